@@ -1,0 +1,133 @@
+//! Where messages are kept. Comes in: a [`Message`]. Goes out: a [`Receipt`], which means that the
+//! bus keeps it, or a [`Refusal`]. An adapter translates and classifies; deadline, metrics and logs
+//! of a publish stand once, outside, in `relay`.
+
+use std::borrow::Cow;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::config;
+use crate::message::Message;
+use crate::route::Topic;
+
+mod embedded;
+mod kafka;
+mod nats;
+mod record;
+
+pub use record::Record;
+
+/// A boxed future, so that an adapter can stand behind `dyn`.
+pub type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// What each adapter does.
+pub trait Bus: Send + Sync + 'static {
+    /// Hands the message over at once, whether or not the future is polled later.
+    /// `Ok` means that the bus keeps it. Dropping the future does not take the message back.
+    /// Not bounded in time as such: the caller has the deadline, though an adapter derives its
+    /// client's own timeouts from [`Setup::publish_timeout`], so that the definite error comes first.
+    fn publish(&self, message: Message) -> Pending<Result<Receipt, Refusal>>;
+
+    /// Whether the bus can be reached, kept current by the adapter.
+    fn link(&self) -> watch::Receiver<Link>;
+
+    /// Waits until all that was handed over has its receipt or refusal, then lets the client go.
+    /// The caller bounds it in time.
+    fn close(&self) -> Pending<()>;
+}
+
+/// What an adapter needs to know beside its own configuration.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// Every topic that a message can go to.
+    pub topics: Vec<Topic>,
+    pub publish_timeout: Duration,
+    /// Bytes.
+    pub max_body: usize,
+    /// Bytes of all payloads handed over at once, at most.
+    pub bytes_in_flight: usize,
+}
+
+/// The bus's confirmation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Receipt {
+    Kept,
+    /// The bus kept this delivery id before and keeps it still.
+    Duplicate,
+}
+
+/// Why the bus did not take a message. Says nothing of what was in it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The same message may well be taken later.
+    #[error("{reason}")]
+    Transient { reason: Cow<'static, str> },
+    /// No retry helps until somebody acts.
+    #[error("{reason}; {remedy}")]
+    Permanent { reason: Cow<'static, str>, remedy: Cow<'static, str> },
+    /// Larger than the bus takes, as it is set up now.
+    #[error("the message is larger than the bus takes; {remedy}")]
+    TooLarge { remedy: Cow<'static, str> },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    /// Not reached since the start.
+    Waiting,
+    Up,
+    Away,
+}
+
+/// Opens the configured bus. Needs no broker: it connects when one comes. An error is for good
+/// (a directory that cannot be opened, a certificate that cannot be read).
+pub fn open(config: &config::Bus, setup: Setup) -> Result<Arc<dyn Bus>, OpenError> {
+    match config {
+        config::Bus::Embedded(config) => embedded::open(config, setup),
+        config::Bus::Kafka(config) => kafka::open(config, setup),
+        config::Bus::Nats(config) => nats::open(config, setup),
+    }
+}
+
+/// Why a bus cannot even be opened, with the remedy.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct OpenError(pub String);
+
+/// What `check --online` found out about one topic, stream or the bus as a whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// A topic, a stream, or "cluster".
+    pub about: String,
+    pub level: Level,
+    /// In words: what is, and what it means for durability.
+    pub says: String,
+    pub remedy: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    Fine,
+    Advice,
+    Mistake,
+}
+
+/// Where `tail` begins, in each partition of each topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    Earliest,
+    /// Only what arrives from now on.
+    Latest,
+    /// Inclusive. For NATS: the stream's sequence.
+    Offset(u64),
+}
+
+/// An endless stream of records; an error ends it.
+pub type Records = Pin<Box<dyn futures_util::Stream<Item = Result<Record, TailError>> + Send>>;
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct TailError(pub String);

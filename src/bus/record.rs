@@ -1,0 +1,46 @@
+//! A message as it is read back from a bus, for people (`tail`) and programs (NDJSON).
+
+use bytes::Bytes;
+use serde::ser::{Serialize, SerializeMap, Serializer};
+
+/// One kept message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    pub topic: String,
+    pub key: Option<String>,
+    /// 0 where the bus has no partitions.
+    pub partition: i32,
+    /// For NATS: the stream's sequence.
+    pub offset: u64,
+    /// When the bus took it.
+    pub time: jiff::Timestamp,
+    pub headers: Vec<(String, String)>,
+    pub payload: Bytes,
+}
+
+/// `topic, key, partition, offset, time, headers, payload`, the last as a string where it is UTF-8,
+/// else `payload_base64`.
+impl Serialize for Record {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(7))?;
+        map.serialize_entry("topic", &self.topic)?;
+        map.serialize_entry("key", &self.key)?;
+        map.serialize_entry("partition", &self.partition)?;
+        map.serialize_entry("offset", &self.offset)?;
+        map.serialize_entry("time", &format_args!("{:.3}", self.time))?;
+        map.serialize_entry("headers", &Headers(&self.headers))?;
+        match std::str::from_utf8(&self.payload) {
+            Ok(text) => map.serialize_entry("payload", text)?,
+            Err(_) => map.serialize_entry("payload_base64", &data_encoding::BASE64.encode(&self.payload))?,
+        }
+        map.end()
+    }
+}
+
+struct Headers<'a>(&'a [(String, String)]);
+
+impl Serialize for Headers<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
+}

@@ -1,0 +1,179 @@
+//! The resolved configuration: what every other room may rely on.
+//! Comes in: defaults, a TOML file, the environment. Goes out: [`Config`], or every mistake at once.
+//! Knows no network; opens no port.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A configuration that was checked as a whole.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub bus: Bus,
+    pub server: Server,
+    /// At least one, each with its own path.
+    pub endpoints: Vec<Endpoint>,
+    pub routes: Routes,
+    pub admin: Admin,
+    pub log: Log,
+}
+
+#[derive(Debug, Clone)]
+pub enum Bus {
+    Embedded(Embedded),
+    Kafka(Kafka),
+    Nats(Nats),
+}
+
+#[derive(Debug, Clone)]
+pub struct Server {
+    pub listen: SocketAddr,
+    /// Bytes.
+    pub max_body: usize,
+    /// From the last byte of the body to the answer, at most.
+    pub publish_timeout: Duration,
+    /// From the first byte of the request to the answer, at most.
+    pub deadline: Duration,
+    pub max_connections: usize,
+    /// Bytes.
+    pub max_header_bytes: usize,
+    pub max_headers: usize,
+    /// Bytes of all bodies between socket and receipt together.
+    pub bytes_in_flight: usize,
+    /// From the first byte of a head to its last.
+    pub header_timeout: Duration,
+    /// How long a connection may rest between two requests.
+    pub idle_timeout: Duration,
+    /// Bytes a second, averaged since the head was complete.
+    pub min_body_rate: u64,
+    pub drain_timeout: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// `[a-z0-9_-]+`: it stands in metrics, topics and the CloudEvents source.
+    pub name: String,
+    /// Begins with `/`.
+    pub path: String,
+    /// At least one, none of them empty.
+    pub secrets: Vec<Secret>,
+    pub max_age: Duration,
+    pub max_skew: Duration,
+    /// 401 or 503.
+    pub rejected_status: http::StatusCode,
+}
+
+#[derive(Debug, Clone)]
+pub struct Routes {
+    /// Has `{type}` in it.
+    pub template: String,
+    /// `None` drops.
+    pub unknown: Option<String>,
+    pub dead_letter: String,
+    /// Type, or a prefix with a final `*`, to a topic; `None` drops.
+    pub types: BTreeMap<String, Option<String>>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Kafka {
+    /// `host:port`, at least one.
+    pub brokers: Vec<String>,
+    pub username: Option<String>,
+    pub password: Option<Secret>,
+    pub sasl_mechanism: Option<String>,
+    pub tls: Tls,
+    pub create_topics: bool,
+    pub partitions: i32,
+    /// `None`: the broker's own.
+    pub replication_factor: Option<i32>,
+    pub topic_config: BTreeMap<String, String>,
+    /// The user's librdkafka properties, references resolved, names as the user wrote them.
+    pub properties: BTreeMap<String, Secret>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Tls {
+    /// A PEM file; for Kafka also `system`.
+    pub ca: Option<String>,
+    /// PEM files, both or none.
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Nats {
+    /// `nats://` or `tls://` URLs without credentials in them, at least one.
+    pub servers: Vec<String>,
+    pub stream: String,
+    pub create_stream: bool,
+    pub replicas: usize,
+    pub max_age: Duration,
+    /// Bytes; `None`: no limit.
+    pub max_bytes: Option<u64>,
+    /// At most `max_age`.
+    pub duplicate_window: Duration,
+    pub domain: Option<String>,
+    pub inbox_prefix: Option<String>,
+    /// The text of a credentials file.
+    pub credentials: Option<Secret>,
+    pub nkey: Option<Secret>,
+    pub user: Option<String>,
+    pub password: Option<Secret>,
+    pub token: Option<Secret>,
+    pub tls: Tls,
+}
+
+#[derive(Debug, Clone)]
+pub struct Embedded {
+    pub dir: PathBuf,
+    pub listen: SocketAddr,
+    /// Demanded wherever `listen` is not a loopback address.
+    pub token: Option<Secret>,
+    pub retention: Duration,
+    /// Bytes.
+    pub max_bytes: u64,
+    /// Bytes of free space below which nothing more is taken.
+    pub reserve: u64,
+}
+
+#[derive(Debug, Clone)]
+pub struct Admin {
+    pub listen: SocketAddr,
+    pub ready_needs_bus: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct Log {
+    pub format: LogFormat,
+    /// In the syntax of `tracing_subscriber::EnvFilter`.
+    pub filter: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Json,
+    Text,
+}
+
+/// Bytes that are shown to nobody.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Vec<u8>);
+
+impl Secret {
+    pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
+        Self(bytes.into())
+    }
+
+    /// The bytes themselves: for a signature, a login, a comparison, and nothing else.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "set, {} bytes", self.0.len())
+    }
+}

@@ -1,0 +1,22 @@
+//! The bytes of a body with their share of the memory budget.
+
+use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
+
+/// Exactly the bytes received. Dropping it gives its share of `server.bytes_in_flight` back.
+#[derive(Debug)]
+pub struct Payload {
+    bytes: Bytes,
+    _share: Option<OwnedSemaphorePermit>,
+}
+
+impl Payload {
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    #[cfg(test)]
+    pub(crate) fn unbudgeted(bytes: Bytes) -> Self {
+        Self { bytes, _share: None }
+    }
+}
