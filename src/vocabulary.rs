@@ -1,0 +1,222 @@
+//! The event types Terra is known to send, in one table: the name, the product it belongs to, which
+//! fields say whom it concerns, a few words for people, and where the vendor says so.
+//!
+//! The vocabulary is open: a name that is not here is no error. This room knows no routes and reads
+//! no bodies.
+
+/// One event type of the vendor's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// What the body's type field says. Lower-case letters, digits, `.` and `_`: legal in a topic of
+    /// every bus, and no two names differ only in `.` and `_`.
+    pub name: &'static str,
+    pub product: Product,
+    pub concerns: Concerns,
+    /// The member of the body that carries `name`: `event_type` for Vantage, `type` for the others.
+    pub type_field: &'static str,
+    /// What happened, in a few words.
+    pub meaning: &'static str,
+    /// The vendor's document, and the section or schema in it. "Site" is the vendor's documentation
+    /// site; such a type has no schema in the OpenAPI documents.
+    pub source: &'static str,
+}
+
+/// The product of the vendor's that sends a type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Product {
+    Health,
+    LabReports,
+    Vantage,
+    Teams,
+}
+
+impl Product {
+    const fn type_field(self) -> &'static str {
+        match self {
+            Product::Vantage => "event_type",
+            Product::Health | Product::LabReports | Product::Teams => "type",
+        }
+    }
+}
+
+/// Which field of the body says whom the event concerns. Any of them may be null or absent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Concerns {
+    /// `user.user_id`
+    User,
+    /// `new_user.user_id`; `old_user` is the record it replaces, and may be null.
+    NewUser,
+    /// `data.order_id`
+    Order,
+    /// `data.reference_id`, or `reference_id` at the top: the customer's own id, no user of Terra's.
+    Reference,
+    /// No field does.
+    Nobody,
+}
+
+/// Every type of the vendor's documents, sorted by name.
+#[rustfmt::skip]
+pub const KNOWN: &[Known] = {
+    use Concerns::{NewUser, Nobody, Order, Reference, User};
+    use Product::{Health, LabReports, Teams, Vantage};
+    &[
+        row("access_revoked", Health, User, "the user withdrew access at the provider", "openapi-v2, AccessRevokedEvent"),
+        row("activity", Health, User, "a completed workout", "openapi-v2, ActivityEvent"),
+        row("activity.dispatched", Teams, Nobody, "a team's session, as requested", "openapi-teams, DataSentToDestination"),
+        row("activity.metric.dispatched", Teams, Nobody, "metrics of a team's session, as requested", "openapi-teams, DataSentToDestination"),
+        row("athlete", Health, User, "the user's profile", "openapi-v2, AthleteEvent"),
+        row("auth", Health, User, "a user connected an account", "openapi-v2, AuthSuccessEvent"),
+        row("auth_cancelled", Health, Reference, "connecting an account failed or was given up", "openapi-v2, AuthErrorEvent"),
+        row("body", Health, User, "body measurements of a day", "openapi-v2, BodyEvent"),
+        row("connection_error", Health, User, "the provider refused the stored credentials", "openapi-v2, ConnectionErrorEvent"),
+        row("daily", Health, User, "running totals of a day", "openapi-v2, DailyEvent"),
+        row("deauth", Health, User, "the user disconnected an account", "openapi-v2, DeauthEvent"),
+        row("google_no_datasource", Health, User, "a Google Fit account without any source of data", "Site, Event Types"),
+        row("health_observation", Health, User, "symptoms, moods and other observations", "openapi-v2, HealthObservationEvent"),
+        row("healthcheck", Health, Nobody, "Terra checks that the destination answers", "Site, Event Types"),
+        row("hormone", Health, User, "hormone readings", "openapi-v2, HormoneEvent"),
+        row("lab_report", LabReports, Reference, "a lab report, under its older type", "openapi-v2, webhooks, lab_report"),
+        row("lab_report.completed", LabReports, Reference, "a lab report was read, with its results", "openapi-v2, LabReportCompletedEvent"),
+        row("lab_report.failed", LabReports, Reference, "a lab report could not be read", "openapi-v2, LabReportFailedEvent"),
+        row("large_request_processing", Health, User, "more than a month was requested; Terra assembles it", "openapi-v2, LargeRequestProcessingEvent"),
+        row("large_request_sending", Health, User, "how many payloads of a large request follow", "openapi-v2, LargeRequestSendingEvent"),
+        row("menstruation", Health, User, "cycle and flow of a day", "openapi-v2, MenstruationEvent"),
+        row("nutrition", Health, User, "meals and drinks of a day", "openapi-v2, NutritionEvent"),
+        row("order.status_changed", Vantage, Order, "an order moved on", "openapi-vantage, OrderStatusChangedEvent"),
+        row("order_item.results_status_change", Vantage, Order, "the results of an ordered test moved on", "openapi-vantage, OrderItemResultsStatusChangedEvent"),
+        row("order_item.status_changed", Vantage, Order, "an ordered test moved on", "openapi-vantage, WebhookDelivery"),
+        row("permission_change", Health, User, "the user granted or withdrew scopes", "openapi-v2, PermissionChangeEvent"),
+        row("planned_workout", Health, User, "a workout planned for a day", "openapi-v2, PlannedWorkoutEvent"),
+        row("processing", Health, User, "the provider still prepares the data", "Site, Event Types"),
+        row("rate_limit_hit", Health, User, "the provider limits requests; Terra tries again", "Site, Event Types"),
+        row("route", Health, User, "a route", "CONTRACT.md, Types known today"),
+        row("s3_payload", Health, Nobody, "a link to an event too large to send", "openapi-v2, S3PayloadEvent"),
+        row("s3_upload", Health, Nobody, "a link to an event, under the name of the vendor's page", "openapi-v2, webhooks, s3_upload"),
+        row("sleep", Health, User, "a night or a nap", "openapi-v2, SleepEvent"),
+        row("test.dispatched", Teams, Nobody, "athletes' tests, as requested", "openapi-teams, DataSentToDestination"),
+        row("user_reauth", Health, NewUser, "the user connected again and has a new id", "openapi-v2, UserReauthEvent"),
+    ]
+};
+
+const fn row(
+    name: &'static str,
+    product: Product,
+    concerns: Concerns,
+    meaning: &'static str,
+    source: &'static str,
+) -> Known {
+    let type_field = product.type_field();
+    Known {
+        name,
+        product,
+        concerns,
+        type_field,
+        meaning,
+        source,
+    }
+}
+
+/// The row of a type, or `None` for one that Terra sends without it being known here. Exact: neither
+/// case nor spaces are forgiven.
+pub fn known(name: &str) -> Option<&'static Known> {
+    KNOWN
+        .binary_search_by(|known| known.name.cmp(name))
+        .ok()
+        .map(|at| &KNOWN[at])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn names_are_sorted_and_unique() {
+        for pair in KNOWN.windows(2) {
+            assert!(
+                pair[0].name < pair[1].name,
+                "{} before {}",
+                pair[0].name,
+                pair[1].name
+            );
+        }
+    }
+
+    #[test]
+    fn every_name_is_legal_in_a_topic() {
+        let legal = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-');
+        for known in KNOWN {
+            assert!(
+                !known.name.is_empty() && known.name.bytes().all(legal),
+                "{}",
+                known.name
+            );
+            // An empty token is illegal in a NATS subject.
+            assert!(
+                known.name.split('.').all(|token| !token.is_empty()),
+                "{}",
+                known.name
+            );
+        }
+    }
+
+    #[test]
+    fn no_two_names_collide_in_kafka_metrics() {
+        let mut seen = HashSet::new();
+        for known in KNOWN {
+            assert!(seen.insert(known.name.replace('.', "_")), "{}", known.name);
+        }
+    }
+
+    #[test]
+    fn every_name_finds_its_own_row() {
+        for row in KNOWN {
+            assert_eq!(known(row.name), Some(row));
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_finds_nothing() {
+        for name in [
+            "",
+            "a",
+            "Activity",
+            " activity",
+            "activity.",
+            "coach.registered",
+            "zzz",
+        ] {
+            assert_eq!(known(name), None, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn the_table_holds_every_type_of_the_contract() {
+        let of = |product| {
+            KNOWN
+                .iter()
+                .filter(|known| known.product == product)
+                .count()
+        };
+        assert_eq!(
+            of(Product::Health),
+            11 + 8 + 7,
+            "data, authentication, operational"
+        );
+        assert_eq!(of(Product::LabReports), 3);
+        assert_eq!(of(Product::Vantage), 3);
+        assert_eq!(of(Product::Teams), 3);
+    }
+
+    #[test]
+    fn vantage_alone_names_its_type_elsewhere() {
+        for known in KNOWN {
+            let expected = if known.product == Product::Vantage {
+                "event_type"
+            } else {
+                "type"
+            };
+            assert_eq!(known.type_field, expected, "{}", known.name);
+        }
+    }
+}
