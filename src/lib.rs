@@ -1,11 +1,20 @@
 //! terra-bridge: receives Terra's deliveries, proves who sent them, and keeps every event on a bus.
 //!
-//! The rooms, in the order in which a delivery passes them.
+//! The rooms, in the order in which a delivery passes them; then those beside the line.
 
-pub mod bus;
-pub mod message;
-pub mod route;
 pub mod server;
+pub mod relay;
+pub mod signature;
+pub mod event;
+pub mod vocabulary;
+pub mod route;
+pub mod message;
+pub mod bus;
+pub mod reply;
 
+pub mod admin;
 pub mod cli;
 pub mod config;
+pub mod metrics;
+pub mod samples;
+pub mod telemetry;

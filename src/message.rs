@@ -1,18 +1,34 @@
 //! What goes to the bus: topic, key, CloudEvents headers and the payload, untouched.
-//! Comes in: an event and its route. Goes out: [`Message`]. Knows no bus, only the two CloudEvents bindings.
+//! Comes in: an event and its topic. Goes out: [`Message`]. Knows no bus, only the two bindings of
+//! CloudEvents.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
+use http::HeaderMap;
+use jiff::Timestamp;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use sha2::{Digest, Sha256};
 
+use crate::event::{DeadLetter, Event, Facts};
 use crate::route::Topic;
 use crate::server::Payload;
+use crate::signature::Delivery;
 
 /// What CloudEvents' HTTP and NATS bindings percent-encode: all but printable ASCII, and of that
 /// space, double quote and percent.
 const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
+
+/// What of a header's bytes survives as text: anything else is percent-encoded.
+const NOT_TEXT: &AsciiSet = CONTROLS;
+
+/// Bytes. Longer keys and header values are replaced by their digest, so that no sender can make a
+/// message that a bus refuses for its headers.
+const MAX_VALUE: usize = 1024;
+
+/// Unix milliseconds between 2001 and 2100: outside it an ordering timestamp is no time.
+const SANE_TIMES: std::ops::Range<i64> = 1_000_000_000_000..4_102_444_800_000;
 
 /// SHA-256 over what makes a delivery the same delivery: the CloudEvents id.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -21,6 +37,35 @@ pub struct DeliveryId([u8; 32]);
 impl DeliveryId {
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+
+    /// (endpoint, type, event id) where there is one; else (endpoint, trace id, body); else
+    /// (endpoint, `t`, body). Each field with its length before it, so that no two lists are alike.
+    fn of(delivery: &Delivery, trace: Option<&str>, facts: Option<&Facts>) -> Self {
+        let endpoint = delivery.endpoint().name.as_bytes();
+        let body = delivery.payload().bytes();
+        let event_id = facts.and_then(|facts| Some((facts.event_type.as_bytes(), facts.event_id.as_ref()?.as_bytes())));
+        Self(match (event_id, trace) {
+            (Some((event_type, event_id)), _) => digest(&[endpoint, event_type, event_id]),
+            (None, Some(trace)) => digest(&[endpoint, trace.as_bytes(), body]),
+            (None, None) => digest(&[endpoint, delivery.t().as_bytes(), body]),
+        })
+    }
+}
+
+/// SHA-256 over the fields, each after its length in eight bytes, the highest first.
+fn digest(fields: &[&[u8]]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for field in fields {
+        hash.update((field.len() as u64).to_be_bytes());
+        hash.update(field);
+    }
+    hash.finalize().into()
+}
+
+impl fmt::Debug for DeliveryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -45,6 +90,38 @@ pub struct Message {
 }
 
 impl Message {
+    /// The message that an event becomes.
+    pub fn of_event(event: Event, topic: Topic) -> Self {
+        let (delivery, facts) = (event.delivery(), event.facts());
+        let received = Received::read(delivery.headers());
+        let id = DeliveryId::of(delivery, received.trace_id.as_deref(), Some(facts));
+        let key = bounded(key(delivery, facts, &received).unwrap_or_else(|| id.to_string()));
+        let time = received.ordered_at().unwrap_or_else(|| delivery.signed_at());
+        let user = &facts.user;
+        let person = if user.user_id.is_some() { user } else { &facts.new_user };
+        let mut extras = received.extras(delivery);
+        extras.extend(known("terra-event-id", facts.event_id.clone()));
+        extras.extend(known("terra-provider", user.provider.clone().or_else(|| facts.new_user.provider.clone())));
+        extras.extend(known("terra-user-id", person.user_id.clone()));
+        let attributes = attributes(delivery, id, &facts.event_type, time, &key);
+        let payload = event.into_delivery().into_payload();
+        Self { topic, key, id, content_type: "application/json", attributes, extras, payload }
+    }
+
+    /// The message that keeps what nobody can read.
+    pub fn of_dead_letter(letter: DeadLetter, topic: Topic) -> Self {
+        let delivery = letter.delivery();
+        let received = Received::read(delivery.headers());
+        let id = DeliveryId::of(delivery, received.trace_id.as_deref(), None);
+        let key = id.to_string();
+        let time = received.ordered_at().unwrap_or_else(|| delivery.signed_at());
+        let mut extras = received.extras(delivery);
+        extras.push(("terra-dead-letter-reason", letter.reason().as_str().to_owned()));
+        let attributes = attributes(delivery, id, "dead-letter", time, &key);
+        let payload = letter.into_delivery().into_payload();
+        Self { topic, key, id, content_type: "application/octet-stream", attributes, extras, payload }
+    }
+
     pub fn topic(&self) -> &Topic {
         &self.topic
     }
@@ -103,4 +180,98 @@ impl Message {
 
 fn encoded(value: &str) -> Cow<'_, str> {
     utf8_percent_encode(value, ENCODED).into()
+}
+
+/// What Terra's headers say, as text.
+struct Received {
+    trace_id: Option<String>,
+    reference: Option<String>,
+    ordering_timestamp: Option<String>,
+}
+
+impl Received {
+    fn read(headers: &HeaderMap) -> Self {
+        let text = |name| headers.get(name).map(|value: &http::HeaderValue| text(value.as_bytes()));
+        Self {
+            trace_id: text("x-terra-trace-id").filter(|id| !id.is_empty()),
+            reference: text("terra-reference"),
+            ordering_timestamp: text("x-terra-ordering-timestamp"),
+        }
+    }
+
+    fn ordered_at(&self) -> Option<Timestamp> {
+        let milliseconds = self.ordering_timestamp.as_ref()?.parse().ok()?;
+        SANE_TIMES.contains(&milliseconds).then(|| Timestamp::from_millisecond(milliseconds).ok())?
+    }
+
+    fn extras(self, delivery: &Delivery) -> Vec<(&'static str, String)> {
+        let mut extras = Vec::with_capacity(8);
+        extras.extend(known("terra-trace-id", self.trace_id));
+        extras.extend(known("terra-reference", self.reference));
+        extras.extend(known("terra-ordering-timestamp", self.ordering_timestamp));
+        extras.push(("terra-received-at", rfc3339(delivery.received_at())));
+        extras.push(("terra-endpoint", delivery.endpoint().name.clone()));
+        extras
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => percent_encoding::percent_encode(bytes, NOT_TEXT).to_string(),
+    }
+}
+
+fn known(name: &'static str, value: Option<String>) -> Option<(&'static str, String)> {
+    Some((name, bounded(value?)))
+}
+
+fn bounded(value: String) -> String {
+    if value.len() <= MAX_VALUE {
+        return value;
+    }
+    format!("sha256:{}", data_encoding::HEXLOWER.encode(&Sha256::digest(value)))
+}
+
+fn attributes(
+    delivery: &Delivery,
+    id: DeliveryId,
+    event_type: &str,
+    time: Timestamp,
+    key: &str,
+) -> Vec<(&'static str, String)> {
+    vec![
+        ("specversion", "1.0".to_owned()),
+        ("id", id.to_string()),
+        ("source", format!("/terra/{}", delivery.endpoint().name)),
+        ("type", bounded(format!("co.tryterra.{event_type}"))),
+        ("time", rfc3339(time)),
+        ("partitionkey", key.to_owned()),
+    ]
+}
+
+/// UTC, to the millisecond.
+fn rfc3339(time: Timestamp) -> String {
+    format!("{time:.3}")
+}
+
+/// Whom the event concerns. The customer's reference id is hashed: it is no id of Terra's, and stays
+/// in the payload alone.
+fn key(delivery: &Delivery, facts: &Facts, received: &Received) -> Option<String> {
+    let reference = facts.reference_id.as_ref();
+    let by_reference = || {
+        let fields = [b"reference", delivery.endpoint().name.as_bytes(), reference?.as_bytes()];
+        Some(data_encoding::HEXLOWER.encode(&digest(&fields)))
+    };
+    let by_trace = || received.trace_id.as_deref().map(|trace| without_chunk(trace).to_owned());
+    let concerned = [&facts.user.user_id, &facts.new_user.user_id, &facts.order_id];
+    concerned.into_iter().find_map(Clone::clone).or_else(by_reference).or_else(by_trace)
+}
+
+/// `<id>:chunk:<n>` is the `n`th part of request `<id>`.
+fn without_chunk(trace: &str) -> &str {
+    match trace.rsplit_once(":chunk:") {
+        Some((id, n)) if !id.is_empty() && n.bytes().all(|digit| digit.is_ascii_digit()) => id,
+        _ => trace,
+    }
 }

@@ -60,10 +60,7 @@ pub const SAMPLES: &[Sample] = samples![
 
 /// The sample of a type; `None` exactly where [`known`](crate::vocabulary::known) says `None`.
 pub fn sample(name: &str) -> Option<&'static Sample> {
-    SAMPLES
-        .binary_search_by(|sample| sample.name.cmp(name))
-        .ok()
-        .map(|at| &SAMPLES[at])
+    SAMPLES.binary_search_by(|sample| sample.name.cmp(name)).ok().map(|at| &SAMPLES[at])
 }
 
 #[cfg(test)]
@@ -114,10 +111,7 @@ mod tests {
                 (says("/user/user_id"), Concerns::User),
                 (says("/new_user/user_id"), Concerns::NewUser),
                 (says("/data/order_id"), Concerns::Order),
-                (
-                    says("/data/reference_id") || says("/reference_id"),
-                    Concerns::Reference,
-                ),
+                (says("/data/reference_id") || says("/reference_id"), Concerns::Reference),
             ];
             let expected = found.map(|(_, concerns)| (concerns == known.concerns, concerns));
             assert_eq!(found, expected, "{}", known.name);
@@ -127,25 +121,19 @@ mod tests {
     #[test]
     fn every_sample_is_one_line() {
         for sample in SAMPLES {
-            assert!(
-                sample.body.starts_with('{') && sample.body.ends_with('}'),
-                "{}",
-                sample.name
-            );
+            assert!(sample.body.starts_with('{') && sample.body.ends_with('}'), "{}", sample.name);
             assert!(!sample.body.contains(['\n', '\r']), "{}", sample.name);
         }
     }
 
     #[test]
     fn several_users_appear_and_one_large_request_is_told_in_two_events() {
-        let users: HashSet<_> = SAMPLES
-            .iter()
-            .filter_map(|sample| text(&json(sample), "/user/user_id").map(str::to_owned))
-            .collect();
+        let users: HashSet<_> =
+            SAMPLES.iter().filter_map(|sample| text(&json(sample), "/user/user_id").map(str::to_owned)).collect();
         assert!(users.len() >= 4, "{users:?}");
 
-        let [processing, sending] = ["large_request_processing", "large_request_sending"]
-            .map(|name| json(sample(name).expect("known")));
+        let [processing, sending] =
+            ["large_request_processing", "large_request_sending"].map(|name| json(sample(name).expect("known")));
         assert_eq!(processing["reference"], sending["reference"]);
         assert!(sending["expected_payloads"].is_u64());
     }

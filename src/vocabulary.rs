@@ -106,23 +106,13 @@ const fn row(
     source: &'static str,
 ) -> Known {
     let type_field = product.type_field();
-    Known {
-        name,
-        product,
-        concerns,
-        type_field,
-        meaning,
-        source,
-    }
+    Known { name, product, concerns, type_field, meaning, source }
 }
 
 /// The row of a type, or `None` for one that Terra sends without it being known here. Exact: neither
 /// case nor spaces are forgiven.
 pub fn known(name: &str) -> Option<&'static Known> {
-    KNOWN
-        .binary_search_by(|known| known.name.cmp(name))
-        .ok()
-        .map(|at| &KNOWN[at])
+    KNOWN.binary_search_by(|known| known.name.cmp(name)).ok().map(|at| &KNOWN[at])
 }
 
 #[cfg(test)]
@@ -133,12 +123,7 @@ mod tests {
     #[test]
     fn names_are_sorted_and_unique() {
         for pair in KNOWN.windows(2) {
-            assert!(
-                pair[0].name < pair[1].name,
-                "{} before {}",
-                pair[0].name,
-                pair[1].name
-            );
+            assert!(pair[0].name < pair[1].name, "{} before {}", pair[0].name, pair[1].name);
         }
     }
 
@@ -146,17 +131,9 @@ mod tests {
     fn every_name_is_legal_in_a_topic() {
         let legal = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-');
         for known in KNOWN {
-            assert!(
-                !known.name.is_empty() && known.name.bytes().all(legal),
-                "{}",
-                known.name
-            );
+            assert!(!known.name.is_empty() && known.name.bytes().all(legal), "{}", known.name);
             // An empty token is illegal in a NATS subject.
-            assert!(
-                known.name.split('.').all(|token| !token.is_empty()),
-                "{}",
-                known.name
-            );
+            assert!(known.name.split('.').all(|token| !token.is_empty()), "{}", known.name);
         }
     }
 
@@ -177,32 +154,15 @@ mod tests {
 
     #[test]
     fn an_unknown_name_finds_nothing() {
-        for name in [
-            "",
-            "a",
-            "Activity",
-            " activity",
-            "activity.",
-            "coach.registered",
-            "zzz",
-        ] {
+        for name in ["", "a", "Activity", " activity", "activity.", "coach.registered", "zzz"] {
             assert_eq!(known(name), None, "{name:?}");
         }
     }
 
     #[test]
     fn the_table_holds_every_type_of_the_contract() {
-        let of = |product| {
-            KNOWN
-                .iter()
-                .filter(|known| known.product == product)
-                .count()
-        };
-        assert_eq!(
-            of(Product::Health),
-            11 + 8 + 7,
-            "data, authentication, operational"
-        );
+        let of = |product| KNOWN.iter().filter(|known| known.product == product).count();
+        assert_eq!(of(Product::Health), 11 + 8 + 7, "data, authentication, operational");
         assert_eq!(of(Product::LabReports), 3);
         assert_eq!(of(Product::Vantage), 3);
         assert_eq!(of(Product::Teams), 3);
@@ -211,11 +171,7 @@ mod tests {
     #[test]
     fn vantage_alone_names_its_type_elsewhere() {
         for known in KNOWN {
-            let expected = if known.product == Product::Vantage {
-                "event_type"
-            } else {
-                "type"
-            };
+            let expected = if known.product == Product::Vantage { "event_type" } else { "type" };
             assert_eq!(known.type_field, expected, "{}", known.name);
         }
     }

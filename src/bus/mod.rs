@@ -74,6 +74,17 @@ pub enum Refusal {
     TooLarge { remedy: Cow<'static, str> },
 }
 
+impl Refusal {
+    /// A word for metrics.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Transient { .. } => "transient",
+            Self::Permanent { .. } => "permanent",
+            Self::TooLarge { .. } => "too_large",
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Link {
     /// Not reached since the start.
@@ -131,3 +142,27 @@ pub type Records = Pin<Box<dyn futures_util::Stream<Item = Result<Record, TailEr
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct TailError(pub String);
+
+/// What `check --online` reports of the configured bus.
+///
+/// # Errors
+/// Where it cannot even be asked, with the remedy.
+pub async fn inspect(config: &config::Bus, setup: &Setup) -> Result<Vec<Finding>, OpenError> {
+    match config {
+        config::Bus::Embedded(config) => embedded::inspect(config, setup).await,
+        config::Bus::Kafka(config) => kafka::inspect(config, setup).await,
+        config::Bus::Nats(config) => nats::inspect(config, setup).await,
+    }
+}
+
+/// Reads what the configured bus keeps, without disturbing any consumer.
+///
+/// # Errors
+/// An unknown topic, a bus that cannot be reached.
+pub async fn tail(config: &config::Bus, topics: Vec<String>, from: From) -> Result<Records, TailError> {
+    match config {
+        config::Bus::Embedded(config) => embedded::tail(config, topics, from).await,
+        config::Bus::Kafka(config) => kafka::tail(config, topics, from).await,
+        config::Bus::Nats(config) => nats::tail(config, topics, from).await,
+    }
+}

@@ -1,11 +1,204 @@
-//! Connections, limits and deadlines.
+//! Connections, limits and deadlines. Comes in: a bound listener. Goes out: requests with the moment
+//! their first byte came, to a [`Service`]. Knows nothing of Terra or of a bus.
 
+mod body;
+mod clock;
+mod host;
 mod payload;
 
+pub use body::{Body, BodyError, Budget};
+pub(crate) use host::loopback_host;
 pub use payload::Payload;
 
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
 use bytes::Bytes;
+use http::Request;
 use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config;
+use clock::{Clock, Clocked};
 
 /// What any listener answers with: a small body, or a stream.
 pub type Reply = http::Response<UnsyncBoxBody<Bytes, std::io::Error>>;
+
+/// How long to wait after an accept error: they come from a lack of file descriptors, which a busy
+/// loop only makes worse.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Answers requests.
+pub trait Service: Clone + Send + Sync + 'static {
+    /// `arrived` is when the first byte of the request came in.
+    fn call(&self, request: Request<Incoming>, arrived: Instant) -> impl Future<Output = Reply> + Send;
+}
+
+/// The bounds of one listener.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    pub max_connections: usize,
+    pub max_header_bytes: usize,
+    pub max_headers: usize,
+    pub header_timeout: Duration,
+    pub idle_timeout: Duration,
+    pub drain_timeout: Duration,
+}
+
+impl From<&config::Server> for Limits {
+    fn from(server: &config::Server) -> Self {
+        Self {
+            max_connections: server.max_connections,
+            max_header_bytes: server.max_header_bytes,
+            max_headers: server.max_headers,
+            header_timeout: server.header_timeout,
+            idle_timeout: server.idle_timeout,
+            drain_timeout: server.drain_timeout,
+        }
+    }
+}
+
+impl Limits {
+    /// For a listener beside the line: few connections, and nobody to wait for at the end.
+    pub fn aside() -> Self {
+        Self {
+            max_connections: 256,
+            max_header_bytes: 16 << 10,
+            max_headers: 64,
+            header_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(75),
+            drain_timeout: Duration::from_millis(500),
+        }
+    }
+}
+
+/// Serves until `stop`, then lets running requests finish within the drain timeout and aborts the
+/// rest. Returns how many connections were aborted.
+pub async fn serve(
+    listener: TcpListener,
+    limits: Limits,
+    service: impl Service,
+    open: Arc<AtomicI64>,
+    stop: CancellationToken,
+) -> usize {
+    let places = Arc::new(Semaphore::new(limits.max_connections));
+    let connections = TaskTracker::new();
+    let abort = CancellationToken::new();
+    loop {
+        // The place is taken before accept, so that what is over the cap waits in the kernel.
+        let (stream, place) = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            accepted = accept(&listener, &places) => accepted,
+        };
+        let (service, limits) = (service.clone(), limits.clone());
+        let (open, stop, abort) = (Gauged::new(&open), stop.clone(), abort.clone());
+        connections.spawn(async move {
+            tokio::select! {
+                () = abort.cancelled() => {}
+                () = connection(stream, &limits, service, stop) => {}
+            }
+            drop((open, place));
+        });
+    }
+    drop(listener);
+    connections.close();
+    let _ = tokio::time::timeout(limits.drain_timeout, connections.wait()).await;
+    let aborted = connections.len();
+    abort.cancel();
+    connections.wait().await;
+    aborted
+}
+
+async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> (TcpStream, tokio::sync::OwnedSemaphorePermit) {
+    let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return (stream, place),
+            Err(error) => {
+                tracing::warn!(kind = %error.kind(), "could not accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, limits: &Limits, service: impl Service, stop: CancellationToken) {
+    // A reply is one small write: waiting to fill a packet only delays it.
+    let _ = stream.set_nodelay(true);
+    let clock = Arc::new(Clock::new(limits.header_timeout, limits.idle_timeout));
+    let answer = |request: Request<Incoming>| {
+        let arrived = clock.head_complete();
+        let (service, clock) = (service.clone(), clock.clone());
+        async move {
+            let reply = service.call(request, arrived).await;
+            clock.answered(reply.headers().get(http::header::CONNECTION).is_some_and(|value| value == "close"));
+            Ok::<_, Infallible>(reply)
+        }
+    };
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        // The clock knows an idle connection from one that dribbles a head; hyper's timer does not.
+        .header_read_timeout(None)
+        .max_header_size(limits.max_header_bytes)
+        .max_headers(limits.max_headers)
+        .half_close(false)
+        .serve_connection(TokioIo::new(Clocked::new(stream, clock.clone())), service_fn(answer));
+    let mut connection = pin!(connection);
+    let mut expired = pin!(clock.expired());
+    let mut stopping = false;
+    loop {
+        tokio::select! {
+            // Errors are the client's: a reset, bytes that are not HTTP (hyper has answered those).
+            _ = connection.as_mut() => return,
+            () = expired.as_mut() => return,
+            () = stop.cancelled(), if !stopping => {
+                stopping = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
+/// A gauge that counts what is alive.
+pub(crate) struct Gauged(Arc<AtomicI64>);
+
+impl Gauged {
+    pub(crate) fn new(gauge: &Arc<AtomicI64>) -> Self {
+        gauge.fetch_add(1, Ordering::Relaxed);
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Gauged {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A body of bytes at hand.
+pub fn full(bytes: impl Into<Bytes>) -> UnsyncBoxBody<Bytes, std::io::Error> {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A small JSON reply.
+pub fn json(status: http::StatusCode, body: &serde_json::Value) -> Reply {
+    let mut reply = http::Response::new(full(body.to_string()));
+    *reply.status_mut() = status;
+    let json = http::HeaderValue::from_static("application/json");
+    reply.headers_mut().insert(http::header::CONTENT_TYPE, json);
+    reply
+}

@@ -11,12 +11,16 @@ pub struct Payload {
 }
 
 impl Payload {
+    pub(super) fn new(bytes: Bytes, share: Option<OwnedSemaphorePermit>) -> Self {
+        Self { bytes, _share: share }
+    }
+
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
     #[cfg(test)]
-    pub(crate) fn unbudgeted(bytes: Bytes) -> Self {
-        Self { bytes, _share: None }
+    pub(crate) fn unbudgeted(bytes: impl Into<Bytes>) -> Self {
+        Self { bytes: bytes.into(), _share: None }
     }
 }

@@ -1,0 +1,329 @@
+//! Reads what a delivery reports. Comes in: a [`Delivery`]. Goes out: an [`Event`], or a
+//! [`DeadLetter`] where nobody can read it. One pass over the bytes, no tree; the payload stays
+//! untouched.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::signature::Delivery;
+
+/// A delivery whose type is known.
+pub struct Event {
+    delivery: Delivery,
+    facts: Facts,
+}
+
+/// A delivery that Terra signed and nobody can read.
+pub struct DeadLetter {
+    delivery: Delivery,
+    reason: Unreadable,
+}
+
+/// Why a signed body is no event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Unreadable {
+    NotUtf8,
+    NotJson,
+    NotAnObject,
+    NoType,
+}
+
+impl Unreadable {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NotUtf8 => "not-utf8",
+            Self::NotJson => "not-json",
+            Self::NotAnObject => "not-an-object",
+            Self::NoType => "no-type",
+        }
+    }
+}
+
+/// What the body says of itself; all but the type may be missing.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Facts {
+    pub event_type: String,
+    pub event_id: Option<String>,
+    pub user: Person,
+    pub new_user: Person,
+    pub order_id: Option<String>,
+    /// Of `data`, else the top-level one. The customer's own id: it leaves this process in the
+    /// payload alone.
+    pub reference_id: Option<String>,
+}
+
+/// One of the bodies' user objects.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Person {
+    pub user_id: Option<String>,
+    pub provider: Option<String>,
+}
+
+impl Event {
+    /// Reads the type, and whom it concerns where it says so. Lenient: a field of an unexpected type
+    /// counts as absent, of a key given twice the last counts.
+    ///
+    /// # Errors
+    /// The delivery itself, as a dead letter.
+    pub fn read(delivery: Delivery) -> Result<Self, DeadLetter> {
+        match read(delivery.payload().bytes()) {
+            Ok(facts) => Ok(Self { delivery, facts }),
+            Err(reason) => Err(DeadLetter { delivery, reason }),
+        }
+    }
+
+    pub fn delivery(&self) -> &Delivery {
+        &self.delivery
+    }
+
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    pub fn into_delivery(self) -> Delivery {
+        self.delivery
+    }
+}
+
+impl DeadLetter {
+    pub fn delivery(&self) -> &Delivery {
+        &self.delivery
+    }
+
+    pub fn reason(&self) -> Unreadable {
+        self.reason
+    }
+
+    pub fn into_delivery(self) -> Delivery {
+        self.delivery
+    }
+}
+
+fn read(bytes: &[u8]) -> Result<Facts, Unreadable> {
+    // First: serde_json skips strings without looking whether they are UTF-8.
+    let text = std::str::from_utf8(bytes).map_err(|_| Unreadable::NotUtf8)?;
+    let fields = Fields::<7>::read(text, BODY).ok_or_else(|| what_else(text))?;
+    let [by_type, by_event_type, event_id, reference_id, user, new_user, data] = fields.0;
+    let event_type = filled(by_type).or_else(|| filled(by_event_type)).ok_or(Unreadable::NoType)?;
+    let data = data.and_then(|data| Fields::<2>::read(data, DATA)).unwrap_or_default();
+    Ok(Facts {
+        event_type,
+        event_id: id(event_id),
+        user: person(user),
+        new_user: person(new_user),
+        order_id: id(data.0[0]),
+        reference_id: id(data.0[1]).or_else(|| id(reference_id)),
+    })
+}
+
+/// What a text is that is no JSON object.
+fn what_else(text: &str) -> Unreadable {
+    match serde_json::from_str::<IgnoredAny>(text) {
+        Ok(_) => Unreadable::NotAnObject,
+        Err(_) => Unreadable::NotJson,
+    }
+}
+
+const BODY: [&str; 7] = ["type", "event_type", "event_id", "reference_id", "user", "new_user", "data"];
+const DATA: [&str; 2] = ["order_id", "reference_id"];
+const PERSON: [&str; 2] = ["user_id", "provider"];
+
+fn person(raw: Option<&str>) -> Person {
+    let fields = raw.and_then(|raw| Fields::<2>::read(raw, PERSON)).unwrap_or_default();
+    Person { user_id: id(fields.0[0]), provider: id(fields.0[1]) }
+}
+
+/// The text of a JSON string; `None` for anything else, and for escapes that make no Unicode.
+fn string(raw: Option<&str>) -> Option<String> {
+    serde_json::from_str(raw.filter(|raw| raw.starts_with('"'))?).ok()
+}
+
+/// A string that says something.
+fn filled(raw: Option<&str>) -> Option<String> {
+    string(raw).filter(|text| !text.is_empty())
+}
+
+/// A string that says something, or an integer as it is written.
+fn id(raw: Option<&str>) -> Option<String> {
+    let raw = raw?;
+    if raw.bytes().all(|digit| digit.is_ascii_digit()) {
+        return Some(raw.to_owned());
+    }
+    filled(Some(raw))
+}
+
+/// The raw values of some keys of one JSON object. Raw, so that a number too large for any type, or
+/// nesting too deep for a recursion, is skipped like anything else.
+#[derive(Clone, Copy)]
+struct Fields<'a, const N: usize>([Option<&'a str>; N]);
+
+impl<const N: usize> Default for Fields<'_, N> {
+    fn default() -> Self {
+        Self([None; N])
+    }
+}
+
+impl<'a, const N: usize> Fields<'a, N> {
+    /// `None` where the text is not one whole JSON object.
+    fn read(text: &'a str, keys: [&'static str; N]) -> Option<Self> {
+        // Spares a number or an array the attempt; whitespace as JSON has it.
+        text.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{').then_some(())?;
+        let mut json = serde_json::Deserializer::from_str(text);
+        let fields = json.deserialize_map(Reading(keys)).ok()?;
+        json.end().ok()?;
+        Some(fields)
+    }
+}
+
+struct Reading<const N: usize>([&'static str; N]);
+
+impl<'de, const N: usize> Visitor<'de> for Reading<N> {
+    type Value = Fields<'de, N>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut fields = Fields::default();
+        while let Some(place) = map.next_key_seed(Place(&self.0))? {
+            match place {
+                Some(place) => fields.0[place] = Some(map.next_value::<&RawValue>()?.get()),
+                None => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(fields)
+    }
+}
+
+/// The place of a key among those wanted. Keys are read as bytes: as text, an escape that makes no
+/// Unicode would spoil the whole body.
+struct Place<'k>(&'k [&'static str]);
+
+impl<'de> DeserializeSeed<'de> for Place<'_> {
+    type Value = Option<usize>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_bytes(self)
+    }
+}
+
+impl Visitor<'_> for Place<'_> {
+    type Value = Option<usize>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_bytes<E>(self, key: &[u8]) -> Result<Self::Value, E> {
+        Ok(self.0.iter().position(|wanted| wanted.as_bytes() == key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn of(text: &str) -> Facts {
+        read(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn the_type_is_found_wherever_and_however_it_is_written() {
+        for body in [
+            r#"{"type":"daily"}"#,
+            "\r\n\t { \"user\" : null , \"type\" : \"daily\" } \n",
+            r#"{"data":[{"type":"sleep"}],"type":"\u0064aily"}"#,
+            r#"{"t\u0079pe":"daily"}"#,
+            r#"{"type":"sleep","type":"daily"}"#,
+            r#"{"event_type":"daily"}"#,
+            r#"{"type":null,"event_type":"daily"}"#,
+            r#"{"event_type":"sleep","type":"daily"}"#,
+            r#"{"\ud800":"\udfff","data":"\ud800","type":"daily"}"#,
+            r#"{"n":1e999999,"m":-0.00000000000000000000000000000000000001E-99,"data":1e999,"type":"daily"}"#,
+        ] {
+            assert_eq!(of(body).event_type, "daily", "{body}");
+        }
+    }
+
+    #[test]
+    fn depth_is_no_obstacle() {
+        let depth = 100_000;
+        let body = format!(r#"{{"data":{}{},"type":"daily"}}"#, "[".repeat(depth), "]".repeat(depth));
+        assert_eq!(of(&body).event_type, "daily");
+        let body = format!(r#"{{"data":{}1{},"type":"daily"}}"#, r#"{"a":"#.repeat(depth), "}".repeat(depth));
+        assert_eq!(of(&body).event_type, "daily");
+    }
+
+    #[test]
+    fn whom_it_concerns_is_read_from_every_shape() {
+        let facts =
+            of(r#"{"type":"daily","event_id":"e1","user":{"provider":"OURA","user_id":"u1","reference_id":"r0"},
+                "new_user":{"user_id":7},"data":{"order_id":"o1","reference_id":"r1"},"reference_id":"r2"}"#);
+        assert_eq!(facts.event_id.as_deref(), Some("e1"));
+        assert_eq!(facts.user, Person { user_id: Some("u1".into()), provider: Some("OURA".into()) });
+        assert_eq!(facts.new_user.user_id.as_deref(), Some("7"));
+        assert_eq!(facts.order_id.as_deref(), Some("o1"));
+        assert_eq!(facts.reference_id.as_deref(), Some("r1"));
+        assert_eq!(of(r#"{"type":"a","reference_id":"r2","data":[]}"#).reference_id.as_deref(), Some("r2"));
+    }
+
+    #[test]
+    fn a_field_of_another_type_counts_as_absent() {
+        for odd in ["null", "true", "[]", "[\"u1\"]", "1e999", "-1", "\"\"", "{\"user_id\":\"x\"}"] {
+            let facts = of(&format!(
+                r#"{{"type":"daily","user":{{"user_id":{odd}}},"new_user":{odd},"event_id":{odd},"data":{odd}}}"#
+            ));
+            assert_eq!(facts.user.user_id, None, "{odd}");
+            assert_eq!(facts.event_id, None, "{odd}");
+            assert_eq!(facts.order_id, None, "{odd}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_can_read_says_why() {
+        for (body, reason) in [
+            (&b"\xff{}"[..], Unreadable::NotUtf8),
+            (b"{\"type\":\"daily\",\"a\":\"\xc3\x28\"}", Unreadable::NotUtf8),
+            (b"", Unreadable::NotJson),
+            (b"{", Unreadable::NotJson),
+            (b"{\"type\":\"daily\"", Unreadable::NotJson),
+            (b"{\"type\":\"daily\"} x", Unreadable::NotJson),
+            (b"{\"type\":\"daily\",}", Unreadable::NotJson),
+            (b"{'type':'daily'}", Unreadable::NotJson),
+            (b"\xef\xbb\xbf{\"type\":\"daily\"}", Unreadable::NotJson),
+            (b"[{\"type\":\"daily\"}]", Unreadable::NotAnObject),
+            (b"\"daily\"", Unreadable::NotAnObject),
+            (b"null", Unreadable::NotAnObject),
+            (b"{}", Unreadable::NoType),
+            (b"{\"type\":7}", Unreadable::NoType),
+            (b"{\"type\":\"\"}", Unreadable::NoType),
+            (b"{\"type\":\"\\ud800\"}", Unreadable::NoType),
+            (b"{\"Type\":\"daily\"}", Unreadable::NoType),
+        ] {
+            assert_eq!(read(body), Err(reason), "{}", body.escape_ascii());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let _ = read(&bytes);
+        }
+
+        /// What another reader, with a tree, calls an object with a type is an event of that type.
+        #[test]
+        fn it_agrees_with_a_reader_that_builds_a_tree(text in r#"[ \{]\{?("(type|event_type|a)":("x"|1|null|\{\}|\["y"\]),?){0,4}\}?"#) {
+            let expected = serde_json::from_str::<serde_json::Value>(&text).ok().and_then(|tree| {
+                let tree = tree.as_object()?.clone();
+                let of = |key: &str| tree.get(key)?.as_str().map(str::to_owned);
+                of("type").or_else(|| of("event_type"))
+            });
+            prop_assert_eq!(read(text.as_bytes()).ok().map(|facts| facts.event_type), expected);
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! What is counted and measured, in Prometheus' terms. No label has a value that a sender chooses
+//! beyond the known vocabulary.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+/// Seconds: from a local acknowledgement to the deadline.
+const TIMES: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 7.5];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Ending {
+    endpoint: String,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Rejected {
+    endpoint: String,
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Published {
+    topic: String,
+    result: &'static str,
+}
+
+/// All metrics of the process. Cloning shares them.
+#[derive(Clone)]
+pub struct Metrics {
+    deliveries: Family<Ending, Counter>,
+    rejections: Family<Rejected, Counter>,
+    published: Family<Published, Counter>,
+    whole: Histogram,
+    publish: Histogram,
+    pub(crate) connections: Arc<AtomicI64>,
+    pub(crate) publishes: Arc<AtomicI64>,
+    bus_up: Gauge,
+    registry: Arc<Registry>,
+}
+
+/// What is read only when somebody asks.
+pub struct Readings {
+    pub bytes_in_flight: Box<dyn Fn() -> usize + Send + Sync>,
+    pub log_lines_dropped: Box<dyn Fn() -> usize + Send + Sync>,
+}
+
+impl Metrics {
+    pub fn new(readings: Readings) -> Self {
+        let mut registry = Registry::with_prefix("terra_bridge");
+        let deliveries = Family::default();
+        let rejections = Family::default();
+        let published = Family::default();
+        let bus_up = Gauge::default();
+        let (whole, publish) = (Histogram::new(TIMES), Histogram::new(TIMES));
+        let (connections, publishes) = (Arc::new(AtomicI64::new(0)), Arc::new(AtomicI64::new(0)));
+        registry.register("deliveries", "Requests to an endpoint, by how they ended", deliveries.clone());
+        registry.register("rejections", "Requests that carried no valid signature, by reason", rejections.clone());
+        registry.register("published", "Messages handed to the bus, by topic and result", published.clone());
+        registry.register_with_unit(
+            "delivery",
+            "From the first byte of a request to its answer",
+            Unit::Seconds,
+            whole.clone(),
+        );
+        registry.register_with_unit(
+            "publish",
+            "From the bus being asked to its answer",
+            Unit::Seconds,
+            publish.clone(),
+        );
+        registry.register("bus_up", "1 while the bus can be reached", bus_up.clone());
+        let gauges = Gauges { connections: connections.clone(), publishes: publishes.clone(), readings };
+        registry.register_collector(Box::new(gauges));
+        let registry = Arc::new(registry);
+        Self { deliveries, rejections, published, whole, publish, connections, publishes, bus_up, registry }
+    }
+
+    /// One request to `endpoint` ended.
+    pub fn ended(&self, endpoint: &str, outcome: &'static str, took: Duration) {
+        self.deliveries.get_or_create(&Ending { endpoint: endpoint.to_owned(), outcome }).inc();
+        self.whole.observe(took.as_secs_f64());
+    }
+
+    pub fn rejected(&self, endpoint: &str, reason: &'static str) {
+        self.rejections.get_or_create(&Rejected { endpoint: endpoint.to_owned(), reason }).inc();
+    }
+
+    /// The bus answered, or did not in time.
+    pub fn published(&self, topic: &str, result: &'static str, took: Duration) {
+        self.published.get_or_create(&Published { topic: topic.to_owned(), result }).inc();
+        self.publish.observe(took.as_secs_f64());
+    }
+
+    pub fn bus(&self, up: bool) {
+        self.bus_up.set(i64::from(up));
+    }
+
+    /// The text that Prometheus scrapes, in the OpenMetrics format.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).expect("a String takes any text");
+        text
+    }
+}
+
+struct Gauges {
+    connections: Arc<AtomicI64>,
+    publishes: Arc<AtomicI64>,
+    readings: Readings,
+}
+
+impl std::fmt::Debug for Gauges {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Gauges")
+    }
+}
+
+impl Collector for Gauges {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        use std::sync::atomic::Ordering::Relaxed;
+        let bytes = i64::try_from((self.readings.bytes_in_flight)()).unwrap_or(i64::MAX);
+        for (name, help, value) in [
+            ("connections", "Open connections on server.listen", self.connections.load(Relaxed)),
+            ("publishes_in_flight", "Messages that the bus has not answered yet", self.publishes.load(Relaxed)),
+            ("bytes_in_flight", "Bytes of bodies between socket and receipt", bytes),
+        ] {
+            let gauge = ConstGauge::new(value);
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        let dropped = ConstCounter::new((self.readings.log_lines_dropped)() as u64);
+        let help = "Log lines dropped because their reader was too slow";
+        dropped.encode(encoder.encode_descriptor("log_lines_dropped", help, None, dropped.metric_type())?)
+    }
+}

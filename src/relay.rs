@@ -1,0 +1,258 @@
+//! One delivery from request to outcome: the room that knows every stage and none of their insides.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::CONTENT_ENCODING;
+use http::{HeaderMap, Method, Request};
+use hyper::body::Incoming;
+use jiff::Timestamp;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use crate::bus::{Bus, Receipt, Refusal};
+use crate::config::{self, Endpoint};
+use crate::event::{Event, Unreadable};
+use crate::message::{DeliveryId, Message};
+use crate::metrics::Metrics;
+use crate::reply::{Outcome, reply};
+use crate::route::{Route, Table};
+use crate::server::{Body, BodyError, Budget, Gauged, Reply, Service};
+use crate::signature::{Claim, Delivery, Proof, Rejection};
+use crate::telemetry::Throttle;
+
+/// What must be left for the bus when the body is complete; a body that comes later is too slow.
+const LEAST_FOR_THE_BUS: Duration = Duration::from_secs(1);
+
+/// Bytes. A larger body takes longer to read than other connections should wait for a worker.
+const READ_ASIDE_FROM: usize = 256 << 10;
+
+/// Lines of one kind in the log, at most one in this time.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// Takes deliveries to the bus. Cloning shares it.
+#[derive(Clone)]
+pub struct Relay(Arc<Line>);
+
+struct Line {
+    /// By path.
+    endpoints: HashMap<String, Arc<Endpoint>>,
+    routes: Table,
+    bus: Arc<dyn Bus>,
+    budget: Budget,
+    limits: config::Server,
+    metrics: Metrics,
+    publishes: TaskTracker,
+}
+
+impl Relay {
+    pub fn new(config: &config::Config, routes: Table, bus: Arc<dyn Bus>, budget: Budget, metrics: Metrics) -> Self {
+        let endpoints = config.endpoints.iter().map(|endpoint| (endpoint.path.clone(), Arc::new(endpoint.clone())));
+        Self(Arc::new(Line {
+            endpoints: endpoints.collect(),
+            routes,
+            bus,
+            budget,
+            limits: config.server.clone(),
+            metrics,
+            publishes: TaskTracker::new(),
+        }))
+    }
+
+    /// Waits until every delivery that was proven has its outcome, whether or not its client still
+    /// waits. The caller bounds it in time, and has seen to it that no new ones come.
+    pub async fn drained(&self) {
+        self.0.publishes.close();
+        self.0.publishes.wait().await;
+    }
+}
+
+impl Service for Relay {
+    async fn call(&self, request: Request<Incoming>, arrived: Instant) -> Reply {
+        let (head, body) = request.into_parts();
+        let Some(endpoint) = self.0.endpoints.get(head.uri.path()).cloned() else {
+            return reply(&Outcome::UnknownPath);
+        };
+        let outcome = match head.method {
+            Method::POST => relay(&self.0, endpoint.clone(), head.headers, body, arrived).await,
+            _ => Outcome::WrongMethod,
+        };
+        report(&self.0.metrics, &endpoint.name, &outcome, arrived.elapsed());
+        reply(&outcome)
+    }
+}
+
+/// The way of one delivery.
+async fn relay(
+    line: &Arc<Line>,
+    endpoint: Arc<Endpoint>,
+    headers: HeaderMap,
+    body: Incoming,
+    arrived: Instant,
+) -> Outcome {
+    let rejected = |reason| Outcome::Rejected(reason, endpoint.rejected_status);
+    let claim = match Claim::read(&headers) {
+        Ok(claim) => claim,
+        Err(reason) => return rejected(reason),
+    };
+    let deadline = arrived + line.limits.deadline;
+    let body_deadline = deadline - LEAST_FOR_THE_BUS.min(line.limits.deadline);
+    let body = Body::new(body, &headers, line.limits.max_body, line.limits.min_body_rate, body_deadline);
+    let mut proof = Proof::begin(endpoint.clone(), claim);
+    let payload = match body.read(&line.budget, |frame| proof.update(frame)).await {
+        Ok(payload) => payload,
+        Err(error) => return unread(error),
+    };
+    let publish_deadline = deadline.min(Instant::now() + line.limits.publish_timeout);
+    let delivery = match proof.finish(headers, payload, Timestamp::now()) {
+        Ok(delivery) => delivery,
+        Err(reason) => return rejected(reason),
+    };
+    if coded(delivery.headers()) {
+        return Outcome::Encoded;
+    }
+    // From here on the event is worth keeping even if its client goes away: hyper would drop this
+    // future then, but not the task.
+    let publishing = keep(line.clone(), delivery, publish_deadline);
+    line.publishes.spawn(publishing).await.unwrap_or(Outcome::Unanswered)
+}
+
+fn unread(error: BodyError) -> Outcome {
+    match error {
+        BodyError::TooLarge => Outcome::TooLarge,
+        BodyError::TooSlow => Outcome::TooSlow,
+        BodyError::NoRoom => Outcome::Overloaded,
+        BodyError::Broken => Outcome::Broken,
+    }
+}
+
+fn coded(headers: &HeaderMap) -> bool {
+    headers.get_all(CONTENT_ENCODING).iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+}
+
+/// What a delivery turned out to be.
+enum Read {
+    Message(Message),
+    DeadLetter(Message, Unreadable),
+    Drop,
+}
+
+/// Event, route, message.
+fn read(routes: &Table, delivery: Delivery) -> Read {
+    match Event::read(delivery) {
+        Ok(event) => match routes.resolve(&event.delivery().endpoint().name, &event.facts().event_type) {
+            Route::To(topic) => Read::Message(Message::of_event(event, topic.clone())),
+            Route::Drop => Read::Drop,
+        },
+        Err(letter) => {
+            let reason = letter.reason();
+            Read::DeadLetter(Message::of_dead_letter(letter, routes.dead_letter().clone()), reason)
+        }
+    }
+}
+
+/// Reads the delivery and has the bus keep it.
+async fn keep(line: Arc<Line>, delivery: Delivery, deadline: Instant) -> Outcome {
+    let what = if delivery.payload().bytes().len() < READ_ASIDE_FROM {
+        read(&line.routes, delivery)
+    } else {
+        let reading = line.clone();
+        match tokio::task::spawn_blocking(move || read(&reading.routes, delivery)).await {
+            Ok(what) => what,
+            Err(_) => return Outcome::Unanswered,
+        }
+    };
+    match what {
+        Read::Message(message) => publish(&line, message, deadline, Outcome::Kept).await,
+        Read::DeadLetter(message, reason) => {
+            publish(&line, message, deadline, |id| Outcome::DeadLettered(id, reason)).await
+        }
+        Read::Drop => Outcome::Dropped,
+    }
+}
+
+/// Asks the bus, with the deadline, the metrics and the gauge that every bus shares.
+async fn publish(
+    line: &Line,
+    message: Message,
+    deadline: Instant,
+    kept: impl FnOnce(DeliveryId) -> Outcome,
+) -> Outcome {
+    let (topic, id, asked) = (message.topic().clone(), message.id(), Instant::now());
+    let in_flight = Gauged::new(&line.metrics.publishes);
+    let answer = tokio::time::timeout_at(deadline, line.bus.publish(message)).await;
+    drop(in_flight);
+    let (result, outcome) = match answer {
+        Ok(Ok(Receipt::Kept)) => ("kept", kept(id)),
+        Ok(Ok(Receipt::Duplicate)) => ("duplicate", Outcome::Duplicate(id)),
+        Ok(Err(refusal)) => (refusal.as_str(), Outcome::Refused(refusal)),
+        Err(_) => ("unanswered", Outcome::Unanswered),
+    };
+    line.metrics.published(&topic, result, asked.elapsed());
+    outcome
+}
+
+/// Counts an outcome, and says aloud what somebody should hear of.
+fn report(metrics: &Metrics, endpoint: &str, outcome: &Outcome, took: Duration) {
+    static OVERSIZED: Throttle = Throttle::new(LOG_EVERY);
+    static ENCODED: Throttle = Throttle::new(LOG_EVERY);
+    static UNTIMELY: Throttle = Throttle::new(LOG_EVERY);
+    static REFUSED: Throttle = Throttle::new(LOG_EVERY);
+    static OVERLOADED: Throttle = Throttle::new(LOG_EVERY);
+    static UNREADABLE: Throttle = Throttle::new(LOG_EVERY);
+    metrics.ended(endpoint, outcome.as_str(), took);
+    tracing::debug!(endpoint, outcome = outcome.as_str(), milliseconds = took.as_millis() as u64, "delivery ended");
+    match outcome {
+        Outcome::Kept(_) | Outcome::Duplicate(_) | Outcome::Dropped => {}
+        Outcome::UnknownPath | Outcome::WrongMethod | Outcome::TooSlow | Outcome::Broken => {}
+        Outcome::DeadLettered(_, reason) => {
+            if let Some(more) = UNREADABLE.pass() {
+                let reason = reason.as_str();
+                tracing::warn!(endpoint, reason, more, "kept as a dead letter: Terra signed what nobody can read");
+            }
+        }
+        Outcome::Rejected(reason, _) => {
+            metrics.rejected(endpoint, reason.as_str());
+            let untimely = matches!(reason, Rejection::TooOld | Rejection::TooNew);
+            if let Some(more) = untimely.then(|| UNTIMELY.pass()).flatten() {
+                let reason = reason.as_str();
+                let remedy = "compare this machine's clock, and `max_age` and `max_skew` of the endpoint";
+                tracing::warn!(endpoint, reason, more, remedy, "rejected what Terra signed, for its time alone");
+            }
+        }
+        Outcome::TooLarge => {
+            if let Some(more) = OVERSIZED.pass() {
+                let remedy = "if it was Terra's, raise `server.max_body`: some senders do not try again after a 413";
+                tracing::error!(endpoint, more, remedy, "refused a body with a signature: larger than server.max_body");
+            }
+        }
+        Outcome::Encoded => {
+            if let Some(more) = ENCODED.pass() {
+                let remedy = "let nothing between Terra and the bridge compress requests";
+                tracing::error!(endpoint, more, remedy, "refused a signed body with a content-encoding");
+            }
+        }
+        Outcome::Refused(refusal @ Refusal::Transient { .. }) => {
+            if let Some(more) = REFUSED.pass() {
+                tracing::warn!(endpoint, more, reason = %refusal, "not kept, answered 503: Terra will try again");
+            }
+        }
+        Outcome::Refused(refusal @ (Refusal::Permanent { .. } | Refusal::TooLarge { .. })) => {
+            if let Some(more) = REFUSED.pass() {
+                tracing::error!(endpoint, more, reason = %refusal, "not kept, answered 503: no retry helps until this is mended");
+            }
+        }
+        Outcome::Unanswered => {
+            if let Some(more) = REFUSED.pass() {
+                tracing::warn!(endpoint, more, "the bus did not confirm in time, answered 503: Terra will try again");
+            }
+        }
+        Outcome::Overloaded => {
+            if let Some(more) = OVERLOADED.pass() {
+                let remedy = "raise `server.bytes_in_flight`, or run more bridges";
+                tracing::warn!(endpoint, more, remedy, "no room for another body, answered 503");
+            }
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! How a delivery ended, and what Terra gets for it: the one table from [`Outcome`] to status.
+//! A reply says nothing that its sender did not know.
+
+use http::header::{ALLOW, CONNECTION, RETRY_AFTER};
+use http::{HeaderValue, StatusCode};
+use serde_json::json;
+
+use crate::bus::Refusal;
+use crate::event::Unreadable;
+use crate::message::DeliveryId;
+use crate::server::{Reply, json};
+use crate::signature::Rejection;
+
+/// When to try again, in seconds. Terra keeps its own schedule; proxies and people read this.
+const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("5");
+
+/// How a delivery ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The bus keeps it.
+    Kept(DeliveryId),
+    /// The bus kept the same delivery before and keeps it still.
+    Duplicate(DeliveryId),
+    /// The bus keeps it as a dead letter.
+    DeadLettered(DeliveryId, Unreadable),
+    /// The user's own route drops this type.
+    Dropped,
+    /// Terra did not sign it, or not in time. The status is the endpoint's choice.
+    Rejected(Rejection, StatusCode),
+    UnknownPath,
+    WrongMethod,
+    /// The body came too slowly to leave time for the bus.
+    TooSlow,
+    TooLarge,
+    /// Signed, with a content coding: the signature is over what was sent, so is the event.
+    Encoded,
+    /// The client left, or broke the framing, in the middle of the body.
+    Broken,
+    /// No room in the memory budget.
+    Overloaded,
+    /// The bus said no.
+    Refused(Refusal),
+    /// The bus said nothing in time. It may keep the message all the same: the retry has the same id.
+    Unanswered,
+}
+
+impl Outcome {
+    /// A word for metrics and replies.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Kept(_) => "kept",
+            Self::Duplicate(_) => "duplicate",
+            Self::DeadLettered(..) => "dead_lettered",
+            Self::Dropped => "dropped",
+            Self::Rejected(..) => "rejected",
+            Self::UnknownPath => "unknown_path",
+            Self::WrongMethod => "wrong_method",
+            Self::TooSlow => "too_slow",
+            Self::TooLarge => "too_large",
+            Self::Encoded => "encoded",
+            Self::Broken => "broken",
+            Self::Overloaded => "overloaded",
+            Self::Refused(_) => "refused",
+            Self::Unanswered => "unanswered",
+        }
+    }
+
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Kept(_) | Self::Duplicate(_) | Self::DeadLettered(..) | Self::Dropped => StatusCode::OK,
+            Self::Rejected(_, status) => *status,
+            Self::UnknownPath => StatusCode::NOT_FOUND,
+            Self::WrongMethod => StatusCode::METHOD_NOT_ALLOWED,
+            Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Encoded => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Broken => StatusCode::BAD_REQUEST,
+            Self::Overloaded | Self::Refused(_) | Self::Unanswered => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// What a person at the other end can do about it.
+    fn reason(&self) -> Option<&'static str> {
+        match self {
+            Self::Kept(_) | Self::Duplicate(_) | Self::DeadLettered(..) | Self::Dropped => None,
+            Self::Rejected(..) => Some("no valid signature"),
+            Self::UnknownPath => Some("no endpoint has this path"),
+            Self::WrongMethod => Some("deliveries are POSTed"),
+            Self::TooSlow => Some("the body came too slowly"),
+            Self::TooLarge => Some("the body is larger than this endpoint takes"),
+            Self::Encoded => Some("only the identity content coding is taken"),
+            Self::Broken => Some("the body is incomplete"),
+            Self::Overloaded | Self::Refused(_) | Self::Unanswered => Some("not kept; try again later"),
+        }
+    }
+
+    /// Whether the body was read to its end; if not, the connection cannot go on.
+    fn body_was_read(&self) -> bool {
+        match self {
+            Self::Kept(_) | Self::Duplicate(_) | Self::DeadLettered(..) | Self::Dropped | Self::Encoded => true,
+            Self::Refused(_) | Self::Unanswered => true,
+            Self::Rejected(Rejection::Missing | Rejection::Malformed, _) => false,
+            Self::Rejected(Rejection::Forged | Rejection::TooOld | Rejection::TooNew, _) => true,
+            Self::UnknownPath | Self::WrongMethod | Self::TooSlow | Self::TooLarge => false,
+            Self::Broken | Self::Overloaded => false,
+        }
+    }
+}
+
+/// The reply to an outcome.
+pub fn reply(outcome: &Outcome) -> Reply {
+    let mut body = match outcome {
+        Outcome::Kept(id) | Outcome::Duplicate(id) | Outcome::DeadLettered(id, _) => {
+            json!({"outcome": outcome.as_str(), "id": id.to_string()})
+        }
+        _ => json!({"outcome": outcome.as_str()}),
+    };
+    if let Some(reason) = outcome.reason() {
+        body["reason"] = reason.into();
+    }
+    let mut reply = json(outcome.status(), &body);
+    let headers = reply.headers_mut();
+    if outcome.status() == StatusCode::SERVICE_UNAVAILABLE {
+        headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+    }
+    if *outcome == Outcome::WrongMethod {
+        headers.insert(ALLOW, HeaderValue::from_static("POST"));
+    }
+    if !outcome.body_was_read() {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    reply
+}

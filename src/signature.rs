@@ -1,0 +1,376 @@
+//! Proves that Terra sent it. Comes in: the head's signature, then the raw bytes of the body.
+//! Goes out: a [`Delivery`], which nothing else can make. Knows nothing of JSON.
+
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hmac::{Hmac, KeyInit, Mac};
+use http::{HeaderMap, HeaderValue};
+use jiff::Timestamp;
+use sha2::Sha256;
+use subtle::{Choice, ConstantTimeEq};
+
+use crate::config::{Endpoint, Secret};
+use crate::server::Payload;
+
+/// The same value under two names: the vendor's platform emits the second one.
+const HEADERS: [&str; 2] = ["terra-signature", "x-terra-signature"];
+const MAX_CANDIDATES: usize = 16;
+/// A `t` from here on counts milliseconds: as seconds it would be the year 33658.
+const MILLISECONDS_FROM: u64 = 1_000_000_000_000;
+
+/// One authenticated attempt by Terra.
+pub struct Delivery {
+    endpoint: Arc<Endpoint>,
+    headers: HeaderMap,
+    /// The signature's `t` as received.
+    t: String,
+    signed_at: Timestamp,
+    received_at: Timestamp,
+    payload: Payload,
+}
+
+impl Delivery {
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Of the request; none of them is covered by the signature.
+    pub fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    pub fn t(&self) -> &str {
+        &self.t
+    }
+
+    /// When `t` says that it was signed.
+    pub fn signed_at(&self) -> Timestamp {
+        self.signed_at
+    }
+
+    pub fn received_at(&self) -> Timestamp {
+        self.received_at
+    }
+
+    pub fn payload(&self) -> &Payload {
+        &self.payload
+    }
+
+    pub fn into_payload(self) -> Payload {
+        self.payload
+    }
+}
+
+/// Why a request is not a delivery. For metrics alone: whoever sent it learns only that it is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Rejection {
+    Missing,
+    Malformed,
+    /// No secret of the endpoint makes any of the signatures.
+    Forged,
+    /// Signed by Terra, longer ago than `max_age`.
+    TooOld,
+    /// Signed by Terra, further in the future than `max_skew`.
+    TooNew,
+}
+
+impl Rejection {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Malformed => "malformed",
+            Self::Forged => "forged",
+            Self::TooOld => "too_old",
+            Self::TooNew => "too_new",
+        }
+    }
+}
+
+/// What a signature header claims; nothing of it is proven.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    t: String,
+    signed_at: Timestamp,
+    candidates: Vec<[u8; 32]>,
+}
+
+impl Claim {
+    /// Reads the one signature header. Decides all that the head alone can decide.
+    pub fn read(headers: &HeaderMap) -> Result<Self, Rejection> {
+        let mut values = HEADERS.iter().map(|name| the_only(headers, name));
+        let (first, second) = (values.next().flatten(), values.next().flatten());
+        let value = match (first, second) {
+            (None, None) => return Err(Rejection::Missing),
+            (Some(value), None) | (None, Some(value)) => value?,
+            (Some(first), Some(second)) => {
+                let (first, second) = (first?, second?);
+                if first != second {
+                    return Err(Rejection::Malformed);
+                }
+                first
+            }
+        };
+        // Fails on bytes from 0x80 on, which hyper lets through.
+        value.to_str().map_err(|_| Rejection::Malformed)?.parse()
+    }
+}
+
+/// `None` where there is none; an error where there are several.
+fn the_only<'h>(headers: &'h HeaderMap, name: &str) -> Option<Result<&'h HeaderValue, Rejection>> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next()?;
+    Some(if values.next().is_some() { Err(Rejection::Malformed) } else { Ok(first) })
+}
+
+impl FromStr for Claim {
+    type Err = Rejection;
+
+    /// `t=<unix time>,v1=<hex>` in any order, with blanks around elements. Other schemes, and a `v1`
+    /// that is not 64 hex digits, are no candidates; they do not spoil one that is.
+    fn from_str(value: &str) -> Result<Self, Rejection> {
+        let (mut time, mut candidates, mut seen) = (None, Vec::new(), 0);
+        for element in value.split(',') {
+            let Some((scheme, value)) = element.trim_matches([' ', '\t']).split_once('=') else { continue };
+            match scheme {
+                "t" if time.is_some() => return Err(Rejection::Malformed),
+                "t" => time = Some((value, signed_at(value).ok_or(Rejection::Malformed)?)),
+                "v1" if seen == MAX_CANDIDATES => return Err(Rejection::Malformed),
+                "v1" => {
+                    seen += 1;
+                    candidates.extend(digest(value));
+                }
+                _ => {}
+            }
+        }
+        let (t, signed_at) = time.ok_or(Rejection::Malformed)?;
+        if candidates.is_empty() {
+            return Err(Rejection::Malformed);
+        }
+        Ok(Self { t: t.to_owned(), signed_at, candidates })
+    }
+}
+
+fn signed_at(t: &str) -> Option<Timestamp> {
+    if t.is_empty() || !t.bytes().all(|digit| digit.is_ascii_digit()) {
+        return None;
+    }
+    let number = t.parse::<u64>().ok()?;
+    let milliseconds = if number >= MILLISECONDS_FROM { number } else { number * 1000 };
+    Timestamp::from_millisecond(i64::try_from(milliseconds).ok()?).ok()
+}
+
+fn digest(hex: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    let exact = hex.len() == 64 && data_encoding::HEXLOWER_PERMISSIVE.decode_mut(hex.as_bytes(), &mut bytes).is_ok();
+    exact.then_some(bytes)
+}
+
+/// The MACs of one body under every secret of an endpoint, fed as the body arrives.
+pub struct Proof {
+    endpoint: Arc<Endpoint>,
+    claim: Claim,
+    macs: Vec<Hmac<Sha256>>,
+}
+
+impl Proof {
+    pub fn begin(endpoint: Arc<Endpoint>, claim: Claim) -> Self {
+        let macs = endpoint.secrets.iter().map(|secret| begin_mac(secret, &claim.t)).collect();
+        Self { endpoint, claim, macs }
+    }
+
+    /// The next bytes of the body.
+    pub fn update(&mut self, bytes: &[u8]) {
+        for mac in &mut self.macs {
+            mac.update(bytes);
+        }
+    }
+
+    /// Judges the MAC, then the clock. `payload` is what [`Self::update`] has seen, `headers` the
+    /// request's.
+    pub fn finish(self, headers: HeaderMap, payload: Payload, now: Timestamp) -> Result<Delivery, Rejection> {
+        let Claim { t, signed_at, candidates } = self.claim;
+        let mut proven = Choice::from(0);
+        for mac in self.macs {
+            let expected: [u8; 32] = mac.finalize().into_bytes().into();
+            for candidate in &candidates {
+                proven |= expected.ct_eq(candidate);
+            }
+        }
+        if !bool::from(proven) {
+            return Err(Rejection::Forged);
+        }
+        in_time(signed_at, now, self.endpoint.max_age, self.endpoint.max_skew)?;
+        Ok(Delivery { endpoint: self.endpoint, headers, t, signed_at, received_at: now, payload })
+    }
+}
+
+fn begin_mac(secret: &Secret, t: &str) -> Hmac<Sha256> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret.expose()).expect("HMAC takes a key of any length");
+    mac.update(t.as_bytes());
+    mac.update(b".");
+    mac
+}
+
+fn in_time(signed_at: Timestamp, now: Timestamp, max_age: Duration, max_skew: Duration) -> Result<(), Rejection> {
+    let age = now.as_millisecond() - signed_at.as_millisecond();
+    if age > i64::try_from(max_age.as_millis()).unwrap_or(i64::MAX) {
+        return Err(Rejection::TooOld);
+    }
+    if -age > i64::try_from(max_skew.as_millis()).unwrap_or(i64::MAX) {
+        return Err(Rejection::TooNew);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Made by OpenSSL, not by this code:
+    /// `printf '1700000000.{"type":"daily"}' | openssl dgst -sha256 -hmac terra-test-secret`
+    const SIGNED: &str = "54449a64dad5db744b21924240f5928a2159171156ffaacd6cca85830b734d29";
+    const BODY: &str = r#"{"type":"daily"}"#;
+
+    pub(crate) fn endpoint(secrets: &[&str]) -> Arc<Endpoint> {
+        Arc::new(Endpoint {
+            name: "terra".into(),
+            path: "/terra".into(),
+            secrets: secrets.iter().map(|secret| Secret::new(*secret)).collect(),
+            max_age: Duration::from_secs(26 * 3600),
+            max_skew: Duration::from_secs(300),
+            rejected_status: http::StatusCode::UNAUTHORIZED,
+        })
+    }
+
+    /// A delivery of `body` with these headers, as if Terra had signed it.
+    pub(crate) fn delivery(body: &[u8], headers: HeaderMap) -> Delivery {
+        let signed_at = Timestamp::from_second(1_700_000_000).unwrap();
+        Delivery {
+            endpoint: endpoint(&["secret"]),
+            headers,
+            t: "1700000000".into(),
+            signed_at,
+            received_at: signed_at,
+            payload: Payload::unbudgeted(body.to_vec()),
+        }
+    }
+
+    fn prove(header: &str, secrets: &[&str], body: &str, now: i64) -> Result<(), Rejection> {
+        let mut proof = Proof::begin(endpoint(secrets), header.parse()?);
+        for byte in body.as_bytes() {
+            proof.update(&[*byte]);
+        }
+        let payload = Payload::unbudgeted(body.as_bytes().to_vec());
+        proof.finish(HeaderMap::new(), payload, Timestamp::from_second(now).unwrap()).map(drop)
+    }
+
+    #[test]
+    fn a_signature_made_by_openssl_is_accepted_in_every_legal_dress() {
+        let zeros = "0".repeat(64);
+        for header in [
+            format!("t=1700000000,v1={SIGNED}"),
+            format!("v1={SIGNED},t=1700000000"),
+            format!(" t=1700000000 ,\tv1={SIGNED} "),
+            format!("t=1700000000,v0=whatever,v1={SIGNED},v2"),
+            format!("t=1700000000,v1={zeros},v1={SIGNED},"),
+            format!("t=1700000000,v1={}", SIGNED.to_uppercase()),
+        ] {
+            assert_eq!(prove(&header, &["old", "terra-test-secret"], BODY, 1_700_000_100), Ok(()), "{header}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_signed_with_a_secret_of_the_endpoint_is_forged() {
+        let header = format!("t=1700000000,v1={SIGNED}");
+        assert_eq!(prove(&header, &["terra-test-secreT"], BODY, 1_700_000_000), Err(Rejection::Forged));
+        assert_eq!(prove(&header, &["terra-test-secret"], r#"{"type":"dailY"}"#, 0), Err(Rejection::Forged));
+        let other_time = format!("t=1700000001,v1={SIGNED}");
+        assert_eq!(prove(&other_time, &["terra-test-secret"], BODY, 1_700_000_000), Err(Rejection::Forged));
+        // The MAC is over `t` as received: the same moment written otherwise is another string.
+        let same_time = format!("t=01700000000,v1={SIGNED}");
+        assert_eq!(prove(&same_time, &["terra-test-secret"], BODY, 1_700_000_000), Err(Rejection::Forged));
+    }
+
+    #[test]
+    fn the_clock_is_judged_after_the_mac_and_to_the_second() {
+        let header = format!("t=1700000000,v1={SIGNED}");
+        let at = |now| prove(&header, &["terra-test-secret"], BODY, now);
+        assert_eq!(at(1_700_000_000 + 26 * 3600), Ok(()));
+        assert_eq!(at(1_700_000_001 + 26 * 3600), Err(Rejection::TooOld));
+        assert_eq!(at(1_700_000_000 - 300), Ok(()));
+        assert_eq!(at(1_700_000_000 - 301), Err(Rejection::TooNew));
+        assert_eq!(prove(&header, &["other"], BODY, 0), Err(Rejection::Forged));
+    }
+
+    #[test]
+    fn a_time_of_thirteen_digits_counts_milliseconds() {
+        let claim = |t: &str| format!("t={t},v1={}", "0".repeat(64)).parse::<Claim>().map(|claim| claim.signed_at);
+        assert_eq!(claim("1700000000000"), claim("1700000000"));
+        assert_eq!(claim("999999999999").unwrap().as_second(), 999_999_999_999.min(253_402_207_200));
+    }
+
+    #[test]
+    fn headers_that_cannot_be_meant_are_malformed() {
+        let hex = "0".repeat(64);
+        let many = format!("t=1{}", format!(",v1={hex}").repeat(17));
+        for header in [
+            "",
+            ",",
+            "t=1",
+            &format!("v1={hex}"),
+            &format!("t=1,t=1,v1={hex}"),
+            &format!("t=,v1={hex}"),
+            &format!("t=-1,v1={hex}"),
+            &format!("t=+1,v1={hex}"),
+            &format!("t=1.5,v1={hex}"),
+            &format!("t=99999999999999999999,v1={hex}"),
+            &format!("t=1,v1={}", &hex[1..]),
+            &format!("t=1,v1={hex}0"),
+            &format!("t=1,v1={}g", &hex[1..]),
+            &format!("t=1,V1={hex}"),
+            &many,
+        ] {
+            assert_eq!(header.parse::<Claim>(), Err(Rejection::Malformed), "{header}");
+        }
+    }
+
+    #[test]
+    fn both_header_names_count_but_never_two_opinions() {
+        let good = format!("t=1,v1={}", "0".repeat(64));
+        let other = format!("t=2,v1={}", "0".repeat(64));
+        let read = |pairs: &[(&'static str, &str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.append(*name, value.parse().unwrap());
+            }
+            Claim::read(&headers).map(drop)
+        };
+        assert_eq!(read(&[("terra-signature", &good)]), Ok(()));
+        assert_eq!(read(&[("x-terra-signature", &good)]), Ok(()));
+        assert_eq!(read(&[("terra-signature", &good), ("x-terra-signature", &good)]), Ok(()));
+        assert_eq!(read(&[("terra-signature", &good), ("x-terra-signature", &other)]), Err(Rejection::Malformed));
+        assert_eq!(read(&[("terra-signature", &good), ("terra-signature", &good)]), Err(Rejection::Malformed));
+        assert_eq!(read(&[]), Err(Rejection::Missing));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_in_the_header_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            if let Ok(value) = HeaderValue::from_bytes(&bytes) {
+                let mut headers = HeaderMap::new();
+                headers.insert("terra-signature", value);
+                let _ = Claim::read(&headers);
+            }
+        }
+
+        #[test]
+        fn nothing_but_the_secret_opens(header in "t=[0-9]{1,14},( ?v1=[0-9a-f]{64}){1,3}", body in ".*") {
+            let rejected = prove(&header, &["terra-test-secret"], &body, 1_700_000_000);
+            prop_assert!(rejected.is_err());
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Where log lines go: to standard output, through a bounded writer that never makes the bridge wait.
+//! Every line may be read by strangers: no payload, user id, reference id, URL or secret is in any.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Log, LogFormat};
+
+/// Lines that wait for a slow reader; what comes after them is dropped and counted.
+const WAITING_LINES: usize = 8192;
+
+/// Keeps the log writer running; dropping it writes what waits.
+pub struct Telemetry {
+    dropped: ErrorCounter,
+    _writer: WorkerGuard,
+}
+
+/// Starts logging for the process, once.
+pub fn start(log: &Log) -> Telemetry {
+    let (writer, guard) =
+        NonBlockingBuilder::default().buffered_lines_limit(WAITING_LINES).lossy(true).finish(std::io::stdout());
+    let dropped = writer.error_counter();
+    let filter = EnvFilter::try_new(&log.filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    // A second subscriber in one process can only be a test's.
+    let _ = match log.format {
+        LogFormat::Json => lines.json().flatten_event(true).with_target(true).try_init(),
+        LogFormat::Text => lines.with_ansi(true).try_init(),
+    };
+    Telemetry { dropped, _writer: guard }
+}
+
+impl Telemetry {
+    pub fn dropped_lines(&self) -> impl Fn() -> usize + Send + Sync + 'static {
+        let dropped = self.dropped.clone();
+        move || dropped.dropped_lines()
+    }
+}
+
+/// Lets one event of a kind through in a while, so that a flood of refusals is no flood of lines.
+pub struct Throttle {
+    every: Duration,
+    state: Mutex<(Option<Instant>, u64)>,
+}
+
+impl Throttle {
+    pub const fn new(every: Duration) -> Self {
+        Self { every, state: Mutex::new((None, 0)) }
+    }
+
+    /// How many were held back since the last one that passed, if this one passes.
+    pub fn pass(&self) -> Option<u64> {
+        let mut state = self.state.lock().expect("no holder of this lock can panic");
+        if state.0.is_some_and(|last| last.elapsed() < self.every) {
+            state.1 += 1;
+            return None;
+        }
+        state.0 = Some(Instant::now());
+        Some(std::mem::take(&mut state.1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_throttle_lets_one_through_and_counts_the_rest() {
+        let throttle = Throttle::new(Duration::from_secs(3600));
+        assert_eq!(throttle.pass(), Some(0));
+        assert_eq!(throttle.pass(), None);
+        assert_eq!(throttle.pass(), None);
+        let open = Throttle::new(Duration::ZERO);
+        assert_eq!((open.pass(), open.pass()), (Some(0), Some(0)));
+    }
+}
