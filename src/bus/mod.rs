@@ -14,8 +14,8 @@ use crate::config;
 use crate::message::Message;
 use crate::route::Topic;
 
-mod embedded;
-mod kafka;
+pub mod embedded;
+pub(crate) mod kafka;
 mod nats;
 mod record;
 
@@ -95,12 +95,20 @@ pub enum Link {
 
 /// Opens the configured bus. Needs no broker: it connects when one comes. An error is for good
 /// (a directory that cannot be opened, a certificate that cannot be read).
-pub fn open(config: &config::Bus, setup: Setup) -> Result<Arc<dyn Bus>, OpenError> {
+pub fn open(config: &config::Bus, setup: Setup) -> Result<Opened, OpenError> {
+    let alone = |bus| Opened { bus, api: None };
     match config {
-        config::Bus::Embedded(config) => embedded::open(config, setup),
-        config::Bus::Kafka(config) => kafka::open(config, setup),
-        config::Bus::Nats(config) => nats::open(config, setup),
+        config::Bus::Embedded(config) => embedded::open(config, setup).map(|(bus, api)| Opened { bus, api: Some(api) }),
+        config::Bus::Kafka(config) => kafka::open(config, setup).map(alone),
+        config::Bus::Nats(config) => nats::open(config, setup).map(alone),
     }
+}
+
+/// A bus that was opened.
+pub struct Opened {
+    pub bus: Arc<dyn Bus>,
+    /// Of the embedded log: how its subscribers read.
+    pub api: Option<embedded::Api>,
 }
 
 /// Why a bus cannot even be opened, with the remedy.

@@ -18,10 +18,11 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Request;
+use http::header::CONNECTION;
+use http::{HeaderValue, Request};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -75,7 +76,7 @@ impl Limits {
     /// For a listener beside the line: few connections, and nobody to wait for at the end.
     pub fn aside() -> Self {
         Self {
-            max_connections: 256,
+            max_connections: 1024,
             max_header_bytes: 16 << 10,
             max_headers: 64,
             header_timeout: Duration::from_secs(5),
@@ -144,8 +145,13 @@ async fn connection(stream: TcpStream, limits: &Limits, service: impl Service, s
         let arrived = clock.head_complete();
         let (service, clock) = (service.clone(), clock.clone());
         async move {
-            let reply = service.call(request, arrived).await;
-            clock.answered(reply.headers().get(http::header::CONNECTION).is_some_and(|value| value == "close"));
+            let mut reply = service.call(request, arrived).await;
+            if reply.body().size_hint().exact().is_none() {
+                // A stream may rest longer than a connection may; the connection ends with it.
+                reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            } else {
+                clock.answered(reply.headers().get(CONNECTION).is_some_and(|value| value == "close"));
+            }
             Ok::<_, Infallible>(reply)
         }
     };

@@ -1,24 +1,82 @@
-//! The kafka adapter.
+//! The adapter for Kafka, over librdkafka. Comes in: a message. Goes out: a receipt once all replicas
+//! in sync have it, or a classified refusal. The wiring; what each part does stands in its own file.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Bus, Finding, From, OpenError, Records, Setup, TailError};
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Bus, Link, OpenError, Pending, Receipt, Refusal, Setup};
 use crate::config;
+use crate::message::Message;
+use client::Times;
+use producer::Line;
+use state::State;
+use topics::Topics;
 
-/// Opens the adapter; see [`super::open`].
-pub fn open(config: &config::Kafka, setup: Setup) -> Result<Arc<dyn Bus>, OpenError> {
-    let _ = (config, setup);
-    unimplemented!()
+mod client;
+mod inspect;
+mod producer;
+mod properties;
+mod refusal;
+mod state;
+mod supervise;
+mod tail;
+mod topics;
+
+#[cfg(test)]
+mod live;
+#[cfg(test)]
+mod mocked;
+
+pub(crate) use inspect::inspect;
+pub(crate) use properties::{harmless, judge};
+pub(crate) use tail::tail;
+
+/// The most that one question to the brokers may take while the link is watched.
+const PROBE_MOST: std::time::Duration = std::time::Duration::from_secs(2);
+
+struct Kafka {
+    line: Arc<Line>,
+    state: Arc<State>,
+    times: Times,
+    supervisor: Mutex<Option<AbortOnDropHandle<()>>>,
 }
 
-/// What `check --online` reports.
-pub async fn inspect(config: &config::Kafka, setup: &Setup) -> Result<Vec<Finding>, OpenError> {
-    let _ = (config, setup);
-    unimplemented!()
+/// Opens the adapter; see [`super::open`]. Within a runtime.
+pub(crate) fn open(config: &config::Kafka, setup: Setup) -> Result<Arc<dyn Bus>, OpenError> {
+    let times = Times::within(setup.publish_timeout);
+    let state = Arc::new(State::new(config.create_topics));
+    let line = Arc::new(Line::open(client::producer(config, &setup)?, Arc::clone(&state))?);
+    let topics = Topics::new(config.clone(), &setup);
+    let probe = times.message.min(PROBE_MOST);
+    let supervisor = supervise::supervise(Arc::clone(&line), Arc::clone(&state), topics, probe);
+    let supervisor = Mutex::new(Some(AbortOnDropHandle::new(tokio::spawn(supervisor))));
+    Ok(Arc::new(Kafka { line, state, times, supervisor }))
 }
 
-/// Reads kept messages without disturbing any consumer.
-pub async fn tail(config: &config::Kafka, topics: Vec<String>, from: From) -> Result<Records, TailError> {
-    let _ = (config, topics, from);
-    unimplemented!()
+impl Bus for Kafka {
+    fn publish(&self, message: Message) -> Pending<Result<Receipt, Refusal>> {
+        if let Some(refusal) = self.state.lacks(message.topic()) {
+            return Box::pin(std::future::ready(Err(refusal)));
+        }
+        let receipt = self.line.send(message);
+        Box::pin(async move {
+            let lost = || Err(Refusal::Transient { reason: "the Kafka client gave no report of the message".into() });
+            receipt.await.unwrap_or_else(|_| lost())
+        })
+    }
+
+    fn link(&self) -> watch::Receiver<Link> {
+        self.state.link()
+    }
+
+    fn close(&self) -> Pending<()> {
+        drop(self.supervisor.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let line = Arc::clone(&self.line);
+        // Each message has its report by then: its own timeout, and the scan that finds it overdue.
+        let patience = self.times.message + 2 * client::SCAN;
+        let closed = tokio::task::spawn_blocking(move || line.close(patience));
+        Box::pin(async move { drop(closed.await) })
+    }
 }

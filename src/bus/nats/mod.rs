@@ -1,24 +1,171 @@
-//! The nats adapter.
+//! The NATS adapter: JetStream, since core NATS confirms nothing. Comes in: messages. Goes out: the
+//! stream's acknowledgements. Topics are *subjects* here and nowhere else.
 
-use std::sync::Arc;
+mod client;
+mod inspect;
+mod refusal;
+mod stream;
+mod tail;
 
-use super::{Bus, Finding, From, OpenError, Records, Setup, TailError};
+pub(super) use inspect::inspect;
+pub(super) use tail::tail;
+
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use async_nats::connection::State;
+use async_nats::jetstream::{Context, ContextBuilder};
+use async_nats::{Client, HeaderMap, HeaderName, HeaderValue};
+use tokio::sync::{Notify, Semaphore, watch};
+
+use super::{Bus, Link, OpenError, Pending, Receipt, Refusal, Setup};
 use crate::config;
+use crate::message::Message;
+use client::Events;
+use stream::{Ensured, Keeper};
 
-/// Opens the adapter; see [`super::open`].
-pub fn open(config: &config::Nats, setup: Setup) -> Result<Arc<dyn Bus>, OpenError> {
-    let _ = (config, setup);
-    unimplemented!()
+/// Acknowledgements awaited at once; what is over it gets a 503.
+const IN_FLIGHT: usize = 16_384;
+/// The least that a message's header lines need beyond names and values.
+const HEADER_LINE: usize = 4;
+
+struct Nats {
+    client: Client,
+    context: Context,
+    stream: String,
+    /// What is known of the stream.
+    ensured: Arc<RwLock<Ensured>>,
+    /// Wakes the keeper when a publish finds the stream gone.
+    doubt: Arc<Notify>,
+    events: Arc<Events>,
+    in_flight: Arc<Semaphore>,
+    link: watch::Receiver<Link>,
 }
 
-/// What `check --online` reports.
-pub async fn inspect(config: &config::Nats, setup: &Setup) -> Result<Vec<Finding>, OpenError> {
-    let _ = (config, setup);
-    unimplemented!()
+/// Opens the adapter; it connects by itself, now or when a server comes. Needs a tokio runtime.
+///
+/// # Errors
+/// Where a key or certificate cannot be used.
+pub(super) fn open(config: &config::Nats, setup: Setup) -> Result<Arc<dyn Bus>, OpenError> {
+    let events = Arc::new(Events::default());
+    let timeout = setup.publish_timeout;
+    let client = client::lazy(config, timeout, events.clone())?;
+    let context = context(config, client.clone(), timeout);
+    let (link_sender, link) = watch::channel(Link::Waiting);
+    let ensured = Arc::new(RwLock::new(Ensured::Unknown));
+    let doubt = Arc::new(Notify::new());
+    let keeper = Keeper {
+        context: context.clone(),
+        wanted: stream::wanted(config, &setup),
+        create: config.create_stream,
+        ensured: ensured.clone(),
+        events: events.clone(),
+        doubt: doubt.clone(),
+        link: link_sender,
+    };
+    tokio::spawn(keeper.run());
+    let in_flight = Arc::new(Semaphore::new(IN_FLIGHT));
+    Ok(Arc::new(Nats { client, context, stream: config.stream.clone(), ensured, doubt, events, in_flight, link }))
 }
 
-/// Reads kept messages without disturbing any consumer.
-pub async fn tail(config: &config::Nats, topics: Vec<String>, from: From) -> Result<Records, TailError> {
-    let _ = (config, topics, from);
-    unimplemented!()
+fn context(config: &config::Nats, client: Client, timeout: Duration) -> Context {
+    let builder = ContextBuilder::new();
+    let builder = match &config.domain {
+        Some(domain) => builder.domain(domain).timeout(timeout),
+        None => builder.timeout(timeout),
+    };
+    builder
+        .ack_timeout(timeout)
+        .max_ack_inflight(IN_FLIGHT)
+        // Its default waits without a bound; the semaphore of this adapter is asked first.
+        .backpressure_on_inflight(false)
+        .build(client)
+}
+
+impl Nats {
+    /// What can be said without asking the server.
+    fn judge(&self, message: &Message, headers: usize) -> Result<(), Refusal> {
+        if self.client.connection_state() != State::Connected {
+            // The client would keep it and send it on reconnect, long after the 503.
+            return Err(self.events.login_refused().unwrap_or(refusal::AWAY));
+        }
+        let most = self.client.max_payload();
+        if most > 0 && message.payload().len() + headers > most {
+            return Err(refusal::too_large(most));
+        }
+        if let Ensured::Lacking(missing) = &*self.ensured.read().expect("no holder of this lock can panic")
+            && missing.contains(&**message.topic())
+        {
+            return Err(refusal::lacks_subject(&self.stream));
+        }
+        Ok(())
+    }
+}
+
+impl Bus for Nats {
+    fn publish(&self, message: Message) -> Pending<Result<Receipt, Refusal>> {
+        let (headers, size) = headers(&message, &self.stream);
+        let place = self.in_flight.clone().try_acquire_owned();
+        let judged = self.judge(&message, size);
+        let (context, client) = (self.context.clone(), self.client.clone());
+        let (doubt, events) = (self.doubt.clone(), self.events.clone());
+        Box::pin(async move {
+            judged?;
+            let _place = place.map_err(|_| refusal::BUSY)?;
+            let subject = message.topic().to_string();
+            let sent = context.publish_with_headers(subject, headers, message.payload().clone()).await;
+            let answer = match sent {
+                Ok(acknowledged) => acknowledged.await,
+                Err(error) => Err(error),
+            };
+            // The message, and with it its share of memory, lives until here.
+            drop(message);
+            match answer {
+                Ok(ack) if ack.duplicate => Ok(Receipt::Duplicate),
+                Ok(_) => Ok(Receipt::Kept),
+                Err(error) => {
+                    let (refused, stream_is_gone) = refusal::of_publish(&error, client.max_payload());
+                    if stream_is_gone {
+                        doubt.notify_one();
+                    }
+                    Err(events.denied().unwrap_or(refused))
+                }
+            }
+        })
+    }
+
+    fn link(&self) -> watch::Receiver<Link> {
+        self.link.clone()
+    }
+
+    fn close(&self) -> Pending<()> {
+        let (client, in_flight) = (self.client.clone(), self.in_flight.clone());
+        Box::pin(async move {
+            // Draining the client first would break what is still awaited.
+            let _ = in_flight.acquire_many(IN_FLIGHT as u32).await;
+            let _ = client.flush().await;
+        })
+    }
+}
+
+/// The message's headers with those of JetStream, and how many bytes they take.
+fn headers(message: &Message, stream: &str) -> (HeaderMap, usize) {
+    let id = message.id().to_string();
+    let jetstream = [("Nats-Msg-Id", id.as_str()), ("Nats-Expected-Stream", stream)];
+    let mut headers = HeaderMap::new();
+    let mut size = "NATS/1.0\r\n\r\n".len();
+    let mut insert = |name: &str, value: &str| {
+        size += name.len() + value.len() + HEADER_LINE;
+        // Values are percent-encoded ASCII; one that is not would only be left out.
+        if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), value.parse::<HeaderValue>()) {
+            headers.insert(name, value);
+        }
+    };
+    for (name, value) in jetstream {
+        insert(name, value);
+    }
+    for (name, value) in message.nats_headers() {
+        insert(&name, &value);
+    }
+    (headers, size)
 }

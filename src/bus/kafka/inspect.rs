@@ -1,0 +1,444 @@
+//! What `check --online` says of Kafka. Comes in: the configuration. Goes out: for the cluster and the
+//! topics what there is, what it means for an acknowledged event, and the remedy. Changes nothing.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, OwnedResourceSpecifier, ResourceSpecifier};
+use rdkafka::metadata::MetadataTopic;
+use rdkafka::types::RDKafkaErrorCode as Code;
+
+use super::client::{self, Asker, Quiet, Unanswered, largest_message};
+use super::topics::names;
+use crate::bus::{Finding, Level, OpenError, Setup};
+use crate::config;
+use crate::route::Topic;
+
+/// For all of it; half of it until the brokers answer at all.
+const ALL: Duration = Duration::from_secs(9);
+const FIRST: Duration = Duration::from_secs(5);
+
+/// A topic as the brokers show it. Topics with the same facts are one finding.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Fact {
+    Missing,
+    Forbidden,
+    Unknown(String),
+    There { partitions: usize, replicas: usize, in_sync: usize, leaderless: usize, settings: Option<Settings> },
+}
+
+/// `None` where the brokers did not tell.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Settings {
+    min_in_sync: Option<usize>,
+    max_bytes: Option<u64>,
+    /// Milliseconds; -1: for ever.
+    retention: Option<i64>,
+    compacts: bool,
+    unclean: bool,
+}
+
+/// What `check --online` reports. Ends within ten seconds. Brokers that cannot be reached are a
+/// finding; an error is a configuration that no client can be made of.
+pub(crate) async fn inspect(config: &config::Kafka, setup: &Setup) -> Result<Vec<Finding>, OpenError> {
+    let deadline = Instant::now() + ALL;
+    let (asker, topics) = (Asker::open(config)?, setup.topics.clone());
+    let looked = tokio::task::spawn_blocking(move || look(&asker, &topics, deadline)).await;
+    let (brokers, facts) = match looked {
+        Ok(Ok(looked)) => looked,
+        Ok(Err(unanswered)) => return Ok(vec![unreachable(&unanswered)]),
+        Err(_) => return Err(OpenError("the inspection was interrupted".to_owned())),
+    };
+    let settings = settings(config, &facts, deadline).await?;
+    Ok(findings(config, setup, brokers, facts, &settings))
+}
+
+type Facts = BTreeMap<Topic, Fact>;
+
+/// How many brokers there are, and each topic without its settings. Blocks.
+fn look(asker: &Asker, topics: &[Topic], deadline: Instant) -> Result<(usize, Facts), Unanswered> {
+    let first = topics.first().map(|topic| &**topic);
+    let brokers = asker.metadata(first, FIRST)?.brokers().len();
+    let mut facts = Facts::new();
+    for topic in topics {
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        let fact = match asker.metadata(Some(topic), left) {
+            Ok(metadata) => metadata.topics().first().map_or(Fact::Missing, fact),
+            Err(unanswered) => absent(unanswered.code),
+        };
+        facts.insert(topic.clone(), fact);
+    }
+    Ok((brokers, facts))
+}
+
+fn fact(topic: &MetadataTopic) -> Fact {
+    if let Some(error) = topic.error() {
+        return absent(error.into());
+    }
+    let partitions = topic.partitions();
+    Fact::There {
+        partitions: partitions.len(),
+        replicas: partitions.iter().map(|partition| partition.replicas().len()).min().unwrap_or_default(),
+        in_sync: partitions.iter().map(|partition| partition.isr().len()).min().unwrap_or_default(),
+        leaderless: partitions.iter().filter(|partition| partition.leader() < 0).count(),
+        settings: None,
+    }
+}
+
+fn absent(code: Code) -> Fact {
+    match code {
+        Code::UnknownTopicOrPartition | Code::UnknownTopic => Fact::Missing,
+        Code::TopicAuthorizationFailed => Fact::Forbidden,
+        other => Fact::Unknown(format!("{other:?}")),
+    }
+}
+
+async fn settings(
+    config: &config::Kafka,
+    facts: &Facts,
+    deadline: Instant,
+) -> Result<BTreeMap<String, Settings>, OpenError> {
+    let there = facts.iter().filter(|(_, fact)| matches!(fact, Fact::There { .. }));
+    let asked: Vec<_> = there.map(|(topic, _)| ResourceSpecifier::Topic(topic)).collect();
+    if asked.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let admin: AdminClient<Quiet> = client::create(&client::admin(config)?, Quiet::default())?;
+    let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+    let described = admin.describe_configs(&asked, &AdminOptions::new().request_timeout(Some(left))).await;
+    // Letting go of a client blocks.
+    drop(tokio::task::spawn_blocking(move || drop(admin)));
+    let resources = described.unwrap_or_default().into_iter().flatten();
+    Ok(resources
+        .filter_map(|resource| match &resource.specifier {
+            OwnedResourceSpecifier::Topic(name) => Some((name.clone(), read(&resource))),
+            _ => None,
+        })
+        .collect())
+}
+
+fn read(config: &ConfigResource) -> Settings {
+    let value = |key| config.get(key).and_then(|entry| entry.value.as_deref());
+    Settings {
+        min_in_sync: value("min.insync.replicas").and_then(|value| value.parse().ok()),
+        max_bytes: value("max.message.bytes").and_then(|value| value.parse().ok()),
+        retention: value("retention.ms").and_then(|value| value.parse().ok()),
+        compacts: value("cleanup.policy").is_some_and(|value| value.contains("compact")),
+        unclean: value("unclean.leader.election.enable") == Some("true"),
+    }
+}
+
+fn unreachable(unanswered: &Unanswered) -> Finding {
+    let (says, remedy) = match unanswered.trouble {
+        Some(trouble) => (trouble.says().to_owned(), trouble.remedy()),
+        None => (
+            format!("no broker answered within {} s", FIRST.as_secs()),
+            "check kafka.brokers, the network, and whether these listeners ask for TLS or a login (kafka.tls, \
+             kafka.username)",
+        ),
+    };
+    Finding { about: "cluster".to_owned(), level: Level::Mistake, says, remedy: Some(remedy.to_owned()) }
+}
+
+fn findings(
+    config: &config::Kafka,
+    setup: &Setup,
+    brokers: usize,
+    facts: Facts,
+    settings: &BTreeMap<String, Settings>,
+) -> Vec<Finding> {
+    let mut alike: BTreeMap<Fact, Vec<Topic>> = BTreeMap::new();
+    for (topic, mut fact) in facts {
+        if let Fact::There { settings: known, .. } = &mut fact {
+            *known = settings.get(&*topic).cloned();
+        }
+        alike.entry(fact).or_default().push(topic);
+    }
+    let mut findings = vec![cluster(brokers)];
+    for (fact, topics) in &alike {
+        let about = match &topics[..] {
+            [only] => only.to_string(),
+            many => format!("{} topics", many.len()),
+        };
+        let all = names(topics.iter().map(|topic| &**topic));
+        let listed = if topics.len() == 1 { String::new() } else { format!(" ({all})") };
+        findings.extend(found(config, setup, brokers, fact, &topics[0]).into_iter().enumerate().map(
+            |(at, finding)| {
+                let (level, says, remedy) = finding;
+                let says = if at == 0 { says + &listed } else { says };
+                Finding { about: about.clone(), level, says, remedy }
+            },
+        ));
+    }
+    findings
+}
+
+fn cluster(brokers: usize) -> Finding {
+    let (level, says, remedy) = match brokers {
+        1 => (
+            Level::Advice,
+            "reached, 1 broker: while it is down every delivery is refused, and its disk is the only copy".to_owned(),
+            Some("run 3 brokers or more where events must survive the loss of one".to_owned()),
+        ),
+        2 => (
+            Level::Advice,
+            "reached, 2 brokers: events cannot both survive the loss of one and be taken while it is down".to_owned(),
+            Some("run 3 brokers or more".to_owned()),
+        ),
+        many => (Level::Fine, format!("reached, {many} brokers"), None),
+    };
+    Finding { about: "cluster".to_owned(), level, says, remedy }
+}
+
+type Found = (Level, String, Option<String>);
+
+/// The first says what there is; `topic` stands for all that are like it.
+fn found(config: &config::Kafka, setup: &Setup, brokers: usize, fact: &Fact, topic: &Topic) -> Vec<Found> {
+    match fact {
+        Fact::Missing if config.create_topics => vec![missing_but_made(config, brokers)],
+        Fact::Missing => vec![(
+            Level::Mistake,
+            "does not exist: every delivery for it is refused".to_owned(),
+            Some(format!(
+                "kafka-topics --bootstrap-server HOST:PORT --create --topic {topic} --partitions {} --config \
+                 max.message.bytes={}, or set kafka.create_topics = true",
+                config.partitions,
+                largest_message(setup.max_body)
+            )),
+        )],
+        Fact::Forbidden => vec![(
+            Level::Mistake,
+            "this login may not see it, and so not write to it".to_owned(),
+            Some(format!(
+                "kafka-acls --bootstrap-server HOST:PORT --add --allow-principal User:NAME --operation Write --operation \
+                 Describe --topic {topic}"
+            )),
+        )],
+        Fact::Unknown(answer) => vec![(
+            Level::Mistake,
+            format!("the brokers did not tell ({answer})"),
+            Some("try again; look at the brokers' own log if it stays".to_owned()),
+        )],
+        Fact::There { partitions, replicas, in_sync, leaderless, settings } => {
+            let known = settings.clone().unwrap_or_default();
+            let mut found = vec![(Level::Fine, there(*partitions, *replicas, &known), None)];
+            if settings.is_none() {
+                found.push((
+                    Level::Advice,
+                    "this login may not see its settings: size limit and min.insync.replicas are not checked"
+                        .to_owned(),
+                    Some(format!("grant DescribeConfigs on topic {topic}")),
+                ));
+            }
+            found.extend(kept_by(*replicas, &known, topic));
+            found.extend(health(*replicas, *in_sync, *leaderless));
+            found.extend(size(setup, &known, topic));
+            found.extend(forgetting(&known, topic));
+            found
+        }
+    }
+}
+
+fn missing_but_made(config: &config::Kafka, brokers: usize) -> Found {
+    let replicas = config.replication_factor;
+    if let Some(replicas) = replicas.filter(|replicas| usize::try_from(*replicas).is_ok_and(|wanted| wanted > brokers))
+    {
+        return (
+            Level::Mistake,
+            format!("does not exist, and cannot be created with {replicas} replicas on {brokers} brokers"),
+            Some(format!("set kafka.replication_factor to {brokers} or less, or start more brokers")),
+        );
+    }
+    let replicas = replicas.map_or("the brokers' default replication".to_owned(), |n| counted(n as usize, "replica"));
+    let partitions = counted(config.partitions as usize, "partition");
+    (Level::Fine, format!("does not exist yet: the bridge creates it with {partitions} and {replicas}"), None)
+}
+
+fn there(partitions: usize, replicas: usize, settings: &Settings) -> String {
+    let mut says = format!("{}, {}", counted(partitions, "partition"), counted(replicas, "replica"));
+    if let Some(min) = settings.min_in_sync {
+        says += &format!(", min.insync.replicas {min}");
+    }
+    if let Some(bytes) = settings.max_bytes {
+        says += &format!(", messages up to {bytes} bytes");
+    }
+    match settings.retention {
+        Some(millis) if millis < 0 => says += ", kept for ever",
+        Some(millis) => says += &format!(", kept for {}", span(millis)),
+        None => {}
+    }
+    says
+}
+
+/// What an acknowledgement is worth.
+fn kept_by(replicas: usize, settings: &Settings, topic: &Topic) -> Option<Found> {
+    let alter = |value: usize| Some(configure(topic, "min.insync.replicas", value));
+    match (replicas, settings.min_in_sync) {
+        (1, _) => Some((
+            Level::Advice,
+            "1 replica: an acknowledged event is lost with that broker's disk".to_owned(),
+            Some(
+                "set kafka.replication_factor = 3 before the topic is created, or give it replicas with \
+                 kafka-reassign-partitions"
+                    .to_owned(),
+            ),
+        )),
+        (replicas, Some(min)) if min > replicas => Some((
+            Level::Mistake,
+            format!("min.insync.replicas {min} of {replicas} replicas: every delivery is refused"),
+            alter(replicas.saturating_sub(1).max(1)),
+        )),
+        (replicas, Some(min)) if min == replicas => Some((
+            Level::Advice,
+            format!("all {replicas} replicas have to be in sync: deliveries are refused while any broker is down"),
+            Some("give it 3 replicas with kafka-reassign-partitions and keep min.insync.replicas = 2".to_owned()),
+        )),
+        (2, Some(_)) => Some((
+            Level::Advice,
+            "2 replicas of which 1 has to be in sync: while a broker is down, an acknowledged event is on one disk only"
+                .to_owned(),
+            Some("give it 3 replicas with kafka-reassign-partitions, and min.insync.replicas = 2".to_owned()),
+        )),
+        (replicas, Some(1)) => Some((
+            Level::Advice,
+            format!(
+                "{replicas} replicas of which 1 has to be in sync: an event acknowledged while the others lag is lost with \
+                 that broker's disk"
+            ),
+            alter(2),
+        )),
+        _ => None,
+    }
+}
+
+fn health(replicas: usize, in_sync: usize, leaderless: usize) -> Option<Found> {
+    let remedy =
+        Some("look after the brokers that are down or lag (kafka-topics --describe --under-replicated-partitions)");
+    let says = if leaderless > 0 {
+        (
+            Level::Mistake,
+            format!("{} without a leader: deliveries for it are refused", counted(leaderless, "partition")),
+        )
+    } else if in_sync < replicas {
+        (Level::Advice, format!("some partition has only {in_sync} of {replicas} replicas in sync now"))
+    } else {
+        return None;
+    };
+    Some((says.0, says.1, remedy.map(str::to_owned)))
+}
+
+fn size(setup: &Setup, settings: &Settings, topic: &Topic) -> Option<Found> {
+    let wanted = largest_message(setup.max_body);
+    let taken = settings.max_bytes.filter(|taken| *taken < wanted)?;
+    let says = if taken < setup.max_body as u64 {
+        format!("takes {taken} bytes, server.max_body is {}: larger deliveries are refused", setup.max_body)
+    } else {
+        format!("takes {taken} bytes: a body near server.max_body and its headers may not fit")
+    };
+    Some((Level::Mistake, says, Some(configure(topic, "max.message.bytes", wanted))))
+}
+
+fn forgetting(settings: &Settings, topic: &Topic) -> Vec<Found> {
+    let mut found = Vec::new();
+    if settings.compacts {
+        found.push((
+            Level::Mistake,
+            "cleanup.policy compact: of the events with one key only the last is kept".to_owned(),
+            Some(configure(topic, "cleanup.policy", "delete")),
+        ));
+    }
+    if settings.unclean {
+        found.push((
+            Level::Advice,
+            "unclean leader elections: a replica that lags may take over, and acknowledged events are lost".to_owned(),
+            Some(configure(topic, "unclean.leader.election.enable", "false")),
+        ));
+    }
+    found
+}
+
+fn configure(topic: &Topic, key: &str, value: impl std::fmt::Display) -> String {
+    format!(
+        "kafka-configs --bootstrap-server HOST:PORT --alter --entity-type topics --entity-name {topic} --add-config \
+         {key}={value}"
+    )
+}
+
+fn counted(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
+fn span(millis: i64) -> String {
+    let seconds = millis / 1000;
+    match seconds {
+        172_800.. if seconds % 86_400 == 0 => format!("{} days", seconds / 86_400),
+        3600.. if seconds % 3600 == 0 => counted((seconds / 3600) as usize, "hour"),
+        _ => format!("{seconds} s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::client::tests::{config, setup};
+    use super::*;
+
+    fn there(replicas: usize, min: usize) -> Fact {
+        let settings = Settings {
+            min_in_sync: Some(min),
+            max_bytes: Some(20_000_000),
+            retention: Some(604_800_000),
+            ..Settings::default()
+        };
+        Fact::There { partitions: 6, replicas, in_sync: replicas, leaderless: 0, settings: Some(settings) }
+    }
+
+    fn of(fact: &Fact) -> Vec<Found> {
+        found(&config("a:1"), &setup(Duration::from_secs(5), &["t"]), 3, fact, &"t".into())
+    }
+
+    #[test]
+    fn three_replicas_with_two_in_sync_need_no_advice() {
+        let found = of(&there(3, 2));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(
+            found[0].1,
+            "6 partitions, 3 replicas, min.insync.replicas 2, messages up to 20000000 bytes, kept for 7 days"
+        );
+    }
+
+    #[test]
+    fn every_weakness_is_named_with_its_remedy() {
+        for (fact, word) in [
+            (there(1, 1), "lost with that broker's disk"),
+            (there(3, 1), "lag"),
+            (there(2, 2), "while any broker is down"),
+            (there(2, 1), "one disk only"),
+            (there(1, 2), "lost with"),
+            (there(2, 3), "every delivery is refused"),
+        ] {
+            let found = of(&fact);
+            assert!(found[1].1.contains(word), "{fact:?}: {found:?}");
+            assert!(found[1].2.is_some(), "{fact:?}");
+        }
+    }
+
+    #[test]
+    fn a_topic_too_small_for_the_largest_body_is_a_mistake() {
+        let mut fact = there(3, 2);
+        let Fact::There { settings: Some(settings), .. } = &mut fact else { unreachable!() };
+        settings.max_bytes = Some(1_048_588);
+        let found = of(&fact);
+        assert_eq!(found[1].0, Level::Mistake);
+        assert!(found[1].2.as_ref().is_some_and(|remedy| remedy.contains("max.message.bytes=12845056")), "{found:?}");
+    }
+
+    #[test]
+    fn topics_with_the_same_facts_are_one_finding() {
+        let (config, setup) = (config("a:1"), setup(Duration::from_secs(5), &["a", "b"]));
+        let facts = ["a", "b"].map(|topic| (topic.into(), Fact::Missing)).into();
+        let findings = findings(&config, &setup, 3, facts, &BTreeMap::new());
+        assert_eq!(findings.len(), 2);
+        assert_eq!(findings[1].about, "2 topics");
+        assert!(findings[1].says.ends_with("(a, b)"), "{findings:?}");
+    }
+}

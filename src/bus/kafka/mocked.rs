@@ -1,0 +1,104 @@
+//! The adapter against librdkafka's own pretend brokers, which fail when told to.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::{RDKafkaApiKey as Api, RDKafkaRespErr as Answer};
+
+use super::client::tests::{config, setup};
+use super::open;
+use crate::bus::{Bus, Link, Receipt, Refusal};
+use crate::message::Message;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+type Brokers = MockCluster<'static, DefaultProducerContext>;
+
+fn message() -> Message {
+    Message::sample("t", "k", [7; 32], "x")
+}
+
+/// With a topic `t` and a bridge that has published to it.
+async fn connected() -> (Brokers, Arc<dyn Bus>) {
+    let brokers = MockCluster::new(1).unwrap();
+    brokers.create_topic("t", 1, 1).unwrap();
+    let bus = open(&config(&brokers.bootstrap_servers()), setup(Duration::from_secs(5), &["t"])).unwrap();
+    reaches(&bus, Link::Up).await;
+    kept(&bus).await;
+    (brokers, bus)
+}
+
+async fn reaches(bus: &Arc<dyn Bus>, wanted: Link) {
+    let mut link = bus.link();
+    tokio::time::timeout(PATIENCE, link.wait_for(|link| *link == wanted)).await.unwrap().unwrap();
+}
+
+async fn kept(bus: &Arc<dyn Bus>) {
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(refusal) = bus.publish(message()).await {
+        assert!(Instant::now() < deadline, "{refusal}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_fails_for_good_is_replaced() {
+    let brokers = MockCluster::new(1).unwrap();
+    brokers.create_topic("t", 1, 1).unwrap();
+    brokers.request_errors(Api::InitProducerId, &[Answer::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED]);
+    let bus = open(&config(&brokers.bootstrap_servers()), setup(Duration::from_secs(5), &["t"])).unwrap();
+    kept(&bus).await;
+    bus.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_without_the_right_to_idempotence_is_told_what_to_grant() {
+    let brokers = MockCluster::new(1).unwrap();
+    brokers.create_topic("t", 1, 1).unwrap();
+    brokers.request_errors(Api::InitProducerId, &[Answer::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED; 100]);
+    let bus = open(&config(&brokers.bootstrap_servers()), setup(Duration::from_secs(5), &["t"])).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match bus.publish(message()).await {
+            Err(Refusal::Permanent { remedy, .. }) if remedy.contains("IdempotentWrite") => break,
+            other => assert!(Instant::now() < deadline, "{other:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    bus.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn brokers_that_go_and_come_are_seen_without_a_restart() {
+    let (brokers, bus) = connected().await;
+    brokers.broker_down(1).unwrap();
+    let begun = Instant::now();
+    let refusal = bus.publish(message()).await.unwrap_err();
+    assert!(matches!(refusal, Refusal::Transient { .. }), "{refusal}");
+    assert!(begun.elapsed() < Duration::from_millis(4800), "{:?}", begun.elapsed());
+    reaches(&bus, Link::Away).await;
+    brokers.broker_up(1).unwrap();
+    kept(&bus).await;
+    assert_eq!(*bus.link().borrow(), Link::Up);
+    bus.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_of_the_broker_are_told_apart() {
+    let (brokers, bus) = connected().await;
+    brokers.request_errors(Api::Produce, &[Answer::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE]);
+    let refusal = bus.publish(message()).await.unwrap_err();
+    assert!(matches!(refusal, Refusal::TooLarge { .. }), "{refusal}");
+
+    brokers.request_errors(Api::Produce, &[Answer::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED]);
+    let refusal = bus.publish(message()).await.unwrap_err();
+    assert!(matches!(refusal, Refusal::Permanent { .. }), "{refusal}");
+
+    // librdkafka keeps such an answer in mind until it asked for the topic again.
+    kept(&bus).await;
+    brokers.request_errors(Api::Produce, &[Answer::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS]);
+    assert_eq!(bus.publish(message()).await, Ok(Receipt::Kept), "a passing error is retried within the timeout");
+    bus.close().await;
+}

@@ -1,0 +1,153 @@
+//! One message on its way. Comes in: a [`Message`]. Goes out: the receipt or refusal of Kafka's own
+//! delivery report. The payload's share of the memory budget is held until that report.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::KafkaError;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::types::RDKafkaErrorCode as Code;
+use rdkafka::{ClientConfig, ClientContext, Statistics};
+use tokio::sync::oneshot;
+
+use super::client;
+use super::state::State;
+use crate::bus::{OpenError, Receipt, Refusal};
+use crate::message::Message;
+use crate::route::Topic;
+use crate::server::Payload;
+
+pub(super) type Answer = Result<Receipt, Refusal>;
+pub(super) type Client = ThreadedProducer<Reports>;
+
+/// What waits in the client until the message's delivery report.
+pub(super) struct Handed {
+    topic: Topic,
+    answer: oneshot::Sender<Answer>,
+    _payload: Payload,
+}
+
+/// Where the client's reports go.
+pub(super) struct Reports(Arc<State>);
+
+impl ClientContext for Reports {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, _: &str) {
+        client::log(level, facility);
+    }
+
+    fn error(&self, error: KafkaError, _: &str) {
+        if let Some(code) = error.rdkafka_error_code() {
+            self.0.error(code);
+        }
+    }
+
+    fn stats(&self, _: Statistics) {}
+
+    fn stats_raw(&self, _: &[u8]) {}
+}
+
+impl ProducerContext for Reports {
+    type DeliveryOpaque = Box<Handed>;
+
+    fn delivery(&self, report: &DeliveryResult<'_>, handed: Self::DeliveryOpaque) {
+        let Handed { topic, answer, _payload } = *handed;
+        // Nobody waits any more where the caller's deadline passed first.
+        let _ = answer.send(match report {
+            Ok(_) => {
+                self.0.receipt();
+                Ok(Receipt::Kept)
+            }
+            Err((error, _)) => Err(self.0.refuse(code(error), &topic)),
+        });
+    }
+}
+
+/// The producer in use, which can be replaced and in the end taken away. Its lock is held for the
+/// time of a hand-over, which never blocks.
+pub(super) struct Line {
+    config: ClientConfig,
+    state: Arc<State>,
+    client: RwLock<Option<Arc<Client>>>,
+}
+
+impl Line {
+    pub(super) fn open(config: ClientConfig, state: Arc<State>) -> Result<Self, OpenError> {
+        let client = client::create(&config, Reports(Arc::clone(&state)))?;
+        Ok(Self { config, state, client: RwLock::new(Some(Arc::new(client))) })
+    }
+
+    /// Hands the message over at once. The answer comes with the delivery report, or now where there
+    /// will be none.
+    pub(super) fn send(&self, message: Message) -> oneshot::Receiver<Answer> {
+        let (answer, receipt) = oneshot::channel();
+        let (topic, key, headers) = (message.topic().clone(), message.key().to_owned(), headers(&message));
+        let bytes = message.payload().clone();
+        let handed = Box::new(Handed { topic: topic.clone(), answer, _payload: message.into_payload() });
+        let record = BaseRecord::with_opaque_to(&topic, handed).key(&key).payload(&bytes[..]).headers(headers);
+        let (error, handed) = match &*self.client.read().unwrap_or_else(PoisonError::into_inner) {
+            None => (Code::PurgeQueue, record.delivery_opaque),
+            Some(client) => match client.send(record) {
+                Ok(()) => return receipt,
+                Err((error, record)) => (code(&error), record.delivery_opaque),
+            },
+        };
+        let _ = handed.answer.send(Err(self.state.refuse(error, &topic)));
+        receipt
+    }
+
+    /// The client, to ask the brokers with. Only for threads that may block: the last to let go of
+    /// it closes it. `None` once closed.
+    pub(super) fn client(&self) -> Option<Arc<Client>> {
+        self.client.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces a client that failed for good; what it still had is answered as transient. Blocks.
+    /// Returns why it had failed, and `None` where it had not.
+    pub(super) fn replace_if_fatal(&self) -> Option<Code> {
+        let (code, _) = self.client()?.client().fatal_error()?;
+        let made = client::create(&self.config, Reports(Arc::clone(&self.state)));
+        match made {
+            Ok(client) => {
+                let mut slot = self.client.write().unwrap_or_else(PoisonError::into_inner);
+                // Closed meanwhile: stays closed.
+                let old = slot.is_some().then(|| slot.replace(Arc::new(client)));
+                drop(slot);
+                drop(old);
+            }
+            Err(error) => tracing::error!("the failed Kafka client cannot be replaced: {error}"),
+        }
+        Some(code)
+    }
+
+    /// Waits for the reports of all that was handed over, then closes. Blocks, for `patience` at most
+    /// and the time that closing itself takes.
+    pub(super) fn close(&self, patience: Duration) {
+        let client = self.client.write().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(client) = client
+            && client.flush(patience).is_err()
+        {
+            tracing::warn!(messages = client.in_flight_count(), "messages were not confirmed by Kafka before the end");
+        }
+    }
+}
+
+impl Drop for Line {
+    /// Without [`Line::close`]: closing blocks, so that a thread of its own does it.
+    fn drop(&mut self) {
+        if let Some(client) = self.client.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            std::thread::spawn(move || drop(client));
+        }
+    }
+}
+
+pub(super) fn code(error: &KafkaError) -> Code {
+    error.rdkafka_error_code().unwrap_or(Code::Fail)
+}
+
+fn headers(message: &Message) -> OwnedHeaders {
+    message
+        .kafka_headers()
+        .fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key: &key, value: Some(value) }))
+}

@@ -1,0 +1,198 @@
+//! What the adapter knows at this moment: the link, the topics that cannot be written to, the trouble.
+//! Comes in: what the client's callbacks and the supervisor found. Goes out: answers without waiting.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use rdkafka::types::RDKafkaErrorCode as Code;
+use tokio::sync::{Notify, watch};
+
+use super::refusal::{self, Trouble};
+use crate::bus::{Link, Refusal};
+use crate::route::Topic;
+
+/// How often the same trouble is logged, and for how long it explains what goes wrong.
+const REPEAT: Duration = Duration::from_secs(60);
+
+struct Seen {
+    trouble: Trouble,
+    logged: Instant,
+    last: Instant,
+}
+
+pub(super) struct State {
+    link: watch::Sender<Link>,
+    /// Topics that refuse every message until somebody acts, and why.
+    lacking: RwLock<BTreeMap<Topic, Refusal>>,
+    /// Whether a topic that is not there will be made.
+    creates: AtomicBool,
+    trouble: Mutex<Option<Seen>>,
+    /// Whether there is any: spares each receipt the lock.
+    troubled: AtomicBool,
+    receipts: AtomicU64,
+    look: AtomicBool,
+    wake: Notify,
+}
+
+impl State {
+    pub(super) fn new(creates: bool) -> Self {
+        Self {
+            link: watch::Sender::new(Link::Waiting),
+            lacking: RwLock::default(),
+            creates: AtomicBool::new(creates),
+            trouble: Mutex::default(),
+            troubled: AtomicBool::new(false),
+            receipts: AtomicU64::new(0),
+            look: AtomicBool::new(false),
+            wake: Notify::new(),
+        }
+    }
+
+    pub(super) fn link(&self) -> watch::Receiver<Link> {
+        self.link.subscribe()
+    }
+
+    /// Up, logged where it was not.
+    pub(super) fn up(&self) {
+        if *self.link.borrow() != Link::Up && self.link.send_replace(Link::Up) != Link::Up {
+            self.recovered();
+            tracing::info!("Kafka can be reached");
+        }
+    }
+
+    /// Away, logged where it was up. Without effect while the brokers were never reached.
+    pub(super) fn away(&self) {
+        let was_up = self.link.send_if_modified(|link| {
+            let was_up = *link == Link::Up;
+            if was_up {
+                *link = Link::Away;
+            }
+            was_up
+        });
+        if was_up {
+            tracing::warn!("Kafka cannot be reached: deliveries are refused until it can");
+        }
+    }
+
+    /// One message is kept.
+    pub(super) fn receipt(&self) {
+        self.receipts.fetch_add(1, Ordering::Relaxed);
+        self.up();
+        self.recovered();
+    }
+
+    fn recovered(&self) {
+        if self.troubled.swap(false, Ordering::Relaxed) {
+            *locked(&self.trouble) = None;
+        }
+    }
+
+    /// How many messages were kept since the start.
+    pub(super) fn receipts(&self) -> u64 {
+        self.receipts.load(Ordering::Relaxed)
+    }
+
+    /// Why no message for this topic can be kept, where that is known.
+    pub(super) fn lacks(&self, topic: &Topic) -> Option<Refusal> {
+        self.lacking.read().unwrap_or_else(PoisonError::into_inner).get(topic).cloned()
+    }
+
+    pub(super) fn set_lacking(&self, lacking: BTreeMap<Topic, Refusal>) {
+        *self.lacking.write().unwrap_or_else(PoisonError::into_inner) = lacking;
+    }
+
+    pub(super) fn set_creates(&self, creates: bool) {
+        self.creates.store(creates, Ordering::Relaxed);
+    }
+
+    /// What the client says went wrong with the connection, or with itself. Comes twice for each error.
+    pub(super) fn error(&self, code: Code) {
+        match Trouble::of(code) {
+            Some(trouble) => self.in_trouble(trouble),
+            None => tracing::debug!(?code, "the Kafka client reports an error"),
+        }
+        self.wake.notify_one();
+    }
+
+    pub(super) fn in_trouble(&self, trouble: Trouble) {
+        let now = Instant::now();
+        match &mut *locked(&self.trouble) {
+            Some(seen) if seen.trouble == trouble && now - seen.logged < REPEAT => {
+                seen.last = now;
+                return;
+            }
+            seen => *seen = Some(Seen { trouble, logged: now, last: now }),
+        }
+        self.troubled.store(true, Ordering::Relaxed);
+        tracing::error!(remedy = trouble.remedy(), "{}", trouble.says());
+    }
+
+    /// Why this message was not kept. Has the supervisor look after what the code hints at.
+    pub(super) fn refuse(&self, code: Code, topic: &str) -> Refusal {
+        match code {
+            Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition | Code::UnknownTopicId => {
+                self.look.store(true, Ordering::Relaxed);
+                self.wake.notify_one();
+            }
+            Code::Fatal | Code::State | Code::MessageTimedOut => self.wake.notify_one(),
+            _ => {}
+        }
+        // A timeout while no broker answers has a better name.
+        let gone = code == Code::MessageTimedOut && *self.link.borrow() != Link::Up;
+        let code = if gone { Code::AllBrokersDown } else { code };
+        let trouble =
+            locked(&self.trouble).as_ref().filter(|seen| seen.last.elapsed() < REPEAT).map(|seen| seen.trouble);
+        refusal::refusal(code, topic, trouble, self.creates.load(Ordering::Relaxed))
+    }
+
+    /// Whether a message met a topic that is not there since the last call.
+    pub(super) fn take_look(&self) -> bool {
+        self.look.swap(false, Ordering::Relaxed)
+    }
+
+    /// Waits until something happened that the supervisor should see.
+    pub(super) async fn woken(&self) {
+        self.wake.notified().await;
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bus_never_reached_is_waited_for_and_not_away() {
+        let state = State::new(true);
+        state.away();
+        assert_eq!(*state.link().borrow(), Link::Waiting);
+        state.up();
+        assert_eq!(*state.link().borrow(), Link::Up);
+        state.away();
+        assert_eq!(*state.link().borrow(), Link::Away);
+        state.receipt();
+        assert_eq!(*state.link().borrow(), Link::Up);
+    }
+
+    #[test]
+    fn trouble_ends_with_the_next_time_the_bus_is_reached() {
+        let state = State::new(true);
+        state.error(Code::Authentication);
+        assert!(matches!(state.refuse(Code::MessageTimedOut, "t"), Refusal::Permanent { .. }));
+        state.up();
+        assert!(matches!(state.refuse(Code::MessageTimedOut, "t"), Refusal::Transient { .. }));
+    }
+
+    #[test]
+    fn an_unknown_topic_calls_for_a_look() {
+        let state = State::new(true);
+        state.refuse(Code::UnknownTopic, "t");
+        assert!(state.take_look());
+        assert!(!state.take_look());
+    }
+}

@@ -1,0 +1,97 @@
+//! Keeps the adapter true to the brokers: replaces a client that failed for good, watches the link,
+//! has the topics looked after. Comes in: what woke it. Goes out: an up-to-date [`State`].
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::producer::Producer as _;
+
+use super::producer::Line;
+use super::refusal::Trouble;
+use super::state::State;
+use super::topics::Topics;
+
+/// Between two rounds while all is well, not so well, and at least.
+const CALM: Duration = Duration::from_secs(5);
+const BUSY: Duration = Duration::from_secs(1);
+const BREATH: Duration = Duration::from_millis(200);
+
+/// Between two looks at topics which were all there.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// Between two replacements of a client that fails again without a receipt in between.
+const REPLACE_MOST: Duration = Duration::from_secs(10);
+
+/// Runs until it is dropped. The calls to the brokers block, each with a deadline, on threads of
+/// their own.
+pub(super) async fn supervise(line: Arc<Line>, state: Arc<State>, mut topics: Topics, patience: Duration) {
+    let mut replacing = Replacing::default();
+    let mut next_look = Instant::now();
+    loop {
+        let (asked, topic, before) = (Arc::clone(&line), topics.first(), state.receipts());
+        let due = replacing.due();
+        let round = tokio::task::spawn_blocking(move || {
+            let failed = due.then(|| asked.replace_if_fatal()).flatten();
+            (failed, reached(&asked, topic.as_deref(), patience))
+        });
+        let Ok((failed, reached)) = round.await else { return };
+        if let Some(code) = failed {
+            tracing::warn!(?code, "the Kafka client failed for good and was replaced");
+            if let Some(trouble) = Trouble::of(code) {
+                state.in_trouble(trouble);
+            }
+            replacing.done(before);
+        }
+        replacing.settle(state.receipts());
+        // A receipt says more than a slow answer about metadata.
+        if reached || state.receipts() != before {
+            state.up();
+        } else {
+            state.away();
+        }
+        let mut settled = true;
+        if reached && (state.take_look() || Instant::now() >= next_look) {
+            settled = topics.tend(&line, &state, patience).await;
+            next_look = Instant::now() + if settled { LOOK } else { BUSY };
+        }
+        let pause = if reached && settled && replacing.due() { CALM } else { BUSY };
+        // A message wakes at any rate; rounds keep a distance.
+        tokio::time::sleep(BREATH).await;
+        tokio::select! {
+            () = state.woken() => {}
+            () = tokio::time::sleep(pause.min(next_look.saturating_duration_since(Instant::now()))) => {}
+        }
+    }
+}
+
+/// Whether any broker answers within `patience`.
+fn reached(line: &Line, topic: Option<&str>, patience: Duration) -> bool {
+    line.client().is_some_and(|client| client.client().fetch_metadata(topic, patience).is_ok())
+}
+
+/// When the next replacement may be.
+#[derive(Default)]
+struct Replacing {
+    wait: Duration,
+    not_before: Option<Instant>,
+    receipts: u64,
+}
+
+impl Replacing {
+    fn due(&self) -> bool {
+        self.not_before.is_none_or(|time| Instant::now() >= time)
+    }
+
+    fn done(&mut self, receipts: u64) {
+        self.wait = (self.wait * 2).clamp(BREATH, REPLACE_MOST);
+        self.not_before = Some(Instant::now() + self.wait);
+        self.receipts = receipts;
+    }
+
+    /// A receipt since the last replacement ends the waiting.
+    fn settle(&mut self, receipts: u64) {
+        if self.not_before.is_some() && receipts != self.receipts {
+            *self = Self::default();
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! The topics that messages go to: made where they are missing and the bridge may, else named with
+//! what to grant. Existing ones are left as they are. Comes in: the routing table's topics. Goes out:
+//! which of them refuse every message.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::error::KafkaError;
+use rdkafka::producer::Producer as _;
+use rdkafka::types::RDKafkaErrorCode as Code;
+
+use super::client::{self, Quiet, largest_message};
+use super::producer::{Client, Line, code};
+use super::refusal::{forbidden, missing};
+use super::state::State;
+use crate::bus::{Refusal, Setup};
+use crate::config;
+use crate::route::Topic;
+
+/// For one request to the controller, and for what the controller does meanwhile.
+const REQUEST: Duration = Duration::from_secs(8);
+const OPERATION: Duration = Duration::from_secs(5);
+
+/// For a look at all topics.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// What `max.message.bytes` is where nobody sets it; also above librdkafka's usual batch of 1 MB.
+const USUAL_MAX: u64 = 1_048_588;
+
+pub(super) struct Topics {
+    all: Vec<Topic>,
+    config: config::Kafka,
+    /// Bytes.
+    largest: u64,
+    reported: BTreeMap<Topic, Lack>,
+}
+
+/// What stands between a topic and its messages until somebody acts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Lack {
+    Missing,
+    CreationDenied,
+    Forbidden,
+    Replication,
+    Config,
+    Partitions,
+    Policy,
+    Name,
+}
+
+impl Lack {
+    /// What the controller's answer to a creation means; `None` where the next try may well succeed.
+    fn of(code: Code) -> Option<Self> {
+        match code {
+            Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => Some(Self::CreationDenied),
+            Code::InvalidReplicationFactor | Code::InvalidReplicaAssignment => Some(Self::Replication),
+            Code::InvalidConfig => Some(Self::Config),
+            Code::InvalidPartitions => Some(Self::Partitions),
+            Code::PolicyViolation => Some(Self::Policy),
+            Code::InvalidTopic => Some(Self::Name),
+            _ => None,
+        }
+    }
+
+    fn says(self) -> &'static str {
+        match self {
+            Self::Missing => "Kafka topics do not exist",
+            Self::CreationDenied => "Kafka topics do not exist, and this login may not create them",
+            Self::Forbidden => "this login may not see Kafka topics",
+            Self::Replication => "Kafka topics do not exist: there are fewer brokers than replicas asked for",
+            Self::Config => "Kafka topics do not exist: the brokers do not take kafka.topic_config",
+            Self::Partitions => "Kafka topics do not exist: the brokers do not take this number of partitions",
+            Self::Policy => "Kafka topics do not exist: a policy of the brokers refuses to have them made like this",
+            Self::Name => "Kafka does not take the names of topics, or others are too like them",
+        }
+    }
+
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::Missing => "create them, or set kafka.create_topics = true and grant Create on them",
+            Self::CreationDenied => {
+                "create them, or grant Create, Describe and Write on them (kafka-acls --add --operation Create \
+                 --operation Describe --operation Write --topic PREFIX --resource-pattern-type prefixed)"
+            }
+            Self::Forbidden => {
+                "grant Describe and Write on them, and Create where the bridge is to make them (kafka-acls --add \
+                 --operation Describe --operation Write --topic PREFIX --resource-pattern-type prefixed)"
+            }
+            Self::Replication => {
+                "set kafka.replication_factor to no more than there are brokers, or start more brokers"
+            }
+            Self::Config => "correct kafka.topic_config",
+            Self::Partitions => "correct kafka.partitions",
+            Self::Policy => {
+                "ask who runs the cluster what its policy demands, and set kafka.partitions, kafka.replication_factor \
+                 and kafka.topic_config to it, or have the topics made"
+            }
+            Self::Name => "route to other topics (routes.types, routes.template)",
+        }
+    }
+
+    fn refusal(self, topic: &str) -> Refusal {
+        match self {
+            Self::Missing => missing(topic),
+            Self::Forbidden => forbidden(topic),
+            lack => Refusal::Permanent {
+                reason: format!("topic {topic} cannot be written to: {}", lack.says()).into(),
+                remedy: lack.remedy().into(),
+            },
+        }
+    }
+}
+
+/// A topic as the brokers show it.
+enum Presence {
+    There,
+    Missing,
+    Forbidden,
+}
+
+impl Topics {
+    pub(super) fn new(config: config::Kafka, setup: &Setup) -> Self {
+        let all = setup.topics.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect();
+        Self { all, config, largest: largest_message(setup.max_body), reported: BTreeMap::new() }
+    }
+
+    pub(super) fn first(&self) -> Option<Topic> {
+        self.all.first().cloned()
+    }
+
+    /// Looks at all topics, makes what is missing where that is allowed, and notes which refuse
+    /// messages. `true` when all are there or only somebody else can help; what somebody else does is
+    /// seen at the next look.
+    pub(super) async fn tend(&mut self, line: &Arc<Line>, state: &State, patience: Duration) -> bool {
+        let (asked, topics) = (Arc::clone(line), self.all.clone());
+        let looked = tokio::task::spawn_blocking(move || look(&*asked.client()?, &topics, patience)).await;
+        let Ok(Some(seen)) = looked else { return false };
+        let mut lacking = BTreeMap::new();
+        let mut absent = Vec::new();
+        for (topic, presence) in self.all.iter().zip(seen) {
+            match presence {
+                Presence::There => {}
+                Presence::Forbidden => drop(lacking.insert(topic.clone(), Lack::Forbidden)),
+                Presence::Missing => absent.push(topic.clone()),
+            }
+        }
+        let none_absent = absent.is_empty();
+        if self.config.create_topics && !none_absent {
+            lacking.extend(self.make(absent).await);
+        } else {
+            lacking.extend(absent.into_iter().map(|topic| (topic, Lack::Missing)));
+        }
+        state.set_creates(self.config.create_topics && !lacking.values().any(|lack| *lack == Lack::CreationDenied));
+        let settled = none_absent && lacking.is_empty();
+        self.report(&lacking);
+        state.set_lacking(lacking.into_iter().map(|(topic, lack)| (topic.clone(), lack.refusal(&topic))).collect());
+        settled
+    }
+
+    /// One line for each thing to do, when it changes.
+    fn report(&mut self, lacking: &BTreeMap<Topic, Lack>) {
+        if *lacking == self.reported {
+            return;
+        }
+        for lack in lacking.values().collect::<BTreeSet<_>>() {
+            let topics = names(lacking.iter().filter(|(_, same)| *same == lack).map(|(topic, _)| &**topic));
+            tracing::error!(topics, remedy = lack.remedy(), "{}", lack.says());
+        }
+        if lacking.is_empty() {
+            tracing::info!("all Kafka topics are there now");
+        }
+        self.reported = lacking.clone();
+    }
+
+    /// Asks the controller for the topics. What it refuses for good comes back; what it refuses for
+    /// now is asked for again at the next look.
+    async fn make(&self, topics: Vec<Topic>) -> BTreeMap<Topic, Lack> {
+        let admin = match client::admin(&self.config).and_then(|admin| client::create(&admin, Quiet::default())) {
+            Ok(admin) => Arc::new(admin),
+            Err(error) => {
+                tracing::warn!("topics are not created yet: {error}");
+                return BTreeMap::new();
+            }
+        };
+        let lacking = self.made(&admin, &topics).await;
+        // Letting go of a client blocks.
+        drop(tokio::task::spawn_blocking(move || drop(admin)));
+        lacking
+    }
+
+    async fn made(&self, admin: &Arc<AdminClient<Quiet>>, topics: &[Topic]) -> BTreeMap<Topic, Lack> {
+        let settings = self.settings(&Defaults::of(admin, topics.first()).await);
+        let replication = TopicReplication::Fixed;
+        let wanted: Vec<_> = topics
+            .iter()
+            .map(|topic| NewTopic {
+                name: topic,
+                num_partitions: self.config.partitions,
+                replication: replication(self.config.replication_factor.unwrap_or(-1)),
+                config: settings.iter().map(|(key, value)| (&**key, &**value)).collect(),
+            })
+            .collect();
+        let options = AdminOptions::new().request_timeout(Some(REQUEST)).operation_timeout(Some(OPERATION));
+        match admin.create_topics(&wanted, &options).await {
+            Ok(results) => sorted(topics, results),
+            Err(error) => {
+                tracing::warn!(code = ?code(&error), "topics are not created yet");
+                BTreeMap::new()
+            }
+        }
+    }
+
+    /// The topic's own settings, the user's last.
+    fn settings(&self, defaults: &Defaults) -> BTreeMap<String, String> {
+        let mut settings = BTreeMap::from([("max.message.bytes".to_owned(), self.largest.max(USUAL_MAX).to_string())]);
+        let replicas = self.config.replication_factor.or(defaults.replicas);
+        if replicas.is_some_and(|replicas| replicas >= 3) && defaults.min_in_sync.is_none_or(|min| min < 2) {
+            settings.insert("min.insync.replicas".to_owned(), "2".to_owned());
+        }
+        settings.extend(self.config.topic_config.clone());
+        settings
+    }
+}
+
+/// What the brokers give a topic that does not ask for anything else, as far as the login may see it.
+#[derive(Default)]
+struct Defaults {
+    replicas: Option<i32>,
+    min_in_sync: Option<i32>,
+}
+
+impl Defaults {
+    async fn of(admin: &Arc<AdminClient<Quiet>>, topic: Option<&Topic>) -> Self {
+        let (asked, topic) = (Arc::clone(admin), topic.cloned());
+        let metadata =
+            tokio::task::spawn_blocking(move || asked.inner().fetch_metadata(topic.as_deref(), OPERATION)).await;
+        let Ok(Ok(metadata)) = metadata else { return Self::default() };
+        let Some(broker) = metadata.brokers().first().map(|broker| broker.id()) else { return Self::default() };
+        let options = AdminOptions::new().request_timeout(Some(OPERATION));
+        let described = admin.describe_configs(&[ResourceSpecifier::Broker(broker)], &options).await;
+        let Some(Ok(config)) = described.ok().and_then(|resources| resources.into_iter().next()) else {
+            tracing::warn!(
+                remedy =
+                    "see check --online for the topics' min.insync.replicas, or grant DescribeConfigs on the cluster",
+                "the brokers' default replication cannot be seen"
+            );
+            return Self::default();
+        };
+        let number = |key| config.get(key)?.value.as_ref()?.parse().ok();
+        Self { replicas: number("default.replication.factor"), min_in_sync: number("min.insync.replicas") }
+    }
+}
+
+fn sorted(topics: &[Topic], results: Vec<Result<String, (String, Code)>>) -> BTreeMap<Topic, Lack> {
+    let mut lacking = BTreeMap::new();
+    let mut made = Vec::new();
+    for result in results {
+        match result {
+            Ok(name) => made.push(name),
+            Err((_, Code::TopicAlreadyExists)) => {}
+            Err((name, code)) => match Lack::of(code) {
+                Some(lack) => lacking.extend(topics.iter().find(|topic| ***topic == *name).map(|t| (t.clone(), lack))),
+                None => tracing::warn!(topic = name, ?code, "a topic is not created yet"),
+            },
+        }
+    }
+    if !made.is_empty() {
+        tracing::info!(topics = names(made.iter().map(String::as_str)), "Kafka topics created");
+    }
+    lacking
+}
+
+/// Asks topic by topic, so that the producer learns of each as well. `None` where the brokers did not
+/// answer for all of them. Blocks.
+fn look(client: &Client, topics: &[Topic], patience: Duration) -> Option<Vec<Presence>> {
+    let deadline = Instant::now() + LOOK;
+    topics.iter().map(|topic| presence(client, topic, patience.min(deadline - Instant::now().min(deadline)))).collect()
+}
+
+fn presence(client: &Client, topic: &Topic, patience: Duration) -> Option<Presence> {
+    let metadata = client.client().fetch_metadata(Some(topic), patience).map_err(|error: KafkaError| code(&error));
+    let error = match &metadata {
+        Ok(metadata) => metadata.topics().first()?.error().map(Code::from),
+        Err(code) => Some(*code),
+    };
+    match error {
+        Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => Some(Presence::Missing),
+        Some(Code::TopicAuthorizationFailed) => Some(Presence::Forbidden),
+        // A name that no broker takes: creating it says why.
+        Some(Code::InvalidTopic) => Some(Presence::Missing),
+        Some(_) if metadata.is_err() => None,
+        _ => Some(Presence::There),
+    }
+}
+
+pub(super) fn names<'a>(topics: impl Iterator<Item = &'a str>) -> String {
+    topics.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::client::tests::{config, setup};
+    use super::*;
+
+    fn settings(replication: Option<i32>, defaults: Defaults, own: &[(&str, &str)]) -> BTreeMap<String, String> {
+        let mut config = config("a:1");
+        config.replication_factor = replication;
+        config.topic_config = own.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        Topics::new(config, &setup(Duration::from_secs(5), &["t"])).settings(&defaults)
+    }
+
+    fn min(replication: Option<i32>, replicas: Option<i32>, min_in_sync: Option<i32>) -> Option<String> {
+        settings(replication, Defaults { replicas, min_in_sync }, &[]).get("min.insync.replicas").cloned()
+    }
+
+    #[test]
+    fn two_replicas_of_three_or_more_have_to_be_in_sync() {
+        assert_eq!(min(Some(3), None, None).as_deref(), Some("2"));
+        assert_eq!(min(None, Some(3), Some(1)).as_deref(), Some("2"));
+        assert_eq!(min(None, Some(3), Some(2)), None);
+        assert_eq!(min(Some(2), Some(3), None), None);
+        assert_eq!(min(None, Some(1), Some(1)), None);
+        assert_eq!(min(None, None, None), None);
+    }
+
+    #[test]
+    fn a_topic_takes_the_largest_body_with_its_headers() {
+        let settings = settings(None, Defaults::default(), &[]);
+        assert_eq!(settings["max.message.bytes"], "12845056");
+    }
+
+    #[test]
+    fn the_users_topic_settings_come_last() {
+        let settings = settings(Some(3), Defaults::default(), &[("min.insync.replicas", "3"), ("retention.ms", "1")]);
+        assert_eq!(settings["min.insync.replicas"], "3");
+        assert_eq!(settings["retention.ms"], "1");
+    }
+}

@@ -1,0 +1,134 @@
+//! What `check --online` says of NATS.
+
+use std::time::Duration;
+
+use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
+
+use super::stream::{MARK, lacking, wanted};
+use super::{client, context};
+use crate::bus::{Finding, Level, OpenError, Setup};
+use crate::config;
+
+const ASKS_WITHIN: Duration = Duration::from_secs(10);
+/// Bytes. More than a message's headers take.
+const HEADROOM: usize = 16 << 10;
+
+/// Connects and reports; changes nothing.
+pub(in crate::bus) async fn inspect(config: &config::Nats, setup: &Setup) -> Result<Vec<Finding>, OpenError> {
+    let asked = tokio::time::timeout(ASKS_WITHIN, ask(config, setup)).await;
+    asked.unwrap_or_else(|_| Err(OpenError("NATS does not answer; see `nats.servers`".into())))
+}
+
+async fn ask(config: &config::Nats, setup: &Setup) -> Result<Vec<Finding>, OpenError> {
+    let options = client::options(config, ASKS_WITHIN / 2)?;
+    let away = |error: async_nats::ConnectError| {
+        OpenError(format!("NATS cannot be reached ({}); see `nats.servers`, `nats.tls` and the login", error.kind()))
+    };
+    let client = options.connect(config.servers.clone()).await.map_err(away)?;
+    let info = client.server_info();
+    let mut findings = vec![fine("server", format!("nats-server {} answers", info.version))];
+    findings.push(payload(info.max_payload, setup.max_body));
+    let context = context(config, client, ASKS_WITHIN / 2);
+    let about = format!("stream {}", config.stream);
+    let wanted = wanted(config, setup);
+    match context.get_stream(&config.stream).await {
+        Ok(stream) => findings.extend(of_stream(&about, &wanted, &stream.cached_info().config, config.create_stream)),
+        Err(_) if config.create_stream => {
+            findings.push(fine(&about, "is not there yet; the bridge makes it at its start".into()));
+            findings.extend(durability(&about, &wanted));
+        }
+        Err(_) => findings.push(Finding {
+            about,
+            level: Level::Mistake,
+            says: "is not there: every delivery gets a 503".into(),
+            remedy: Some("make it, or set `nats.create_stream = true`".into()),
+        }),
+    }
+    Ok(findings)
+}
+
+fn payload(most: usize, max_body: usize) -> Finding {
+    if most >= max_body + HEADROOM {
+        return fine("server", format!("takes messages of {most} bytes, more than `server.max_body`"));
+    }
+    Finding {
+        about: "server".into(),
+        level: Level::Mistake,
+        says: format!("takes messages of {most} bytes, but `server.max_body` is {max_body}: larger events get a 503"),
+        remedy: Some(format!("set `max_payload: {}` or more in the server's configuration", max_body + HEADROOM)),
+    }
+}
+
+fn of_stream(about: &str, wanted: &Config, found: &Config, create: bool) -> Vec<Finding> {
+    let mut findings = durability(about, found);
+    let missing = lacking(&wanted.subjects, &found.subjects);
+    let ours = create && found.metadata.contains_key(MARK);
+    if missing.is_empty() {
+        findings.push(fine(about, format!("takes all {} topics", wanted.subjects.len())));
+    } else if ours {
+        findings.push(fine(about, format!("lacks {} topics; the bridge adds them at its start", missing.len())));
+    } else {
+        findings.push(Finding {
+            about: about.into(),
+            level: Level::Mistake,
+            says: format!("does not take {}", missing.into_iter().collect::<Vec<_>>().join(", ")),
+            remedy: Some("add them to its subjects: the bridge changes no stream that it has not made".into()),
+        });
+    }
+    findings
+}
+
+fn durability(about: &str, stream: &Config) -> Vec<Finding> {
+    let mut findings = vec![replicas(about, stream.num_replicas)];
+    if stream.storage == StorageType::Memory {
+        findings.push(Finding {
+            about: about.into(),
+            level: Level::Mistake,
+            says: "lies in memory: a restart of its servers loses every event".into(),
+            remedy: Some("make a stream with file storage".into()),
+        });
+    }
+    if stream.discard == DiscardPolicy::Old && (stream.max_bytes > 0 || stream.max_messages > 0) {
+        findings.push(Finding {
+            about: about.into(),
+            level: Level::Advice,
+            says: "drops its oldest events when it is full, whether or not anybody has read them".into(),
+            remedy: Some("`nats stream edit --discard new`: then a full stream answers, and Terra retries".into()),
+        });
+    }
+    let hours = |time: Duration| time.as_secs_f64() / 3600.0;
+    let kept = if stream.max_age.is_zero() { "for ever".into() } else { format!("for {:.1} h", hours(stream.max_age)) };
+    findings.push(fine(about, format!("keeps events {kept}")));
+    findings.push(Finding {
+        about: about.into(),
+        level: if stream.duplicate_window < Duration::from_secs(26 * 3600) { Level::Advice } else { Level::Fine },
+        says: format!(
+            "recognises a repeated delivery for {:.1} h; Terra retries for about a day",
+            hours(stream.duplicate_window)
+        ),
+        remedy: Some("consumers deduplicate by `ce-id`, or raise `nats.duplicate_window` (200 bytes a message)".into()),
+    });
+    findings
+}
+
+fn replicas(about: &str, replicas: usize) -> Finding {
+    let sync = "JetStream acknowledges before fsync (every 2 minutes by default), which a client cannot see";
+    if replicas >= 3 {
+        return Finding {
+            about: about.into(),
+            level: Level::Advice,
+            says: format!("has {replicas} replicas: an acknowledged event survives the loss of a server. {sync}"),
+            remedy: Some("set `sync_interval: always` on the servers, against a power cut of all of them".into()),
+        };
+    }
+    Finding {
+        about: about.into(),
+        level: Level::Advice,
+        says: format!("has {replicas} replica: an acknowledged event is lost with that server's disk. {sync}"),
+        remedy: Some("use `nats.replicas = 3` on a cluster, and `sync_interval: always` on the servers".into()),
+    }
+}
+
+fn fine(about: &str, says: String) -> Finding {
+    Finding { about: about.into(), level: Level::Fine, says, remedy: None }
+}

@@ -1,0 +1,259 @@
+//! The stream that keeps the events: made where that is allowed, else only looked at. A stream that
+//! carries our mark gets the subjects that it lacks; nothing else of any stream is touched.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use async_nats::connection::State;
+use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType};
+use async_nats::jetstream::{Context, ErrorCode};
+use tokio::sync::{Notify, watch};
+
+use super::client::Events;
+use crate::bus::{Link, Setup};
+use crate::config;
+
+/// In the stream's metadata: the bridge made it, and may add subjects to it.
+pub(super) const MARK: &str = "terra-bridge";
+/// How often to look again at a stream that is not as it must be, and at the connection.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often to look at a stream that was in order.
+const LOOK_AGAIN_EVERY: Duration = Duration::from_secs(30);
+
+/// What is known of the stream.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Ensured {
+    /// Not seen yet, or in doubt.
+    Unknown,
+    Complete,
+    /// It is there and does not take these subjects.
+    Lacking(BTreeSet<String>),
+}
+
+/// The stream as the bridge would make it.
+pub(super) fn wanted(config: &config::Nats, setup: &Setup) -> Config {
+    Config {
+        name: config.stream.clone(),
+        subjects: setup.topics.iter().map(ToString::to_string).collect(),
+        retention: RetentionPolicy::Limits,
+        storage: StorageType::File,
+        // A full stream refuses what comes: the other policy would drop what nobody has read.
+        discard: DiscardPolicy::New,
+        num_replicas: config.replicas,
+        max_age: config.max_age,
+        max_bytes: config.max_bytes.and_then(|bytes| i64::try_from(bytes).ok()).unwrap_or(-1),
+        duplicate_window: config.duplicate_window,
+        metadata: HashMap::from([(MARK.to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
+        ..Config::default()
+    }
+}
+
+/// Those of the wanted subjects that a stream does not take.
+pub(super) fn lacking(wanted: &[String], has: &[String]) -> BTreeSet<String> {
+    wanted.iter().filter(|subject| !has.iter().any(|pattern| takes(pattern, subject))).cloned().collect()
+}
+
+/// Whether a subject with wildcards takes one without.
+fn takes(pattern: &str, subject: &str) -> bool {
+    let (mut patterns, mut tokens) = (pattern.split('.'), subject.split('.'));
+    loop {
+        match (patterns.next(), tokens.next()) {
+            (Some(">"), Some(_)) | (None, None) => return true,
+            (Some("*"), Some(_)) => {}
+            (Some(pattern), Some(token)) if pattern == token => {}
+            _ => return false,
+        }
+    }
+}
+
+/// Watches over connection and stream for as long as somebody listens to its link.
+pub(super) struct Keeper {
+    pub context: Context,
+    pub wanted: Config,
+    pub create: bool,
+    pub ensured: Arc<RwLock<Ensured>>,
+    pub events: Arc<Events>,
+    pub doubt: Arc<Notify>,
+    pub link: watch::Sender<Link>,
+}
+
+/// Why a stream is not in order, with what to do.
+struct Trouble(String);
+
+impl Keeper {
+    pub(super) async fn run(self) {
+        let mut said = None;
+        while !self.link.is_closed() {
+            let connected = self.context.client().connection_state() == State::Connected;
+            let mut pause = LOOK_EVERY;
+            if connected {
+                let trouble = self.ensure().await.err().map(|Trouble(text)| text);
+                let in_order = *self.ensured.read().expect(UNPOISONED) == Ensured::Complete;
+                if in_order {
+                    pause = LOOK_AGAIN_EVERY;
+                }
+                if trouble.is_some() && trouble != said {
+                    tracing::error!(problem = trouble, "the NATS stream is not as it must be");
+                }
+                said = trouble;
+            }
+            self.set_link(connected && *self.ensured.read().expect(UNPOISONED) != Ensured::Unknown);
+            self.wait(pause).await;
+        }
+    }
+
+    /// Until the connection changes, a publish finds the stream gone, or it is time to look.
+    async fn wait(&self, pause: Duration) {
+        tokio::select! {
+            () = self.events.changed.notified() => {}
+            () = self.doubt.notified() => {
+                self.set(Ensured::Unknown);
+                // Many publishes doubt at once.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+
+    fn set_link(&self, up: bool) {
+        self.link.send_if_modified(|link| {
+            let next = match (*link, up) {
+                (_, true) => Link::Up,
+                (Link::Waiting, false) => Link::Waiting,
+                (Link::Up | Link::Away, false) => Link::Away,
+            };
+            match next {
+                _ if next == *link => return false,
+                Link::Up => tracing::info!("NATS is up"),
+                Link::Away | Link::Waiting => tracing::warn!("NATS is away"),
+            }
+            *link = next;
+            true
+        });
+    }
+
+    fn set(&self, ensured: Ensured) {
+        *self.ensured.write().expect(UNPOISONED) = ensured;
+    }
+
+    async fn ensure(&self) -> Result<(), Trouble> {
+        let found = match self.context.get_stream(&self.wanted.name).await {
+            Ok(stream) => Some(stream.cached_info().clone()),
+            Err(error) => match error.kind() {
+                GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => None,
+                GetStreamErrorKind::JetStream(error) => return Err(self.unusable(&error)),
+                GetStreamErrorKind::EmptyName | GetStreamErrorKind::Request | GetStreamErrorKind::InvalidStreamName => {
+                    return Err(self.silent());
+                }
+            },
+        };
+        match found {
+            Some(info) => self.complete(&info).await,
+            None => self.make().await,
+        }
+    }
+
+    async fn make(&self) -> Result<(), Trouble> {
+        if !self.create {
+            self.set(Ensured::Unknown);
+            let name = &self.wanted.name;
+            return Err(Trouble(format!(
+                "stream `{name}` does not exist; make it, or set `nats.create_stream = true`"
+            )));
+        }
+        match self.context.create_stream(self.wanted.clone()).await {
+            Ok(_) => {
+                tracing::info!(stream = self.wanted.name, "made the NATS stream");
+                self.set(Ensured::Complete);
+                Ok(())
+            }
+            Err(error) => {
+                self.set(Ensured::Unknown);
+                match error.kind() {
+                    CreateStreamErrorKind::JetStream(error) => Err(self.unusable(&error)),
+                    _ => Err(self.silent()),
+                }
+            }
+        }
+    }
+
+    async fn complete(&self, info: &Info) -> Result<(), Trouble> {
+        let missing = lacking(&self.wanted.subjects, &info.config.subjects);
+        if missing.is_empty() {
+            self.set(Ensured::Complete);
+            return Ok(());
+        }
+        let ours = self.create && info.config.metadata.contains_key(MARK);
+        if ours {
+            let mut config = info.config.clone();
+            config.subjects.extend(missing.iter().cloned());
+            if self.context.update_stream(config).await.is_ok() {
+                tracing::info!(
+                    stream = self.wanted.name,
+                    subjects = missing.len(),
+                    "added subjects to the NATS stream"
+                );
+                self.set(Ensured::Complete);
+                return Ok(());
+            }
+        }
+        let listed = missing.iter().cloned().collect::<Vec<_>>().join(", ");
+        self.set(Ensured::Lacking(missing));
+        let name = &self.wanted.name;
+        Err(Trouble(format!("stream `{name}` does not take {listed}; add them to its subjects")))
+    }
+
+    fn unusable(&self, error: &async_nats::jetstream::Error) -> Trouble {
+        let name = &self.wanted.name;
+        let (what, remedy) = match error.error_code() {
+            ErrorCode::STREAM_SUBJECT_OVERLAP => {
+                ("another stream takes some of its topics", "name that stream in `nats.stream`, or change `routes`")
+            }
+            ErrorCode::CLUSTER_NO_PEERS | ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED => {
+                ("there are fewer servers than `nats.replicas`", "lower it, or add servers")
+            }
+            ErrorCode::INSUFFICIENT_RESOURCES => ("the servers lack resources", "raise JetStream's limits"),
+            ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT => {
+                ("JetStream is not enabled", "enable it for the server and the account")
+            }
+            _ => ("the server refuses it", "see the server's log"),
+        };
+        Trouble(format!("stream `{name}`: {what} (code {}); {remedy}", error.error_code().0))
+    }
+
+    fn silent(&self) -> Trouble {
+        if self.events.denied().is_some() {
+            return Trouble(
+                "this user may not use JetStream; grant publish on `$JS.API.>` and subscribe on its inbox".into(),
+            );
+        }
+        Trouble("JetStream does not answer; enable it, and see `nats.domain`".into())
+    }
+}
+
+const UNPOISONED: &str = "no holder of this lock can panic";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_takes_what_its_subjects_say() {
+        for (pattern, subject, expected) in [
+            ("terra.daily", "terra.daily", true),
+            ("terra.*", "terra.daily", true),
+            ("terra.*", "terra.lab_report.failed", false),
+            ("terra.>", "terra.lab_report.failed", true),
+            ("terra.>", "terra", false),
+            (">", "terra", true),
+            ("terra", "terra.daily", false),
+            ("*.daily", "terra.daily", true),
+        ] {
+            assert_eq!(takes(pattern, subject), expected, "{pattern} {subject}");
+        }
+        let wanted = ["a.b".to_owned(), "c".to_owned()];
+        assert_eq!(lacking(&wanted, &["a.*".to_owned()]), BTreeSet::from(["c".to_owned()]));
+    }
+}
