@@ -271,7 +271,112 @@ fn key(delivery: &Delivery, facts: &Facts, received: &Received) -> Option<String
 /// `<id>:chunk:<n>` is the `n`th part of request `<id>`.
 fn without_chunk(trace: &str) -> &str {
     match trace.rsplit_once(":chunk:") {
-        Some((id, n)) if !id.is_empty() && n.bytes().all(|digit| digit.is_ascii_digit()) => id,
+        Some((id, n)) if !id.is_empty() && !n.is_empty() && n.bytes().all(|digit| digit.is_ascii_digit()) => id,
         _ => trace,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::signature::tests::delivery;
+
+    fn headers(pairs: &[(&'static str, &[u8])]) -> HeaderMap {
+        let pairs = pairs.iter().map(|(name, value)| {
+            let name = http::HeaderName::from_static(name);
+            (name, http::HeaderValue::from_bytes(value).unwrap())
+        });
+        pairs.collect()
+    }
+
+    fn message(body: &str, headers: HeaderMap) -> Message {
+        let Ok(event) = Event::read(delivery(body.as_bytes(), headers)) else { panic!("readable") };
+        Message::of_event(event, "topic".into())
+    }
+
+    fn kafka(message: &Message, name: &str) -> Option<String> {
+        message.kafka_headers().find(|(key, _)| key == name).map(|(_, value)| value.to_owned())
+    }
+
+    fn nats(message: &Message, name: &str) -> Option<String> {
+        message.nats_headers().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+    }
+
+    #[test]
+    fn the_key_is_whom_the_event_concerns() {
+        let trace = || headers(&[("x-terra-trace-id", b"abc:chunk:12")]);
+        for (body, key) in [
+            (r#"{"type":"t","user":{"user_id":"u"},"new_user":{"user_id":"n"},"data":{"order_id":"o"}}"#, "u"),
+            (r#"{"type":"t","user":{},"new_user":{"user_id":"n"},"data":{"order_id":"o"}}"#, "n"),
+            (r#"{"type":"t","data":{"order_id":"o","reference_id":"r"}}"#, "o"),
+            (r#"{"type":"t"}"#, "abc"),
+        ] {
+            assert_eq!(message(body, trace()).key(), key, "{body}");
+        }
+        // printf '\0\0\0\0\0\0\0\x09reference\0\0\0\0\0\0\0\x05terra\0\0\0\0\0\0\0\x01r' | sha256sum
+        let by_reference = "58b68830b3be7ca4122f8e438322bbc5befcde10eec2da1242f53fcc3623dbd9";
+        assert_eq!(message(r#"{"type":"t","data":{"reference_id":"r"}}"#, trace()).key(), by_reference);
+        assert_eq!(message(r#"{"type":"t","reference_id":"r"}"#, trace()).key(), by_reference);
+        let alone = message(r#"{"type":"t"}"#, HeaderMap::new());
+        assert_eq!(alone.key(), alone.id().to_string());
+    }
+
+    #[test]
+    fn only_a_chunk_number_is_cut_off_a_trace_id() {
+        for (trace, id) in
+            [("a:chunk:1", "a"), ("a:chunk:", "a:chunk:"), ("a:chunk:x", "a:chunk:x"), (":chunk:1", ":chunk:1")]
+        {
+            assert_eq!(without_chunk(trace), id, "{trace}");
+        }
+    }
+
+    #[test]
+    fn the_id_is_the_same_for_the_same_delivery_and_no_other() {
+        let id = |body: &str, headers: HeaderMap| message(body, headers).id();
+        let trace = |id: &'static [u8]| headers(&[("x-terra-trace-id", id)]);
+        // printf '\0\0\0\0\0\0\0\x05terra\0\0\0\0\0\0\0\x01t\0\0\0\0\0\0\0\x02e1' | sha256sum
+        assert_eq!(
+            id(r#"{"type":"t","event_id":"e1"}"#, trace(b"a")).to_string(),
+            "fbe2cdd3640605e673dbc0256375cc968526c9250e73ba7f752777dfccbaac4f"
+        );
+        assert_eq!(
+            id(r#"{"type":"t","event_id":"e1","n":1}"#, trace(b"b")).to_string(),
+            "fbe2cdd3640605e673dbc0256375cc968526c9250e73ba7f752777dfccbaac4f"
+        );
+        assert_eq!(id(r#"{"type":"t"}"#, trace(b"a")), id(r#"{"type":"t"}"#, trace(b"a")));
+        assert_ne!(id(r#"{"type":"t"}"#, trace(b"a")), id(r#"{"type":"t"}"#, trace(b"b")));
+        assert_ne!(id(r#"{"type":"t"}"#, trace(b"a")), id(r#"{"type":"t" }"#, trace(b"a")));
+        assert_ne!(id(r#"{"type":"t"}"#, trace(b"a")), id(r#"{"type":"t"}"#, HeaderMap::new()));
+    }
+
+    #[test]
+    fn the_time_is_the_ordering_timestamp_where_that_is_sane() {
+        let time = |stamp: &'static [u8]| {
+            let message = message(r#"{"type":"t"}"#, headers(&[("x-terra-ordering-timestamp", stamp)]));
+            (kafka(&message, "ce_time").unwrap(), kafka(&message, "terra-ordering-timestamp").unwrap())
+        };
+        assert_eq!(time(b"1700000000123"), ("2023-11-14T22:13:20.123Z".into(), "1700000000123".into()));
+        for odd in [&b"1700000000"[..], b"-1", b"99999999999999999999", b"soon", b"1.7e12"] {
+            assert_eq!(time(odd).0, "2023-11-14T22:13:20.000Z", "{}", odd.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn each_binding_has_its_own_names_and_encoding() {
+        let body = r#"{"type":"t","user":{"user_id":"a b\"%é","provider":"OURA"}}"#;
+        let message = message(body, headers(&[("terra-reference", b"r\xff")]));
+        assert_eq!(kafka(&message, "ce_partitionkey").as_deref(), Some("a b\"%é"));
+        assert_eq!(kafka(&message, "content-type").as_deref(), Some("application/json"));
+        assert_eq!(kafka(&message, "terra-reference").as_deref(), Some("r%FF"));
+        assert_eq!(nats(&message, "ce-partitionkey").as_deref(), Some("a%20b%22%25%C3%A9"));
+        assert_eq!(nats(&message, "ce-datacontenttype").as_deref(), Some("application/json"));
+        assert_eq!(nats(&message, "terra-user-id").as_deref(), Some("a%20b%22%25%C3%A9"));
+        assert_eq!(nats(&message, "terra-provider").as_deref(), Some("OURA"));
+    }
+
+    #[test]
+    fn the_payload_is_the_body() {
+        let body = "{ \"type\" : \"t\" }\n";
+        assert_eq!(message(body, HeaderMap::new()).payload(), body);
     }
 }

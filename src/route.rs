@@ -64,7 +64,7 @@ impl Table {
     ///
     /// # Errors
     /// All mistakes that only the whole table shows, each naming its key.
-    pub fn build(routes: &config::Routes, endpoints: &[config::Endpoint]) -> Result<Self, Vec<String>> {
+    pub fn build(routes: &config::Routes, endpoints: &[&str]) -> Result<Self, Vec<String>> {
         let route = |topic: &Option<String>| topic.as_deref().map_or(Route::Drop, |name| Route::To(Topic(name.into())));
         let (patterns, exact): (Vec<_>, Vec<_>) = routes
             .types
@@ -81,12 +81,13 @@ impl Table {
                 let mut types: HashMap<_, _> =
                     known.map(|known| (known.name.to_owned(), templated(routes, endpoint, known.name))).collect();
                 types.extend(exact.iter().map(|(name, route)| ((*name).to_owned(), route.clone())));
-                (endpoint.name.clone(), types)
+                ((*endpoint).to_owned(), types)
             })
             .collect();
         let dead_letter = Topic(routes.dead_letter.as_str().into());
         let table = Self { by_endpoint, patterns, unknown: route(&routes.unknown), dead_letter };
-        let mistakes = confusable(&table.topics());
+        let mut mistakes = confusable(&table.topics());
+        mistakes.extend(table.topics().iter().filter_map(illegal));
         if mistakes.is_empty() { Ok(table) } else { Err(mistakes) }
     }
 
@@ -139,8 +140,8 @@ fn pattern<'p>(patterns: &'p [(String, Route)], event_type: &str) -> Option<&'p 
     patterns.iter().find(|(prefix, _)| event_type.starts_with(prefix.as_str())).map(|(_, route)| route)
 }
 
-fn templated(routes: &config::Routes, endpoint: &config::Endpoint, event_type: &str) -> Route {
-    let name = routes.template.replace("{endpoint}", &endpoint.name).replace("{type}", event_type);
+fn templated(routes: &config::Routes, endpoint: &str, event_type: &str) -> Route {
+    let name = routes.template.replace("{endpoint}", endpoint).replace("{type}", event_type);
     Route::To(Topic(name.into()))
 }
 
@@ -155,17 +156,22 @@ fn confusable(topics: &[Topic]) -> Vec<String> {
         .map(|topics| {
             let names: Vec<_> = topics.iter().map(|topic| format!("`{topic}`")).collect();
             format!(
-                "routes: the topics {} differ only in `.` and `_`, which Kafka refuses; rename one in `routes.types`",
+                "make the topics {} differ only in `.` and `_`, which Kafka refuses; rename one in routes.types",
                 names.join(" and ")
             )
         })
         .collect()
 }
 
+/// A template and a type that are legal apart may be too long together.
+fn illegal(topic: &Topic) -> Option<String> {
+    let problem = config::topic_name(topic).err()?;
+    Some(format!("make the topic `{topic}`, which is no name for one: it {problem}; change routes.template"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::signature::tests::endpoint;
 
     fn routes(types: &[(&str, Option<&str>)]) -> config::Routes {
         config::Routes {
@@ -177,7 +183,7 @@ mod tests {
     }
 
     fn table(types: &[(&str, Option<&str>)]) -> Table {
-        Table::build(&routes(types), &[(*endpoint(&["s"])).clone()]).unwrap()
+        Table::build(&routes(types), &["terra"]).unwrap()
     }
 
     fn to(topic: &str) -> Route {
@@ -226,7 +232,7 @@ mod tests {
     #[test]
     fn topics_that_differ_in_dot_and_underscore_are_a_mistake() {
         let routes = routes(&[("daily", Some("my.daily")), ("sleep", Some("my_daily"))]);
-        let mistakes = Table::build(&routes, &[(*endpoint(&["s"])).clone()]).unwrap_err();
+        let mistakes = Table::build(&routes, &["terra"]).unwrap_err();
         assert_eq!(mistakes.len(), 1);
         assert!(mistakes[0].contains("`my.daily` and `my_daily`"), "{}", mistakes[0]);
     }

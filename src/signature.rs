@@ -310,7 +310,7 @@ pub(crate) mod tests {
     fn a_time_of_thirteen_digits_counts_milliseconds() {
         let claim = |t: &str| format!("t={t},v1={}", "0".repeat(64)).parse::<Claim>().map(|claim| claim.signed_at);
         assert_eq!(claim("1700000000000"), claim("1700000000"));
-        assert_eq!(claim("999999999999").unwrap().as_second(), 999_999_999_999.min(253_402_207_200));
+        assert_eq!(claim("99999999999").unwrap().as_second(), 99_999_999_999);
     }
 
     #[test]

@@ -1,11 +1,15 @@
 //! Where log lines go: to standard output, through a bounded writer that never makes the bridge wait.
 //! Every line may be read by strangers: no payload, user id, reference id, URL or secret is in any.
 
+use std::io::IsTerminal;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{FilterExt, filter_fn};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::config::{Log, LogFormat};
 
@@ -24,12 +28,15 @@ pub fn start(log: &Log) -> Telemetry {
         NonBlockingBuilder::default().buffered_lines_limit(WAITING_LINES).lossy(true).finish(std::io::stdout());
     let dropped = writer.error_counter();
     let filter = EnvFilter::try_new(&log.filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
-    // A second subscriber in one process can only be a test's.
-    let _ = match log.format {
-        LogFormat::Json => lines.json().flatten_event(true).with_target(true).try_init(),
-        LogFormat::Text => lines.with_ansi(true).try_init(),
+    // What libraries log names brokers, paths and worse: none of it, at any level.
+    let ours = filter_fn(|metadata| metadata.target().starts_with(env!("CARGO_CRATE_NAME")));
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
+    let lines = match log.format {
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+        LogFormat::Text => lines.with_ansi(std::io::stdout().is_terminal()).boxed(),
     };
+    // A second subscriber in one process can only be a test's.
+    let _ = tracing_subscriber::registry().with(lines.with_filter(filter.and(ours))).try_init();
     Telemetry { dropped, _writer: guard }
 }
 

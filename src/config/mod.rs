@@ -3,10 +3,65 @@
 //! Knows no network; opens no port.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+mod checks;
+mod environment;
+mod file;
+mod keys;
+mod kind;
+mod mistake;
+mod print;
+mod resolve;
+mod rules;
+mod secret;
+mod sheet;
+mod units;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+pub use mistake::{Ignored, Mistake, Mistakes, Source};
+pub use print::{Effective, Line};
+pub use units::topic_name;
+
+/// What [`load`] gives.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    pub config: Config,
+    /// To be shown to people; has no secret in it.
+    pub effective: Effective,
+}
+
+/// Defaults, then the file (or else the one that `TERRA_BRIDGE_CONFIG` names), then the environment.
+/// Reads that file, the files that its values name, and nothing else: no network, no clock, and no
+/// variable but the given ones. `is_terminal`: whether logs go to a terminal.
+/// The error has every mistake at once, and no secret in any of them.
+pub fn load(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (OsString, OsString)>,
+    is_terminal: bool,
+) -> Result<Loaded, Mistakes> {
+    let environment = environment::Environment::new(environment);
+    let ignored = environment.ignored();
+    let sheet = match sheet::lay(file, &environment) {
+        Ok(sheet) => sheet,
+        Err(all) => return Err(Mistakes { all, ignored }),
+    };
+    let mut values = values::walk(sheet, &environment, is_terminal);
+    values.mistakes.extend(rules::judge(&values));
+    match resolve::config(&values) {
+        Some(config) if values.mistakes.is_empty() => {
+            Ok(Loaded { config, effective: print::effective(&values, ignored) })
+        }
+        _ => Err(Mistakes { all: values.mistakes, ignored }),
+    }
+}
 
 /// A configuration that was checked as a whole.
 #[derive(Debug, Clone)]

@@ -1,0 +1,97 @@
+//! `check`: shows what the configuration comes to, and with `--online` what the bus says to it.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+
+use super::{CheckArgs, Failure, quiet_on_broken_pipe, setup};
+use crate::bus::{self, Finding, Level};
+use crate::config::{Ignored, Loaded};
+use crate::route::{Route, Table};
+
+/// Prints the effective configuration, the ignored variables and the routing table; every mistake was
+/// said before. With `--online` also the findings on the bus, and fails where one is a mistake.
+pub(super) async fn run(args: &CheckArgs, loaded: &Loaded, table: &Table) -> Result<(), Failure> {
+    let mut text = format!("Configuration\n\n{}", indented(&loaded.effective.to_string()));
+    text.push_str(&ignored(&loaded.effective.ignored));
+    let _ = write!(text, "\nRoutes\n\n{}", routes(table));
+    print(&text)?;
+    if !args.online {
+        return Ok(());
+    }
+    let findings = bus::inspect(&loaded.config.bus, &setup(&loaded.config, table)).await;
+    let findings = findings.map_err(|error| Failure::Running(error.to_string()))?;
+    print(&format!("\nBus\n\n{}", described(&findings)))?;
+    match findings.iter().filter(|finding| finding.level == Level::Mistake).count() {
+        0 => Ok(()),
+        mistakes => Err(Failure::Running(format!("the bus is not as it must be: {mistakes} to mend, see above"))),
+    }
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    quiet_on_broken_pipe(io::stdout().write_all(text.as_bytes()))
+}
+
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("  {line}\n")).collect()
+}
+
+/// The variables that look like ours and are not; empty where there are none.
+pub(super) fn ignored(variables: &[Ignored]) -> String {
+    if variables.is_empty() {
+        return String::new();
+    }
+    let mut text =
+        "\nIgnored variables: ours are TERRA_BRIDGE_BUS, TERRA_BRIDGE_CONFIG and those with `__`\n\n".to_owned();
+    for variable in variables {
+        let meant = variable.meant.as_ref().map(|meant| format!("; did you mean {meant}?")).unwrap_or_default();
+        let _ = writeln!(text, "  {}{meant}", variable.name);
+    }
+    text
+}
+
+fn routes(table: &Table) -> String {
+    let rows = table.rows();
+    let width = |of: fn(&(String, String, Route)) -> usize| rows.iter().map(of).max().unwrap_or(0);
+    let (endpoint, kind) = (width(|row| row.0.len()), width(|row| row.1.len()));
+    let mut text = String::new();
+    for (of, name, route) in &rows {
+        let route = match route {
+            Route::To(topic) => topic,
+            Route::Drop => "(dropped)",
+        };
+        let _ = writeln!(text, "  {of:endpoint$}  {name:kind$}  {route}");
+    }
+    text
+}
+
+fn described(findings: &[Finding]) -> String {
+    let mut text = String::new();
+    for finding in findings {
+        let level = match finding.level {
+            Level::Fine => "fine   ",
+            Level::Advice => "advice ",
+            Level::Mistake => "mistake",
+        };
+        let _ = writeln!(text, "  {level}  {}: {}", finding.about, finding.says);
+        if let Some(remedy) = &finding.remedy {
+            let _ = writeln!(text, "           → {remedy}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_is_said_with_its_remedy() {
+        let finding = Finding {
+            about: "terra.daily".into(),
+            level: Level::Mistake,
+            says: "does not exist".into(),
+            remedy: Some("make it".into()),
+        };
+        assert_eq!(described(&[finding]), "  mistake  terra.daily: does not exist\n           → make it\n");
+    }
+}

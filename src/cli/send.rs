@@ -1,0 +1,393 @@
+//! `send`: deliveries as Terra would post them. Comes in: samples or a body of one's own. Goes out:
+//! signed requests; each reply, or a summary of many. Signs by itself, knowing nothing of the room
+//! that verifies, so that the two check each other.
+
+use std::error::Error;
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use data_encoding::HEXLOWER;
+use futures_util::{StreamExt, stream};
+use hmac::{Hmac, KeyInit, Mac};
+use http::{Request, Uri};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_rustls::HttpsConnectorBuilder;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::{Connect, HttpConnector};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use indicatif::{ProgressBar, ProgressStyle};
+use jiff::Timestamp;
+use sha2::Sha256;
+
+use super::pretty::one_line;
+use super::tally::{Ending, Tally};
+use super::{Failure, SendArgs, quiet_on_broken_pipe, reachable};
+use crate::config::{Config, Endpoint};
+use crate::samples::{SAMPLES, sample};
+
+const EXAMPLES: &str = "\
+Up to 50 deliveries print each reply, more a summary with rate and percentiles.
+
+Examples:
+  terra-bridge send daily sleep
+  terra-bridge send --all
+  terra-bridge send daily --count 10000 --concurrency 32
+  terra-bridge send --file event.json --url https://bridge.example.com/terra
+  terra-bridge send daily --forge";
+
+/// The types, then [`EXAMPLES`].
+pub(super) fn after_help() -> String {
+    let names: Vec<_> = SAMPLES.iter().map(|sample| sample.name).collect();
+    format!("Types:\n  {}\n\n{EXAMPLES}", names.join(" "))
+}
+
+/// For one delivery, from connecting to the reply's last byte.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Up to so many deliveries, each reply is a line of its own.
+const FEW: u64 = 50;
+
+/// Bytes of a reply that are read; the bridge's own are far smaller.
+const LARGEST_REPLY: usize = 64 * 1024;
+
+/// Characters of a reply that are shown.
+const SHOWN: usize = 160;
+
+/// `Ok` means that every delivery was answered with a 2xx or, where they were forged, with the
+/// endpoint's `rejected_status`.
+pub(super) async fn run(args: &SendArgs, config: &Config) -> Result<(), Failure> {
+    let endpoint = endpoint(config, args.endpoint.as_deref())?;
+    let bodies = bodies(args)?;
+    let url = match &args.url {
+        Some(url) => url.clone(),
+        None => default_url(config, endpoint)?,
+    };
+    let fresh = Fresh::default();
+    let secret = match endpoint.secrets.first() {
+        Some(secret) if !args.forge => secret.expose().to_vec(),
+        _ => fresh.uuid().into_bytes(),
+    };
+    let mut plain = HttpConnector::new();
+    plain.set_nodelay(true);
+    if url.scheme_str() == Some("https") {
+        plain.enforce_http(false);
+        let roots = HttpsConnectorBuilder::new().with_native_roots();
+        let roots = roots.map_err(|error| Failure::Running(format!("the system's root certificates: {error}")))?;
+        let connector = roots.https_only().enable_http1().wrap_connector(plain);
+        Sender::new(connector, url, secret, fresh).send(args, &bodies, endpoint).await
+    } else {
+        Sender::new(plain, url, secret, fresh).send(args, &bodies, endpoint).await
+    }
+}
+
+fn endpoint<'a>(config: &'a Config, name: Option<&str>) -> Result<&'a Endpoint, Failure> {
+    let called = |name: &str| config.endpoints.iter().find(|endpoint| endpoint.name == name);
+    let found = match (name, config.endpoints.as_slice()) {
+        (Some(name), _) => called(name),
+        (None, [only]) => Some(only),
+        (None, _) => called("terra"),
+    };
+    found.ok_or_else(|| {
+        let names: Vec<_> = config.endpoints.iter().map(|endpoint| endpoint.name.as_str()).collect();
+        Failure::Mistake(format!("--endpoint takes one of those configured: {}", names.join(", ")))
+    })
+}
+
+fn default_url(config: &Config, endpoint: &Endpoint) -> Result<Uri, Failure> {
+    let url = format!("http://{}{}", reachable(config.server.listen), endpoint.path);
+    url.parse().map_err(|error| Failure::Mistake(format!("{url}: {error}; give a --url")))
+}
+
+/// What is sent again and again.
+struct Body {
+    /// The type, or the file's name.
+    name: String,
+    bytes: Bytes,
+    /// A sample's, to be replaced each time: by it the bridge knows an event again.
+    event_id: Option<String>,
+}
+
+impl Body {
+    fn sample(sample: &crate::samples::Sample) -> Self {
+        #[derive(serde::Deserialize)]
+        struct Identified {
+            event_id: Option<String>,
+        }
+        let identified = serde_json::from_str(sample.body).unwrap_or(Identified { event_id: None });
+        let bytes = Bytes::from_static(sample.body.as_bytes());
+        Self { name: sample.name.to_owned(), bytes, event_id: identified.event_id }
+    }
+
+    fn file(path: &Path) -> Result<Self, Failure> {
+        let mut bytes = Vec::new();
+        let read = match path.to_str() {
+            Some("-") => io::stdin().read_to_end(&mut bytes).map(drop),
+            _ => std::fs::read(path).map(|read| bytes = read),
+        };
+        read.map_err(|error| Failure::Mistake(format!("{}: {error}", path.display())))?;
+        Ok(Self { name: path.display().to_string(), bytes: bytes.into(), event_id: None })
+    }
+
+    fn fresh(&self, fresh: &Fresh) -> Bytes {
+        match (&self.event_id, std::str::from_utf8(&self.bytes)) {
+            (Some(old), Ok(text)) => {
+                text.replace(&format!("\"{old}\""), &format!("\"{}\"", fresh.event_id(old))).into()
+            }
+            _ => self.bytes.clone(),
+        }
+    }
+}
+
+fn bodies(args: &SendArgs) -> Result<Vec<Body>, Failure> {
+    match &args.file {
+        Some(path) => Ok(vec![Body::file(path)?]),
+        None if args.all => Ok(SAMPLES.iter().map(Body::sample).collect()),
+        None => Ok(args.types.iter().filter_map(|name| sample(name)).map(Body::sample).collect()),
+    }
+}
+
+/// Ids that no other delivery has, of this run or another.
+#[derive(Default)]
+struct Fresh {
+    /// Seeded by the system.
+    seed: RandomState,
+    given: AtomicU64,
+}
+
+impl Fresh {
+    fn number(&self) -> u128 {
+        let n = self.given.fetch_add(1, Ordering::Relaxed);
+        u128::from(self.seed.hash_one((n, 0))) << 64 | u128::from(self.seed.hash_one((n, 1)))
+    }
+
+    fn uuid(&self) -> String {
+        let hex = format!("{:032x}", self.number());
+        format!("{}-{}-4{}-8{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..])
+    }
+
+    /// In the shape of the old one: Terra has two.
+    fn event_id(&self, old: &str) -> String {
+        match old.bytes().all(|byte| byte.is_ascii_digit()) {
+            true => format!("9{:017}", self.number() % 10_u128.pow(17)),
+            false => format!("evt_{}", self.uuid()),
+        }
+    }
+}
+
+/// The value of `terra-signature` at the time `t`, in seconds.
+fn signature(secret: &[u8], t: i64, body: &[u8]) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("HMAC takes a key of any length");
+    mac.update(t.to_string().as_bytes());
+    mac.update(b".");
+    mac.update(body);
+    format!("t={t},v1={}", HEXLOWER.encode(&mac.finalize().into_bytes()))
+}
+
+/// One delivery's end.
+struct Answer<'a> {
+    name: &'a str,
+    ending: Ending,
+    /// The reply's body in one line.
+    says: String,
+    took: Duration,
+    reached: bool,
+}
+
+struct Sender<C> {
+    client: Client<C, Full<Bytes>>,
+    url: Uri,
+    secret: Vec<u8>,
+    fresh: Fresh,
+    /// One for the run, as for one request to Terra.
+    reference: String,
+}
+
+impl<C: Connect + Clone + Send + Sync + 'static> Sender<C> {
+    fn new(connector: C, url: Uri, secret: Vec<u8>, fresh: Fresh) -> Self {
+        let client = Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(connector);
+        let reference = fresh.uuid();
+        Self { client, url, secret, fresh, reference }
+    }
+
+    async fn send(&self, args: &SendArgs, bodies: &[Body], endpoint: &Endpoint) -> Result<(), Failure> {
+        let planned = args.count.get().saturating_mul(bodies.len() as u64);
+        let mut report = Report::new(planned, bodies);
+        let each = (0..args.count.get()).flat_map(|_| bodies);
+        let mut answers = stream::iter(each)
+            .take_until(Box::pin(tokio::signal::ctrl_c()))
+            .map(|body| self.post(body))
+            .buffer_unordered(args.concurrency.get());
+        let started = Instant::now();
+        while let Some(answer) = answers.next().await {
+            if !answer.reached && !report.reached {
+                report.bar.finish_and_clear();
+                return Err(Failure::Running(format!("{}: {}", self.url, answer.ending)));
+            }
+            report.add(answer)?;
+        }
+        let as_wanted = report.tally.count(|ending| match ending {
+            Ending::Status(status) if args.forge => *status == endpoint.rejected_status.as_u16(),
+            Ending::Status(status) => (200..300).contains(status),
+            Ending::None(_) => false,
+        });
+        report.end(started.elapsed())?;
+        match planned - as_wanted {
+            0 => Ok(()),
+            others if args.forge => Err(Failure::Running(format!("{others} of {planned} were not rejected"))),
+            others => Err(Failure::Running(format!("{others} of {planned} were not answered with a 2xx"))),
+        }
+    }
+
+    async fn post<'a>(&self, body: &'a Body) -> Answer<'a> {
+        let request = self.request(body.fresh(&self.fresh));
+        let started = Instant::now();
+        let reply = tokio::time::timeout(DEADLINE, self.exchange(request)).await;
+        let took = started.elapsed();
+        let none = |why: String, reached| (Ending::None(why), String::new(), reached);
+        let (ending, says, reached) = match reply {
+            Ok(Ok((status, says))) => (Ending::Status(status), says, true),
+            Ok(Err(Broken { why, reached })) => none(why, reached),
+            Err(_) => none(format!("no answer within {} s", DEADLINE.as_secs()), true),
+        };
+        Answer { name: &body.name, ending, says, took, reached }
+    }
+
+    fn request(&self, body: Bytes) -> Request<Full<Bytes>> {
+        let now = Timestamp::now();
+        Request::post(&self.url)
+            .header("content-type", "application/json")
+            .header("user-agent", concat!("terra-bridge/", env!("CARGO_PKG_VERSION")))
+            .header("terra-signature", signature(&self.secret, now.as_second(), &body))
+            .header("terra-reference", &self.reference)
+            .header("x-terra-trace-id", self.fresh.uuid())
+            .header("x-terra-ordering-timestamp", now.as_millisecond())
+            .body(Full::new(body))
+            .expect("these names and values are legal")
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(u16, String), Broken> {
+        let reply = self
+            .client
+            .request(request)
+            .await
+            .map_err(|error| Broken { why: root_cause(&error), reached: !error.is_connect() })?;
+        let status = reply.status().as_u16();
+        let body = Limited::new(reply.into_body(), LARGEST_REPLY).collect().await;
+        let body = body.map_err(|error| Broken { why: root_cause(&*error), reached: true })?.to_bytes();
+        Ok((status, one_line(&String::from_utf8_lossy(&body), SHOWN)))
+    }
+}
+
+/// Why there is no reply.
+struct Broken {
+    why: String,
+    /// Whether there was a connection.
+    reached: bool,
+}
+
+/// The innermost error, which alone says what happened, with a hint where there is one.
+pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    match cause.downcast_ref::<io::Error>().map(io::Error::kind) {
+        Some(io::ErrorKind::ConnectionRefused) => "connection refused; does the bridge run there?".to_owned(),
+        _ => cause.to_string(),
+    }
+}
+
+/// What the user sees.
+struct Report {
+    planned: u64,
+    /// Characters of the longest name.
+    width: usize,
+    /// Hidden where there are few, or no terminal.
+    bar: ProgressBar,
+    tally: Tally,
+    reached: bool,
+}
+
+impl Report {
+    fn new(planned: u64, bodies: &[Body]) -> Self {
+        let style = ProgressStyle::with_template("{bar:40} {human_pos}/{human_len}  {per_sec}  {eta} left")
+            .expect("the template is legal");
+        let bar = if planned > FEW { ProgressBar::new(planned).with_style(style) } else { ProgressBar::hidden() };
+        let width = bodies.iter().map(|body| body.name.chars().count()).max().unwrap_or(0);
+        Self { planned, width, bar, tally: Tally::default(), reached: false }
+    }
+
+    fn add(&mut self, answer: Answer<'_>) -> Result<(), Failure> {
+        let Answer { name, ending, says, took, reached } = answer;
+        self.reached |= reached;
+        self.bar.inc(1);
+        let shown = if self.planned <= FEW {
+            let width = self.width;
+            let line = format!("{ending}  {name:width$}  {:>7.1} ms  {says}", took.as_secs_f64() * 1000.0);
+            quiet_on_broken_pipe(writeln!(io::stdout(), "{}", line.trim_end()))
+        } else {
+            Ok(())
+        };
+        self.tally.add(ending, &says, took);
+        shown
+    }
+
+    fn end(self, took: Duration) -> Result<(), Failure> {
+        self.bar.finish_and_clear();
+        if self.planned <= FEW {
+            return Ok(());
+        }
+        quiet_on_broken_pipe(write!(io::stdout(), "{}", self.tally.summary(took)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    /// `printf '1784012470.{"type":"daily"}' | openssl dgst -sha256 -hmac 'kettle and ½ moon'`
+    #[test]
+    fn signature_is_the_one_that_openssl_makes() {
+        assert_eq!(
+            signature("kettle and ½ moon".as_bytes(), 1_784_012_470, br#"{"type":"daily"}"#),
+            "t=1784012470,v1=3728df94a32eddc9f586d1c1247fccfd386e53d6b0f021d6ea95693e04864583"
+        );
+    }
+
+    #[test]
+    fn ids_are_fresh_and_look_like_terras() {
+        let fresh = Fresh::default();
+        let ids: HashSet<_> = (0..1000).map(|_| fresh.uuid()).collect();
+        assert_eq!(ids.len(), 1000);
+        for id in ids {
+            assert_eq!(id.split('-').map(str::len).collect::<Vec<_>>(), [8, 4, 4, 4, 12], "{id}");
+        }
+        assert_eq!(fresh.event_id("500000000000001001").len(), 18);
+        assert_eq!(fresh.event_id("evt_5a0c1d7e").len(), 40);
+    }
+
+    #[test]
+    fn a_sample_with_an_event_id_is_another_event_each_time() {
+        let fresh = Fresh::default();
+        let with_id: Vec<_> = SAMPLES.iter().map(Body::sample).filter(|body| body.event_id.is_some()).collect();
+        assert!(!with_id.is_empty());
+        for body in with_id {
+            let [first, second] = [body.fresh(&fresh), body.fresh(&fresh)];
+            assert_ne!(first, second, "{}", body.name);
+            let read: serde_json::Value = serde_json::from_slice(&first).expect("still JSON");
+            assert_ne!(read["event_id"].as_str(), body.event_id.as_deref());
+        }
+    }
+
+    #[test]
+    fn other_samples_are_sent_byte_for_byte() {
+        let fresh = Fresh::default();
+        let daily = sample("daily").expect("known");
+        assert_eq!(Body::sample(daily).fresh(&fresh), daily.body.as_bytes());
+    }
+}

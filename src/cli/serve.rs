@@ -1,0 +1,175 @@
+//! `serve`: opens the bus, then the ports, and runs until a signal. The wiring room: it knows every
+//! other and decides nothing of its own.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::setup;
+use crate::admin::Admin;
+use crate::bus::{self, Bus, Link, OpenError};
+use crate::config::{self, Config};
+use crate::metrics::{Metrics, Readings};
+use crate::relay::Relay;
+use crate::route::Table;
+use crate::server::{self, Budget, Limits};
+use crate::telemetry::{self, Telemetry};
+
+/// What the bus may take beyond the drain timeout to let its client go.
+const CLOSE_WITHIN: Duration = Duration::from_secs(2);
+
+/// Why the bridge could not start.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StartError {
+    #[error("{0}")]
+    Bus(#[from] OpenError),
+    #[error("`{key}`: cannot listen on {address}: {source}")]
+    Listen { key: &'static str, address: SocketAddr, source: std::io::Error },
+    #[error("cannot wait for signals: {0}")]
+    Signals(std::io::Error),
+}
+
+/// Runs until SIGTERM or SIGINT, then drains. A second signal ends it at once.
+///
+/// # Errors
+/// Where it could not start: nothing was accepted then.
+pub(super) async fn run(config: &Config, routes: Table) -> Result<(), StartError> {
+    let telemetry = telemetry::start(&config.log);
+    let mut signals = Signals::new().map_err(StartError::Signals)?;
+    let opened = bus::open(&config.bus, setup(config, &routes))?;
+    let ports = Ports::bind(config).await?;
+    let (stop, stop_admin) = (CancellationToken::new(), CancellationToken::new());
+
+    let budget = Budget::new(config.server.bytes_in_flight);
+    let metrics = Metrics::new(readings(&budget, &telemetry));
+    let relay = Relay::new(config, routes, opened.bus.clone(), budget, metrics.clone());
+    let admin = Admin::new(opened.bus.link(), metrics.clone(), stop.clone(), &config.admin);
+    announce(config, &ports);
+    tokio::spawn(follow(opened.bus.link(), metrics.clone()));
+    let aside =
+        |listener, service| server::serve(listener, Limits::aside(), service, Arc::default(), stop_admin.clone());
+    let admin = tokio::spawn(aside(ports.admin, admin));
+    let reader = ports.reader.zip(opened.api).map(|(listener, api)| {
+        tokio::spawn(server::serve(listener, Limits::aside(), api, Arc::default(), stop.clone()))
+    });
+    let limits = Limits::from(&config.server);
+    let deliveries = server::serve(ports.deliveries, limits, relay.clone(), metrics.connections.clone(), stop.clone());
+    let deliveries = tokio::spawn(deliveries);
+
+    let signal = signals.next().await;
+    tracing::info!(signal, "draining: no new connections, running requests finish");
+    stop.cancel();
+    let drained = drain(config, deliveries, &relay, opened.bus.as_ref());
+    tokio::select! {
+        () = drained => tracing::info!("stopped"),
+        signal = signals.next() => tracing::warn!(signal, "second signal: stopped at once"),
+    }
+    stop_admin.cancel();
+    let _ = admin.await;
+    if let Some(reader) = reader {
+        let _ = reader.await;
+    }
+    Ok(())
+}
+
+fn readings(budget: &Budget, telemetry: &Telemetry) -> Readings {
+    let budget = budget.clone();
+    Readings {
+        bytes_in_flight: Box::new(move || budget.taken()),
+        log_lines_dropped: Box::new(telemetry.dropped_lines()),
+    }
+}
+
+/// Keeps the gauge of the bus current, and says once that it was reached.
+async fn follow(mut link: watch::Receiver<Link>, metrics: Metrics) {
+    loop {
+        metrics.bus(*link.borrow_and_update() == Link::Up);
+        if link.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Connections first, then publishes whose clients left, then the bus.
+async fn drain(config: &Config, deliveries: tokio::task::JoinHandle<usize>, relay: &Relay, bus: &dyn Bus) {
+    let end = Instant::now() + config.server.drain_timeout;
+    match deliveries.await {
+        Ok(0) => {}
+        Ok(aborted) => tracing::warn!(aborted, "drain_timeout passed: connections closed without an answer"),
+        Err(_) => tracing::error!("the listener for deliveries panicked"),
+    }
+    if tokio::time::timeout_at(end, relay.drained()).await.is_err() {
+        tracing::warn!("drain_timeout passed: some publishes were not confirmed; their deliveries got no 2xx");
+    }
+    if tokio::time::timeout_at(end + CLOSE_WITHIN, bus.close()).await.is_err() {
+        tracing::warn!("the bus did not let go in time");
+    }
+}
+
+struct Ports {
+    deliveries: TcpListener,
+    admin: TcpListener,
+    /// Of the embedded log.
+    reader: Option<TcpListener>,
+}
+
+impl Ports {
+    async fn bind(config: &Config) -> Result<Self, StartError> {
+        let reader = match &config.bus {
+            config::Bus::Embedded(embedded) => Some(bind("embedded.listen", embedded.listen).await?),
+            config::Bus::Kafka(_) | config::Bus::Nats(_) => None,
+        };
+        Ok(Self {
+            deliveries: bind("server.listen", config.server.listen).await?,
+            admin: bind("admin.listen", config.admin.listen).await?,
+            reader,
+        })
+    }
+}
+
+async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { key, address, source })
+}
+
+/// One line for each listener, and one with what this bus promises.
+fn announce(config: &Config, ports: &Ports) {
+    let address = |listener: &TcpListener| listener.local_addr().map_or_else(|_| "?".into(), |at| at.to_string());
+    for endpoint in &config.endpoints {
+        let listen = address(&ports.deliveries);
+        tracing::info!(listen, endpoint = endpoint.name, path = endpoint.path, "taking deliveries");
+    }
+    tracing::info!(listen = address(&ports.admin), "answering /livez, /readyz and /metrics");
+    if let Some(reader) = &ports.reader {
+        tracing::info!(listen = address(reader), "answering readers of the embedded log at /topics");
+    }
+    let promise = match &config.bus {
+        config::Bus::Embedded(_) => "a 2xx means: written to the embedded log and fsynced on this machine's disk",
+        config::Bus::Kafka(_) => "a 2xx means: all in-sync replicas of the topic's partition have the event",
+        config::Bus::Nats(_) => "a 2xx means: a quorum of the stream's replicas has the event",
+    };
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), promise, "started");
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! `tail`: what arrives on the bus, as it arrives. Comes in: records. Goes out: blocks for people, or
+//! one JSON object a line for programs. Knows no bus.
+
+use std::borrow::Cow;
+use std::io::{self, IsTerminal, Write};
+
+use futures_util::StreamExt;
+
+use super::pretty::{one_line, pretty};
+use super::{Failure, TailArgs, quiet_on_broken_pipe};
+use crate::bus::{self, Record, Records};
+use crate::config;
+
+pub(super) const EXAMPLES: &str = "\
+Like tail -f it begins with what arrives from now on; --from earliest begins with the oldest message \
+that is kept. Times are UTC. Colours only on a terminal, and never with NO_COLOR set.
+
+Examples:
+  terra-bridge tail
+  terra-bridge tail --from earliest --limit 3
+  terra-bridge tail terra.daily terra.sleep --from 1200
+  terra-bridge tail terra.daily --json | jq .headers";
+
+/// Lines of a payload that people are shown.
+const PAYLOAD_LINES: usize = 12;
+
+/// Characters, where there is no terminal to measure.
+const WIDTH: usize = 100;
+
+/// What people see of the headers: name without a CloudEvents prefix, and what it is called here.
+const HEADERS: [(&str, &str); 6] = [
+    ("type", "type"),
+    ("id", "id"),
+    ("terra-provider", "provider"),
+    ("terra-trace-id", "trace"),
+    ("terra-reference", "reference"),
+    ("terra-dead-letter-reason", "reason"),
+];
+
+const TYPE_PREFIX: &str = "co.tryterra.";
+
+/// Of the 64 that a delivery id has.
+const ID_SHOWN: usize = 12;
+
+/// Prints until the limit, Ctrl-C or a broken pipe, which are all `Ok`.
+/// `topics` are those to read where the arguments name none.
+pub(super) async fn run(args: &TailArgs, config: &config::Bus, topics: Vec<String>) -> Result<(), Failure> {
+    let topics = if args.topics.is_empty() { topics } else { args.topics.clone() };
+    let (config, from, limit, json) = (config.clone(), args.from, args.limit, args.json);
+    // A task of its own and a blocking place in it, so that Ctrl-C counts even while stdout blocks.
+    let following = tokio::spawn(async move {
+        let waiting = waiting(&topics);
+        let records = bus::tail(&config, topics, from).await.map_err(|error| Failure::Running(error.to_string()))?;
+        if io::stderr().is_terminal() {
+            eprintln!("{waiting}");
+        }
+        let look = Look::of_stdout();
+        follow(records, limit.map(|limit| limit.get()), |record| {
+            let text = if json { line(record)? } else { look.block(record) };
+            tokio::task::block_in_place(|| {
+                let mut stdout = io::stdout().lock();
+                stdout.write_all(text.as_bytes())?;
+                stdout.flush()
+            })
+        })
+        .await
+    });
+    tokio::select! {
+        ended = following => ended.unwrap_or_else(|error| Err(Failure::Running(error.to_string()))),
+        _ = tokio::signal::ctrl_c() => Ok(()),
+    }
+}
+
+async fn follow(
+    records: Records,
+    limit: Option<u64>,
+    mut print: impl FnMut(&Record) -> io::Result<()>,
+) -> Result<(), Failure> {
+    let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let mut records = records.take(limit);
+    while let Some(record) = records.next().await {
+        let record = record.map_err(|error| Failure::Running(error.to_string()))?;
+        if let Err(error) = print(&record) {
+            return quiet_on_broken_pipe(Err(error));
+        }
+    }
+    Ok(())
+}
+
+fn waiting(topics: &[String]) -> String {
+    let more = topics.len().saturating_sub(3);
+    let named = topics[..topics.len() - more].join(", ");
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("waiting for messages on {named}{more}; Ctrl-C ends")
+}
+
+fn line(record: &Record) -> io::Result<String> {
+    Ok(serde_json::to_string(record)? + "\n")
+}
+
+/// How records look to people.
+struct Look {
+    /// Characters.
+    width: usize,
+    colours: bool,
+}
+
+impl Look {
+    fn of_stdout() -> Self {
+        let stdout = io::stdout();
+        let size = rustix::termios::tcgetwinsize(&stdout).map(|size| usize::from(size.ws_col));
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Self {
+            width: size.ok().filter(|columns| *columns > 0).unwrap_or(WIDTH),
+            colours: stdout.is_terminal() && !plain,
+        }
+    }
+
+    /// Several lines, the last one empty.
+    fn block(&self, record: &Record) -> String {
+        let mut text = format!(
+            "{}  {}  partition {} offset {}",
+            self.paint("1;36", &one_line(&record.topic, WIDTH)),
+            self.paint("2", &format!("{:.3}", record.time)),
+            record.partition,
+            record.offset
+        );
+        if let Some(key) = &record.key {
+            text += &format!("  key {}", one_line(key, WIDTH));
+        }
+        text.push('\n');
+        let headers: Vec<String> = HEADERS.iter().filter_map(|header| self.header(record, *header)).collect();
+        if !headers.is_empty() {
+            text += &format!("  {}\n", headers.join("  "));
+        }
+        for line in self.payload(record) {
+            text += &format!("  {line}\n");
+        }
+        text.push('\n');
+        text
+    }
+
+    fn header(&self, record: &Record, (name, called): (&str, &str)) -> Option<String> {
+        let plain = |of: &str| of.strip_prefix("ce_").or_else(|| of.strip_prefix("ce-")).unwrap_or(of) == name;
+        let (_, value) = record.headers.iter().find(|(of, _)| plain(of))?;
+        let value = one_line(value.strip_prefix(TYPE_PREFIX).unwrap_or(value), WIDTH);
+        let value: Cow<'_, str> = if name == "id" { value.chars().take(ID_SHOWN).collect() } else { value.into() };
+        Some(format!("{} {value}", self.paint("2", called)))
+    }
+
+    fn payload(&self, record: &Record) -> Vec<String> {
+        let bytes = record.payload.len();
+        let Ok(text) = std::str::from_utf8(&record.payload) else {
+            return vec![self.paint("2", &format!("{bytes} bytes, not UTF-8"))];
+        };
+        let (mut lines, whole) = pretty(text, self.width.saturating_sub(2), PAYLOAD_LINES);
+        if !whole {
+            lines.push(self.paint("2", &format!("… {bytes} bytes in all")));
+        }
+        lines
+    }
+
+    fn paint(&self, code: &str, text: &str) -> String {
+        if self.colours { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::TailError;
+    use bytes::Bytes;
+    use futures_util::stream;
+
+    fn record(offset: u64, payload: impl Into<Bytes>) -> Record {
+        let headers = [
+            ("content-type", "application/json"),
+            ("ce_id", "3fa9b2c1d4e5f60718293a4b5c6d7e8f3fa9b2c1d4e5f60718293a4b5c6d7e8f"),
+            ("ce_type", "co.tryterra.daily"),
+            ("terra-provider", "GARMIN"),
+            ("terra-user-id", "u-1"),
+        ];
+        Record {
+            topic: "terra.daily".to_owned(),
+            key: Some("u-1".to_owned()),
+            partition: 2,
+            offset,
+            time: "2026-07-14T05:01:10.25Z".parse().expect("a time"),
+            headers: headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
+            payload: payload.into(),
+        }
+    }
+
+    fn records(all: Vec<Result<Record, TailError>>) -> Records {
+        Box::pin(stream::iter(all))
+    }
+
+    const PLAIN: Look = Look { width: 40, colours: false };
+
+    #[test]
+    fn people_see_where_it_lies_what_it_is_and_how_it_begins() {
+        let block = PLAIN.block(&record(42, r#"{"type":"daily","user":{"user_id":"u-1"},"data":[]}"#));
+        assert_eq!(
+            block,
+            "terra.daily  2026-07-14T05:01:10.250Z  partition 2 offset 42  key u-1\n\
+             \x20 type daily  id 3fa9b2c1d4e5  provider GARMIN\n\
+             \x20 {\n\
+             \x20   \"type\": \"daily\",\n\
+             \x20   \"user\": {\"user_id\": \"u-1\"},\n\
+             \x20   \"data\": []\n\
+             \x20 }\n\n"
+        );
+    }
+
+    #[test]
+    fn people_see_of_a_large_payload_only_its_beginning_and_size() {
+        let numbers: Vec<String> = (0..1000).map(|n| n.to_string()).collect();
+        let payload = format!("[{}]", numbers.join(","));
+        let block = PLAIN.block(&record(1, payload.clone()));
+        assert_eq!(block.lines().count(), 2 + PAYLOAD_LINES + 2, "{block}");
+        assert!(block.ends_with(&format!("… {} bytes in all\n\n", payload.len())), "{block}");
+        assert!(PLAIN.block(&record(1, vec![0xff, 0xfe])).contains("\n  2 bytes, not UTF-8\n"));
+    }
+
+    #[test]
+    fn colours_only_where_wanted_and_escapes_never() {
+        let coloured = Look { width: 40, colours: true };
+        assert!(coloured.block(&record(1, "{}")).starts_with("\x1b[1;36mterra.daily\x1b[0m"));
+        let mut hostile = record(1, "{}");
+        hostile.key = Some("\x1b[2J".to_owned());
+        hostile.headers[3].1 = "\x1b]0;x\x07".to_owned();
+        assert!(!PLAIN.block(&hostile).contains('\x1b'));
+    }
+
+    #[test]
+    fn programs_get_one_object_a_line() {
+        let line = line(&record(7, "a\nb")).expect("serialises");
+        assert_eq!(line.matches('\n').count(), 1);
+        let read: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        assert_eq!((&read["offset"], &read["payload"]), (&7.into(), &"a\nb".into()));
+    }
+
+    #[tokio::test]
+    async fn limit_ends_an_endless_stream() {
+        let endless: Records =
+            Box::pin(stream::iter(0..).map(|offset| Ok(record(offset, "{}"))).chain(stream::pending()));
+        let mut seen = Vec::new();
+        let ended = follow(endless, Some(3), |record| {
+            seen.push(record.offset);
+            Ok(())
+        })
+        .await;
+        assert!(ended.is_ok());
+        assert_eq!(seen, [0, 1, 2]);
+    }
+
+    #[tokio::test]
+    async fn broken_pipe_ends_quietly_and_an_error_of_the_bus_does_not() {
+        let pipe = || Err(io::ErrorKind::BrokenPipe.into());
+        assert!(follow(records(vec![Ok(record(1, "{}"))]), None, |_| pipe()).await.is_ok());
+        let away = records(vec![Ok(record(1, "{}")), Err(TailError("the broker is away".to_owned()))]);
+        let ended = follow(away, None, |_| Ok(())).await;
+        assert!(matches!(ended, Err(Failure::Running(says)) if says == "the broker is away"));
+    }
+
+    #[test]
+    fn waiting_names_a_few_topics() {
+        let topics: Vec<String> = ["a", "b", "c", "d"].map(str::to_owned).to_vec();
+        assert_eq!(waiting(&topics[..1]), "waiting for messages on a; Ctrl-C ends");
+        assert_eq!(waiting(&topics), "waiting for messages on a, b, c and 1 more; Ctrl-C ends");
+    }
+}

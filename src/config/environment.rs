@@ -1,0 +1,103 @@
+//! The environment. Comes in: all variables. Goes out: the [`Setting`]s among them, what looks like ours
+//! and is not, and single variables as raw bytes for secrets. Names nobody's values in a mistake.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use figment::value::Value;
+
+use super::keys::{self, Meaning};
+use super::mistake::{Ignored, Mistake, Source};
+use super::sheet::{Setting, Settings};
+use super::{file, kind};
+
+const PREFIX: &str = "TERRA_BRIDGE_";
+/// Names the file.
+pub(super) const CONFIG: &str = "TERRA_BRIDGE_CONFIG";
+const BUS: &str = "TERRA_BRIDGE_BUS";
+/// Between two levels.
+const LEVEL: &str = "__";
+
+pub(super) struct Environment(BTreeMap<OsString, OsString>);
+
+impl Environment {
+    pub(super) fn new(variables: impl Iterator<Item = (OsString, OsString)>) -> Self {
+        Self(variables.collect())
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&OsStr> {
+        self.0.get(OsStr::new(name)).map(OsString::as_os_str)
+    }
+
+    pub(super) fn config(&self) -> Option<PathBuf> {
+        self.get(CONFIG).map(PathBuf::from)
+    }
+
+    fn of_prefix(&self) -> impl Iterator<Item = (String, &OsStr)> {
+        let named = self.0.iter().map(|(name, value)| (name.to_string_lossy().into_owned(), value.as_os_str()));
+        named.filter(|(name, _)| name.starts_with(PREFIX))
+    }
+
+    /// Every value of ours.
+    pub(super) fn read(&self) -> Settings {
+        let mut settings = Settings::default();
+        for (name, value) in self.of_prefix().filter(|(name, _)| is_ours(name) && name != CONFIG) {
+            let path = path(&name);
+            let source = Source::Environment(name);
+            match value.to_str() {
+                Some(text) => settings.extend(spread(path, text, &source)),
+                None => settings.mistakes.push(Mistake::new(path.join("."), &source, "is not UTF-8")),
+            }
+        }
+        settings
+    }
+
+    /// What begins as our variables do and means nothing to us.
+    pub(super) fn ignored(&self) -> Vec<Ignored> {
+        let foreign = self.of_prefix().map(|(name, _)| name).filter(|name| !is_ours(name));
+        foreign.map(|name| Ignored { meant: meant(&name), name }).collect()
+    }
+}
+
+/// The variable that sets a key.
+pub(super) fn variable(path: &[String]) -> String {
+    let levels: Vec<String> = path.iter().map(|name| name.replace('.', LEVEL).to_uppercase()).collect();
+    format!("{PREFIX}{}", levels.join(LEVEL))
+}
+
+fn is_ours(name: &str) -> bool {
+    name == BUS || name == CONFIG || name.contains(LEVEL)
+}
+
+fn path(name: &str) -> Vec<String> {
+    let names = name[PREFIX.len()..].split(LEVEL).map(str::to_lowercase);
+    keys::join(names.collect())
+}
+
+/// One setting of the raw text, or all those of an inline table.
+fn spread(path: Vec<String>, text: &str, source: &Source) -> Settings {
+    let mut settings = Settings::default();
+    if !matches!(keys::meaning(&path), Meaning::Table) {
+        settings.all.push(Setting::new(path, Value::from(text), source.clone()));
+        return settings;
+    }
+    let mistake = |wrong: String| Mistake::new(path.join("."), source, wrong).allowed(kind::TABLE);
+    match file::inline_table(text) {
+        Ok(Some(leaves)) => {
+            settings.all.extend(leaves.into_iter().map(|(names, value)| {
+                Setting::new([path.as_slice(), names.as_slice()].concat(), value, source.clone())
+            }))
+        }
+        Ok(None) => settings.mistakes.push(mistake("is not a table".into())),
+        Err(why) => settings.mistakes.push(mistake(format!("is not TOML at {why}"))),
+    }
+    settings
+}
+
+/// The variable of ours that differs only in how many underscores are between its levels.
+fn meant(name: &str) -> Option<String> {
+    let plain = keys::KEYS.iter().filter(|key| !key.name.contains('<'));
+    let mut ours = plain.map(|key| variable(&key.name.split('.').map(str::to_owned).collect::<Vec<_>>()));
+    ours.find(|ours| ours.replace(LEVEL, "_") == name)
+}

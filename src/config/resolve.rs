@@ -1,0 +1,130 @@
+//! From sound values to [`Config`]. Each function is `None` exactly where one of its keys has a mistake
+//! that was said already.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use http::StatusCode;
+
+use super::values::Values;
+use super::{Admin, Bus, Config, Embedded, Endpoint, Kafka, Log, LogFormat, Nats, Routes, Secret, Server, Tls};
+
+pub(super) fn config(values: &Values) -> Option<Config> {
+    let bus = match values.bus()?.as_str() {
+        "kafka" => Bus::Kafka(kafka(values)?),
+        "nats" => Bus::Nats(nats(values)?),
+        _ => Bus::Embedded(embedded(values)?),
+    };
+    let endpoints = values.endpoints.iter().map(|name| endpoint(values, name)).collect::<Option<_>>()?;
+    let admin = Admin { listen: values.get("admin.listen")?, ready_needs_bus: values.get("admin.ready_needs_bus")? };
+    Some(Config { bus, server: server(values)?, endpoints, routes: routes(values)?, admin, log: log(values)? })
+}
+
+fn server(values: &Values) -> Option<Server> {
+    Some(Server {
+        listen: values.get("server.listen")?,
+        max_body: values.get("server.max_body")?,
+        publish_timeout: values.get("server.publish_timeout")?,
+        deadline: values.get("server.deadline")?,
+        max_connections: values.get("server.max_connections")?,
+        max_header_bytes: values.get("server.max_header_bytes")?,
+        max_headers: values.get("server.max_headers")?,
+        bytes_in_flight: values.get("server.bytes_in_flight")?,
+        header_timeout: values.get("server.header_timeout")?,
+        idle_timeout: values.get("server.idle_timeout")?,
+        min_body_rate: values.get("server.min_body_rate")?,
+        drain_timeout: values.get("server.drain_timeout")?,
+    })
+}
+
+fn endpoint(values: &Values, name: &str) -> Option<Endpoint> {
+    let key = |key: &str| format!("endpoints.{name}.{key}");
+    Some(Endpoint {
+        name: name.to_owned(),
+        path: values.get(&key("path"))?,
+        secrets: values.get(&key("secrets"))?,
+        max_age: values.get(&key("max_age"))?,
+        max_skew: values.get(&key("max_skew"))?,
+        rejected_status: StatusCode::from_u16(values.get(&key("rejected_status"))?).ok()?,
+    })
+}
+
+pub(super) fn routes(values: &Values) -> Option<Routes> {
+    let types = values.below("routes.types").map(|(key, name)| Some((name.to_owned(), values.topic(key)?)));
+    Some(Routes {
+        template: values.get("routes.template")?,
+        unknown: values.topic("routes.unknown")?,
+        dead_letter: values.get("routes.dead_letter")?,
+        types: types.collect::<Option<_>>()?,
+    })
+}
+
+fn kafka(values: &Values) -> Option<Kafka> {
+    let username: Option<String> = values.get("kafka.username");
+    // librdkafka's own default is GSSAPI, which this build does not have.
+    let plain = username.is_some().then(|| "PLAIN".to_owned());
+    let topic_config = values.below("kafka.topic_config").map(|(key, name)| Some((name.to_owned(), values.get(key)?)));
+    Some(Kafka {
+        brokers: values.get("kafka.brokers")?,
+        password: values.get("kafka.password"),
+        sasl_mechanism: values.get("kafka.sasl_mechanism").or(plain),
+        username,
+        tls: tls(values, "kafka"),
+        create_topics: values.get("kafka.create_topics")?,
+        partitions: values.get("kafka.partitions")?,
+        replication_factor: values.get("kafka.replication_factor"),
+        topic_config: topic_config.collect::<Option<_>>()?,
+        properties: properties(values)?,
+    })
+}
+
+pub(super) fn properties(values: &Values) -> Option<BTreeMap<String, Secret>> {
+    let properties = values.below("kafka.properties");
+    properties.map(|(key, name)| Some((name.to_owned(), values.get(key)?))).collect()
+}
+
+fn nats(values: &Values) -> Option<Nats> {
+    let servers: Vec<String> = values.get("nats.servers")?;
+    let with_scheme = |url: String| if url.contains("://") { url } else { format!("nats://{url}") };
+    Some(Nats {
+        servers: servers.into_iter().map(with_scheme).collect(),
+        stream: values.get("nats.stream")?,
+        create_stream: values.get("nats.create_stream")?,
+        replicas: values.get("nats.replicas")?,
+        max_age: values.get("nats.max_age")?,
+        max_bytes: values.get("nats.max_bytes"),
+        duplicate_window: values.get("nats.duplicate_window")?,
+        domain: values.get("nats.domain"),
+        inbox_prefix: values.get("nats.inbox_prefix"),
+        credentials: values.get("nats.credentials"),
+        nkey: values.get("nats.nkey"),
+        user: values.get("nats.user"),
+        password: values.get("nats.password"),
+        token: values.get("nats.token"),
+        tls: tls(values, "nats"),
+    })
+}
+
+fn tls(values: &Values, bus: &str) -> Tls {
+    let get = |name: &str| values.get::<String>(&format!("{bus}.tls.{name}"));
+    Tls { ca: get("ca"), certificate: get("certificate").map(PathBuf::from), key: get("key").map(PathBuf::from) }
+}
+
+fn embedded(values: &Values) -> Option<Embedded> {
+    Some(Embedded {
+        dir: PathBuf::from(values.get::<String>("embedded.dir")?),
+        listen: values.get("embedded.listen")?,
+        token: values.get::<Secret>("embedded.token"),
+        retention: values.get("embedded.retention")?,
+        max_bytes: values.get("embedded.max_bytes")?,
+        reserve: values.get("embedded.reserve")?,
+    })
+}
+
+fn log(values: &Values) -> Option<Log> {
+    let format = match values.get::<String>("log.format")?.as_str() {
+        "text" => LogFormat::Text,
+        _ => LogFormat::Json,
+    };
+    Some(Log { format, filter: values.get("log.filter")? })
+}
