@@ -1,0 +1,290 @@
+//! The binary as a person or a script uses it: configuration, `check`, `send`, `tail`, exit codes.
+
+use std::collections::BTreeSet;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use terra_bridge::samples::SAMPLES;
+
+use crate::support::bridge::{Bridge, command, on_free_ports};
+use crate::support::consumers::Bus;
+use crate::support::terra::Attempt;
+use crate::support::{needed, until};
+
+const BODY: &str = r#"{"type":"daily","user":{"user_id":"reader"}}"#;
+
+fn run(arguments: &[&str], environment: &[(String, String)]) -> Output {
+    let mut command = command();
+    command.args(arguments).envs(environment.iter().map(|(name, value)| (name, value)));
+    command.output().expect("the binary runs")
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The environment in which a command finds a bridge that runs.
+fn beside(bus: &Bus, bridge: &Bridge) -> Vec<(String, String)> {
+    let mut environment = bus.environment();
+    environment.retain(|(name, _)| name != "TERRA_BRIDGE_EMBEDDED__LISTEN");
+    environment.push(("TERRA_BRIDGE_SERVER__LISTEN".into(), bridge.deliveries.to_string()));
+    environment.push(("TERRA_BRIDGE_ADMIN__LISTEN".into(), bridge.admin.to_string()));
+    if let Some(reader) = bridge.reader {
+        environment.push(("TERRA_BRIDGE_EMBEDDED__LISTEN".into(), reader.to_string()));
+    }
+    environment
+}
+
+#[test]
+fn a_file_is_read_and_the_environment_stands_above_it() {
+    let dir = tempfile::TempDir::new().expect("a directory");
+    let file = dir.path().join("bridge.toml");
+    let log = dir.path().join("log");
+    let text = format!(
+        "[endpoints.staging]\npath = \"/staging\"\nsecrets = [\"env:TERRA_SIGNING_SECRET\"]\n\
+         [endpoints.production]\npath = \"/from-the-file\"\nsecrets = [\"file:{secret}\"]\n\
+         [routes]\ntemplate = \"t.{{endpoint}}.{{type}}\"\n\
+         [embedded]\ndir = {log:?}\nlisten = \"127.0.0.1:0\"\n",
+        secret = dir.path().join("secret").display(),
+    );
+    std::fs::write(&file, text).expect("the directory is ours");
+    std::fs::write(dir.path().join("secret"), "of production\n").expect("the directory is ours");
+    let mut bridge = command();
+    bridge.arg("--config").arg(&file).envs(on_free_ports());
+    bridge.env("TERRA_BRIDGE_ENDPOINTS__PRODUCTION__PATH", "/production");
+    let bridge = Bridge::run(bridge);
+    let status = |attempt: Attempt| attempt.post(bridge.deliveries).status;
+    assert_eq!(status(Attempt::of(BODY).path("/staging")), 200);
+    assert_eq!(status(Attempt::of(BODY).path("/production").secret("of production")), 200);
+    assert_eq!(status(Attempt::of(BODY).path("/production")), 401, "a secret of one opens no other");
+    assert_eq!(status(Attempt::of(BODY).path("/from-the-file").secret("of production")), 404);
+    assert_eq!(status(Attempt::of(BODY)), 404, "the default endpoint is there only where none is named");
+    let topics = crate::support::http::get(bridge.reader(), "/topics").json();
+    assert!(topics.to_string().contains("t.staging.daily") && topics.to_string().contains("t.production.daily"));
+}
+
+#[test]
+fn every_mistake_is_told_at_once_and_no_port_opens() {
+    let environment = [
+        ("TERRA_BRIDGE_BUS", "kafka"),
+        ("TERRA_BRIDGE_SERVER__MAX_BODY", "12"),
+        ("TERRA_BRIDGE_SERVER__LISTN", "127.0.0.1:0"),
+        ("TERRA_BRIDGE_SERVER__DEADLINE", "30s"),
+        ("TERRA_BRIDGE_KAFKA__PROPERTIES__ACKS", "1"),
+        ("TERRA_BRIDGE_ROUTES__TYPES", "{ daily = \"a.b\", sleep = \"a_b\" }"),
+        ("TERRA_BRIDGE_ENDPOINTS__TERRA__SECRETS", "the literal secret"),
+    ];
+    let environment: Vec<_> = environment.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    for arguments in [&["check"][..], &["serve"], &[]] {
+        let output = run(arguments, &environment);
+        assert_eq!(output.status.code(), Some(2));
+        let said = err(&output);
+        for part in [
+            "kafka.brokers",
+            "server.max_body (TERRA_BRIDGE_SERVER__MAX_BODY)",
+            "server.listn",
+            "server.deadline",
+            "kafka.properties.acks (TERRA_BRIDGE_KAFKA__PROPERTIES__ACKS)",
+            "`a.b` and `a_b`",
+            "endpoints.terra.secrets",
+        ] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        assert!(!said.contains("literal"), "{said}");
+    }
+}
+
+#[test]
+fn a_missing_secret_says_what_to_do() {
+    let output = command().env_remove("TERRA_SIGNING_SECRET").output().expect("the binary runs");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(err(&output).contains("TERRA_SIGNING_SECRET"), "{}", err(&output));
+    let output = command().env("TERRA_SIGNING_SECRET", "").output().expect("the binary runs");
+    assert_eq!(output.status.code(), Some(2), "an empty one is none");
+}
+
+#[test]
+fn check_shows_each_value_with_its_source_and_every_route() {
+    let environment = [
+        ("TERRA_BRIDGE_SERVER__LISTEN".to_owned(), "127.0.0.1:9".to_owned()),
+        ("TERRA_BRIDGE_PORT".to_owned(), "tcp://10.0.0.1:80".to_owned()),
+        ("TERRA_BRIDGE_ROUTES__TYPES__LAB_REPORT__COMPLETED".to_owned(), "labs".to_owned()),
+    ];
+    let output = run(&["check"], &environment);
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    let said = out(&output);
+    let line = |part: &str| said.lines().find(|line| line.contains(part)).unwrap_or_else(|| panic!("{part}: {said}"));
+    assert!(line("server.listen").contains("TERRA_BRIDGE_SERVER__LISTEN"));
+    assert!(line("server.deadline").contains("7.5s") && line("server.deadline").contains("default"));
+    assert!(line("endpoints.terra.secrets").contains("bytes") && !said.contains(crate::support::terra::SECRET));
+    assert!(line("lab_report.completed ").contains("labs"));
+    assert!(line(" daily ").contains("terra.daily"));
+    assert!(said.contains("TERRA_BRIDGE_PORT"), "ignored variables are listed");
+}
+
+fn check_online_speaks_of_durability(bus: &Bus) {
+    let bridge = Bridge::ready(&bus.environment());
+    let output = run(&["check", "--online"], &beside(bus, &bridge));
+    let said = out(&output) + &err(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("\nBus\n") && said.contains("→"), "{said}");
+}
+
+fn send_and_tail_show_every_sample(bus: &Bus) {
+    let bridge = Bridge::ready(&bus.environment());
+    let environment = beside(bus, &bridge);
+    let output = run(&["send", "--all"], &environment);
+    assert_eq!(output.status.code(), Some(0), "{}{}", out(&output), err(&output));
+    let count = SAMPLES.len().to_string();
+    let output = run(&["tail", "--from", "earliest", "--json", "--limit", &count], &environment);
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    let records: Vec<serde_json::Value> =
+        out(&output).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let topics: BTreeSet<_> = records.iter().map(|record| record["topic"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(topics, SAMPLES.iter().map(|sample| bus.topic(sample.name)).collect());
+    for record in &records {
+        let keys: BTreeSet<_> = record.as_object().unwrap().keys().map(String::as_str).collect();
+        let expected = ["topic", "key", "partition", "offset", "time", "headers", "payload"];
+        assert_eq!(keys, expected.into());
+    }
+    let daily = bus.topic("daily");
+    let output = run(&["tail", &daily, "--from", "earliest", "--limit", "1"], &environment);
+    assert!(out(&output).contains(&daily) && out(&output).contains("type daily"), "{}", out(&output));
+}
+
+macro_rules! on_every_bus {
+    ($($test:ident),*) => {$(
+        mod $test {
+            use crate::support::consumers::Bus;
+
+            #[test]
+            fn on_kafka() {
+                if let Some(bus) = Bus::kafka() {
+                    super::$test(&bus);
+                }
+            }
+
+            #[test]
+            fn on_nats() {
+                if let Some(bus) = Bus::nats() {
+                    super::$test(&bus);
+                }
+            }
+
+            #[test]
+            fn on_the_embedded_log() {
+                if let Some(bus) = Bus::embedded() {
+                    super::$test(&bus);
+                }
+            }
+        }
+    )*};
+}
+
+on_every_bus!(check_online_speaks_of_durability, send_and_tail_show_every_sample);
+
+#[test]
+fn send_counts_many_and_a_forged_one_is_refused() {
+    let bus = Bus::embedded().expect("needs no broker");
+    let bridge = Bridge::ready(&bus.environment());
+    let environment = beside(&bus, &bridge);
+    let output = run(&["send", "daily", "--count", "100", "--concurrency", "4"], &environment);
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    assert!(out(&output).contains("100") && out(&output).contains("p99"), "{}", out(&output));
+    assert_eq!(bus.count(&bridge), 100, "each is an event of its own");
+    assert_eq!(run(&["send", "daily", "--forge"], &environment).status.code(), Some(0));
+    assert_eq!(bus.count(&bridge), 100);
+    assert_eq!(run(&["health"], &environment).status.code(), Some(0));
+}
+
+#[test]
+fn nothing_that_listens_and_wrong_usage_have_their_exit_codes() {
+    let nowhere = [("TERRA_BRIDGE_SERVER__LISTEN".to_owned(), "127.0.0.1:1".to_owned())];
+    assert_eq!(run(&["send", "daily"], &nowhere).status.code(), Some(1));
+    assert_eq!(
+        run(&["tail"], &[("TERRA_BRIDGE_EMBEDDED__LISTEN".to_owned(), "127.0.0.1:1".into())]).status.code(),
+        Some(1)
+    );
+    assert_eq!(run(&["send", "dayly"], &[]).status.code(), Some(2));
+    assert_eq!(run(&["sned"], &[]).status.code(), Some(2));
+    assert_eq!(run(&["--config", "/nowhere/at/all.toml"], &[]).status.code(), Some(2));
+    let version = run(&["--version"], &[]);
+    assert!(out(&version).contains("librdkafka 2.") && out(&version).contains("commit"), "{}", out(&version));
+    assert!(out(&run(&["completions", "bash"], &[])).contains("terra-bridge"));
+}
+
+#[test]
+fn a_bad_tail_offset_is_an_error_and_no_jump() {
+    let bus = Bus::embedded().expect("needs no broker");
+    let bridge = Bridge::ready(&bus.environment());
+    assert_eq!(Attempt::of(BODY).post(bridge.deliveries).status, 200);
+    let output = run(&["tail", &bus.topic("daily"), "--from", "7"], &beside(&bus, &bridge));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err(&output).contains("416"), "{}", err(&output));
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let bus = Bus::embedded().expect("needs no broker");
+    let mut bridge = Bridge::ready(&bus.environment());
+    // A request that never ends would hold the drain.
+    let mut held = crate::support::http::Connection::open(bridge.deliveries).expect("a connection");
+    held.write(Attempt::of(vec![b' '; 1000]).head(1000).as_bytes()).expect("the head goes out");
+    bridge.signal("TERM");
+    until("it drains", Duration::from_secs(5), || (bridge.readiness().0 == 503).then_some(()));
+    bridge.signal("TERM");
+    assert_eq!(bridge.ended(Duration::from_secs(3)).code(), Some(0));
+}
+
+/// As in the README: the stock Python clients.
+fn python(script: &str, arguments: &[&str]) -> Option<String> {
+    let python = needed("TERRA_BRIDGE_TEST_PYTHON")?;
+    let output = Command::new(python).arg("-c").arg(script).args(arguments).stdin(Stdio::null()).output();
+    let output = output.expect("Python runs");
+    assert!(output.status.success(), "{}", err(&output));
+    Some(out(&output))
+}
+
+#[test]
+fn a_python_consumer_of_kafka_reads_the_event() {
+    let Some(bus) = Bus::kafka() else { return };
+    let Bus::Kafka { brokers, .. } = &bus else { panic!("it is Kafka") };
+    let bridge = Bridge::ready(&bus.environment());
+    assert_eq!(Attempt::of(BODY).post(bridge.deliveries).status, 200);
+    let script = "
+import confluent_kafka, json, sys
+consumer = confluent_kafka.Consumer({'bootstrap.servers': sys.argv[1], 'group.id': 'g', 'auto.offset.reset': 'earliest'})
+consumer.subscribe([sys.argv[2]])
+message = consumer.poll(30)
+headers = dict(message.headers())
+print(json.loads(message.value())['type'], message.key().decode(), headers['ce_type'].decode(), len(headers['ce_id']))
+consumer.close()
+";
+    let Some(said) = python(script, &[brokers, &bus.topic("daily")]) else { return };
+    assert_eq!(said.trim(), "daily reader co.tryterra.daily 64");
+}
+
+#[test]
+fn a_python_consumer_of_nats_reads_the_event() {
+    let Some(bus) = Bus::nats() else { return };
+    let Bus::Nats { server, .. } = &bus else { panic!("it is NATS") };
+    let bridge = Bridge::ready(&bus.environment());
+    assert_eq!(Attempt::of(BODY).post(bridge.deliveries).status, 200);
+    let script = "
+import asyncio, json, nats, sys
+async def main():
+    connection = await nats.connect(sys.argv[1])
+    subscription = await connection.jetstream().subscribe(sys.argv[2], durable='scores')
+    message = await subscription.next_msg(timeout=30)
+    print(json.loads(message.data)['type'], message.headers['ce-partitionkey'], len(message.headers['ce-id']))
+    await message.ack()
+    await connection.close()
+asyncio.run(main())
+";
+    let Some(said) = python(script, &[server, &bus.topic("daily")]) else { return };
+    assert_eq!(said.trim(), "daily reader 64");
+}

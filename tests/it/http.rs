@@ -1,0 +1,231 @@
+//! Replies, limits and slow clients.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use crate::support::bridge::Bridge;
+use crate::support::consumers::Bus;
+use crate::support::http::{Connection, get};
+use crate::support::terra::Attempt;
+use crate::support::until;
+
+const BODY: &str = r#"{"type":"daily","user":{"user_id":"u"}}"#;
+
+fn bridge(settings: &[(&str, &str)]) -> (Bus, Bridge) {
+    let bus = Bus::embedded().expect("needs no broker");
+    let mut environment = bus.environment();
+    environment.extend(settings.iter().map(|(key, value)| (format!("TERRA_BRIDGE_{key}"), (*value).to_owned())));
+    let bridge = Bridge::ready(&environment);
+    (bus, bridge)
+}
+
+#[test]
+fn every_request_that_is_no_delivery_gets_its_status_and_publishes_nothing() {
+    let (bus, bridge) = bridge(&[("SERVER__MAX_BODY", "64 KiB")]);
+    let large = vec![b' '; 70_000];
+    let cases = [
+        (Attempt::of(BODY).path("/"), 404, "unknown_path"),
+        (Attempt::of(BODY).path("/terra/"), 404, "unknown_path"),
+        (Attempt::of(BODY).method("GET"), 405, "wrong_method"),
+        (Attempt::of(BODY).method("PUT"), 405, "wrong_method"),
+        (Attempt::of(large), 413, "too_large"),
+        (Attempt::of(BODY).header("content-encoding", "gzip"), 415, "encoded"),
+        (Attempt::of(BODY).signature("t=\u{e9}"), 401, "rejected"),
+        (Attempt::of(BODY).header("x-terra-signature", "t=1"), 401, "rejected"),
+    ];
+    for (attempt, status, outcome) in cases {
+        let response = attempt.post(bridge.deliveries);
+        assert_eq!((response.status, response.json()["outcome"].as_str()), (status, Some(outcome)));
+        assert_eq!(response.header("content-type"), Some("application/json"));
+        assert_eq!(response.header("allow").is_some(), status == 405);
+    }
+    assert_eq!(Attempt::of(BODY).path("/terra?from=terra").post(bridge.deliveries).status, 200, "a query is no path");
+    assert_eq!(bus.count(&bridge), 1);
+    for problem in ["content-encoding", "server.max_body"] {
+        let said = || bridge.log().lines().any(|line| line.contains("ERROR") && line.contains(problem)).then_some(());
+        until("an ERROR with the remedy", Duration::from_secs(5), said);
+    }
+}
+
+#[test]
+fn rejected_status_is_the_endpoints_choice() {
+    let (_bus, bridge) = bridge(&[("ENDPOINTS__TERRA__REJECTED_STATUS", "503")]);
+    let response = Attempt::of(BODY).secret("wrong").post(bridge.deliveries);
+    assert_eq!((response.status, response.header("retry-after").is_some()), (503, true));
+}
+
+#[test]
+fn a_body_of_unknown_length_is_held_to_the_limit_as_it_comes() {
+    let (_bus, bridge) = bridge(&[("SERVER__MAX_BODY", "64 KiB")]);
+    let send = |chunks: usize| {
+        let body = vec![b' '; chunks * 1000];
+        let attempt = Attempt::of(body);
+        let head = attempt.head(0).replace("content-length: 0", "transfer-encoding: chunked");
+        let mut wire = Vec::new();
+        for _ in 0..chunks {
+            wire.extend_from_slice(b"3e8\r\n");
+            wire.extend_from_slice(&[b' '; 1000]);
+            wire.extend_from_slice(b"\r\n");
+        }
+        wire.extend_from_slice(b"0\r\n\r\n");
+        Connection::open(bridge.deliveries).unwrap().request(&head, &wire).unwrap().status
+    };
+    assert_eq!(send(60), 200, "blanks are a dead letter");
+    assert_eq!(send(200), 413);
+}
+
+#[test]
+fn hypers_own_refusals_are_as_documented() {
+    let (_bus, bridge) = bridge(&[("SERVER__MAX_HEADERS", "20"), ("SERVER__MAX_HEADER_BYTES", "8 KiB")]);
+    let status = |request: &str| {
+        let mut connection = Connection::open(bridge.deliveries).unwrap();
+        connection.request(request, b"").map(|response| response.status).ok()
+    };
+    assert_eq!(status("nonsense\r\n\r\n"), Some(400));
+    let many: String = (0..30).map(|n| format!("h{n}: x\r\n")).collect();
+    assert_eq!(status(&format!("POST /terra HTTP/1.1\r\nhost: b\r\n{many}\r\n")), Some(431));
+    let large = "x".repeat(20_000);
+    assert_eq!(status(&format!("POST /terra HTTP/1.1\r\nhost: b\r\nlarge: {large}\r\n\r\n")), Some(431));
+    let target = "x".repeat(70_000);
+    assert!(matches!(status(&format!("POST /{target} HTTP/1.1\r\nhost: b\r\n\r\n")), Some(414 | 431)));
+}
+
+#[test]
+fn one_connection_carries_many_deliveries() {
+    let (bus, bridge) = bridge(&[]);
+    let mut connection = Connection::open(bridge.deliveries).unwrap();
+    for n in 0..20 {
+        let attempt = Attempt::of(format!(r#"{{"type":"daily","n":{n}}}"#));
+        assert_eq!(attempt.post_on(&mut connection).unwrap().status, 200);
+    }
+    // Two requests in one write are answered in turn.
+    let first = Attempt::of(r#"{"type":"daily","n":"a"}"#);
+    let second = Attempt::of(r#"{"type":"daily","n":"b"}"#);
+    let mut wire = Vec::new();
+    for attempt in [&first, &second] {
+        wire.extend_from_slice(attempt.head(attempt.body.len()).as_bytes());
+        wire.extend_from_slice(&attempt.body);
+    }
+    connection.write(&wire).unwrap();
+    assert_eq!(connection.response().unwrap().status, 200);
+    assert_eq!(connection.response().unwrap().status, 200);
+    assert_eq!(bus.count(&bridge), 22);
+}
+
+#[test]
+fn slow_clients_of_four_kinds_are_cut_off_and_hurt_nobody() {
+    let (_bus, bridge) = bridge(&[
+        ("SERVER__HEADER_TIMEOUT", "1s"),
+        ("SERVER__IDLE_TIMEOUT", "2s"),
+        ("SERVER__MIN_BODY_RATE", "1 MiB/s"),
+        ("SERVER__DEADLINE", "4s"),
+        ("SERVER__PUBLISH_TIMEOUT", "2s"),
+    ]);
+    let to = bridge.deliveries;
+    let silent = std::thread::spawn(move || closed_after(to, b""));
+    let half_a_head = std::thread::spawn(move || closed_after(to, b"POST /terra HTTP/1.1\r\nhost: b\r\nx-slow"));
+    let idle = std::thread::spawn(move || {
+        let mut connection = Connection::open(to).unwrap();
+        assert_eq!(Attempt::of(BODY).post_on(&mut connection).unwrap().status, 200);
+        let since = Instant::now();
+        assert!(connection.closed());
+        since.elapsed()
+    });
+    let stalled_body = std::thread::spawn(move || {
+        let attempt = Attempt::of(vec![b' '; 100_000]);
+        let mut connection = Connection::open(to).unwrap();
+        let since = Instant::now();
+        connection.write(attempt.head(100_000).as_bytes()).unwrap();
+        connection.write(&[b' '; 10]).unwrap();
+        let response = connection.response().unwrap();
+        assert_eq!((response.status, response.header("connection")), (408, Some("close")));
+        since.elapsed()
+    });
+    for _ in 0..20 {
+        assert_eq!(Attempt::of(BODY).post(to).status, 200, "an honest client beside them");
+    }
+    let limits = [(silent, 1..4), (half_a_head, 1..4), (idle, 2..5), (stalled_body, 1..4)];
+    for (place, (client, seconds)) in limits.into_iter().enumerate() {
+        let took = client.join().unwrap().as_secs_f64();
+        assert!(took > f64::from(seconds.start) * 0.9 && took < f64::from(seconds.end), "kind {place}: {took} s");
+    }
+}
+
+fn closed_after(to: std::net::SocketAddr, bytes: &[u8]) -> Duration {
+    let mut connection = Connection::open(to).unwrap();
+    let since = Instant::now();
+    connection.write(bytes).unwrap();
+    assert!(connection.closed());
+    since.elapsed()
+}
+
+#[test]
+fn announced_bytes_cost_nothing_and_sent_ones_are_bounded() {
+    let (_bus, bridge) = bridge(&[("SERVER__MAX_BODY", "1 MiB"), ("SERVER__BYTES_IN_FLIGHT", "1 MiB")]);
+    // Twenty clients announce 1 MiB each and send nothing of it.
+    let silent: Vec<_> = (0..20)
+        .map(|_| {
+            let mut connection = Connection::open(bridge.deliveries).unwrap();
+            connection.write(Attempt::of(vec![b' '; 1 << 20]).head(1 << 20).as_bytes()).unwrap();
+            connection
+        })
+        .collect();
+    assert_eq!(Attempt::of(vec![b' '; 900_000]).post(bridge.deliveries).status, 200);
+    drop(silent);
+    // One client sends most of the budget and stops; there is no room for as much again.
+    let mut holder = Connection::open(bridge.deliveries).unwrap();
+    holder.write(Attempt::of(vec![b' '; 1 << 20]).head(1 << 20).as_bytes()).unwrap();
+    holder.write(&vec![b' '; 900_000]).unwrap();
+    let taken = || {
+        let metrics = bridge.metrics();
+        let line = metrics.lines().find(|line| line.starts_with("terra_bridge_bytes_in_flight "))?.to_owned();
+        line.rsplit(' ').next()?.parse::<usize>().ok().filter(|bytes| *bytes >= 900_000)
+    };
+    until("the budget is taken", Duration::from_secs(5), taken);
+    let response = Attempt::of(vec![b' '; 900_000]).post(bridge.deliveries);
+    assert_eq!((response.status, response.json()["outcome"].as_str()), (503, Some("overloaded")));
+    drop(holder);
+    until("the budget is given back", Duration::from_secs(5), || {
+        (Attempt::of(vec![b' '; 900_000]).post(bridge.deliveries).status == 200).then_some(())
+    });
+}
+
+#[test]
+fn a_client_that_leaves_does_not_undo_its_publish() {
+    let (bus, bridge) = bridge(&[]);
+    let attempt = Attempt::of(BODY);
+    for _ in 0..10 {
+        let mut connection = Connection::open(bridge.deliveries).unwrap();
+        connection.write(attempt.head(attempt.body.len()).as_bytes()).unwrap();
+        connection.stream().write_all(&attempt.body).unwrap();
+        drop(connection);
+    }
+    until("the publish is done", Duration::from_secs(5), || (bus.count(&bridge) >= 1).then_some(()));
+}
+
+#[test]
+fn an_early_answer_is_readable_even_while_the_body_is_still_being_sent() {
+    let (_bus, bridge) = bridge(&[("SERVER__MAX_BODY", "64 KiB")]);
+    for attempt in [Attempt::of(vec![b' '; 8 << 20]), Attempt::of(vec![b' '; 8 << 20]).signature("")] {
+        let response = attempt.post(bridge.deliveries);
+        assert!(matches!(response.status, 413 | 401));
+        assert_eq!(response.header("connection"), Some("close"));
+    }
+}
+
+#[test]
+fn the_admin_listener_tells_health_to_this_machine_alone() {
+    let (_bus, bridge) = bridge(&[]);
+    assert_eq!(get(bridge.admin, "/livez").status, 200);
+    assert_eq!(get(bridge.admin, "/nothing").status, 404);
+    assert_eq!(bridge.readiness().1["bus"], "up");
+    let metrics = bridge.metrics();
+    for name in ["bus_up 1", "connections", "bytes_in_flight", "publishes_in_flight", "log_lines_dropped_total 0"] {
+        assert!(metrics.contains(&format!("terra_bridge_{name}")), "{name}: {metrics}");
+    }
+    for listener in [bridge.admin, bridge.reader()] {
+        let mut connection = Connection::open(listener).unwrap();
+        let rebound = "GET /topics HTTP/1.1\r\nhost: attacker.example\r\n\r\n";
+        assert_eq!(connection.request(rebound, b"").unwrap().status, 403, "no DNS rebinding");
+    }
+}

@@ -1,0 +1,15 @@
+//! The product from outside: the real binary, a pretend Terra, real brokers, stock clients.
+//!
+//! - `contract`: what every bus must do, run against each of them
+//! - `outage`: brokers that stop, freeze and come back; the bridge killed
+//! - `http`: replies, limits, slow clients
+//! - `commands`: the binary as a person or a script uses it: configuration, `check`, `send`, `tail`
+//! - `support`: the bridge on free ports, the pretend Terra, the brokers
+
+#![expect(unreachable_pub, reason = "a test crate has no public")]
+
+mod commands;
+mod contract;
+mod http;
+mod outage;
+mod support;

@@ -1,0 +1,139 @@
+//! The real binary on free ports.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::http;
+use super::terra::SECRET;
+use super::until;
+
+pub const STARTS_WITHIN: Duration = Duration::from_secs(30);
+
+pub struct Bridge {
+    child: Child,
+    lines: Arc<Mutex<Vec<String>>>,
+    pub deliveries: SocketAddr,
+    pub admin: SocketAddr,
+    /// Of the embedded log.
+    pub reader: Option<SocketAddr>,
+}
+
+/// The binary with an environment of its own: nothing of the machine's gets in.
+pub fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_terra-bridge"));
+    command.env_clear().env("TERRA_SIGNING_SECRET", SECRET).stdin(Stdio::null());
+    command
+}
+
+/// The environment of a bridge on free loopback ports.
+pub fn on_free_ports() -> Vec<(String, String)> {
+    let any = "127.0.0.1:0";
+    vec![
+        ("TERRA_BRIDGE_SERVER__LISTEN".into(), any.into()),
+        ("TERRA_BRIDGE_ADMIN__LISTEN".into(), any.into()),
+        ("TERRA_BRIDGE_LOG__FORMAT".into(), "json".into()),
+    ]
+}
+
+impl Bridge {
+    /// Starts, and waits until it says where it listens. The bus may be away.
+    pub fn start(environment: &[(String, String)]) -> Self {
+        let mut command = command();
+        command.envs(on_free_ports()).envs(environment.iter().map(|(name, value)| (name, value)));
+        Self::run(command)
+    }
+
+    /// Starts, and waits until it is ready.
+    pub fn ready(environment: &[(String, String)]) -> Self {
+        let bridge = Self::start(environment);
+        until("the bridge is ready", STARTS_WITHIN, || (bridge.readiness().0 == 200).then_some(()));
+        bridge
+    }
+
+    pub fn run(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        gather(child.stdout.take().expect("stdout is piped"), lines.clone());
+        gather(child.stderr.take().expect("stderr is piped"), lines.clone());
+        let started = || {
+            let lines = lines.lock().unwrap();
+            lines.iter().any(|line| line.contains("\"started\"")).then(|| lines.clone())
+        };
+        let said = until("the bridge starts", STARTS_WITHIN, || {
+            if let Some(status) = child.try_wait().expect("the child is ours") {
+                panic!("the bridge ended with {status}: {:#?}", lines.lock().unwrap());
+            }
+            started()
+        });
+        let listens = |what: &str| {
+            let line = said.iter().find(|line| line.contains(what))?;
+            let line: serde_json::Value = serde_json::from_str(line).expect("a JSON line");
+            line["listen"].as_str()?.parse().ok()
+        };
+        let deliveries = listens("taking deliveries").expect("an address for deliveries");
+        let admin = listens("answering /livez").expect("an address of the admin listener");
+        let reader = listens("answering readers");
+        Self { child, lines, deliveries, admin, reader }
+    }
+
+    pub fn reader(&self) -> SocketAddr {
+        self.reader.expect("the bus is the embedded log")
+    }
+
+    /// Status and body of `/readyz`.
+    pub fn readiness(&self) -> (u16, serde_json::Value) {
+        let response = http::get(self.admin, "/readyz");
+        (response.status, response.json())
+    }
+
+    pub fn metrics(&self) -> String {
+        String::from_utf8(http::get(self.admin, "/metrics").body).expect("metrics are text")
+    }
+
+    /// Everything printed so far.
+    pub fn log(&self) -> String {
+        self.lines.lock().unwrap().join("\n")
+    }
+
+    pub fn signal(&self, signal: &str) {
+        self::signal(self.child.id(), signal);
+    }
+
+    /// Waits for its end.
+    pub fn ended(&mut self, within: Duration) -> ExitStatus {
+        until("the bridge ends", within, || self.child.try_wait().expect("the child is ours"))
+    }
+
+    /// SIGKILL, and gone.
+    pub fn kill(mut self) {
+        self.child.kill().expect("the child is ours");
+        self.child.wait().expect("the child is ours");
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("the bridge said:\n{}", self.log());
+        }
+    }
+}
+
+/// Sends a signal to a process that this test started.
+pub fn signal(pid: u32, signal: &str) {
+    let status = Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string()).status();
+    assert!(status.expect("kill runs").success(), "kill -{signal} {pid}");
+}
+
+fn gather(from: impl Read + Send + 'static, lines: Arc<Mutex<Vec<String>>>) {
+    std::thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            lines.lock().unwrap().push(line);
+        }
+    });
+}

@@ -1,0 +1,170 @@
+//! Brokers that belong to one test: they stop, freeze and come back without disturbing another.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use tempfile::TempDir;
+
+use super::bridge::signal;
+use super::{needed, until};
+
+const UP_WITHIN: Duration = Duration::from_secs(60);
+
+/// One broker process on its own port and directory, both kept through a restart.
+pub struct Broker {
+    kind: Kind,
+    port: u16,
+    dir: TempDir,
+    child: Option<Child>,
+}
+
+#[derive(Clone)]
+enum Kind {
+    Kafka { home: PathBuf, java: PathBuf },
+    Nats { server: PathBuf },
+}
+
+impl Broker {
+    /// A Kafka broker of one node; `None` where the machine has none to start.
+    pub fn kafka() -> Option<Self> {
+        let home = PathBuf::from(needed("TERRA_BRIDGE_TEST_KAFKA_HOME")?);
+        let java = PathBuf::from(std::env::var("TERRA_BRIDGE_TEST_JAVA").unwrap_or_else(|_| "java".into()));
+        Some(Self::new(Kind::Kafka { home, java }))
+    }
+
+    /// A NATS server with JetStream; `None` where the machine has none to start.
+    pub fn nats() -> Option<Self> {
+        let server = PathBuf::from(needed("TERRA_BRIDGE_TEST_NATS_SERVER")?);
+        Some(Self::new(Kind::Nats { server }))
+    }
+
+    fn new(kind: Kind) -> Self {
+        let dir = TempDir::new().expect("a temporary directory");
+        let mut broker = Self { kind, port: free_port(), dir, child: None };
+        if let Kind::Kafka { .. } = broker.kind {
+            broker.format();
+        }
+        broker.start();
+        broker
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Starts it, and waits until it answers.
+    pub fn start(&mut self) {
+        let mut command = match &self.kind {
+            Kind::Kafka { .. } => {
+                let mut command = self.java("kafka.Kafka");
+                command.arg(self.dir.path().join("server.properties"));
+                command
+            }
+            Kind::Nats { server } => {
+                let config = self.dir.path().join("nats.conf");
+                let store = self.dir.path().join("jetstream");
+                let text = format!(
+                    "listen: \"127.0.0.1:{}\"\nmax_payload: 16MB\njetstream {{ store_dir: {store:?}, max_file: 2GB }}\n",
+                    self.port
+                );
+                std::fs::write(&config, text).expect("the directory is ours");
+                let mut command = Command::new(server);
+                command.arg("-c").arg(config);
+                command
+            }
+        };
+        self.child = Some(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the broker starts"));
+        until("the broker answers", UP_WITHIN, || self.answers().then_some(()));
+    }
+
+    fn answers(&self) -> bool {
+        let address = format!("127.0.0.1:{}", self.port);
+        match self.kind {
+            Kind::Nats { .. } => std::net::TcpStream::connect(address).is_ok(),
+            Kind::Kafka { .. } => {
+                let consumer: BaseConsumer =
+                    ClientConfig::new().set("bootstrap.servers", address).create().expect("a plain client");
+                consumer.fetch_metadata(None, Duration::from_secs(1)).is_ok_and(|found| !found.brokers().is_empty())
+            }
+        }
+    }
+
+    /// SIGKILL, and gone.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("the child is ours");
+            child.wait().expect("the child is ours");
+        }
+    }
+
+    /// It keeps its connections and says nothing any more.
+    pub fn freeze(&self) {
+        let pid = self.child.as_ref().expect("it runs").id();
+        signal(pid, "STOP");
+        // Its threads stop one by one, and one that still runs may still answer.
+        let stopped = |stat: String| stat.rsplit(") ").next().is_some_and(|state| state.starts_with('T'));
+        until("the broker is frozen", UP_WITHIN, || {
+            let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+            let mut stats =
+                threads.flatten().filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok());
+            stats.all(stopped).then_some(())
+        });
+    }
+
+    pub fn thaw(&self) {
+        signal(self.child.as_ref().expect("it runs").id(), "CONT");
+    }
+
+    fn java(&self, class: &str) -> Command {
+        let Kind::Kafka { home, java } = &self.kind else { panic!("only Kafka runs on Java") };
+        let mut command = Command::new(java);
+        command
+            .args(["-Xmx384m", "-Xms128m", "-XX:TieredStopAtLevel=1"])
+            .arg("-cp")
+            .arg(home.join("libs/*"))
+            .arg(class);
+        command
+    }
+
+    fn format(&self) {
+        let dir = self.dir.path();
+        let controller = free_port();
+        let properties = dir.join("server.properties");
+        let text = format!(
+            "process.roles=broker,controller\nnode.id=1\n\
+             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
+             controller.quorum.voters=1@127.0.0.1:{controller}\n\
+             controller.listener.names=CONTROLLER\n\
+             log.dirs={logs}\nauto.create.topics.enable=false\n\
+             offsets.topic.replication.factor=1\ntransaction.state.log.replication.factor=1\n\
+             transaction.state.log.min.isr=1\ngroup.initial.rebalance.delay.ms=0\n",
+            port = self.port,
+            logs = dir.join("logs").display(),
+        );
+        std::fs::write(&properties, text).expect("the directory is ours");
+        let mut format = self.java("kafka.tools.StorageTool");
+        format.args(["format", "-t", "dGVycmEtYnJpZGdlLXRlcw", "-c"]).arg(&properties);
+        let output = format.output().expect("java runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("it is bound").port()
+}

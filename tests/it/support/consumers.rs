@@ -1,0 +1,251 @@
+//! The buses as their consumers see them: one stock client each.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Headers, Message};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+
+use super::bridge::Bridge;
+use super::{http, needed, unique};
+
+/// How long a consumer waits for what must be there.
+const ARRIVES_WITHIN: Duration = Duration::from_secs(30);
+
+/// One message as a consumer got it. Header names in lower case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Got {
+    pub topic: String,
+    pub key: Option<String>,
+    pub headers: BTreeMap<String, String>,
+    pub payload: Vec<u8>,
+}
+
+impl Got {
+    /// A CloudEvents attribute, whatever prefix the binding gives it; percent-decoded where the
+    /// binding encodes.
+    pub fn attribute(&self, name: &str) -> Option<String> {
+        if let Some(value) = self.headers.get(&format!("ce_{name}")) {
+            return Some(value.clone());
+        }
+        self.headers.get(&format!("ce-{name}")).map(|value| decoded(value))
+    }
+
+    pub fn extra(&self, name: &str) -> Option<String> {
+        let binary = self.headers.contains_key("ce_id");
+        self.headers.get(name).map(|value| if binary { value.clone() } else { decoded(value) })
+    }
+}
+
+fn decoded(value: &str) -> String {
+    percent_encoding::percent_decode_str(value).decode_utf8().expect("encoded UTF-8").into_owned()
+}
+
+/// A bus with topics, or a stream, of one test's own.
+pub enum Bus {
+    Kafka { brokers: String, prefix: String },
+    Nats { server: String, prefix: String },
+    Embedded { dir: tempfile::TempDir, prefix: String },
+}
+
+impl Bus {
+    /// On the shared Kafka.
+    pub fn kafka() -> Option<Self> {
+        Some(Self::kafka_at(needed("TERRA_BRIDGE_TEST_KAFKA")?))
+    }
+
+    pub fn kafka_at(brokers: String) -> Self {
+        Self::Kafka { brokers, prefix: unique() }
+    }
+
+    /// On the shared NATS.
+    pub fn nats() -> Option<Self> {
+        Some(Self::nats_at(needed("TERRA_BRIDGE_TEST_NATS")?))
+    }
+
+    pub fn nats_at(server: String) -> Self {
+        Self::Nats { server, prefix: unique() }
+    }
+
+    pub fn embedded() -> Option<Self> {
+        Some(Self::Embedded { dir: tempfile::TempDir::new().expect("a temporary directory"), prefix: unique() })
+    }
+
+    pub fn prefix(&self) -> &str {
+        match self {
+            Self::Kafka { prefix, .. } | Self::Nats { prefix, .. } | Self::Embedded { prefix, .. } => prefix,
+        }
+    }
+
+    pub fn topic(&self, name: &str) -> String {
+        format!("{}.{name}", self.prefix())
+    }
+
+    /// What a bridge needs in its environment to publish here.
+    pub fn environment(&self) -> Vec<(String, String)> {
+        let mut environment = vec![
+            ("ROUTES__TEMPLATE", format!("{}.{{type}}", self.prefix())),
+            ("ROUTES__UNKNOWN", self.topic("unknown")),
+            ("ROUTES__DEAD_LETTER", self.topic("dead-letter")),
+        ];
+        match self {
+            Self::Kafka { brokers, .. } => environment.extend([
+                ("BUS", "kafka".to_owned()),
+                ("KAFKA__BROKERS", brokers.clone()),
+                ("KAFKA__PARTITIONS", "1".to_owned()),
+            ]),
+            Self::Nats { server, prefix } => environment.extend([
+                ("BUS", "nats".to_owned()),
+                ("NATS__SERVERS", server.clone()),
+                ("NATS__STREAM", prefix.clone()),
+            ]),
+            Self::Embedded { dir, .. } => environment.extend([
+                ("EMBEDDED__DIR", dir.path().join("log").display().to_string()),
+                ("EMBEDDED__LISTEN", "127.0.0.1:0".to_owned()),
+            ]),
+        }
+        environment.into_iter().map(|(name, value)| (format!("TERRA_BRIDGE_{name}"), value)).collect()
+    }
+
+    /// The first `count` messages of a topic, in order.
+    pub fn read(&self, bridge: &Bridge, topic: &str, count: usize) -> Vec<Got> {
+        let got = self.take(bridge, topic, count);
+        assert_eq!(got.len(), count, "messages on {topic}");
+        got
+    }
+
+    /// Everything on all topics of this test.
+    pub fn count(&self, bridge: &Bridge) -> usize {
+        match self {
+            Self::Kafka { brokers, prefix } => kafka_count(brokers, prefix),
+            Self::Nats { server, prefix } => nats_count(server, prefix),
+            Self::Embedded { .. } => embedded_count(bridge.reader()),
+        }
+    }
+
+    fn take(&self, bridge: &Bridge, topic: &str, count: usize) -> Vec<Got> {
+        match self {
+            Self::Kafka { brokers, .. } => kafka_take(brokers, topic, count),
+            Self::Nats { server, prefix } => nats_take(server, prefix, topic, count),
+            Self::Embedded { .. } => embedded_take(bridge.reader(), topic, count),
+        }
+    }
+}
+
+fn kafka_client(brokers: &str) -> BaseConsumer {
+    ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("group.id", unique())
+        .set("enable.auto.commit", "false")
+        .set("fetch.message.max.bytes", "20000000")
+        .create()
+        .expect("a plain client")
+}
+
+fn kafka_take(brokers: &str, topic: &str, count: usize) -> Vec<Got> {
+    let consumer = kafka_client(brokers);
+    let mut from = TopicPartitionList::new();
+    let partitions = consumer.fetch_metadata(Some(topic), ARRIVES_WITHIN).expect("metadata");
+    for partition in partitions.topics()[0].partitions() {
+        from.add_partition_offset(topic, partition.id(), Offset::Beginning).expect("an offset");
+    }
+    consumer.assign(&from).expect("an assignment");
+    let end = std::time::Instant::now() + ARRIVES_WITHIN;
+    let mut got = Vec::new();
+    while got.len() < count && std::time::Instant::now() < end {
+        let Some(message) = consumer.poll(Duration::from_millis(200)) else { continue };
+        let message = message.expect("a message");
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("UTF-8");
+        let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+        got.push(Got {
+            topic: message.topic().to_owned(),
+            key: message.key().map(text),
+            headers: headers.map(|header| (header.key.to_owned(), text(header.value.unwrap_or_default()))).collect(),
+            payload: message.payload().unwrap_or_default().to_vec(),
+        });
+    }
+    got
+}
+
+fn kafka_count(brokers: &str, prefix: &str) -> usize {
+    let consumer = kafka_client(brokers);
+    let metadata = consumer.fetch_metadata(None, ARRIVES_WITHIN).expect("metadata");
+    let ours = metadata.topics().iter().filter(|topic| topic.name().starts_with(prefix));
+    let partitions = ours.flat_map(|topic| topic.partitions().iter().map(|partition| (topic.name(), partition.id())));
+    let ends = partitions.map(|(topic, id)| consumer.fetch_watermarks(topic, id, ARRIVES_WITHIN).expect("watermarks"));
+    ends.map(|(low, high)| (high - low) as usize).sum()
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
+}
+
+async fn nats_stream(server: &str, stream: &str) -> Option<async_nats::jetstream::stream::Stream> {
+    let client = async_nats::connect(server).await.expect("NATS answers");
+    async_nats::jetstream::new(client).get_stream(stream).await.ok()
+}
+
+fn nats_take(server: &str, stream: &str, subject: &str, count: usize) -> Vec<Got> {
+    use async_nats::jetstream::consumer::pull;
+    runtime().block_on(async {
+        let stream = nats_stream(server, stream).await.expect("the bridge made the stream");
+        let config = pull::Config { filter_subject: subject.to_owned(), ..pull::Config::default() };
+        let consumer = stream.create_consumer(config).await.expect("an ephemeral consumer");
+        let mut messages = consumer.messages().await.expect("messages");
+        let mut got = Vec::new();
+        while got.len() < count {
+            let Ok(Some(message)) = tokio::time::timeout(ARRIVES_WITHIN, messages.next()).await else { break };
+            let message = message.expect("a message");
+            message.ack().await.expect("an ack");
+            let headers = message.headers.iter().flat_map(|headers| headers.iter());
+            let headers: BTreeMap<_, _> =
+                headers.map(|(name, values)| (name.to_string().to_lowercase(), values[0].to_string())).collect();
+            let key = headers.get("ce-partitionkey").map(|key| decoded(key));
+            got.push(Got { topic: message.subject.to_string(), key, headers, payload: message.payload.to_vec() });
+        }
+        got
+    })
+}
+
+fn nats_count(server: &str, stream: &str) -> usize {
+    runtime().block_on(async {
+        match nats_stream(server, stream).await {
+            Some(mut stream) => stream.info().await.expect("the stream answers").state.messages as usize,
+            None => 0,
+        }
+    })
+}
+
+fn embedded_take(reader: SocketAddr, topic: &str, count: usize) -> Vec<Got> {
+    let target = format!("/topics/{topic}/messages?from=earliest&limit={count}");
+    let response = http::get(reader, &target);
+    assert_eq!(response.status, 200, "{}", response.body.escape_ascii());
+    let lines = response.body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    lines.map(|line| embedded_got(&serde_json::from_slice(line).expect("a JSON line"))).collect()
+}
+
+fn embedded_got(record: &serde_json::Value) -> Got {
+    let payload = match &record["payload"] {
+        serde_json::Value::String(text) => text.clone().into_bytes(),
+        _ => {
+            let text = record["payload_base64"].as_str().expect("a payload");
+            data_encoding::BASE64.decode(text.as_bytes()).expect("base64")
+        }
+    };
+    let headers = record["headers"].as_object().expect("headers").iter();
+    Got {
+        topic: record["topic"].as_str().expect("a topic").to_owned(),
+        key: record["key"].as_str().map(str::to_owned),
+        headers: headers.map(|(name, value)| (name.to_lowercase(), value.as_str().unwrap_or("").to_owned())).collect(),
+        payload,
+    }
+}
+
+fn embedded_count(reader: SocketAddr) -> usize {
+    let topics = http::get(reader, "/topics").json();
+    let topics = topics.as_array().or_else(|| topics["topics"].as_array()).expect("a list of topics").clone();
+    topics.iter().map(|topic| topic["next"].as_u64().expect("next") as usize).sum()
+}

@@ -1,0 +1,40 @@
+//! What the tests stand on.
+
+pub mod bridge;
+pub mod brokers;
+pub mod consumers;
+pub mod http;
+pub mod terra;
+
+use std::time::{Duration, Instant};
+
+/// Asks until there is an answer; panics with `what` when there is none in time.
+pub fn until<T>(what: &str, within: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + within;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < end, "{what}: not within {within:?}");
+        // The pause between two looks, not a wait for something to have happened.
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+/// A name that no other test, and no other run, has.
+pub fn unique() -> String {
+    use std::hash::{BuildHasher, RandomState};
+    format!("t{:012x}", RandomState::new().hash_one(0) & 0xffff_ffff_ffff)
+}
+
+/// A broker that a test needs: missing, it fails where `CI` is set and is skipped loudly elsewhere.
+pub fn needed(variable: &str) -> Option<String> {
+    match std::env::var(variable) {
+        Ok(value) if !value.is_empty() => Some(value),
+        _ if std::env::var_os("CI").is_some() => panic!("{variable} is not set: run ./tests/run"),
+        _ => {
+            eprintln!("SKIPPED: {variable} is not set; ./tests/run sets it");
+            None
+        }
+    }
+}
