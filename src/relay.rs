@@ -158,9 +158,10 @@ async fn keep(line: Arc<Line>, delivery: Delivery, deadline: Instant) -> Outcome
         read(&line.routes, delivery)
     } else {
         let reading = line.clone();
-        match tokio::task::spawn_blocking(move || read(&reading.routes, delivery)).await {
-            Ok(what) => what,
-            Err(_) => return Outcome::Unanswered,
+        let reading = tokio::task::spawn_blocking(move || read(&reading.routes, delivery));
+        match tokio::time::timeout_at(deadline, reading).await {
+            Ok(Ok(what)) => what,
+            Ok(Err(_)) | Err(_) => return Outcome::Unanswered,
         }
     };
     match what {

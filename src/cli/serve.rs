@@ -24,7 +24,7 @@ use crate::telemetry::{self, Telemetry};
 /// What the bus may take beyond the drain timeout to let its client go.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
-/// Why the bridge could not start.
+/// Why the bridge could not start, or not go on.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StartError {
     #[error("{0}")]
@@ -33,12 +33,14 @@ pub(super) enum StartError {
     Listen { key: &'static str, address: SocketAddr, source: std::io::Error },
     #[error("cannot wait for signals: {0}")]
     Signals(std::io::Error),
+    #[error("the bus ended by itself; start the bridge again")]
+    BusEnded,
 }
 
 /// Runs until SIGTERM or SIGINT, then drains. A second signal ends it at once.
 ///
 /// # Errors
-/// Where it could not start: nothing was accepted then.
+/// Where it could not start: nothing was accepted then. Or where the bus failed for good.
 pub(super) async fn run(config: &Config, routes: Table) -> Result<(), StartError> {
     let telemetry = telemetry::start(&config.log);
     let mut signals = Signals::new().map_err(StartError::Signals)?;
@@ -51,7 +53,6 @@ pub(super) async fn run(config: &Config, routes: Table) -> Result<(), StartError
     let relay = Relay::new(config, routes, opened.bus.clone(), budget, metrics.clone());
     let admin = Admin::new(opened.bus.link(), metrics.clone(), stop.clone(), &config.admin);
     announce(config, &ports);
-    tokio::spawn(follow(opened.bus.link(), metrics.clone()));
     let aside =
         |listener, service| server::serve(listener, Limits::aside(), service, Arc::default(), stop_admin.clone());
     let admin = tokio::spawn(aside(ports.admin, admin));
@@ -62,8 +63,16 @@ pub(super) async fn run(config: &Config, routes: Table) -> Result<(), StartError
     let deliveries = server::serve(ports.deliveries, limits, relay.clone(), metrics.connections.clone(), stop.clone());
     let deliveries = tokio::spawn(deliveries);
 
-    let signal = signals.next().await;
-    tracing::info!(signal, "draining: no new connections, running requests finish");
+    let ended = tokio::select! {
+        signal = signals.next() => {
+            tracing::info!(signal, "draining: no new connections, running requests finish");
+            Ok(())
+        }
+        () = follow(opened.bus.link(), metrics) => {
+            tracing::error!("the bus has ended by itself; whoever restarts the bridge mends it");
+            Err(StartError::BusEnded)
+        }
+    };
     stop.cancel();
     let drained = drain(config, deliveries, &relay, opened.bus.as_ref());
     tokio::select! {
@@ -75,7 +84,7 @@ pub(super) async fn run(config: &Config, routes: Table) -> Result<(), StartError
     if let Some(reader) = reader {
         let _ = reader.await;
     }
-    Ok(())
+    ended
 }
 
 fn readings(budget: &Budget, telemetry: &Telemetry) -> Readings {
@@ -86,7 +95,7 @@ fn readings(budget: &Budget, telemetry: &Telemetry) -> Readings {
     }
 }
 
-/// Keeps the gauge of the bus current, and says once that it was reached.
+/// Keeps the gauge of the bus current; returns when the adapter is no more.
 async fn follow(mut link: watch::Receiver<Link>, metrics: Metrics) {
     loop {
         metrics.bus(*link.borrow_and_update() == Link::Up);
@@ -141,8 +150,9 @@ async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, Sta
 fn announce(config: &Config, ports: &Ports) {
     let address = |listener: &TcpListener| listener.local_addr().map_or_else(|_| "?".into(), |at| at.to_string());
     for endpoint in &config.endpoints {
+        // Not its path: many an operator makes that one hard to guess.
         let listen = address(&ports.deliveries);
-        tracing::info!(listen, endpoint = endpoint.name, path = endpoint.path, "taking deliveries");
+        tracing::info!(listen, endpoint = endpoint.name, "taking deliveries");
     }
     tracing::info!(listen = address(&ports.admin), "answering /livez, /readyz and /metrics");
     if let Some(reader) = &ports.reader {

@@ -1,4 +1,5 @@
-//! When a connection has had its time: idle too long, too slow with a head, too slow to leave.
+//! When a connection has had its time: idle too long, too slow with a head, too slow
+//! to take an answer or to leave.
 //! Comes in: the bytes of a connection as they are read. Goes out: the moment of a request's first
 //! byte, and the end of the connection's patience.
 
@@ -17,6 +18,9 @@ use tokio::time::Instant;
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 32 << 20;
 
+/// How long a client may take nothing of what is written to it.
+const STALL: Duration = Duration::from_secs(30);
+
 #[derive(Debug, Clone, Copy)]
 enum Phase {
     /// Nothing of a head has come since then.
@@ -31,6 +35,8 @@ enum Phase {
 
 pub(super) struct Clock {
     phase: Mutex<Phase>,
+    /// Since when the client has taken nothing, where something waits for it.
+    stalled: Mutex<Option<Instant>>,
     header_timeout: Duration,
     idle_timeout: Duration,
 }
@@ -38,7 +44,8 @@ pub(super) struct Clock {
 impl Clock {
     /// A connection that never says anything has the time of a head, not the time of an idle one.
     pub(super) fn new(header_timeout: Duration, idle_timeout: Duration) -> Self {
-        Self { phase: Mutex::new(Phase::Head(Instant::now())), header_timeout, idle_timeout }
+        let phase = Mutex::new(Phase::Head(Instant::now()));
+        Self { phase, stalled: Mutex::default(), header_timeout, idle_timeout }
     }
 
     /// The head is complete; returns when its first byte came.
@@ -76,11 +83,21 @@ impl Clock {
                 Phase::Leaving(since) => since + LINGER,
             };
             let now = Instant::now();
+            let stalled = *self.stalled.lock().expect("no holder of this lock can panic");
+            let end = stalled.map_or(end, |since| end.min(since + STALL));
             if end <= now {
                 return;
             }
             // No phase that begins meanwhile can end earlier than this, so none is overslept.
             tokio::time::sleep_until(end.min(now + self.header_timeout.min(LINGER))).await;
+        }
+    }
+
+    fn wrote<T>(&self, written: &Poll<T>) {
+        let mut stalled = self.stalled.lock().expect("no holder of this lock can panic");
+        match written {
+            Poll::Pending => drop(stalled.get_or_insert_with(Instant::now)),
+            Poll::Ready(_) => *stalled = None,
         }
     }
 
@@ -115,7 +132,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Clocked<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Clocked<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.clock.wrote(&written);
+        written
     }
 
     fn poll_write_vectored(
@@ -123,7 +142,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Clocked<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.clock.wrote(&written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

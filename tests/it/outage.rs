@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::support::bridge::Bridge;
 use crate::support::brokers::Broker;
 use crate::support::consumers::Bus;
+use crate::support::http::Connection;
 use crate::support::terra::Attempt;
 use crate::support::until;
 
@@ -103,6 +104,30 @@ outages!(nats, |port| Bus::nats_at(format!("nats://127.0.0.1:{port}"));
     frozen_broker_gets_503_in_time,
     a_publish_timeout_of_one_second_holds,
     a_bridge_that_starts_before_its_broker_connects_when_it_comes);
+
+/// A slow body leaves less time than the client library takes to give up: the bridge answers for it.
+#[test]
+fn the_bridges_own_deadline_answers_where_the_broker_and_its_client_do_not() {
+    let Some(broker) = Broker::nats() else { return };
+    let bus = Bus::nats_at(format!("nats://127.0.0.1:{}", broker.port()));
+    let mut environment = bus.environment();
+    environment.push(("TERRA_BRIDGE_SERVER__DEADLINE".into(), "3s".into()));
+    environment.push(("TERRA_BRIDGE_SERVER__PUBLISH_TIMEOUT".into(), "2900ms".into()));
+    let bridge = Bridge::ready(&environment);
+    broker.freeze();
+    let attempt = numbered(0);
+    let (start, rest) = attempt.body.split_at(1);
+    let mut connection = Connection::open(bridge.deliveries).expect("a connection");
+    let asked = Instant::now();
+    connection.write(attempt.head(attempt.body.len()).as_bytes()).expect("the head goes out");
+    connection.write(start).expect("a byte goes out");
+    // The slow client itself.
+    until("the client goes on", IN_TIME, || (asked.elapsed() > Duration::from_millis(1500)).then_some(()));
+    connection.write(rest).expect("the rest goes out");
+    let response = connection.response().expect("an answer");
+    assert_eq!((response.status, response.json()["outcome"].as_str()), (503, Some("unanswered")));
+    assert!(asked.elapsed() < Duration::from_millis(3500), "{:?}", asked.elapsed());
+}
 
 #[test]
 fn a_killed_bridge_keeps_in_its_embedded_log_what_it_acknowledged() {

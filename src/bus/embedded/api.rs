@@ -22,8 +22,8 @@ use crate::bus::Record;
 use crate::config::{self, Secret};
 use crate::server::{self, Reply, Service, loopback_host};
 
-/// Readers that may follow at once.
-const FOLLOWERS: usize = 512;
+/// Streams that may be open at once.
+const STREAMS: usize = 512;
 /// One step of a reader: so many records, or so many bytes and one record more.
 const STEP_RECORDS: usize = 256;
 const STEP_BYTES: usize = 1 << 20;
@@ -35,12 +35,12 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 pub struct Api {
     shared: Arc<Shared>,
     token: Option<Secret>,
-    followers: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
 }
 
 impl Api {
     pub(super) fn new(shared: Arc<Shared>, config: &config::Embedded) -> Self {
-        Self { shared, token: config.token.clone(), followers: Arc::new(Semaphore::new(FOLLOWERS)) }
+        Self { shared, token: config.token.clone(), streams: Arc::new(Semaphore::new(STREAMS)) }
     }
 
     async fn answer<B>(&self, request: &Request<B>) -> Result<Reply, Reply> {
@@ -98,12 +98,8 @@ impl Api {
         if from < extent.earliest || from > extent.next {
             return Err(out_of_range(extent));
         }
-        let place = if query.follow {
-            let full = || refusal(StatusCode::SERVICE_UNAVAILABLE, "too many readers follow already");
-            Some(self.followers.clone().try_acquire_owned().map_err(|_| full())?)
-        } else {
-            None
-        };
+        let full = |_| refusal(StatusCode::SERVICE_UNAVAILABLE, "too many readers already");
+        let place = self.streams.clone().try_acquire_owned().map_err(full)?;
         let reader = Reader {
             changed: self.shared.changed.subscribe(),
             shared: self.shared.clone(),
@@ -228,7 +224,7 @@ struct Reader {
     left: Option<u64>,
     follow: bool,
     events: bool,
-    _place: Option<OwnedSemaphorePermit>,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Reader {

@@ -83,7 +83,8 @@ pub(super) fn open(config: &config::Embedded, setup: Setup) -> Result<(Arc<dyn B
     store.know(shared.configured());
     shared.set(Some(Arc::new(store)));
     let (dir, reserve) = (config.dir.clone(), config.reserve);
-    let writer = Writer { dir, keep, reserve, shared: shared.clone(), link: link_sender, jobs: waiting };
+    let (shared_too, doubtful) = (shared.clone(), Default::default());
+    let writer = Writer { dir, keep, reserve, shared: shared_too, link: link_sender, jobs: waiting, doubtful };
     let runtime = Handle::current();
     let thread = std::thread::Builder::new().name("embedded-log".into()).spawn(move || writer.run(&runtime));
     let thread = thread.map_err(|error| OpenError(format!("no thread for the embedded log: {error}")))?;

@@ -146,8 +146,14 @@ impl Store {
     }
 
     /// Appends all, or what is new of it, in one batch and one fsync. `Ok` means that all of it is on
-    /// the disk; after an error the store must be opened anew.
-    pub(super) fn append(&self, messages: &[&Message], now: Timestamp) -> Result<Vec<Receipt>, StoreError> {
+    /// the disk; after an error the store must be opened anew. What is in `doubtful` (keys of ids) is
+    /// appended again even where the log has it.
+    pub(super) fn append(
+        &self,
+        messages: &[&Message],
+        doubtful: &HashSet<Vec<u8>>,
+        now: Timestamp,
+    ) -> Result<Vec<Receipt>, StoreError> {
         let (number, mut segment) = self.active(now)?;
         let mut batch = self.db.batch().durability(Some(PersistMode::SyncAll));
         let mut nexts: HashMap<&str, u64> = HashMap::new();
@@ -156,7 +162,7 @@ impl Store {
         for message in messages {
             let topic: &str = message.topic();
             let id = id_key(topic, message.id().as_bytes());
-            if ids.contains(&id) || self.knows(&id)? {
+            if ids.contains(&id) || (!doubtful.contains(&id) && self.knows(&id)?) {
                 receipts.push(Receipt::Duplicate);
                 continue;
             }
@@ -273,7 +279,8 @@ impl Store {
         self.segments.read().expect(UNPOISONED).values().map(|segment| segment.bytes).sum()
     }
 
-    fn knows(&self, id: &[u8]) -> Result<bool, StoreError> {
+    /// Whether the log has this key of an id.
+    pub(super) fn knows(&self, id: &[u8]) -> Result<bool, StoreError> {
         for segment in self.segments.read().expect(UNPOISONED).values().rev() {
             if segment.keyspace.contains_key(id)? {
                 return Ok(true);
@@ -365,7 +372,7 @@ mod tests {
 
     fn append(store: &Store, topic: &str, ids: &[u8], now: Timestamp) -> Vec<Receipt> {
         let messages: Vec<_> = ids.iter().map(|id| message(topic, *id)).collect();
-        store.append(&messages.iter().collect::<Vec<_>>(), now).unwrap()
+        store.append(&messages.iter().collect::<Vec<_>>(), &HashSet::new(), now).unwrap()
     }
 
     fn offsets(store: &Store, topic: &str, from: u64) -> Vec<u64> {
@@ -399,6 +406,18 @@ mod tests {
         let store = Store::open(dir.path(), ALWAYS).unwrap();
         assert_eq!(append(&store, "a", &[2, 3], at(1)), [Receipt::Duplicate, Receipt::Kept]);
         assert_eq!(offsets(&store, "a", 0), [0, 1, 2]);
+    }
+
+    #[test]
+    fn what_is_in_doubt_is_appended_again() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let store = Store::open(dir.path(), ALWAYS).unwrap();
+        append(&store, "a", &[1], at(0));
+        let again = message("a", 1);
+        let doubtful = HashSet::from([id_key("a", again.id().as_bytes())]);
+        assert_eq!(store.append(&[&again], &doubtful, at(1)).unwrap(), [Receipt::Kept]);
+        assert_eq!(store.append(&[&again], &HashSet::new(), at(2)).unwrap(), [Receipt::Duplicate]);
+        assert_eq!(offsets(&store, "a", 0), [0, 1]);
     }
 
     #[test]

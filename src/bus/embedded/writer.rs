@@ -2,6 +2,7 @@
 //! receipts, after the fsync of their batch. It refuses while the disk is short of space, and after a
 //! failed write opens the log anew before it takes more.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Shared;
+use super::codec::id_key;
 use super::store::{Keep, Store, StoreError};
 use crate::bus::{Link, Receipt, Refusal};
 use crate::message::Message;
@@ -36,6 +38,9 @@ pub(super) struct Writer {
     pub shared: Arc<Shared>,
     pub link: watch::Sender<Link>,
     pub jobs: mpsc::Receiver<Job>,
+    /// Of batches whose fsync failed. The log may show them when it is opened anew, from the memory of
+    /// the system alone: Linux takes a page whose write failed for clean. So none counts as kept.
+    pub doubtful: HashSet<Vec<u8>>,
 }
 
 impl Writer {
@@ -63,8 +68,16 @@ impl Writer {
             return refuse(jobs, "the embedded log takes nothing: its disk is short of space or failed");
         };
         let messages: Vec<_> = jobs.iter().map(|job| &job.message).collect();
-        match store.append(&messages, Timestamp::now()) {
+        let ids = |messages: &[&Message]| -> Vec<_> {
+            messages.iter().map(|message| id_key(message.topic(), message.id().as_bytes())).collect()
+        };
+        match store.append(&messages, &self.doubtful, Timestamp::now()) {
             Ok(receipts) => {
+                if !self.doubtful.is_empty() {
+                    for id in ids(&messages) {
+                        self.doubtful.remove(&id);
+                    }
+                }
                 self.shared.committed();
                 for (job, receipt) in jobs.into_iter().zip(receipts) {
                     // Whoever asked may be gone; the message is kept all the same.
@@ -73,6 +86,7 @@ impl Writer {
             }
             Err(error) => {
                 drop(store);
+                self.doubtful.extend(ids(&messages));
                 self.fail(&error);
                 refuse(jobs, "the embedded log could not write");
             }
@@ -118,13 +132,14 @@ impl Writer {
         }
     }
 
-    fn reopen(&self) {
+    fn reopen(&mut self) {
         if free_space(&self.dir).is_none_or(|free| free < self.reserve) {
             return;
         }
         match Store::open(&self.dir, self.keep) {
             Ok(store) => {
                 store.know(self.shared.configured());
+                self.doubtful.retain(|id| store.knows(id).unwrap_or(true));
                 self.shared.set(Some(Arc::new(store)));
                 self.taking();
             }

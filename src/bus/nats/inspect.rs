@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
+use async_nats::jetstream::stream::{Config, DiscardPolicy};
 
-use super::stream::{MARK, lacking, wanted};
+use super::stream::{MARK, lacking, unfit, wanted};
 use super::{client, context};
 use crate::bus::{Finding, Level, OpenError, Setup};
 use crate::config;
@@ -80,12 +80,12 @@ fn of_stream(about: &str, wanted: &Config, found: &Config, create: bool) -> Vec<
 
 fn durability(about: &str, stream: &Config) -> Vec<Finding> {
     let mut findings = vec![replicas(about, stream.num_replicas)];
-    if stream.storage == StorageType::Memory {
+    if let Some(problem) = unfit(stream) {
         findings.push(Finding {
             about: about.into(),
             level: Level::Mistake,
-            says: "lies in memory: a restart of its servers loses every event".into(),
-            remedy: Some("make a stream with file storage".into()),
+            says: format!("{problem}; every delivery gets a 503"),
+            remedy: Some("name another stream in `nats.stream`, with file storage and retention `limits`".into()),
         });
     }
     if stream.discard == DiscardPolicy::Old && (stream.max_bytes > 0 || stream.max_messages > 0) {

@@ -93,10 +93,14 @@ impl Nats {
         if most > 0 && message.payload().len() + headers > most {
             return Err(refusal::too_large(most));
         }
-        if let Ensured::Lacking(missing) = &*self.ensured.read().expect("no holder of this lock can panic")
-            && missing.contains(&**message.topic())
-        {
-            return Err(refusal::lacks_subject(&self.stream));
+        match &*self.ensured.read().expect("no holder of this lock can panic") {
+            Ensured::Complete => {}
+            Ensured::Unknown => return Err(refusal::NOT_SEEN),
+            Ensured::Unfit => return Err(refusal::unfit(&self.stream)),
+            Ensured::Lacking(missing) if missing.contains(&**message.topic()) => {
+                return Err(refusal::lacks_subject(&self.stream));
+            }
+            Ensured::Lacking(_) => {}
         }
         Ok(())
     }

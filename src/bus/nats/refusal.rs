@@ -10,6 +10,7 @@ use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use crate::bus::Refusal;
 
 pub(super) const AWAY: Refusal = transient("NATS is not connected");
+pub(super) const NOT_SEEN: Refusal = transient("the stream was not seen on NATS yet");
 pub(super) const BUSY: Refusal = transient("too many acknowledgements are awaited from NATS");
 
 const fn transient(reason: &'static str) -> Refusal {
@@ -44,6 +45,13 @@ pub(super) fn lacks_subject(stream: &str) -> Refusal {
     Refusal::Permanent {
         reason: format!("the stream `{stream}` does not take this topic").into(),
         remedy: "add the topic to the stream's subjects; `terra-bridge check --online` lists them".into(),
+    }
+}
+
+pub(super) fn unfit(stream: &str) -> Refusal {
+    Refusal::Permanent {
+        reason: format!("the stream `{stream}` acknowledges what it does not keep").into(),
+        remedy: "see `terra-bridge check --online`; name a stream with file storage and retention `limits`".into(),
     }
 }
 

@@ -30,6 +30,8 @@ pub(super) enum Ensured {
     Complete,
     /// It is there and does not take these subjects.
     Lacking(BTreeSet<String>),
+    /// It is there and acknowledges what it does not keep.
+    Unfit,
 }
 
 /// The stream as the bridge would make it.
@@ -53,6 +55,16 @@ pub(super) fn wanted(config: &config::Nats, setup: &Setup) -> Config {
 /// Those of the wanted subjects that a stream does not take.
 pub(super) fn lacking(wanted: &[String], has: &[String]) -> BTreeSet<String> {
     wanted.iter().filter(|subject| !has.iter().any(|pattern| takes(pattern, subject))).cloned().collect()
+}
+
+/// Why an acknowledgement of this stream does not mean that it keeps the message.
+pub(super) fn unfit(stream: &Config) -> Option<&'static str> {
+    match (stream.retention, stream.storage, stream.no_ack) {
+        (RetentionPolicy::Interest, ..) => Some("keeps only what some consumer waits for (retention `interest`)"),
+        (_, StorageType::Memory, _) => Some("lies in memory: a restart of its servers loses every event"),
+        (.., true) => Some("acknowledges nothing (`no_ack`)"),
+        (RetentionPolicy::Limits | RetentionPolicy::WorkQueue, StorageType::File, false) => None,
+    }
 }
 
 /// Whether a subject with wildcards takes one without.
@@ -181,6 +193,11 @@ impl Keeper {
 
     async fn complete(&self, info: &Info) -> Result<(), Trouble> {
         let missing = lacking(&self.wanted.subjects, &info.config.subjects);
+        if let Some(problem) = unfit(&info.config) {
+            self.set(Ensured::Unfit);
+            let name = &self.wanted.name;
+            return Err(Trouble(format!("stream `{name}` {problem}; name another one in `nats.stream`")));
+        }
         if missing.is_empty() {
             self.set(Ensured::Complete);
             return Ok(());
@@ -238,6 +255,15 @@ const UNPOISONED: &str = "no holder of this lock can panic";
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stream_that_acknowledges_what_it_does_not_keep_is_unfit() {
+        let file = Config { storage: StorageType::File, ..Config::default() };
+        assert_eq!(unfit(&file), None);
+        assert!(unfit(&Config { retention: RetentionPolicy::Interest, ..file.clone() }).is_some());
+        assert!(unfit(&Config { storage: StorageType::Memory, ..file.clone() }).is_some());
+        assert!(unfit(&Config { no_ack: true, ..file }).is_some());
+    }
 
     #[test]
     fn a_stream_takes_what_its_subjects_say() {
