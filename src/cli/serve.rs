@@ -56,6 +56,7 @@ pub(super) async fn run(config: &Config, routes: Table) -> Result<(), StartError
     let aside =
         |listener, service| server::serve(listener, Limits::aside(), service, Arc::default(), stop_admin.clone());
     let admin = tokio::spawn(aside(ports.admin, admin));
+    let api = opened.api.clone();
     let reader = ports.reader.zip(opened.api).map(|(listener, api)| {
         tokio::spawn(server::serve(listener, Limits::aside(), api, Arc::default(), stop.clone()))
     });
@@ -74,6 +75,10 @@ pub(super) async fn run(config: &Config, routes: Table) -> Result<(), StartError
         }
     };
     stop.cancel();
+    if let Some(api) = api {
+        // Who follows would follow for ever.
+        api.drain();
+    }
     let drained = drain(config, deliveries, &relay, opened.bus.as_ref());
     tokio::select! {
         () = drained => tracing::info!("stopped"),

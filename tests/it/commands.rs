@@ -218,13 +218,12 @@ fn nothing_that_listens_and_wrong_usage_have_their_exit_codes() {
 }
 
 #[test]
-fn a_bad_tail_offset_is_an_error_and_no_jump() {
+fn a_tail_of_a_topic_that_is_none_says_so() {
     let bus = Bus::embedded().expect("needs no broker");
     let bridge = Bridge::ready(&bus.environment());
-    assert_eq!(Attempt::of(BODY).post(bridge.deliveries).status, 200);
-    let output = run(&["tail", &bus.topic("daily"), "--from", "7"], &beside(&bus, &bridge));
+    let output = run(&["tail", "no.such.topic", "--from", "earliest"], &beside(&bus, &bridge));
     assert_eq!(output.status.code(), Some(1));
-    assert!(err(&output).contains("416"), "{}", err(&output));
+    assert!(err(&output).contains("no.such.topic"), "{}", err(&output));
 }
 
 #[test]

@@ -1,131 +1,310 @@
-//! How a message lies in the log: keys that sort as they are read, values that say their version.
+//! How the log lies on disk: keys that sort a topic by offset, records, the index of delivery ids,
+//! and the head of a segment. Comes in: values. Goes out: bytes, and back.
+//! A value that does not decode to its last byte is [`Corrupt`], never a shorter one.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::bus::Record;
-use crate::message::Message;
+use crate::message::DeliveryId;
 
-/// The first byte of every value. Another one is refused, never guessed at.
+/// The first byte of every value.
 const VERSION: u8 = 1;
 
-/// A value that is not what was written.
+/// Topic names have no NUL in them, so that no topic's keys lie between another's.
+const END_OF_TOPIC: u8 = 0;
+
+const RECORD: u8 = b'r';
+const INDEX: u8 = b'i';
+
+/// The key of a segment's head.
+pub(super) const HEAD: &[u8] = b"h";
+
+/// All records of a segment lie in `RECORDS..RECORDS_END`.
+pub(super) const RECORDS: &[u8] = &[RECORD];
+pub(super) const RECORDS_END: &[u8] = &[RECORD + 1];
+
+/// What stands on disk is not what this program wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a record of the embedded log cannot be decoded")]
-pub(super) struct Corrupt;
+#[error("{0} on disk does not decode")]
+pub(super) struct Corrupt(pub(super) &'static str);
 
-/// `r`, topic, NUL, offset: a topic's records lie together, in order. No topic has a NUL in it.
+/// How far a topic is: the offset of its next record, and the bytes of all its records before that.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Mark {
+    pub(super) next: u64,
+    pub(super) position: u64,
+}
+
+/// What a segment begins with: when it began, and how far each topic was then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) created: Timestamp,
+    pub(super) marks: BTreeMap<Arc<str>, Mark>,
+}
+
+/// A record before it has a place in a topic.
+pub(super) struct Draft<'a> {
+    pub(super) time: Timestamp,
+    /// The bytes of all records of the topic before this one.
+    pub(super) position: u64,
+    pub(super) key: &'a str,
+    pub(super) payload: &'a [u8],
+}
+
 pub(super) fn record_key(topic: &str, offset: u64) -> Vec<u8> {
-    let mut key = record_prefix(topic);
-    key.extend_from_slice(&offset.to_be_bytes());
-    key
+    keyed(RECORD, topic, &offset.to_be_bytes())
 }
 
-pub(super) fn record_prefix(topic: &str) -> Vec<u8> {
-    let mut key = Vec::with_capacity(topic.len() + 10);
-    key.push(b'r');
+pub(super) fn index_key(topic: &str, id: &DeliveryId) -> Vec<u8> {
+    keyed(INDEX, topic, id.as_bytes())
+}
+
+/// The first key behind all records of the topic.
+pub(super) fn after_topic(topic: &str) -> Vec<u8> {
+    let mut key = Vec::with_capacity(topic.len() + 2);
+    key.push(RECORD);
     key.extend_from_slice(topic.as_bytes());
-    key.push(0);
+    key.push(END_OF_TOPIC + 1);
     key
 }
 
-/// The offset in a record's key.
-pub(super) fn offset_of(key: &[u8]) -> Result<u64, Corrupt> {
-    key.last_chunk().copied().map(u64::from_be_bytes).ok_or(Corrupt)
-}
-
-/// `i`, topic, NUL, delivery id: one delivery may lie in several topics, once in each.
-pub(super) fn id_key(topic: &str, id: &[u8; 32]) -> Vec<u8> {
-    let mut key = record_prefix(topic);
-    key[0] = b'i';
-    key.extend_from_slice(id);
+fn keyed(kind: u8, topic: &str, rest: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(topic.len() + rest.len() + 2);
+    key.push(kind);
+    key.extend_from_slice(topic.as_bytes());
+    key.push(END_OF_TOPIC);
+    key.extend_from_slice(rest);
     key
 }
 
-pub(super) fn encode(message: &Message, time: Timestamp) -> Vec<u8> {
-    let headers: Vec<_> = message.nats_headers().collect();
-    let mut value = Vec::with_capacity(message.payload().len() + 1024);
-    value.push(VERSION);
-    value.extend_from_slice(&time.as_millisecond().to_be_bytes());
-    put(&mut value, message.key().as_bytes());
-    value.extend_from_slice(&(headers.len() as u32).to_be_bytes());
-    for (name, text) in headers {
-        put(&mut value, name.as_bytes());
-        put(&mut value, text.as_bytes());
-    }
-    value.extend_from_slice(message.payload());
+/// Topic and offset of a record's key.
+pub(super) fn read_record_key(key: &[u8]) -> Result<(&str, u64), Corrupt> {
+    const WRONG: Corrupt = Corrupt("a record's key");
+    let (&RECORD, rest) = key.split_first().ok_or(WRONG)? else { return Err(WRONG) };
+    let (rest, offset) = rest.split_last_chunk::<8>().ok_or(WRONG)?;
+    let (&END_OF_TOPIC, topic) = rest.split_last().ok_or(WRONG)? else { return Err(WRONG) };
+    Ok((std::str::from_utf8(topic).map_err(|_| WRONG)?, u64::from_be_bytes(*offset)))
+}
+
+pub(super) fn encode_offset(offset: u64) -> [u8; 9] {
+    let mut value = [VERSION; 9];
+    value[1..].copy_from_slice(&offset.to_be_bytes());
     value
 }
 
-fn put(value: &mut Vec<u8>, field: &[u8]) {
-    value.extend_from_slice(&(field.len() as u32).to_be_bytes());
-    value.extend_from_slice(field);
+/// What a record takes of `embedded.max_bytes`: its key, its value and its place in the index.
+pub(super) fn footprint(topic: &str, value: &[u8]) -> u64 {
+    const KEYS: usize = 2 + 8 + 2 + 32 + 9;
+    (value.len() + 2 * topic.len() + KEYS) as u64
 }
 
-pub(super) fn decode(topic: &str, offset: u64, value: &[u8]) -> Result<Record, Corrupt> {
-    let mut rest = value.strip_prefix(&[VERSION]).ok_or(Corrupt)?;
-    let time = i64::from_be_bytes(*take(&mut rest)?);
-    let key = field(&mut rest)?;
-    let count = u32::from_be_bytes(*take(&mut rest)?);
-    let headers = (0..count).map(|_| Ok((field(&mut rest)?, field(&mut rest)?))).collect::<Result<_, Corrupt>>()?;
-    Ok(Record {
-        topic: topic.to_owned(),
-        key: Some(key),
-        partition: 0,
-        offset,
-        time: Timestamp::from_millisecond(time).map_err(|_| Corrupt)?,
-        headers,
-        payload: Bytes::copy_from_slice(rest),
-    })
+pub(super) fn encode_record<'h>(
+    draft: &Draft<'_>,
+    headers: impl Iterator<Item = (Cow<'static, str>, Cow<'h, str>)>,
+) -> Vec<u8> {
+    const HEADERS: usize = 1024;
+    let mut value = Vec::with_capacity(draft.payload.len() + draft.key.len() + HEADERS);
+    value.push(VERSION);
+    value.extend_from_slice(&draft.time.as_millisecond().to_be_bytes());
+    value.extend_from_slice(&draft.position.to_be_bytes());
+    put(&mut value, draft.key.as_bytes());
+    let count_at = value.len();
+    put_len(&mut value, 0);
+    let mut count = 0;
+    for (name, text) in headers {
+        put(&mut value, name.as_bytes());
+        put(&mut value, text.as_bytes());
+        count += 1;
+    }
+    value[count_at..count_at + 4].copy_from_slice(&u32::to_be_bytes(count));
+    put(&mut value, draft.payload);
+    value
 }
 
-fn take<'a, const N: usize>(rest: &mut &'a [u8]) -> Result<&'a [u8; N], Corrupt> {
-    let (taken, left) = rest.split_first_chunk().ok_or(Corrupt)?;
-    *rest = left;
-    Ok(taken)
+/// The record, and the bytes of all records of its topic before it. The payload shares `value`.
+pub(super) fn decode_record(topic: &str, offset: u64, value: Bytes) -> Result<(Record, u64), Corrupt> {
+    let mut cursor = Cursor { rest: &value, what: Corrupt("a record") };
+    cursor.version()?;
+    let time = cursor.time()?;
+    let position = cursor.number()?;
+    let key = cursor.text()?.to_owned();
+    let count = cursor.len()?;
+    let mut headers = Vec::with_capacity(count.min(64));
+    for _ in 0..count {
+        headers.push((cursor.text()?.to_owned(), cursor.text()?.to_owned()));
+    }
+    let payload = cursor.bytes()?;
+    let payload = value.slice_ref(payload);
+    cursor.end()?;
+    let record = Record { topic: topic.to_owned(), key: Some(key), partition: 0, offset, time, headers, payload };
+    Ok((record, position))
 }
 
-fn field(rest: &mut &[u8]) -> Result<String, Corrupt> {
-    let length = u32::from_be_bytes(*take(rest)?) as usize;
-    let (taken, left) = rest.split_at_checked(length).ok_or(Corrupt)?;
-    *rest = left;
-    String::from_utf8(taken.to_vec()).map_err(|_| Corrupt)
+/// When the record was taken and the bytes before it, without its headers and payload.
+pub(super) fn decode_place(value: &[u8]) -> Result<(Timestamp, u64), Corrupt> {
+    let mut cursor = Cursor { rest: value, what: Corrupt("a record") };
+    cursor.version()?;
+    Ok((cursor.time()?, cursor.number()?))
+}
+
+pub(super) fn encode_head(head: &Head) -> Vec<u8> {
+    let mut value = vec![VERSION];
+    value.extend_from_slice(&head.created.as_millisecond().to_be_bytes());
+    put_len(&mut value, head.marks.len());
+    for (topic, mark) in &head.marks {
+        put(&mut value, topic.as_bytes());
+        value.extend_from_slice(&mark.next.to_be_bytes());
+        value.extend_from_slice(&mark.position.to_be_bytes());
+    }
+    value
+}
+
+pub(super) fn decode_head(value: &[u8]) -> Result<Head, Corrupt> {
+    let mut cursor = Cursor { rest: value, what: Corrupt("a segment's head") };
+    cursor.version()?;
+    let created = cursor.time()?;
+    let mut marks = BTreeMap::new();
+    for _ in 0..cursor.len()? {
+        let topic = cursor.text()?.into();
+        marks.insert(topic, Mark { next: cursor.number()?, position: cursor.number()? });
+    }
+    cursor.end()?;
+    Ok(Head { created, marks })
+}
+
+fn put(value: &mut Vec<u8>, bytes: &[u8]) {
+    put_len(value, bytes.len());
+    value.extend_from_slice(bytes);
+}
+
+fn put_len(value: &mut Vec<u8>, len: usize) {
+    let len = u32::try_from(len).expect("a delivery is far below 4 GiB");
+    value.extend_from_slice(&len.to_be_bytes());
+}
+
+struct Cursor<'a> {
+    rest: &'a [u8],
+    what: Corrupt,
+}
+
+impl<'a> Cursor<'a> {
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Corrupt> {
+        let (array, rest) = self.rest.split_first_chunk::<N>().ok_or(self.what)?;
+        self.rest = rest;
+        Ok(*array)
+    }
+
+    fn version(&mut self) -> Result<(), Corrupt> {
+        if self.array::<1>()? == [VERSION] { Ok(()) } else { Err(self.what) }
+    }
+
+    fn number(&mut self) -> Result<u64, Corrupt> {
+        self.array().map(u64::from_be_bytes)
+    }
+
+    fn len(&mut self) -> Result<usize, Corrupt> {
+        self.array().map(|bytes| u32::from_be_bytes(bytes) as usize)
+    }
+
+    fn time(&mut self) -> Result<Timestamp, Corrupt> {
+        let ms = self.array().map(i64::from_be_bytes)?;
+        Timestamp::from_millisecond(ms).map_err(|_| self.what)
+    }
+
+    fn bytes(&mut self) -> Result<&'a [u8], Corrupt> {
+        let len = self.len()?;
+        let (bytes, rest) = self.rest.split_at_checked(len).ok_or(self.what)?;
+        self.rest = rest;
+        Ok(bytes)
+    }
+
+    fn text(&mut self) -> Result<&'a str, Corrupt> {
+        std::str::from_utf8(self.bytes()?).map_err(|_| self.what)
+    }
+
+    fn end(&self) -> Result<(), Corrupt> {
+        if self.rest.is_empty() { Ok(()) } else { Err(self.what) }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn encoded() -> Vec<u8> {
-        let message = Message::sample("terra.daily", "user ü", [7; 32], &b"{\"type\":\"daily\"}"[..]);
-        encode(&message, Timestamp::from_millisecond(1_700_000_000_123).unwrap())
+    fn sample() -> Vec<u8> {
+        let draft = Draft {
+            time: Timestamp::from_millisecond(1_700_000_000_123).unwrap(),
+            position: 77,
+            key: "ü",
+            payload: b"\xff{}",
+        };
+        let headers = [("content-type", "application/json"), ("ce-id", "a%20b")];
+        encode_record(&draft, headers.into_iter().map(|(name, value)| (name.into(), value.into())))
     }
 
     #[test]
-    fn what_was_encoded_is_decoded() {
-        let record = decode("terra.daily", 9, &encoded()).unwrap();
-        assert_eq!((record.topic.as_str(), record.offset), ("terra.daily", 9));
-        assert_eq!(record.key.as_deref(), Some("user ü"));
+    fn a_record_comes_back_as_it_went_in() {
+        let (record, position) = decode_record("terra.daily", 5, sample().into()).unwrap();
+        assert_eq!(position, 77);
+        assert_eq!(record.topic, "terra.daily");
+        assert_eq!(record.offset, 5);
+        assert_eq!(record.key.as_deref(), Some("ü"));
         assert_eq!(record.time.as_millisecond(), 1_700_000_000_123);
-        assert!(record.headers.contains(&("terra-endpoint".into(), "terra".into())));
-        assert_eq!(&record.payload[..], b"{\"type\":\"daily\"}");
+        assert_eq!(record.payload, &b"\xff{}"[..]);
+        let headers = [("content-type".into(), "application/json".into()), ("ce-id".into(), "a%20b".into())];
+        assert_eq!(record.headers, headers);
+        assert_eq!(decode_place(&sample()).unwrap().1, 77);
     }
 
     #[test]
-    fn a_torn_head_is_an_error_at_every_length() {
-        let value = encoded();
-        let head = value.len() - b"{\"type\":\"daily\"}".len();
-        for length in 0..head {
-            assert_eq!(decode("t", 0, &value[..length]), Err(Corrupt), "{length}");
+    fn a_record_cut_short_or_too_long_is_corrupt() {
+        let whole = sample();
+        for len in 0..whole.len() {
+            assert!(decode_record("t", 0, Bytes::copy_from_slice(&whole[..len])).is_err(), "{len} bytes");
         }
-        assert_eq!(decode("t", 0, &[&[2], &value[1..]].concat()), Err(Corrupt), "another version");
+        let mut longer = whole.clone();
+        longer.push(0);
+        assert!(decode_record("t", 0, longer.into()).is_err());
+        let mut other = whole;
+        other[0] = VERSION + 1;
+        assert!(decode_record("t", 0, other.into()).is_err());
     }
 
     #[test]
-    fn keys_of_a_topic_sort_by_offset_and_stay_apart_from_its_neighbours() {
-        let keys = [record_key("a", 1), record_key("a", 255), record_key("a", 256), record_key("a.b", 0)];
-        assert!(keys.is_sorted());
-        assert!(!record_key("a.b", 0).starts_with(&record_prefix("a")));
-        assert_eq!(offset_of(&record_key("a", 77)), Ok(77));
+    fn no_bytes_make_the_decoder_panic() {
+        let whole = sample();
+        for at in 0..whole.len() {
+            let mut changed = whole.clone();
+            changed[at] ^= 0xff;
+            let _ = decode_record("t", 0, changed.into());
+        }
+    }
+
+    #[test]
+    fn keys_sort_by_topic_and_then_by_offset() {
+        let keys = [("a", 0), ("a", 255), ("a", 256), ("a", u64::MAX), ("a.b", 0), ("b", 1)];
+        let encoded: Vec<_> = keys.iter().map(|(topic, offset)| record_key(topic, *offset)).collect();
+        assert!(encoded.is_sorted());
+        assert!(after_topic("a") > record_key("a", u64::MAX));
+        assert!(after_topic("a").as_slice() < record_key("a.b", 0).as_slice());
+        for (key, expected) in encoded.iter().zip(keys) {
+            assert_eq!(read_record_key(key).unwrap(), expected);
+        }
+        assert!(read_record_key(b"r").is_err());
+        assert!(read_record_key(b"itopic\0\0\0\0\0\0\0\0\0").is_err());
+    }
+
+    #[test]
+    fn a_head_comes_back_as_it_went_in() {
+        let marks = BTreeMap::from([("a".into(), Mark { next: 3, position: 9 }), ("b".into(), Mark::default())]);
+        let head = Head { created: Timestamp::from_millisecond(12).unwrap(), marks };
+        let value = encode_head(&head);
+        assert_eq!(decode_head(&value).unwrap(), head);
+        assert!(decode_head(&value[..value.len() - 1]).is_err());
     }
 }

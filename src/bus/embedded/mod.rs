@@ -1,120 +1,87 @@
-//! The embedded log: a bus without a broker, for one bridge and one disk. Messages are kept by a
-//! writer thread (`writer` on `store`), read over HTTP (`api`), also by `tail`.
+//! The embedded adapter: a durable log in a directory of this machine, read over HTTP.
+//! Comes in: messages. Goes out: receipts, each after an fsync.
+//!
+//! `database` is the log on disk (`codec`: its bytes), `store` how threads share it, `writer` the one
+//! that writes, `retention` what is kept, `disk` what it lies on; `api` and `follow` are how others
+//! read it, `tail` and `inspect` the commands.
 
-mod api;
-mod codec;
-mod inspect;
-mod store;
-mod tail;
-mod writer;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 
-pub use api::Api;
-pub(super) use inspect::inspect;
-pub(super) use tail::tail;
-
-use std::path::Path;
-use std::sync::{Arc, Mutex, RwLock};
-use std::thread::JoinHandle;
-
-use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 use super::{Bus, Link, OpenError, Pending, Receipt, Refusal, Setup};
 use crate::config;
 use crate::message::Message;
-use crate::route::Topic;
-use store::{Keep, Store, StoreError};
-use writer::{Job, Writer};
+use retention::Retention;
+use store::Store;
+use writer::{Append, Order, State, Writer};
 
-/// What the writer and the readers share.
-struct Shared {
-    /// `None` while the log is being opened anew.
-    store: RwLock<Option<Arc<Store>>>,
-    topics: Vec<Topic>,
-    changed: watch::Sender<()>,
-}
+mod api;
+mod codec;
+mod database;
+mod disk;
+mod follow;
+mod inspect;
+mod retention;
+mod store;
+mod tail;
+mod wire;
+mod writer;
 
-impl Shared {
-    fn store(&self) -> Option<Arc<Store>> {
-        self.store.read().expect("no holder of this lock can panic").clone()
-    }
+pub use api::Api;
+pub use inspect::inspect;
+pub use tail::tail;
 
-    fn set(&self, store: Option<Arc<Store>>) {
-        *self.store.write().expect("no holder of this lock can panic") = store;
-        self.committed();
-    }
-
-    /// Wakes whoever waits for more.
-    fn committed(&self) {
-        self.changed.send_replace(());
-    }
-
-    fn configured(&self) -> impl Iterator<Item = &str> {
-        self.topics.iter().map(|topic| &**topic)
-    }
-}
+/// Messages that wait for the writer, at most. Their bytes are bounded by `server.bytes_in_flight`.
+const WAITING: usize = 8192;
 
 struct Embedded {
-    /// `None` once closed.
-    jobs: Mutex<Option<mpsc::Sender<Job>>>,
+    orders: SyncSender<Order>,
     link: watch::Receiver<Link>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    /// Ends with the writer.
+    closed: watch::Receiver<()>,
+    api: Api,
 }
 
-/// Opens the log in `embedded.dir`, which is made where it is missing. Needs a tokio runtime.
-///
-/// # Errors
-/// Where the directory cannot be used, or another process uses it.
-pub(super) fn open(config: &config::Embedded, setup: Setup) -> Result<(Arc<dyn Bus>, Api), OpenError> {
-    let keep = Keep { age: config.retention, bytes: config.max_bytes };
-    make_dir(&config.dir)
-        .map_err(|error| at(config, &error.to_string(), "name a directory that this user may write"))?;
-    let store = Store::open(&config.dir, keep).map_err(|error| {
-        let remedy = match error {
-            StoreError::Locked => "stop that one, or give this one a directory of its own",
-            StoreError::Damaged(_) => "restore it from a copy, or move it away and start with an empty one",
-            StoreError::Failed(_) => "see that this user may write there and that the disk has space",
-        };
-        at(config, &error.to_string(), remedy)
-    })?;
-    let (jobs, waiting) = mpsc::channel(writer::WAITING);
-    let (link_sender, link) = watch::channel(Link::Up);
-    let shared = Arc::new(Shared { store: RwLock::default(), topics: setup.topics, changed: watch::Sender::new(()) });
-    store.know(shared.configured());
-    shared.set(Some(Arc::new(store)));
-    let (dir, reserve) = (config.dir.clone(), config.reserve);
-    let (shared_too, doubtful) = (shared.clone(), Default::default());
-    let writer = Writer { dir, keep, reserve, shared: shared_too, link: link_sender, jobs: waiting, doubtful };
-    let runtime = Handle::current();
-    let thread = std::thread::Builder::new().name("embedded-log".into()).spawn(move || writer.run(&runtime));
-    let thread = thread.map_err(|error| OpenError(format!("no thread for the embedded log: {error}")))?;
-    let embedded = Embedded { jobs: Mutex::new(Some(jobs)), link, writer: Mutex::new(Some(thread)) };
-    Ok((Arc::new(embedded), Api::new(shared, config)))
-}
-
-fn at(config: &config::Embedded, problem: &str, remedy: &str) -> OpenError {
-    OpenError(format!("`embedded.dir` {}: {problem}; {remedy}", config.dir.display()))
-}
-
-/// Readable by its owner alone: it is full of health data.
-fn make_dir(dir: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+/// Opens the log, and with it the adapter and what answers its readers. An error has its remedy.
+pub fn open(config: &config::Embedded, setup: Setup) -> Result<(Arc<dyn Bus>, Api), OpenError> {
+    let store = Arc::new(Store::open(&config.dir, setup.topics.iter().map(|topic| Arc::from(&**topic)))?);
+    let api = Api::new(store.clone(), config.token.clone());
+    let (orders, received) = sync_channel(WAITING);
+    let link = watch::Sender::new(Link::Up);
+    let (closing, closed) = watch::channel(());
+    let bus = Embedded { orders, link: link.subscribe(), closed, api: api.clone() };
+    let writer = Writer {
+        store,
+        orders: received,
+        link,
+        dir: config.dir.clone(),
+        reserve: config.reserve,
+        retention: Retention { age: config.retention, bytes: config.max_bytes },
+        state: State::Taking,
+    };
+    std::thread::Builder::new()
+        .name("log-writer".to_owned())
+        .spawn(move || {
+            let _closing = closing;
+            writer.run();
+        })
+        .map_err(|error| OpenError(format!("no thread for the embedded log: {error}; allow more processes")))?;
+    Ok((Arc::new(bus), api))
 }
 
 impl Bus for Embedded {
     fn publish(&self, message: Message) -> Pending<Result<Receipt, Refusal>> {
-        let refused = |reason: &'static str| Err(Refusal::Transient { reason: reason.into() });
-        let (receipt, answer) = oneshot::channel();
-        let sent = match &*self.jobs.lock().expect("no holder of this lock can panic") {
-            Some(jobs) => jobs.try_send(Job { message, receipt }).is_ok(),
-            None => false,
-        };
+        let (receipt, received) = oneshot::channel();
+        let handed_over = self.orders.try_send(Order::Append(Append { message, receipt }));
+        let handed_over = handed_over.map_err(|refused| match refused {
+            TrySendError::Full(_) => CROWDED,
+            TrySendError::Disconnected(_) => CLOSING,
+        });
         Box::pin(async move {
-            if !sent {
-                return refused("the embedded log has too much to write, or is closing");
-            }
-            answer.await.unwrap_or_else(|_| refused("the embedded log ended before it could write"))
+            handed_over?;
+            received.await.unwrap_or(Err(CLOSING))
         })
     }
 
@@ -123,13 +90,131 @@ impl Bus for Embedded {
     }
 
     fn close(&self) -> Pending<()> {
-        drop(self.jobs.lock().expect("no holder of this lock can panic").take());
-        let writer = self.writer.lock().expect("no holder of this lock can panic").take();
+        self.api.drain();
+        let orders = self.orders.clone();
+        let mut closed = self.closed.clone();
         Box::pin(async move {
-            if let Some(writer) = writer {
-                // A panic in the writer has refused what it held; there is nothing left to do.
-                let _ = tokio::task::spawn_blocking(move || writer.join()).await;
-            }
+            // Waits where the channel is full; the writer empties it. Fails where it has ended.
+            let _ = tokio::task::spawn_blocking(move || drop(orders.send(Order::Close))).await;
+            let _ = closed.changed().await;
         })
+    }
+}
+
+const CLOSING: Refusal = Refusal::Transient { reason: std::borrow::Cow::Borrowed("the log is closed") };
+const CROWDED: Refusal =
+    Refusal::Transient { reason: std::borrow::Cow::Borrowed("too many messages wait for the disk") };
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::path::Path;
+    use std::process::{Command, Stdio};
+    use std::time::Duration;
+
+    use super::*;
+
+    fn config(dir: &Path, reserve: u64) -> config::Embedded {
+        config::Embedded {
+            dir: dir.to_owned(),
+            listen: ([127, 0, 0, 1], 0).into(),
+            token: None,
+            retention: Duration::from_secs(3600),
+            max_bytes: 1 << 30,
+            reserve,
+        }
+    }
+
+    fn opened(config: &config::Embedded) -> (Arc<dyn Bus>, Api) {
+        let setup = Setup {
+            topics: vec!["t".into()],
+            publish_timeout: Duration::from_secs(5),
+            max_body: 1 << 20,
+            bytes_in_flight: 1 << 24,
+        };
+        open(config, setup).unwrap()
+    }
+
+    fn message(number: u32) -> Message {
+        let mut id = [0; 32];
+        id[..4].copy_from_slice(&number.to_be_bytes());
+        Message::sample("t", "k", id, number.to_string())
+    }
+
+    async fn next_offset(api: &Api) -> u64 {
+        use http_body_util::BodyExt;
+        let request = http::Request::get("/topics").header("host", "localhost").body(()).unwrap();
+        let body = api.answer(request).await.into_body().collect().await.unwrap().to_bytes();
+        serde_json::from_slice::<serde_json::Value>(&body).unwrap()[0]["next"].as_u64().unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_was_handed_over_before_close_is_kept_though_nobody_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let (bus, _) = opened(&config(dir.path(), 0));
+        assert_eq!(*bus.link().borrow(), Link::Up);
+        for number in 0..3000 {
+            drop(bus.publish(message(number)));
+        }
+        bus.close().await;
+        assert!(matches!(bus.publish(message(9)).await, Err(Refusal::Transient { .. })));
+        assert_eq!(*bus.link().borrow(), Link::Away);
+        bus.close().await;
+        let (bus, api) = opened(&config(dir.path(), 0));
+        assert_eq!(next_offset(&api).await, 3000);
+        assert_eq!(bus.publish(message(17)).await, Ok(Receipt::Duplicate));
+        assert_eq!(bus.publish(message(3000)).await, Ok(Receipt::Kept));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_taken_while_free_space_is_below_the_reserve() {
+        let dir = tempfile::tempdir().unwrap();
+        let (bus, api) = opened(&config(dir.path(), u64::MAX / 2));
+        assert!(matches!(bus.publish(message(1)).await, Err(Refusal::Transient { .. })));
+        assert_eq!(*bus.link().borrow(), Link::Away);
+        assert_eq!(next_offset(&api).await, 0);
+    }
+
+    /// Not a test of its own: the program that `kill_9_loses_nothing_acknowledged` kills.
+    #[tokio::test]
+    async fn child_that_acknowledges_until_it_is_killed() {
+        let Some(dir) = std::env::var_os("TERRA_BRIDGE_TEST_KILLED_DIR") else { return };
+        let (bus, _) = opened(&config(Path::new(&dir), 0));
+        for number in 0.. {
+            assert_eq!(bus.publish(message(number)).await, Ok(Receipt::Kept));
+            println!("\nacknowledged {number}");
+        }
+    }
+
+    #[tokio::test]
+    async fn kill_9_loses_nothing_acknowledged() {
+        const ENOUGH: u32 = 50;
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "--nocapture", "bus::embedded::tests::child_that_acknowledges_until_it_is_killed"])
+            .env("TERRA_BRIDGE_TEST_KILLED_DIR", dir.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut last = None;
+        for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+            let Some(number) = line.unwrap().strip_prefix("acknowledged ").and_then(|number| number.parse().ok())
+            else {
+                continue;
+            };
+            last = Some(number);
+            if number == ENOUGH {
+                child.kill().unwrap();
+            }
+        }
+        child.wait().unwrap();
+        let last: u32 = last.unwrap();
+        assert!(last >= ENOUGH);
+        let (bus, api) = opened(&config(dir.path(), 0));
+        assert!(next_offset(&api).await > u64::from(last));
+        for number in 0..=last {
+            assert_eq!(bus.publish(message(number)).await, Ok(Receipt::Duplicate), "{number}");
+        }
     }
 }

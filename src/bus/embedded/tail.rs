@@ -1,133 +1,296 @@
-//! `tail` on the embedded log: a client of its HTTP API, since the log belongs to the bridge that runs.
+//! The client of the reading API, for `tail`: follows topics over HTTP, each in its own request.
+//! Comes in: topics and where to begin. Goes out: records, in order within each topic.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use futures_util::stream::{self, StreamExt};
-use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Empty};
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::stream::{self, Stream, StreamExt};
+use http::header::AUTHORIZATION;
+use http::{HeaderValue, Request, StatusCode};
+use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
-use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
 
+use super::wire;
 use crate::bus::{From, Record, Records, TailError};
 use crate::config;
 
-/// From the request to the head of the answer.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+/// From the request to the head of its answer.
+const ANSWER: Duration = Duration::from_secs(10);
 
-type Http = Client<HttpConnector, Empty<Bytes>>;
+/// A line is a payload of at most `server.max_body`, escaped.
+const LONGEST_LINE: usize = 512 * 1024 * 1024;
 
-/// Follows the topics, all of the log's where none is named.
-pub(in crate::bus) async fn tail(
-    config: &config::Embedded,
-    topics: Vec<String>,
-    from: From,
-) -> Result<Records, TailError> {
-    let client: Http = Client::builder(TokioExecutor::new()).build_http();
-    let topics = if topics.is_empty() { all(&client, config).await? } else { topics };
-    let from = match from {
-        From::Earliest => "earliest".to_owned(),
-        From::Latest => "latest".to_owned(),
-        From::Offset(offset) => offset.to_string(),
+const LARGEST_ANSWER: usize = 4 * 1024 * 1024;
+
+/// Reads kept messages of the running bridge and goes on as they arrive; no topics: all that there
+/// are now. Needs the bridge to run, as the log belongs to one process.
+pub async fn tail(config: &config::Embedded, topics: Vec<String>, from: From) -> Result<Records, TailError> {
+    let client = Client::new(config)?;
+    let topics = match topics.is_empty() {
+        true => client.topics().await?.into_iter().map(|topic| topic.topic).collect(),
+        false => topics,
     };
-    let mut bodies = Vec::new();
-    for topic in topics {
-        let target = format!("/topics/{topic}/messages?from={from}&follow=true");
-        bodies.push(Box::pin(records(get(&client, config, &target).await?, topic)));
+    let followed = topics.iter().map(|topic| client.follow(topic, from));
+    let streams = futures_util::future::try_join_all(followed).await?;
+    Ok(stream::select_all(streams).boxed())
+}
+
+/// What `GET /topics` says of one.
+#[derive(Debug, Deserialize)]
+pub(super) struct TopicState {
+    pub(super) topic: String,
+    pub(super) bytes: u64,
+    pub(super) messages: u64,
+}
+
+pub(super) struct Client {
+    http: HttpClient<HttpConnector, Empty<Bytes>>,
+    address: SocketAddr,
+    authorization: Option<HeaderValue>,
+}
+
+impl Client {
+    pub(super) fn new(config: &config::Embedded) -> Result<Self, TailError> {
+        let authorization = config.token.as_ref().map(|token| {
+            let value = HeaderValue::from_bytes(&[b"Bearer ", token.expose()].concat());
+            let mut value = value
+                .map_err(|_| TailError("embedded.token cannot stand in a header; use printable ASCII".to_owned()))?;
+            value.set_sensitive(true);
+            Ok(value)
+        });
+        Ok(Self {
+            http: HttpClient::builder(TokioExecutor::new()).build_http(),
+            address: reachable(config.listen),
+            authorization: authorization.transpose()?,
+        })
     }
-    Ok(Box::pin(stream::select_all(bodies)))
-}
 
-pub(super) async fn all(client: &Http, config: &config::Embedded) -> Result<Vec<String>, TailError> {
-    let body = get(client, config, "/topics").await?.collect().await.map_err(|_| lost())?;
-    let listed: serde_json::Value = serde_json::from_slice(&body.to_bytes()).map_err(|_| lost())?;
-    let topics = listed["topics"].as_array().ok_or_else(lost)?.iter();
-    Ok(topics.filter_map(|topic| Some(topic["topic"].as_str()?.to_owned())).collect())
-}
-
-async fn get(client: &Http, config: &config::Embedded, target: &str) -> Result<Incoming, TailError> {
-    let listen = config.listen;
-    let host = if listen.ip().is_unspecified() { format!("127.0.0.1:{}", listen.port()) } else { listen.to_string() };
-    let mut request = Request::get(format!("http://{host}{target}"));
-    if let Some(token) = config.token.as_ref().and_then(|token| std::str::from_utf8(token.expose()).ok()) {
-        request = request.header(http::header::AUTHORIZATION, format!("Bearer {token}"));
+    pub(super) async fn topics(&self) -> Result<Vec<TopicState>, TailError> {
+        let body = self.get("/topics").await?;
+        let bytes = Limited::new(body, LARGEST_ANSWER).collect().await.map_err(|error| self.broken(&error))?.to_bytes();
+        serde_json::from_slice(&bytes).map_err(|error| self.broken(&error))
     }
-    let request = request.body(Empty::new()).map_err(|_| TailError("this topic or token is no HTTP".into()))?;
-    let away = || TailError(format!("nothing answers at `embedded.listen` ({listen}); is the bridge running?"));
-    let answer = tokio::time::timeout(ANSWERS_WITHIN, client.request(request)).await;
-    let answer = answer.map_err(|_| away())?.map_err(|_| away())?;
-    if answer.status() == StatusCode::OK {
-        return Ok(answer.into_body());
+
+    async fn follow(&self, topic: &str, from: From) -> Result<Records, TailError> {
+        let from = match from {
+            From::Earliest => "earliest".to_owned(),
+            From::Latest => "latest".to_owned(),
+            From::Offset(offset) => offset.to_string(),
+        };
+        let topic_in_path = utf8_percent_encode(topic, NON_ALPHANUMERIC);
+        let body = self.get(&format!("/topics/{topic_in_path}/messages?from={from}&follow=true")).await;
+        let body = body.map_err(|error| TailError(format!("{topic}: {error}")))?;
+        Ok(Box::pin(records(Lines { body, buffer: BytesMut::new(), searched: 0 }, topic.to_owned())))
     }
-    let status = answer.status();
-    let body = answer.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-    Err(TailError(format!("the bridge answered {status}: {}", String::from_utf8_lossy(&body))))
+
+    async fn get(&self, path: &str) -> Result<Incoming, TailError> {
+        let mut request = Request::get(format!("http://{}{path}", self.address));
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        let request = request.body(Empty::new()).map_err(|error| self.broken(&error))?;
+        let answer = tokio::time::timeout(ANSWER, self.http.request(request)).await;
+        let answer = answer.map_err(|_| TailError(format!("no answer from {} within {ANSWER:?}", self.address)))?;
+        let answer = answer.map_err(|error| self.unreachable(&error))?;
+        let status = answer.status();
+        if status.is_success() { Ok(answer.into_body()) } else { Err(self.denied(status, answer.into_body()).await) }
+    }
+
+    async fn denied(&self, status: StatusCode, body: Incoming) -> TailError {
+        #[derive(Deserialize)]
+        struct Denial {
+            error: String,
+            earliest: Option<u64>,
+            next: Option<u64>,
+        }
+        let body = Limited::new(body, LARGEST_ANSWER).collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        let Ok(denial) = serde_json::from_slice::<Denial>(&body) else {
+            return TailError(format!("{} answered {status}: does another program listen there?", self.address));
+        };
+        let remedy = match (status, denial.earliest, denial.next) {
+            (StatusCode::UNAUTHORIZED, ..) => "; set embedded.token to that of the running bridge".to_owned(),
+            (_, Some(earliest), Some(next)) => format!("; it has offsets from {earliest} up to, but without, {next}"),
+            _ => String::new(),
+        };
+        TailError(format!("{}{remedy}", denial.error))
+    }
+
+    fn unreachable(&self, error: &hyper_util::client::legacy::Error) -> TailError {
+        let address = self.address;
+        if error.is_connect() {
+            return TailError(format!("nobody listens on embedded.listen, {address}: is the bridge running?"));
+        }
+        self.broken(error)
+    }
+
+    fn broken(&self, error: &dyn std::fmt::Display) -> TailError {
+        TailError(format!("the answer from {} cannot be read: {error}", self.address))
+    }
 }
 
-fn lost() -> TailError {
-    TailError("the bridge stopped answering, or retention has overtaken this reader".into())
+/// Where a listener on every address can be reached from this machine.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
 }
 
-/// The records in a body of NDJSON.
-fn records(body: Incoming, topic: String) -> impl futures_util::Stream<Item = Result<Record, TailError>> + Send {
-    stream::unfold(Some((body, BytesMut::new(), topic)), |state| async move {
-        let (mut body, mut buffer, topic) = state?;
-        loop {
-            if let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
-                let line = buffer.split_to(end + 1);
-                if line.len() > 1 {
-                    return Some((parse(&line).ok_or_else(lost), Some((body, buffer, topic))));
+/// Records until an error, which the end of the body is too: what is followed has no end.
+fn records(lines: Lines, topic: String) -> impl Stream<Item = Result<Record, TailError>> {
+    stream::unfold(Some(lines), move |lines| {
+        let topic = topic.clone();
+        async move {
+            let mut lines = lines?;
+            let record = match Pin::new(&mut lines).next().await {
+                Ok(Some(line)) => wire::parse(&line).map_err(|error| TailError(format!("{topic}: {error}"))),
+                Ok(None) => Err(TailError(format!("{topic}: the bridge stopped"))),
+                Err(reason) => {
+                    Err(TailError(format!("{topic}: the stream was cut off ({reason}); read on from the next offset")))
                 }
-                continue;
-            }
-            match body.frame().await {
-                Some(Ok(frame)) => buffer.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new())),
-                Some(Err(_)) | None => return Some((Err(lost()), None)),
-            }
+            };
+            let rest = record.is_ok().then_some(lines);
+            Some((record, rest))
         }
     })
-    .fuse()
 }
 
-fn parse(line: &[u8]) -> Option<Record> {
-    let record: serde_json::Value = serde_json::from_slice(line).ok()?;
-    let headers = record["headers"].as_object()?.iter();
-    let payload = match record["payload"].as_str() {
-        Some(text) => Bytes::copy_from_slice(text.as_bytes()),
-        None => data_encoding::BASE64.decode(record["payload_base64"].as_str()?.as_bytes()).ok()?.into(),
-    };
-    Some(Record {
-        topic: record["topic"].as_str()?.to_owned(),
-        key: record["key"].as_str().map(str::to_owned),
-        partition: 0,
-        offset: record["offset"].as_u64()?,
-        time: record["time"].as_str()?.parse().ok()?,
-        headers: headers
-            .map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
-            .collect::<Option<_>>()?,
-        payload,
-    })
+struct Lines {
+    body: Incoming,
+    buffer: BytesMut,
+    /// Bytes of the buffer that have no line's end.
+    searched: usize,
+}
+
+impl Lines {
+    async fn next(&mut self) -> Result<Option<Bytes>, String> {
+        loop {
+            if let Some(end) = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n') {
+                let line = self.buffer.split_to(self.searched + end);
+                self.buffer.advance(1);
+                self.searched = 0;
+                return Ok(Some(line.freeze()));
+            }
+            self.searched = self.buffer.len();
+            if self.searched > LONGEST_LINE {
+                return Err(format!("a line longer than {LONGEST_LINE} bytes"));
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => self.buffer.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data)),
+                Some(Err(error)) => return Err(error.to_string()),
+                None if self.buffer.is_empty() => return Ok(None),
+                None => return Err("the last line is incomplete".to_owned()),
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+    use std::sync::Arc;
+
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioIo;
+
+    use super::super::{Api, inspect, store::Store};
     use super::*;
+    use crate::bus::{Level, Setup};
+    use crate::config::Secret;
+    use crate::message::Message;
+
+    fn config(dir: &std::path::Path, listen: SocketAddr, token: Option<&str>) -> config::Embedded {
+        config::Embedded {
+            dir: dir.to_owned(),
+            listen,
+            token: token.map(Secret::new),
+            retention: Duration::from_secs(7 * 24 * 3600),
+            max_bytes: 1 << 30,
+            reserve: 0,
+        }
+    }
+
+    async fn serve(api: Api) -> SocketAddr {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                let api = api.clone();
+                let answer = service_fn(move |request| {
+                    let api = api.clone();
+                    async move { Ok::<_, Infallible>(api.answer(request).await) }
+                });
+                tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), answer));
+            }
+        });
+        address
+    }
+
+    fn append(store: &Store, topic: &str, number: u8) {
+        let message = Message::sample(topic, "k", [number; 32], vec![number; 100_000]);
+        store.append(std::iter::once(&message)).unwrap();
+    }
+
+    #[tokio::test]
+    async fn tail_reads_every_topic_and_goes_on_until_the_bridge_stops() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(dir.path(), std::iter::empty()).unwrap());
+        let api = Api::new(store.clone(), Some(Secret::new("s3cret")));
+        let config = config(dir.path(), serve(api.clone()).await, Some("s3cret"));
+        append(&store, "a", 1);
+        append(&store, "b", 2);
+        let mut records = tail(&config, vec![], From::Earliest).await.unwrap();
+        let mut seen = [records.next().await.unwrap().unwrap(), records.next().await.unwrap().unwrap()];
+        seen.sort_by(|one, other| one.topic.cmp(&other.topic));
+        assert_eq!((&*seen[0].topic, &*seen[1].topic), ("a", "b"));
+        assert_eq!(seen[1].payload, vec![2; 100_000]);
+        assert_eq!(seen[0].headers[0], ("content-type".to_owned(), "application/json".to_owned()));
+        append(&store, "b", 3);
+        assert_eq!(records.next().await.unwrap().unwrap().offset, 1);
+        api.drain();
+        assert!(records.next().await.unwrap().unwrap_err().0.ends_with("the bridge stopped"));
+
+        let setup = Setup { topics: vec![], publish_timeout: Duration::ZERO, max_body: 0, bytes_in_flight: 0 };
+        let findings = inspect(&config, &setup).await.unwrap();
+        let says: Vec<_> = findings.iter().map(|finding| &*finding.says).collect();
+        assert!(says.iter().any(|says| says.contains("3 messages") && says.contains("2 topics")), "{says:?}");
+        assert!(findings.iter().all(|finding| finding.level < Level::Mistake), "{says:?}");
+    }
+
+    #[tokio::test]
+    async fn tail_says_what_is_wrong_and_what_helps() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(dir.path(), ["t".into()].into_iter()).unwrap());
+        append(&store, "t", 1);
+        store.roll().unwrap();
+        append(&store, "t", 2);
+        store.remove_oldest(1).unwrap();
+        let address = serve(Api::new(store, Some(Secret::new("s3cret")))).await;
+        let said = async |token, topic: &str| {
+            let tailed = tail(&config(dir.path(), address, token), vec![topic.to_owned()], From::Offset(0)).await;
+            tailed.err().unwrap().0
+        };
+        assert!(said(Some("other"), "t").await.contains("set embedded.token"));
+        assert!(said(Some("s3cret"), "t").await.contains("offsets from 1 up to, but without, 2"));
+        assert_eq!(said(Some("s3cret"), "no").await, "no: no such topic");
+        let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let error = tail(&config(dir.path(), closed, None), vec![], From::Latest).await.err().unwrap();
+        assert!(error.0.contains("is the bridge running?"), "{error}");
+    }
 
     #[test]
-    fn a_record_survives_its_way_as_json() {
-        for payload in [&b"{\"a\":1}"[..], b"\xff\xfe"] {
-            let record = Record {
-                topic: "t".into(),
-                key: Some("k".into()),
-                partition: 0,
-                offset: 7,
-                time: jiff::Timestamp::from_millisecond(1_700_000_000_123).unwrap(),
-                headers: vec![("ce-id".into(), "x".into()), ("content-type".into(), "application/json".into())],
-                payload: Bytes::copy_from_slice(payload),
-            };
-            assert_eq!(parse(&serde_json::to_vec(&record).unwrap()), Some(record));
-        }
+    fn a_listener_on_every_address_is_reached_over_loopback() {
+        assert_eq!(reachable("0.0.0.0:8082".parse().unwrap()), "127.0.0.1:8082".parse().unwrap());
+        assert_eq!(reachable("[::]:1".parse().unwrap()), "[::1]:1".parse().unwrap());
+        assert_eq!(reachable("10.0.0.1:1".parse().unwrap()), "10.0.0.1:1".parse().unwrap());
     }
 }

@@ -1,173 +1,260 @@
-//! The one thread that writes. Comes in: messages, each with a place for its receipt. Goes out:
-//! receipts, after the fsync of their batch. It refuses while the disk is short of space, and after a
-//! failed write opens the log anew before it takes more.
+//! The one thread that writes: takes what waits, commits it at once, and hands out receipts after
+//! the fsync. Between commits it looks after the disk's free space, retention, and a log that failed.
+//! Comes in: messages. Goes out: receipts, refusals and the link.
 
-use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
+use tracing::{error, info, warn};
 
-use super::Shared;
-use super::codec::id_key;
-use super::store::{Keep, Store, StoreError};
+use super::disk;
+use super::retention::Retention;
+use super::store::{AppendError, Store};
 use crate::bus::{Link, Receipt, Refusal};
 use crate::message::Message;
 
-/// Messages that wait for the writer, at most; their bytes are bounded by `server.bytes_in_flight`.
-pub(super) const WAITING: usize = 8192;
-const BATCH_MESSAGES: usize = 512;
-/// Bytes.
-const BATCH_BYTES: usize = 32 << 20;
-/// How often to look at disk space, retention and a log that failed, when nothing comes.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Messages and bytes of one commit, at most; one message may exceed the bytes.
+const BATCH_MESSAGES: usize = 1024;
+const BATCH_BYTES: usize = 16 * 1024 * 1024;
 
-pub(super) struct Job {
-    pub message: Message,
-    pub receipt: oneshot::Sender<Result<Receipt, Refusal>>,
+/// How often free space, retention and the database's health are looked at.
+const ROUND: Duration = Duration::from_secs(1);
+
+/// Waits between two attempts to open a failed log again.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
+
+/// Refusing ends only with this part of the reserve above it: a journal comes and goes with 64 MB.
+const RESERVE_MARGIN: u64 = 4;
+
+/// What the adapter asks of the writer.
+pub(super) enum Order {
+    Append(Append),
+    /// Commit all that was handed over before, then close the log.
+    Close,
+}
+
+/// A message that waits for its receipt. Its share of the memory budget is held until then.
+pub(super) struct Append {
+    pub(super) message: Message,
+    pub(super) receipt: oneshot::Sender<Result<Receipt, Refusal>>,
 }
 
 pub(super) struct Writer {
-    pub dir: PathBuf,
-    pub keep: Keep,
-    /// Bytes.
-    pub reserve: u64,
-    pub shared: Arc<Shared>,
-    pub link: watch::Sender<Link>,
-    pub jobs: mpsc::Receiver<Job>,
-    /// Of batches whose fsync failed. The log may show them when it is opened anew, from the memory of
-    /// the system alone: Linux takes a page whose write failed for clean. So none counts as kept.
-    pub doubtful: HashSet<Vec<u8>>,
+    pub(super) store: Arc<Store>,
+    pub(super) orders: Receiver<Order>,
+    pub(super) link: watch::Sender<Link>,
+    pub(super) dir: PathBuf,
+    pub(super) reserve: u64,
+    pub(super) retention: Retention,
+    pub(super) state: State,
+}
+
+/// Whether messages are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    Taking,
+    /// Less free space than the reserve.
+    Full,
+    /// fjall takes nothing more until it is opened again.
+    Failed {
+        retry: Instant,
+        wait: Duration,
+    },
 }
 
 impl Writer {
-    /// Runs until every sender is gone and what they sent is answered.
-    pub(super) fn run(mut self, runtime: &Handle) {
+    /// Runs until it is told to close or the adapter is gone; the log is closed then.
+    pub(super) fn run(mut self) {
+        let away = AwayOnDrop(self.link.clone());
+        self.round();
+        let mut next_round = Instant::now() + ROUND;
         let mut batch = Vec::new();
         loop {
-            let waiting = runtime.block_on(async {
-                tokio::time::timeout(LOOK_EVERY, self.jobs.recv_many(&mut batch, BATCH_MESSAGES)).await
-            });
-            if waiting == Ok(0) {
-                self.shared.set(None);
+            let wait = next_round.saturating_duration_since(Instant::now());
+            let closing = match self.orders.recv_timeout(wait) {
+                Ok(Order::Append(first)) => {
+                    let closing = self.gather(first, &mut batch);
+                    self.commit(&mut batch);
+                    closing
+                }
+                Ok(Order::Close) | Err(RecvTimeoutError::Disconnected) => true,
+                Err(RecvTimeoutError::Timeout) => false,
+            };
+            if closing {
+                break;
+            }
+            if Instant::now() >= next_round {
+                self.round();
+                next_round = Instant::now() + ROUND;
+            }
+        }
+        self.store.close();
+        away.done();
+    }
+
+    /// Takes what waits behind `first`; whether to close afterwards.
+    fn gather(&self, first: Append, batch: &mut Vec<Append>) -> bool {
+        let mut bytes = first.message.payload().len();
+        batch.push(first);
+        while batch.len() < BATCH_MESSAGES && bytes < BATCH_BYTES {
+            match self.orders.try_recv() {
+                Ok(Order::Append(append)) => {
+                    bytes += append.message.payload().len();
+                    batch.push(append);
+                }
+                Ok(Order::Close) => return true,
+                Err(_) => break,
+            }
+        }
+        false
+    }
+
+    fn commit(&mut self, batch: &mut Vec<Append>) {
+        self.check_space();
+        let answer = match self.state {
+            State::Taking => self.append(batch),
+            State::Full => Err("the disk has less free space than embedded.reserve"),
+            State::Failed { .. } => Err("the log is being opened again after a failure"),
+        };
+        let mut receipts = answer.map(Vec::into_iter);
+        for append in batch.drain(..) {
+            let answer = match &mut receipts {
+                Ok(receipts) => receipts.next().ok_or_else(|| transient("the log gave no receipt")),
+                Err(reason) => Err(transient(reason)),
+            };
+            // The caller may have stopped waiting; the message is kept all the same.
+            let _ = append.receipt.send(answer);
+        }
+    }
+
+    fn append(&mut self, batch: &[Append]) -> Result<Vec<Receipt>, &'static str> {
+        match self.store.append(batch.iter().map(|append| &append.message)) {
+            Ok(receipts) => {
+                self.retain();
+                Ok(receipts)
+            }
+            Err(AppendError::Behind) => {
+                warn!("the disk is behind with its writes; messages are refused");
+                Err("the disk is behind with its writes")
+            }
+            Err(AppendError::Failed(reason)) => {
+                self.fail(&reason);
+                Err("the disk failed to take it")
+            }
+        }
+    }
+
+    /// What has to be done from time to time, with or without messages.
+    fn round(&mut self) {
+        self.check_space();
+        match self.state {
+            State::Failed { retry, wait } if Instant::now() >= retry => self.reopen(wait),
+            State::Failed { .. } => {}
+            State::Taking | State::Full if !self.store.healthy() => self.fail("fjall's own threads have failed"),
+            // Retention frees space, above all where the disk is full.
+            State::Taking | State::Full => self.retain(),
+        }
+    }
+
+    fn check_space(&mut self) {
+        let free = match disk::free(&self.dir) {
+            Ok(free) => free,
+            Err(error) => {
+                warn!(%error, "the free space of embedded.dir cannot be read");
                 return;
             }
-            while !batch.is_empty() {
-                let rest = batch.split_off(fitting(&batch));
-                self.write(std::mem::replace(&mut batch, rest));
+        };
+        match self.state {
+            State::Taking if free < self.reserve => {
+                error!(
+                    free,
+                    reserve = self.reserve,
+                    "free space is below embedded.reserve: nothing more is taken; free some on the disk of \
+                     embedded.dir, or lower embedded.max_bytes"
+                );
+                self.enter(State::Full);
             }
-            self.look_after();
+            State::Full if free >= self.reserve + self.reserve / RESERVE_MARGIN => {
+                info!(free, "there is free space again: messages are taken");
+                self.enter(State::Taking);
+            }
+            State::Taking | State::Full | State::Failed { .. } => {}
         }
     }
 
-    fn write(&mut self, jobs: Vec<Job>) {
-        let Some(store) = self.taking() else {
-            return refuse(jobs, "the embedded log takes nothing: its disk is short of space or failed");
-        };
-        let messages: Vec<_> = jobs.iter().map(|job| &job.message).collect();
-        let ids = |messages: &[&Message]| -> Vec<_> {
-            messages.iter().map(|message| id_key(message.topic(), message.id().as_bytes())).collect()
-        };
-        match store.append(&messages, &self.doubtful, Timestamp::now()) {
-            Ok(receipts) => {
-                if !self.doubtful.is_empty() {
-                    for id in ids(&messages) {
-                        self.doubtful.remove(&id);
-                    }
-                }
-                self.shared.committed();
-                for (job, receipt) in jobs.into_iter().zip(receipts) {
-                    // Whoever asked may be gone; the message is kept all the same.
-                    let _ = job.receipt.send(Ok(receipt));
-                }
+    fn retain(&mut self) {
+        if let Err(error) = self.try_retain() {
+            self.fail(&error.to_string());
+        }
+    }
+
+    fn try_retain(&self) -> Result<(), AppendError> {
+        let now = Timestamp::now();
+        let facts = self.store.facts();
+        if facts.last().is_some_and(|active| self.retention.rolls(active, now)) {
+            self.store.roll()?;
+        }
+        let facts = self.store.facts();
+        let goes = self.retention.removes(&facts, now);
+        if goes > 0 {
+            self.store.remove_oldest(goes)?;
+            let bytes: u64 = facts[..goes].iter().map(|segment| segment.bytes).sum();
+            info!(segments = goes, bytes, "retention removed the oldest messages");
+        }
+        Ok(())
+    }
+
+    fn fail(&mut self, reason: &str) {
+        error!(
+            reason,
+            "the log failed: messages are refused until it is open again; look after the disk of embedded.dir"
+        );
+        self.enter(State::Failed { retry: Instant::now(), wait: FIRST_RETRY });
+    }
+
+    fn reopen(&mut self, wait: Duration) {
+        match self.store.reopen() {
+            Ok(()) => {
+                info!("the log is open again and whole: messages are taken");
+                self.enter(State::Taking);
+                self.check_space();
             }
             Err(error) => {
-                drop(store);
-                self.doubtful.extend(ids(&messages));
-                self.fail(&error);
-                refuse(jobs, "the embedded log could not write");
+                error!(%error, retry_in = ?wait, "the log could not be opened again");
+                let next = (wait * 2).min(LONGEST_RETRY);
+                self.enter(State::Failed { retry: Instant::now() + wait, wait: next });
             }
         }
     }
 
-    /// The store, if it is to take anything now.
-    fn taking(&self) -> Option<Arc<Store>> {
-        let store = self.shared.store()?;
-        let short = free_space(&self.dir).is_none_or(|free| free < self.reserve);
-        self.set_link(short);
-        (!short).then_some(store)
-    }
-
-    fn set_link(&self, short: bool) {
-        let next = if short { Link::Away } else { Link::Up };
-        let changed = self.link.send_if_modified(|link| std::mem::replace(link, next) != next);
-        if changed && short {
-            let remedy = "free space on the disk of `embedded.dir`, or lower `embedded.max_bytes`";
-            tracing::error!(remedy, "the embedded log takes nothing: less than `embedded.reserve` is free on its disk");
-        } else if changed {
-            tracing::info!("the embedded log takes messages");
-        }
-    }
-
-    fn fail(&self, error: &StoreError) {
-        tracing::error!(%error, "the embedded log failed; it takes nothing until it is opened anew");
-        self.shared.set(None);
-        self.link.send_replace(Link::Away);
-    }
-
-    /// Retention, disk space, and the way back from a failure.
-    fn look_after(&mut self) {
-        let Some(store) = self.shared.store() else { return self.reopen() };
-        self.taking();
-        match store.sound().and_then(|()| store.retain(Timestamp::now())) {
-            Ok(true) => self.shared.committed(),
-            Ok(false) => {}
-            Err(error) => {
-                drop(store);
-                self.fail(&error);
-            }
-        }
-    }
-
-    fn reopen(&mut self) {
-        if free_space(&self.dir).is_none_or(|free| free < self.reserve) {
-            return;
-        }
-        match Store::open(&self.dir, self.keep) {
-            Ok(store) => {
-                store.know(self.shared.configured());
-                self.doubtful.retain(|id| store.knows(id).unwrap_or(true));
-                self.shared.set(Some(Arc::new(store)));
-                self.taking();
-            }
-            // A reader may still hold the old one; the next look tries again.
-            Err(StoreError::Locked) => {}
-            Err(error) => tracing::error!(%error, "the embedded log cannot be opened anew"),
-        }
+    fn enter(&mut self, state: State) {
+        self.state = state;
+        let link = if state == State::Taking { Link::Up } else { Link::Away };
+        self.link.send_if_modified(|current| std::mem::replace(current, link) != link);
     }
 }
 
-/// How many jobs from the front make one batch; at least one.
-fn fitting(jobs: &[Job]) -> usize {
-    let mut bytes = 0;
-    let fit = jobs.iter().take_while(|job| {
-        bytes += job.message.payload().len();
-        bytes <= BATCH_BYTES
-    });
-    fit.count().max(1)
+fn transient(reason: &'static str) -> Refusal {
+    Refusal::Transient { reason: reason.into() }
 }
 
-fn refuse(jobs: Vec<Job>, reason: &'static str) {
-    for job in jobs {
-        let _ = job.receipt.send(Err(Refusal::Transient { reason: reason.into() }));
+/// Without the writer nothing is taken, however it ended.
+struct AwayOnDrop(watch::Sender<Link>);
+
+impl AwayOnDrop {
+    fn done(self) {}
+}
+
+impl Drop for AwayOnDrop {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            error!("the writer of the log ended for no good reason: restart the bridge and report this");
+        }
+        self.0.send_replace(Link::Away);
     }
-}
-
-/// Bytes that this process may still write; `None` where the disk does not say.
-pub(super) fn free_space(dir: &Path) -> Option<u64> {
-    let found = rustix::fs::statvfs(dir).ok()?;
-    Some(found.f_bavail * found.f_frsize)
 }

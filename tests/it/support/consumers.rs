@@ -10,7 +10,7 @@ use rdkafka::message::{Headers, Message};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::bridge::Bridge;
-use super::{http, needed, unique};
+use super::{http, needed, unique, until};
 
 /// How long a consumer waits for what must be there.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(30);
@@ -148,9 +148,13 @@ fn kafka_client(brokers: &str) -> BaseConsumer {
 fn kafka_take(brokers: &str, topic: &str, count: usize) -> Vec<Got> {
     let consumer = kafka_client(brokers);
     let mut from = TopicPartitionList::new();
-    let partitions = consumer.fetch_metadata(Some(topic), ARRIVES_WITHIN).expect("metadata");
-    for partition in partitions.topics()[0].partitions() {
-        from.add_partition_offset(topic, partition.id(), Offset::Beginning).expect("an offset");
+    let partitions = until("the topic has partitions", ARRIVES_WITHIN, || {
+        let found = consumer.fetch_metadata(Some(topic), ARRIVES_WITHIN).ok()?;
+        let ids: Vec<_> = found.topics().first()?.partitions().iter().map(|partition| partition.id()).collect();
+        (!ids.is_empty()).then_some(ids)
+    });
+    for id in partitions {
+        from.add_partition_offset(topic, id, Offset::Beginning).expect("an offset");
     }
     consumer.assign(&from).expect("an assignment");
     let end = std::time::Instant::now() + ARRIVES_WITHIN;
@@ -175,7 +179,9 @@ fn kafka_count(brokers: &str, prefix: &str) -> usize {
     let metadata = consumer.fetch_metadata(None, ARRIVES_WITHIN).expect("metadata");
     let ours = metadata.topics().iter().filter(|topic| topic.name().starts_with(prefix));
     let partitions = ours.flat_map(|topic| topic.partitions().iter().map(|partition| (topic.name(), partition.id())));
-    let ends = partitions.map(|(topic, id)| consumer.fetch_watermarks(topic, id, ARRIVES_WITHIN).expect("watermarks"));
+    // A partition that was made a moment ago may still be without its leader.
+    let watermarks = |topic: &str, id| consumer.fetch_watermarks(topic, id, ARRIVES_WITHIN).ok();
+    let ends = partitions.map(|(topic, id)| until("watermarks", ARRIVES_WITHIN, || watermarks(topic, id)));
     ends.map(|(low, high)| (high - low) as usize).sum()
 }
 

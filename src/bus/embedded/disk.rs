@@ -1,0 +1,102 @@
+//! The directory and the disk under it: made with mode 0700, measured, and explained where it
+//! cannot be used.
+
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use crate::bus::OpenError;
+
+/// fjall's own name for the file that it locks.
+pub(super) const LOCK_FILE: &str = "lock";
+
+/// Makes the directory where it is missing, for nobody else to read.
+pub(super) fn prepare(dir: &Path) -> Result<(), OpenError> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| unusable(dir, &error))?;
+    // The new name is on disk only once the directory above is.
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(parent).and_then(|parent| parent.sync_all()).map_err(|error| unusable(dir, &error))
+}
+
+/// Bytes that this process may still write.
+pub(super) fn free(dir: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(dir)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Whether a process has the log open. `Ok(false)` too where there is none yet.
+pub(super) fn locked(dir: &Path) -> io::Result<bool> {
+    let file = match File::options().read(true).write(true).open(dir.join(LOCK_FILE)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(false),
+        Err(std::fs::TryLockError::WouldBlock) => Ok(true),
+        Err(std::fs::TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// Bytes of disk that all files below take, where they can be read.
+pub(super) fn used(dir: &Path) -> io::Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    const BLOCK: u64 = 512;
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => bytes += used(&entry.path())?,
+            Ok(metadata) => bytes += metadata.blocks() * BLOCK,
+            // A running log removes files under our eyes.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(bytes)
+}
+
+pub(super) fn unusable(dir: &Path, error: &io::Error) -> OpenError {
+    let dir = dir.display();
+    let remedy = match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "make it writable for the user that terra-bridge runs as, or set embedded.dir to a directory that is"
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "free some space there, or set embedded.dir to another disk"
+        }
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => "set embedded.dir to a directory",
+        _ => "set embedded.dir to a directory on a disk that works",
+    };
+    OpenError(format!("embedded.dir {dir} cannot be used: {error}; {remedy}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_missing_directory_is_made_for_its_owner_alone() {
+        let above = tempfile::tempdir().unwrap();
+        let dir = above.path().join("a/b");
+        prepare(&dir).unwrap();
+        assert_eq!(dir.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        assert!(free(&dir).unwrap() > 0);
+        assert!(!locked(&dir).unwrap());
+    }
+
+    #[test]
+    fn a_file_in_the_way_is_named_with_the_remedy() {
+        let above = tempfile::tempdir().unwrap();
+        let file = above.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let error = prepare(&file.join("dir")).unwrap_err();
+        assert!(error.0.contains("set embedded.dir to a directory"), "{error}");
+    }
+}

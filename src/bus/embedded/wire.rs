@@ -1,0 +1,105 @@
+//! A record as it comes over HTTP, in the form in which [`Record`] is written as JSON.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+
+use crate::bus::Record;
+
+/// Reads one line. Headers keep their order.
+pub(super) fn parse(line: &[u8]) -> Result<Record, serde_json::Error> {
+    serde_json::from_slice::<Wire>(line)?.record()
+}
+
+#[derive(serde::Deserialize)]
+struct Wire {
+    topic: String,
+    key: Option<String>,
+    partition: i32,
+    offset: u64,
+    time: String,
+    headers: Headers,
+    payload: Option<String>,
+    payload_base64: Option<String>,
+}
+
+impl Wire {
+    fn record(self) -> Result<Record, serde_json::Error> {
+        let payload = match (self.payload, self.payload_base64) {
+            (Some(text), None) => text.into(),
+            (None, Some(base64)) => {
+                data_encoding::BASE64.decode(base64.as_bytes()).map_err(serde_json::Error::custom)?.into()
+            }
+            _ => return Err(serde_json::Error::custom("one of payload and payload_base64 is needed")),
+        };
+        Ok(Record {
+            topic: self.topic,
+            key: self.key,
+            partition: self.partition,
+            offset: self.offset,
+            time: self.time.parse().map_err(serde_json::Error::custom)?,
+            headers: self.headers.0,
+            payload,
+        })
+    }
+}
+
+struct Headers(Vec<(String, String)>);
+
+impl<'de> Deserialize<'de> for Headers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Headers;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of strings")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Headers, A::Error> {
+                let mut headers = Vec::new();
+                while let Some(header) = map.next_entry()? {
+                    headers.push(header);
+                }
+                Ok(Headers(headers))
+            }
+        }
+
+        deserializer.deserialize_map(InOrder)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(payload: &'static [u8]) -> Record {
+        Record {
+            topic: "terra.daily".into(),
+            key: Some("a\"b".into()),
+            partition: 0,
+            offset: 7,
+            time: jiff::Timestamp::from_millisecond(1_700_000_000_120).unwrap(),
+            headers: vec![("z".into(), "1".into()), ("a".into(), "%20".into())],
+            payload: payload.into(),
+        }
+    }
+
+    #[test]
+    fn a_record_comes_back_as_it_was_written() {
+        for payload in [&b"{\"a\": \"\\u00fc\", \"\": 1}\n"[..], b"\xff\x00", b""] {
+            let written = serde_json::to_vec(&record(payload)).unwrap();
+            assert_eq!(parse(&written).unwrap(), record(payload));
+        }
+    }
+
+    #[test]
+    fn a_line_without_a_payload_is_an_error() {
+        assert!(
+            parse(br#"{"topic":"t","key":null,"partition":0,"offset":1,"time":"2026-01-01T00:00:00Z","headers":{}}"#)
+                .is_err()
+        );
+        assert!(parse(br#"{"topic":"t""#).is_err());
+    }
+}
