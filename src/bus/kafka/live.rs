@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use rdkafka::admin::{AdminClient, AdminOptions};
+use tokio::sync::watch;
 
 use super::client::tests::{config, setup};
 use super::client::{self, Quiet};
@@ -136,21 +137,27 @@ async fn a_topic_deleted_under_load_is_made_again_without_a_restart() {
     let (config, topic) = (config(&broker), fresh("deleted"));
     let bus = open(&config, within(&[&topic])).unwrap();
     kept(&bus, &topic, "k", "before").await;
+    let (rounds, mut done) = watch::channel(0);
     let load = tokio::spawn({
         let (bus, topic) = (Arc::clone(&bus), topic.clone());
         async move {
             loop {
                 let all = (0..50).map(|at| bus.publish(message(&topic, &at.to_string(), "load")));
                 drop(futures_util::future::join_all(all).await);
+                rounds.send_modify(|rounds| *rounds += 1);
             }
         }
     });
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut after = async |more: u64| {
+        let enough = *done.borrow() + more;
+        tokio::time::timeout(PATIENCE, done.wait_for(|rounds| *rounds >= enough)).await.unwrap().unwrap();
+    };
+    after(5).await;
     delete(&config, &topic).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    after(20).await;
     let begun = Instant::now();
     kept(&bus, &topic, "k", "after").await;
-    eprintln!("kept again {:?} after the second that followed the deletion", begun.elapsed());
+    eprintln!("kept again {:?} after twenty rounds that followed the deletion", begun.elapsed());
     load.abort();
     bus.close().await;
 }
