@@ -6,9 +6,11 @@ pub mod server;
 pub mod relay;
 pub mod signature;
 pub mod event;
+pub mod identity;
 pub mod vocabulary;
 pub mod route;
 pub mod message;
+pub mod dedupe;
 pub mod bus;
 pub mod reply;
 

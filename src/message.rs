@@ -3,7 +3,6 @@
 //! CloudEvents.
 
 use std::borrow::Cow;
-use std::fmt;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -12,6 +11,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 
 use crate::event::{DeadLetter, Event, Facts};
+use crate::identity::{DeliveryId, Identity, digest};
 use crate::route::Topic;
 use crate::server::Payload;
 use crate::signature::Delivery;
@@ -30,57 +30,11 @@ const MAX_VALUE: usize = 1024;
 /// Unix milliseconds between 2001 and 2100: outside it an ordering timestamp is no time.
 const SANE_TIMES: std::ops::Range<i64> = 1_000_000_000_000..4_102_444_800_000;
 
-/// SHA-256 over what makes a delivery the same delivery: the CloudEvents id.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct DeliveryId([u8; 32]);
-
-impl DeliveryId {
-    pub fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-
-    /// (endpoint, type, event id) where there is one; else (endpoint, trace id, body); else
-    /// (endpoint, `t`, body). Each field with its length before it, so that no two lists are alike.
-    fn of(delivery: &Delivery, trace: Option<&str>, facts: Option<&Facts>) -> Self {
-        let endpoint = delivery.endpoint().name.as_bytes();
-        let body = delivery.payload().bytes();
-        let event_id = facts.and_then(|facts| Some((facts.event_type.as_bytes(), facts.event_id.as_ref()?.as_bytes())));
-        Self(match (event_id, trace) {
-            (Some((event_type, event_id)), _) => digest(&[endpoint, event_type, event_id]),
-            (None, Some(trace)) => digest(&[endpoint, trace.as_bytes(), body]),
-            (None, None) => digest(&[endpoint, delivery.t().as_bytes(), body]),
-        })
-    }
-}
-
-/// SHA-256 over the fields, each after its length in eight bytes, the highest first.
-fn digest(fields: &[&[u8]]) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    for field in fields {
-        hash.update((field.len() as u64).to_be_bytes());
-        hash.update(field);
-    }
-    hash.finalize().into()
-}
-
-impl fmt::Debug for DeliveryId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-/// Lower-case hex.
-impl fmt::Display for DeliveryId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&data_encoding::HEXLOWER.encode(&self.0))
-    }
-}
-
 /// One message for the bus.
 pub struct Message {
     topic: Topic,
     key: String,
-    id: DeliveryId,
+    identity: Identity,
     content_type: &'static str,
     /// CloudEvents attributes without their prefix, `id` among them.
     attributes: Vec<(&'static str, String)>,
@@ -94,7 +48,8 @@ impl Message {
     pub fn of_event(event: Event, topic: Topic) -> Self {
         let (delivery, facts) = (event.delivery(), event.facts());
         let received = Received::read(delivery.headers());
-        let id = DeliveryId::of(delivery, received.trace_id.as_deref(), Some(facts));
+        let identity = Identity::of(delivery, received.trace_id.as_deref(), Some(facts));
+        let id = identity.id;
         let key = bounded(key(delivery, facts, &received).unwrap_or_else(|| id.to_string()));
         let time = received.ordered_at().unwrap_or_else(|| delivery.signed_at());
         let user = &facts.user;
@@ -105,21 +60,22 @@ impl Message {
         extras.extend(known("terra-user-id", person.user_id.clone()));
         let attributes = attributes(delivery, id, &facts.event_type, time, &key);
         let payload = event.into_delivery().into_payload();
-        Self { topic, key, id, content_type: "application/json", attributes, extras, payload }
+        Self { topic, key, identity, content_type: "application/json", attributes, extras, payload }
     }
 
     /// The message that keeps what nobody can read.
     pub fn of_dead_letter(letter: DeadLetter, topic: Topic) -> Self {
         let delivery = letter.delivery();
         let received = Received::read(delivery.headers());
-        let id = DeliveryId::of(delivery, received.trace_id.as_deref(), None);
+        let identity = Identity::of(delivery, received.trace_id.as_deref(), None);
+        let id = identity.id;
         let key = id.to_string();
         let time = received.ordered_at().unwrap_or_else(|| delivery.signed_at());
         let mut extras = received.extras(delivery);
         extras.push(("terra-dead-letter-reason", letter.reason().as_str().to_owned()));
         let attributes = attributes(delivery, id, "dead-letter", time, &key);
         let payload = letter.into_delivery().into_payload();
-        Self { topic, key, id, content_type: "application/octet-stream", attributes, extras, payload }
+        Self { topic, key, identity, content_type: "application/octet-stream", attributes, extras, payload }
     }
 
     pub fn topic(&self) -> &Topic {
@@ -132,17 +88,16 @@ impl Message {
     }
 
     pub fn id(&self) -> DeliveryId {
-        self.id
+        self.identity.id
     }
 
-    /// Exactly the bytes received.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Exactly the bytes received. Their share of the memory budget is held for as long as the message.
     pub fn payload(&self) -> &Bytes {
         self.payload.bytes()
-    }
-
-    /// The payload with its share of the memory budget, for an adapter that outlives the answer.
-    pub fn into_payload(self) -> Payload {
-        self.payload
     }
 
     /// Headers of CloudEvents' Kafka binding: `ce_…` and `content-type`, values in UTF-8.
@@ -165,13 +120,13 @@ impl Message {
     /// A message for the unit tests of the bus adapters.
     #[cfg(test)]
     pub(crate) fn sample(topic: &str, key: &str, id: [u8; 32], payload: impl Into<Bytes>) -> Self {
-        let id = DeliveryId(id);
+        let identity = Identity::sample(id, id);
         Self {
             topic: Topic::from(topic),
             key: key.to_owned(),
-            id,
+            identity,
             content_type: "application/json",
-            attributes: vec![("id", id.to_string()), ("type", "co.tryterra.daily".to_owned())],
+            attributes: vec![("id", identity.id.to_string()), ("type", "co.tryterra.daily".to_owned())],
             extras: vec![("terra-endpoint", "terra".to_owned())],
             payload: Payload::unbudgeted(payload.into()),
         }
@@ -328,25 +283,6 @@ mod tests {
         {
             assert_eq!(without_chunk(trace), id, "{trace}");
         }
-    }
-
-    #[test]
-    fn the_id_is_the_same_for_the_same_delivery_and_no_other() {
-        let id = |body: &str, headers: HeaderMap| message(body, headers).id();
-        let trace = |id: &'static [u8]| headers(&[("x-terra-trace-id", id)]);
-        // printf '\0\0\0\0\0\0\0\x05terra\0\0\0\0\0\0\0\x01t\0\0\0\0\0\0\0\x02e1' | sha256sum
-        assert_eq!(
-            id(r#"{"type":"t","event_id":"e1"}"#, trace(b"a")).to_string(),
-            "fbe2cdd3640605e673dbc0256375cc968526c9250e73ba7f752777dfccbaac4f"
-        );
-        assert_eq!(
-            id(r#"{"type":"t","event_id":"e1","n":1}"#, trace(b"b")).to_string(),
-            "fbe2cdd3640605e673dbc0256375cc968526c9250e73ba7f752777dfccbaac4f"
-        );
-        assert_eq!(id(r#"{"type":"t"}"#, trace(b"a")), id(r#"{"type":"t"}"#, trace(b"a")));
-        assert_ne!(id(r#"{"type":"t"}"#, trace(b"a")), id(r#"{"type":"t"}"#, trace(b"b")));
-        assert_ne!(id(r#"{"type":"t"}"#, trace(b"a")), id(r#"{"type":"t" }"#, trace(b"a")));
-        assert_ne!(id(r#"{"type":"t"}"#, trace(b"a")), id(r#"{"type":"t"}"#, HeaderMap::new()));
     }
 
     #[test]

@@ -13,6 +13,8 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::dedupe::Remembered;
+
 /// Seconds: from a local acknowledgement to the deadline.
 const TIMES: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 7.5];
 
@@ -40,6 +42,7 @@ pub struct Metrics {
     deliveries: Family<Ending, Counter>,
     rejections: Family<Rejected, Counter>,
     published: Family<Published, Counter>,
+    known_again: Counter,
     whole: Histogram,
     publish: Histogram,
     pub(crate) connections: Arc<AtomicI64>,
@@ -52,6 +55,7 @@ pub struct Metrics {
 pub struct Readings {
     pub bytes_in_flight: Box<dyn Fn() -> usize + Send + Sync>,
     pub log_lines_dropped: Box<dyn Fn() -> usize + Send + Sync>,
+    pub remembered: Box<dyn Fn() -> Remembered + Send + Sync>,
 }
 
 impl Metrics {
@@ -60,12 +64,15 @@ impl Metrics {
         let deliveries = Family::default();
         let rejections = Family::default();
         let published = Family::default();
+        let known_again = Counter::default();
         let bus_up = Gauge::default();
         let (whole, publish) = (Histogram::new(TIMES), Histogram::new(TIMES));
         let (connections, publishes) = (Arc::new(AtomicI64::new(0)), Arc::new(AtomicI64::new(0)));
         registry.register("deliveries", "Requests to an endpoint, by how they ended", deliveries.clone());
         registry.register("rejections", "Requests that carried no valid signature, by reason", rejections.clone());
         registry.register("published", "Messages handed to the bus, by topic and result", published.clone());
+        let help = "Deliveries that were known: kept before, or in flight on another connection";
+        registry.register("dedupe_hits", help, known_again.clone());
         registry.register_with_unit(
             "delivery",
             "From the first byte of a request to its answer",
@@ -82,7 +89,18 @@ impl Metrics {
         let gauges = Gauges { connections: connections.clone(), publishes: publishes.clone(), readings };
         registry.register_collector(Box::new(gauges));
         let registry = Arc::new(registry);
-        Self { deliveries, rejections, published, whole, publish, connections, publishes, bus_up, registry }
+        Self {
+            deliveries,
+            rejections,
+            published,
+            known_again,
+            whole,
+            publish,
+            connections,
+            publishes,
+            bus_up,
+            registry,
+        }
     }
 
     /// One request to `endpoint` ended.
@@ -99,6 +117,11 @@ impl Metrics {
     pub fn published(&self, topic: &str, result: &'static str, took: Duration) {
         self.published.get_or_create(&Published { topic: topic.to_owned(), result }).inc();
         self.publish.observe(took.as_secs_f64());
+    }
+
+    /// A delivery was kept before, or another attempt at it is in flight.
+    pub fn known_again(&self) {
+        self.known_again.inc();
     }
 
     pub fn bus(&self, up: bool) {
@@ -129,7 +152,10 @@ impl Collector for Gauges {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         use std::sync::atomic::Ordering::Relaxed;
         let bytes = i64::try_from((self.readings.bytes_in_flight)()).unwrap_or(i64::MAX);
+        let remembered = (self.readings.remembered)();
+        let deliveries = i64::try_from(remembered.deliveries).unwrap_or(i64::MAX);
         for (name, help, value) in [
+            ("dedupe_entries", "Kept deliveries that are known again", deliveries),
             ("connections", "Open connections on server.listen", self.connections.load(Relaxed)),
             ("publishes_in_flight", "Messages that the bus has not answered yet", self.publishes.load(Relaxed)),
             ("bytes_in_flight", "Bytes of bodies between socket and receipt", bytes),
@@ -137,8 +163,21 @@ impl Collector for Gauges {
             let gauge = ConstGauge::new(value);
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }
-        let dropped = ConstCounter::new((self.readings.log_lines_dropped)() as u64);
-        let help = "Log lines dropped because their reader was too slow";
-        dropped.encode(encoder.encode_descriptor("log_lines_dropped", help, None, dropped.metric_type())?)
+        for (name, help, value) in [
+            (
+                "log_lines_dropped",
+                "Log lines dropped because their reader was too slow",
+                (self.readings.log_lines_dropped)() as u64,
+            ),
+            (
+                "dedupe_evictions",
+                "Kept deliveries forgotten within dedupe.window, for want of dedupe.entries",
+                remembered.evicted,
+            ),
+        ] {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        }
+        Ok(())
     }
 }

@@ -8,13 +8,15 @@ use http::header::CONTENT_ENCODING;
 use http::{HeaderMap, Method, Request};
 use hyper::body::Incoming;
 use jiff::Timestamp;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::bus::{Bus, Receipt, Refusal};
 use crate::config::{self, Endpoint};
+use crate::dedupe::{Admission, Dedupe, Ticket};
 use crate::event::{Event, Unreadable};
-use crate::message::{DeliveryId, Message};
+use crate::message::Message;
 use crate::metrics::Metrics;
 use crate::reply::{Outcome, reply};
 use crate::route::{Route, Table};
@@ -39,6 +41,7 @@ struct Line {
     /// By path.
     endpoints: HashMap<String, Arc<Endpoint>>,
     routes: Table,
+    dedupe: Dedupe<Outcome>,
     bus: Arc<dyn Bus>,
     budget: Budget,
     limits: config::Server,
@@ -47,11 +50,19 @@ struct Line {
 }
 
 impl Relay {
-    pub fn new(config: &config::Config, routes: Table, bus: Arc<dyn Bus>, budget: Budget, metrics: Metrics) -> Self {
+    pub fn new(
+        config: &config::Config,
+        routes: Table,
+        dedupe: Dedupe<Outcome>,
+        bus: Arc<dyn Bus>,
+        budget: Budget,
+        metrics: Metrics,
+    ) -> Self {
         let endpoints = config.endpoints.iter().map(|endpoint| (endpoint.path.clone(), Arc::new(endpoint.clone())));
         Self(Arc::new(Line {
             endpoints: endpoints.collect(),
             routes,
+            dedupe,
             bus,
             budget,
             limits: config.server.clone(),
@@ -114,8 +125,9 @@ async fn relay(
     }
     // From here on the event is worth keeping even if its client goes away: hyper would drop this
     // future then, but not the task.
-    let publishing = keep(line.clone(), delivery, publish_deadline);
-    line.publishes.spawn(publishing).await.unwrap_or(Outcome::Unanswered)
+    let (answer, outcome) = oneshot::channel();
+    line.publishes.spawn(keep(line.clone(), delivery, publish_deadline, Answer(answer)));
+    outcome.await.unwrap_or(Outcome::Unanswered)
 }
 
 fn unread(error: BodyError) -> Outcome {
@@ -152,8 +164,17 @@ fn read(routes: &Table, delivery: Delivery) -> Read {
     }
 }
 
-/// Reads the delivery and has the bus keep it.
-async fn keep(line: Arc<Line>, delivery: Delivery, deadline: Instant) -> Outcome {
+/// Who waits for the outcome of one delivery, if anybody still does.
+struct Answer(oneshot::Sender<Outcome>);
+
+impl Answer {
+    fn give(self, outcome: Outcome) {
+        let _ = self.0.send(outcome);
+    }
+}
+
+/// Reads the delivery and has the bus keep it, unless that was done already.
+async fn keep(line: Arc<Line>, delivery: Delivery, deadline: Instant, answer: Answer) {
     let what = if delivery.payload().bytes().len() < READ_ASIDE_FROM {
         read(&line.routes, delivery)
     } else {
@@ -161,15 +182,25 @@ async fn keep(line: Arc<Line>, delivery: Delivery, deadline: Instant) -> Outcome
         let reading = tokio::task::spawn_blocking(move || read(&reading.routes, delivery));
         match tokio::time::timeout_at(deadline, reading).await {
             Ok(Ok(what)) => what,
-            Ok(Err(_)) | Err(_) => return Outcome::Unanswered,
+            Ok(Err(_)) | Err(_) => return answer.give(Outcome::Unanswered),
         }
     };
-    match what {
-        Read::Message(message) => publish(&line, message, deadline, Outcome::Kept).await,
-        Read::DeadLetter(message, reason) => {
-            publish(&line, message, deadline, |id| Outcome::DeadLettered(id, reason)).await
+    let (message, unreadable) = match what {
+        Read::Message(message) => (message, None),
+        Read::DeadLetter(message, reason) => (message, Some(reason)),
+        Read::Drop => return answer.give(Outcome::Dropped),
+    };
+    match line.dedupe.admit(message.identity(), Timestamp::now()) {
+        Admission::First(ticket) => publish(&line, message, unreadable, deadline, ticket, answer).await,
+        Admission::Kept => {
+            line.metrics.known_again();
+            answer.give(Outcome::Duplicate(message.id()));
         }
-        Read::Drop => Outcome::Dropped,
+        Admission::Wait(first) => {
+            line.metrics.known_again();
+            let shared = tokio::time::timeout_at(deadline, first.answer()).await;
+            answer.give(shared.ok().flatten().unwrap_or(Outcome::Unanswered));
+        }
     }
 }
 
@@ -177,21 +208,37 @@ async fn keep(line: Arc<Line>, delivery: Delivery, deadline: Instant) -> Outcome
 async fn publish(
     line: &Line,
     message: Message,
+    unreadable: Option<Unreadable>,
     deadline: Instant,
-    kept: impl FnOnce(DeliveryId) -> Outcome,
-) -> Outcome {
+    ticket: Ticket<Outcome>,
+    answer: Answer,
+) {
     let (topic, id, asked) = (message.topic().clone(), message.id(), Instant::now());
-    let in_flight = Gauged::new(&line.metrics.publishes);
-    let answer = tokio::time::timeout_at(deadline, line.bus.publish(message)).await;
-    drop(in_flight);
-    let (result, outcome) = match answer {
-        Ok(Ok(Receipt::Kept)) => ("kept", kept(id)),
-        Ok(Ok(Receipt::Duplicate)) => ("duplicate", Outcome::Duplicate(id)),
-        Ok(Err(refusal)) => (refusal.as_str(), Outcome::Refused(refusal)),
-        Err(_) => ("unanswered", Outcome::Unanswered),
+    let _in_flight = Gauged::new(&line.metrics.publishes);
+    let mut asking = line.bus.publish(Arc::new(message));
+    let (answered, answer) = match tokio::time::timeout_at(deadline, &mut asking).await {
+        Ok(answered) => (Some(answered), Some(answer)),
+        Err(_) => {
+            line.metrics.published(&topic, "unanswered", asked.elapsed());
+            answer.give(Outcome::Unanswered);
+            // The retry should find out what became of this attempt.
+            (tokio::time::timeout_at(deadline + line.limits.publish_timeout, asking).await.ok(), None)
+        }
     };
-    line.metrics.published(&topic, result, asked.elapsed());
-    outcome
+    let (result, outcome) = match answered {
+        Some(Ok(Receipt::Kept)) => ("kept", unreadable.map_or(Outcome::Kept(id), |why| Outcome::DeadLettered(id, why))),
+        Some(Ok(Receipt::Duplicate)) => ("duplicate", Outcome::Duplicate(id)),
+        Some(Err(refusal)) => (refusal.as_str(), Outcome::Refused(refusal)),
+        None => ("unanswered", Outcome::Unanswered),
+    };
+    match &outcome {
+        Outcome::Refused(_) | Outcome::Unanswered => ticket.refused(outcome.clone()),
+        _ => ticket.kept(Timestamp::now(), Outcome::Duplicate(id)),
+    }
+    if let Some(answer) = answer {
+        line.metrics.published(&topic, result, asked.elapsed());
+        answer.give(outcome);
+    }
 }
 
 /// Counts an outcome, and says aloud what somebody should hear of.
@@ -257,3 +304,6 @@ fn report(metrics: &Metrics, endpoint: &str, outcome: &Outcome, took: Duration) 
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

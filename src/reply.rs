@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::bus::Refusal;
 use crate::event::Unreadable;
-use crate::message::DeliveryId;
+use crate::identity::DeliveryId;
 use crate::server::{Reply, json};
 use crate::signature::Rejection;
 
@@ -19,7 +19,7 @@ const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("5");
 pub enum Outcome {
     /// The bus keeps it.
     Kept(DeliveryId),
-    /// The bus kept the same delivery before and keeps it still.
+    /// The same delivery was kept before, or just now by another attempt.
     Duplicate(DeliveryId),
     /// The bus keeps it as a dead letter.
     DeadLettered(DeliveryId, Unreadable),

@@ -30,7 +30,7 @@ pub trait Bus: Send + Sync + 'static {
     /// `Ok` means that the bus keeps it. Dropping the future does not take the message back.
     /// Not bounded in time as such: the caller has the deadline, though an adapter derives its
     /// client's own timeouts from [`Setup::publish_timeout`], so that the definite error comes first.
-    fn publish(&self, message: Message) -> Pending<Result<Receipt, Refusal>>;
+    fn publish(&self, message: Arc<Message>) -> Pending<Result<Receipt, Refusal>>;
 
     /// Whether the bus can be reached, kept current by the adapter.
     fn link(&self) -> watch::Receiver<Link>;

@@ -6,7 +6,7 @@ use std::error::Error;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Write};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -150,12 +150,14 @@ fn bodies(args: &SendArgs) -> Result<Vec<Body>, Failure> {
     }
 }
 
-/// Ids that no other delivery has, of this run or another.
+/// Ids that no other delivery has, of this run or another, and times that none of this run has.
 #[derive(Default)]
 struct Fresh {
     /// Seeded by the system.
     seed: RandomState,
     given: AtomicU64,
+    /// Unix milliseconds: the last time given.
+    signed_at: AtomicI64,
 }
 
 impl Fresh {
@@ -169,6 +171,15 @@ impl Fresh {
         format!("{}-{}-4{}-8{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..])
     }
 
+    /// Unix milliseconds, near `now`. What was signed at the same time over the same body counts as one
+    /// delivery; so a run of `planned` begins as many milliseconds early and cannot run ahead of the clock.
+    fn signed_at(&self, now: Timestamp, planned: u64) -> i64 {
+        let earliest = now.as_millisecond() - i64::try_from(planned).unwrap_or(0);
+        let next = |last: i64| Some(earliest.max(last + 1));
+        let last = self.signed_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        earliest.max(last.unwrap_or(0) + 1)
+    }
+
     /// In the shape of the old one: Terra has two.
     fn event_id(&self, old: &str) -> String {
         match old.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -178,7 +189,7 @@ impl Fresh {
     }
 }
 
-/// The value of `terra-signature` at the time `t`, in seconds.
+/// The value of `terra-signature` at the time `t`.
 fn signature(secret: &[u8], t: i64, body: &[u8]) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("HMAC takes a key of any length");
     mac.update(t.to_string().as_bytes());
@@ -219,7 +230,7 @@ impl<C: Connect + Clone + Send + Sync + 'static> Sender<C> {
         let each = (0..args.count.get()).flat_map(|_| bodies);
         let mut answers = stream::iter(each)
             .take_until(Box::pin(tokio::signal::ctrl_c()))
-            .map(|body| self.post(body))
+            .map(|body| self.post(body, planned))
             .buffer_unordered(args.concurrency.get());
         let started = Instant::now();
         while let Some(answer) = answers.next().await {
@@ -242,8 +253,8 @@ impl<C: Connect + Clone + Send + Sync + 'static> Sender<C> {
         }
     }
 
-    async fn post<'a>(&self, body: &'a Body) -> Answer<'a> {
-        let request = self.request(body.fresh(&self.fresh));
+    async fn post<'a>(&self, body: &'a Body, planned: u64) -> Answer<'a> {
+        let request = self.request(body.fresh(&self.fresh), planned);
         let started = Instant::now();
         let reply = tokio::time::timeout(DEADLINE, self.exchange(request)).await;
         let took = started.elapsed();
@@ -256,12 +267,13 @@ impl<C: Connect + Clone + Send + Sync + 'static> Sender<C> {
         Answer { name: &body.name, ending, says, took, reached }
     }
 
-    fn request(&self, body: Bytes) -> Request<Full<Bytes>> {
+    fn request(&self, body: Bytes, planned: u64) -> Request<Full<Bytes>> {
         let now = Timestamp::now();
+        let t = self.fresh.signed_at(now, planned);
         Request::post(&self.url)
             .header("content-type", "application/json")
             .header("user-agent", concat!("terra-bridge/", env!("CARGO_PKG_VERSION")))
-            .header("terra-signature", signature(&self.secret, now.as_second(), &body))
+            .header("terra-signature", signature(&self.secret, t, &body))
             .header("terra-reference", &self.reference)
             .header("x-terra-trace-id", self.fresh.uuid())
             .header("x-terra-ordering-timestamp", now.as_millisecond())
@@ -367,6 +379,9 @@ mod tests {
         for id in ids {
             assert_eq!(id.split('-').map(str::len).collect::<Vec<_>>(), [8, 4, 4, 4, 12], "{id}");
         }
+        let now = Timestamp::now();
+        let times: HashSet<_> = (0..1000).map(|_| fresh.signed_at(now, 1000)).collect();
+        assert!(times.len() == 1000 && times.iter().all(|time| *time < now.as_millisecond()), "none in the future");
         assert_eq!(fresh.event_id("500000000000001001").len(), 18);
         assert_eq!(fresh.event_id("evt_5a0c1d7e").len(), 40);
     }

@@ -15,8 +15,10 @@ use super::setup;
 use crate::admin::Admin;
 use crate::bus::{self, Bus, Link, OpenError};
 use crate::config::{self, Config};
+use crate::dedupe::Dedupe;
 use crate::metrics::{Metrics, Readings};
 use crate::relay::Relay;
+use crate::reply::Outcome;
 use crate::route::Table;
 use crate::server::{self, Budget, Limits};
 use crate::telemetry::{self, Telemetry};
@@ -49,8 +51,9 @@ pub(super) async fn run(config: &Config, routes: Table) -> Result<(), StartError
     let (stop, stop_admin) = (CancellationToken::new(), CancellationToken::new());
 
     let budget = Budget::new(config.server.bytes_in_flight);
-    let metrics = Metrics::new(readings(&budget, &telemetry));
-    let relay = Relay::new(config, routes, opened.bus.clone(), budget, metrics.clone());
+    let dedupe = Dedupe::new(config.dedupe.window, config.dedupe.entries);
+    let metrics = Metrics::new(readings(&budget, &telemetry, &dedupe));
+    let relay = Relay::new(config, routes, dedupe, opened.bus.clone(), budget, metrics.clone());
     let admin = Admin::new(opened.bus.link(), metrics.clone(), stop.clone(), &config.admin);
     announce(config, &ports);
     let aside =
@@ -92,11 +95,12 @@ pub(super) async fn run(config: &Config, routes: Table) -> Result<(), StartError
     ended
 }
 
-fn readings(budget: &Budget, telemetry: &Telemetry) -> Readings {
-    let budget = budget.clone();
+fn readings(budget: &Budget, telemetry: &Telemetry, dedupe: &Dedupe<Outcome>) -> Readings {
+    let (budget, dedupe) = (budget.clone(), dedupe.clone());
     Readings {
         bytes_in_flight: Box::new(move || budget.taken()),
         log_lines_dropped: Box::new(telemetry.dropped_lines()),
+        remembered: Box::new(move || dedupe.remembered()),
     }
 }
 

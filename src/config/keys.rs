@@ -77,6 +77,9 @@ pub(super) static KEYS: &[Key] = &[
     key("routes.dead_letter", Text(check::TOPIC), "terra.dead-letter", "The topic of what Terra signed but nobody can read"),
     optional("routes.types.<type>", TopicOrFalse, "health.daily", "The topic of one type, or false to drop it; a final * matches any rest"),
 
+    key("dedupe.window", Duration(MINUTE, 60 * 24 * HOUR), "27h", "How long a kept delivery is known again; at least max_age and max_skew of every endpoint"),
+    key("dedupe.entries", Count(1, 100_000_000), "1000000", "How many kept deliveries are known, the newest; 58 bytes of memory each"),
+
     needed("kafka.brokers", Texts(check::BROKER), "localhost:9092", "Brokers to start from, host:port"),
     optional("kafka.username", Text(check::ANY), "terra-bridge", "For SASL"),
     optional("kafka.password", Secret, "env:KAFKA_PASSWORD", "A reference: env:NAME, file:PATH, credential:NAME"),

@@ -71,6 +71,7 @@ pub struct Config {
     /// At least one, each with its own path.
     pub endpoints: Vec<Endpoint>,
     pub routes: Routes,
+    pub dedupe: Dedupe,
     pub admin: Admin,
     pub log: Log,
 }
@@ -129,6 +130,14 @@ pub struct Routes {
     pub dead_letter: String,
     /// Type, or a prefix with a final `*`, to a topic; `None` drops.
     pub types: BTreeMap<String, Option<String>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Dedupe {
+    /// At least `max_age` and `max_skew` of every endpoint.
+    pub window: Duration,
+    /// Deliveries.
+    pub entries: usize,
 }
 
 #[derive(Debug, Clone)]

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use http::StatusCode;
 
 use super::values::Values;
-use super::{Admin, Bus, Config, Embedded, Endpoint, Kafka, Log, LogFormat, Nats, Routes, Secret, Server, Tls};
+use super::{Admin, Bus, Config, Dedupe, Embedded, Endpoint, Kafka, Log, LogFormat, Nats, Routes, Secret, Server, Tls};
 
 pub(super) fn config(values: &Values) -> Option<Config> {
     let bus = match values.bus()?.as_str() {
@@ -17,7 +17,9 @@ pub(super) fn config(values: &Values) -> Option<Config> {
     };
     let endpoints = values.endpoints.iter().map(|name| endpoint(values, name)).collect::<Option<_>>()?;
     let admin = Admin { listen: values.get("admin.listen")?, ready_needs_bus: values.get("admin.ready_needs_bus")? };
-    Some(Config { bus, server: server(values)?, endpoints, routes: routes(values)?, admin, log: log(values)? })
+    let dedupe = Dedupe { window: values.get("dedupe.window")?, entries: values.get("dedupe.entries")? };
+    let (server, routes, log) = (server(values)?, routes(values)?, log(values)?);
+    Some(Config { bus, server, endpoints, routes, dedupe, admin, log })
 }
 
 fn server(values: &Values) -> Option<Server> {

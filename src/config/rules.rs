@@ -12,7 +12,7 @@ use crate::bus;
 use crate::route::Table;
 
 pub(super) fn judge(values: &Values) -> Vec<Mistake> {
-    let rules = [times, sizes, ports, paths, routes, kafka, nats, embedded];
+    let rules = [times, sizes, ports, paths, routes, dedupe, kafka, nats, embedded];
     rules.iter().flat_map(|rule| rule(values)).collect()
 }
 
@@ -86,6 +86,23 @@ fn routes(values: &Values) -> Vec<Mistake> {
     // Only the complete table shows topics that collide over all known types.
     let wrong = Table::build(&routes, &endpoints).err().unwrap_or_default();
     wrong.into_iter().map(|wrong| Mistake::new("routes", &Source::Together, wrong)).collect()
+}
+
+/// Who replays a delivery that is still taken must find it remembered.
+fn dedupe(values: &Values) -> Vec<Mistake> {
+    let Some(window) = values.get::<Duration>("dedupe.window") else { return Vec::new() };
+    let get = |endpoint: &str, key: &str| values.get::<Duration>(&format!("endpoints.{endpoint}.{key}"));
+    let taken = |name: &String| Some((get(name, "max_age")? + get(name, "max_skew")?, name.clone()));
+    let Some((longest, endpoint)) = values.endpoints.iter().filter_map(taken).max() else { return Vec::new() };
+    if window >= longest {
+        return Vec::new();
+    }
+    let wrong = format!(
+        "is {:?}, but max_age and max_skew of endpoint {endpoint} are {:?} together",
+        units::show_duration(window),
+        units::show_duration(longest)
+    );
+    vec![together("dedupe.window", values, wrong, "make it at least as long")]
 }
 
 fn kafka(values: &Values) -> Vec<Mistake> {

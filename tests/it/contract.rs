@@ -25,7 +25,9 @@ macro_rules! contract {
                 what_nobody_can_read_is_kept_as_a_dead_letter,
                 what_the_users_route_drops_gets_a_200_and_is_nowhere,
                 header_values_that_a_header_cannot_carry_are_encoded,
-                a_drain_under_load_loses_nothing_acknowledged
+                a_drain_under_load_loses_nothing_acknowledged,
+                retries_and_captures_are_one_message,
+                one_delivery_on_many_connections_at_once_is_one_message
             );
         }
     )*};
@@ -260,4 +262,58 @@ fn send_until_refused(to: std::net::SocketAddr, sender: usize, kept: &Mutex<Vec<
             Ok(_) | Err(_) => std::thread::yield_now(),
         }
     }
+}
+
+fn retries_and_captures_are_one_message(bus: &Bus) {
+    let bridge = Bridge::ready(&bus.environment());
+    let body = r#"{"type":"daily","user":{"user_id":"u"},"data":[1]}"#;
+    let attempt = |t: i64, trace: &str| Attempt::of(body).t(t).header("x-terra-trace-id", trace);
+    let first = now() - 60;
+    let outcomes = [
+        ("the first", attempt(first, "a"), "kept"),
+        ("a retry", attempt(first, "a"), "duplicate"),
+        ("a retry signed anew", attempt(first + 1, "a"), "duplicate"),
+        ("a capture of the first with other headers", attempt(first, "b"), "duplicate"),
+        ("a capture of the retry with other headers", attempt(first + 1, "c"), "duplicate"),
+        ("a capture without headers", Attempt::of(body).t(first), "duplicate"),
+        ("another delivery of the same bytes", attempt(first + 2, "d"), "kept"),
+    ];
+    for (what, attempt, outcome) in outcomes {
+        let response = attempt.post(bridge.deliveries);
+        assert_eq!((response.status, response.json()["outcome"].as_str()), (200, Some(outcome)), "{what}");
+    }
+    assert_eq!(bus.count(&bridge), 2);
+    assert!(bridge.metrics().contains("terra_bridge_dedupe_hits_total 5"), "{}", bridge.metrics());
+    assert!(bridge.metrics().contains("terra_bridge_dedupe_entries 3"), "{}", bridge.metrics());
+}
+
+fn one_delivery_on_many_connections_at_once_is_one_message(bus: &Bus) {
+    const CONNECTIONS: usize = 16;
+    const DELIVERIES: usize = 50;
+    let bridge = Bridge::ready(&bus.environment());
+    let (to, together) = (bridge.deliveries, Arc::new(std::sync::Barrier::new(CONNECTIONS)));
+    let senders: Vec<_> = (0..CONNECTIONS)
+        .map(|_| {
+            let together = together.clone();
+            std::thread::spawn(move || {
+                let mut connection = Connection::open(to).unwrap();
+                let mut outcomes = Vec::new();
+                for n in 0..DELIVERIES {
+                    let attempt = Attempt::of(format!(r#"{{"type":"daily","n":{n}}}"#)).t(now() / 1000 * 1000);
+                    together.wait();
+                    let response = attempt.header("x-terra-trace-id", "same").post_on(&mut connection).unwrap();
+                    assert_eq!(response.status, 200);
+                    outcomes.push(response.json()["outcome"].as_str().unwrap().to_owned());
+                }
+                outcomes
+            })
+        })
+        .collect();
+    let outcomes: Vec<Vec<String>> = senders.into_iter().map(|sender| sender.join().unwrap()).collect();
+    for n in 0..DELIVERIES {
+        let kept = outcomes.iter().filter(|of_one| of_one[n] == "kept").count();
+        let duplicate = outcomes.iter().filter(|of_one| of_one[n] == "duplicate").count();
+        assert_eq!((kept, duplicate), (1, CONNECTIONS - 1), "delivery {n}");
+    }
+    assert_eq!(bus.count(&bridge), DELIVERIES);
 }

@@ -1,4 +1,4 @@
-//! How the log lies on disk: keys that sort a topic by offset, records, the index of delivery ids,
+//! How the log lies on disk: keys that sort a topic by offset, records, the index of deliveries,
 //! and the head of a segment. Comes in: values. Goes out: bytes, and back.
 //! A value that does not decode to its last byte is [`Corrupt`], never a shorter one.
 
@@ -10,7 +10,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::bus::Record;
-use crate::message::DeliveryId;
+use crate::identity::Identity;
 
 /// The first byte of every value.
 const VERSION: u8 = 1;
@@ -19,7 +19,8 @@ const VERSION: u8 = 1;
 const END_OF_TOPIC: u8 = 0;
 
 const RECORD: u8 = b'r';
-const INDEX: u8 = b'i';
+const ID: u8 = b'i';
+const SIGNED: u8 = b's';
 
 /// The key of a segment's head.
 pub(super) const HEAD: &[u8] = b"h";
@@ -57,11 +58,22 @@ pub(super) struct Draft<'a> {
 }
 
 pub(super) fn record_key(topic: &str, offset: u64) -> Vec<u8> {
-    keyed(RECORD, topic, &offset.to_be_bytes())
+    let mut key = Vec::with_capacity(topic.len() + 10);
+    key.push(RECORD);
+    key.extend_from_slice(topic.as_bytes());
+    key.push(END_OF_TOPIC);
+    key.extend_from_slice(&offset.to_be_bytes());
+    key
 }
 
-pub(super) fn index_key(topic: &str, id: &DeliveryId) -> Vec<u8> {
-    keyed(INDEX, topic, id.as_bytes())
+/// Where the log looks whether it has a delivery: either is enough.
+pub(super) fn index_keys(identity: &Identity) -> [[u8; 33]; 2] {
+    let key = |kind, digest: &[u8; 32]| {
+        let mut key = [kind; 33];
+        key[1..].copy_from_slice(digest);
+        key
+    };
+    [key(ID, identity.id.as_bytes()), key(SIGNED, identity.signed.as_bytes())]
 }
 
 /// The first key behind all records of the topic.
@@ -70,15 +82,6 @@ pub(super) fn after_topic(topic: &str) -> Vec<u8> {
     key.push(RECORD);
     key.extend_from_slice(topic.as_bytes());
     key.push(END_OF_TOPIC + 1);
-    key
-}
-
-fn keyed(kind: u8, topic: &str, rest: &[u8]) -> Vec<u8> {
-    let mut key = Vec::with_capacity(topic.len() + rest.len() + 2);
-    key.push(kind);
-    key.extend_from_slice(topic.as_bytes());
-    key.push(END_OF_TOPIC);
-    key.extend_from_slice(rest);
     key
 }
 
@@ -97,10 +100,10 @@ pub(super) fn encode_offset(offset: u64) -> [u8; 9] {
     value
 }
 
-/// What a record takes of `embedded.max_bytes`: its key, its value and its place in the index.
+/// What a record takes of `embedded.max_bytes`: its key, its value and its places in the index.
 pub(super) fn footprint(topic: &str, value: &[u8]) -> u64 {
-    const KEYS: usize = 2 + 8 + 2 + 32 + 9;
-    (value.len() + 2 * topic.len() + KEYS) as u64
+    const KEYS: usize = 2 + 8 + 2 * (33 + 9);
+    (value.len() + topic.len() + KEYS) as u64
 }
 
 pub(super) fn encode_record<'h>(

@@ -235,8 +235,8 @@ impl Log {
         let mut ends = Marks::new();
         let mut indexed = HashSet::new();
         for message in messages {
-            let index = codec::index_key(message.topic(), &message.id());
-            if indexed.contains(&index) || self.keeps(&index)? {
+            let index = codec::index_keys(message.identity());
+            if index.iter().any(|key| indexed.contains(key)) || self.keeps(&index)? {
                 receipts.push(Receipt::Duplicate);
                 continue;
             }
@@ -248,9 +248,11 @@ impl Log {
             end.position += codec::footprint(topic, &value);
             end.next += 1;
             batch.insert(keyspace, codec::record_key(topic, offset), value);
-            batch.insert(keyspace, index.as_slice(), codec::encode_offset(offset).as_slice());
+            for key in index {
+                batch.insert(keyspace, key.as_slice(), codec::encode_offset(offset).as_slice());
+                indexed.insert(key);
+            }
             ends.insert(topic.into(), end);
-            indexed.insert(index);
             receipts.push(Receipt::Kept);
         }
         if !ends.is_empty() {
@@ -261,10 +263,12 @@ impl Log {
         Ok(Appended { receipts, ends })
     }
 
-    fn keeps(&self, index: &[u8]) -> Result<bool, Failure> {
+    fn keeps(&self, index: &[[u8; 33]; 2]) -> Result<bool, Failure> {
         for segment in self.segments.iter().rev() {
-            if segment.keyspace.contains_key(index)? {
-                return Ok(true);
+            for key in index {
+                if segment.keyspace.contains_key(key)? {
+                    return Ok(true);
+                }
             }
         }
         Ok(false)

@@ -72,7 +72,7 @@ pub fn open(config: &config::Embedded, setup: Setup) -> Result<(Arc<dyn Bus>, Ap
 }
 
 impl Bus for Embedded {
-    fn publish(&self, message: Message) -> Pending<Result<Receipt, Refusal>> {
+    fn publish(&self, message: Arc<Message>) -> Pending<Result<Receipt, Refusal>> {
         let (receipt, received) = oneshot::channel();
         let handed_over = self.orders.try_send(Order::Append(Append { message, receipt }));
         let handed_over = handed_over.map_err(|refused| match refused {
@@ -135,10 +135,10 @@ mod tests {
         open(config, setup).unwrap()
     }
 
-    fn message(number: u32) -> Message {
+    fn message(number: u32) -> Arc<Message> {
         let mut id = [0; 32];
         id[..4].copy_from_slice(&number.to_be_bytes());
-        Message::sample("t", "k", id, number.to_string())
+        Arc::new(Message::sample("t", "k", id, number.to_string()))
     }
 
     async fn next_offset(api: &Api) -> u64 {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 /// A segment spans this part of the retention. More of them hold the limits more closely, but each
-/// is asked whether it has a delivery id: an eighth costs at most an eighth of what may be kept.
+/// is asked whether it has a delivery: an eighth costs at most an eighth of what may be kept.
 const PARTS: u32 = 8;
 
 /// Below this a segment costs more than it frees.

@@ -40,7 +40,7 @@ pub(super) enum Order {
 
 /// A message that waits for its receipt. Its share of the memory budget is held until then.
 pub(super) struct Append {
-    pub(super) message: Message,
+    pub(super) message: Arc<Message>,
     pub(super) receipt: oneshot::Sender<Result<Receipt, Refusal>>,
 }
 
@@ -133,7 +133,7 @@ impl Writer {
     }
 
     fn append(&mut self, batch: &[Append]) -> Result<Vec<Receipt>, &'static str> {
-        match self.store.append(batch.iter().map(|append| &append.message)) {
+        match self.store.append(batch.iter().map(|append| &*append.message)) {
             Ok(receipts) => {
                 self.retain();
                 Ok(receipts)

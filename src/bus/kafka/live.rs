@@ -38,8 +38,8 @@ fn within(topics: &[&str]) -> Setup {
     setup(Duration::from_secs(5), topics)
 }
 
-fn message(topic: &str, key: &str, payload: impl Into<bytes::Bytes>) -> Message {
-    Message::sample(topic, key, [7; 32], payload)
+fn message(topic: &str, key: &str, payload: impl Into<bytes::Bytes>) -> Arc<Message> {
+    Arc::new(Message::sample(topic, key, [7; 32], payload))
 }
 
 /// Publishes again and again while the refusal is transient.

@@ -16,8 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 type Brokers = MockCluster<'static, DefaultProducerContext>;
 
-fn message() -> Message {
-    Message::sample("t", "k", [7; 32], "x")
+fn message() -> Arc<Message> {
+    Arc::new(Message::sample("t", "k", [7; 32], "x"))
 }
 
 /// With a topic `t` and a bridge that has published to it.

@@ -56,7 +56,7 @@ pub(crate) fn open(config: &config::Kafka, setup: Setup) -> Result<Arc<dyn Bus>,
 }
 
 impl Bus for Kafka {
-    fn publish(&self, message: Message) -> Pending<Result<Receipt, Refusal>> {
+    fn publish(&self, message: Arc<Message>) -> Pending<Result<Receipt, Refusal>> {
         if let Some(refusal) = self.state.lacks(message.topic()) {
             return Box::pin(std::future::ready(Err(refusal)));
         }

@@ -16,17 +16,14 @@ use super::client;
 use super::state::State;
 use crate::bus::{OpenError, Receipt, Refusal};
 use crate::message::Message;
-use crate::route::Topic;
-use crate::server::Payload;
 
 pub(super) type Answer = Result<Receipt, Refusal>;
 pub(super) type Client = ThreadedProducer<Reports>;
 
 /// What waits in the client until the message's delivery report.
 pub(super) struct Handed {
-    topic: Topic,
+    message: Arc<Message>,
     answer: oneshot::Sender<Answer>,
-    _payload: Payload,
 }
 
 /// Where the client's reports go.
@@ -52,14 +49,14 @@ impl ProducerContext for Reports {
     type DeliveryOpaque = Box<Handed>;
 
     fn delivery(&self, report: &DeliveryResult<'_>, handed: Self::DeliveryOpaque) {
-        let Handed { topic, answer, _payload } = *handed;
+        let Handed { message, answer } = *handed;
         // Nobody waits any more where the caller's deadline passed first.
         let _ = answer.send(match report {
             Ok(_) => {
                 self.0.receipt();
                 Ok(Receipt::Kept)
             }
-            Err((error, _)) => Err(self.0.refuse(code(error), &topic)),
+            Err((error, _)) => Err(self.0.refuse(code(error), message.topic())),
         });
     }
 }
@@ -80,12 +77,11 @@ impl Line {
 
     /// Hands the message over at once. The answer comes with the delivery report, or now where there
     /// will be none.
-    pub(super) fn send(&self, message: Message) -> oneshot::Receiver<Answer> {
+    pub(super) fn send(&self, message: Arc<Message>) -> oneshot::Receiver<Answer> {
         let (answer, receipt) = oneshot::channel();
-        let (topic, key, headers) = (message.topic().clone(), message.key().to_owned(), headers(&message));
-        let bytes = message.payload().clone();
-        let handed = Box::new(Handed { topic: topic.clone(), answer, _payload: message.into_payload() });
-        let record = BaseRecord::with_opaque_to(&topic, handed).key(&key).payload(&bytes[..]).headers(headers);
+        let (topic, key, payload) = (message.topic(), message.key(), &message.payload()[..]);
+        let handed = Box::new(Handed { message: Arc::clone(&message), answer });
+        let record = BaseRecord::with_opaque_to(topic, handed).key(key).payload(payload).headers(headers(&message));
         let (error, handed) = match &*self.client.read().unwrap_or_else(PoisonError::into_inner) {
             None => (Code::PurgeQueue, record.delivery_opaque),
             Some(client) => match client.send(record) {
@@ -93,7 +89,7 @@ impl Line {
                 Err((error, record)) => (code(&error), record.delivery_opaque),
             },
         };
-        let _ = handed.answer.send(Err(self.state.refuse(error, &topic)));
+        let _ = handed.answer.send(Err(self.state.refuse(error, topic)));
         receipt
     }
 

@@ -107,7 +107,7 @@ impl Nats {
 }
 
 impl Bus for Nats {
-    fn publish(&self, message: Message) -> Pending<Result<Receipt, Refusal>> {
+    fn publish(&self, message: Arc<Message>) -> Pending<Result<Receipt, Refusal>> {
         let (headers, size) = headers(&message, &self.stream);
         let place = self.in_flight.clone().try_acquire_owned();
         let judged = self.judge(&message, size);

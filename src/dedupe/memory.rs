@@ -1,0 +1,207 @@
+//! The bounded memory of what was kept: a ring of deliveries, the oldest first, and an index of where
+//! each one's two halves are. Comes in: halves of identities and the time. Refuses to grow.
+
+use std::time::Duration;
+
+use hashbrown::HashTable;
+use jiff::Timestamp;
+
+use crate::identity::Identity;
+
+/// Half of each SHA-256: two deliveries of a full memory share one by chance once in 2^87 times.
+pub(super) type Key = [u8; 16];
+
+/// Which of the two is the half that the signature covers.
+const SIGNED: usize = 1;
+
+/// The two halves by which a delivery is known.
+pub(super) fn keys(identity: &Identity) -> [Key; 2] {
+    let cut = |digest: &[u8; 32]| *digest.first_chunk().expect("16 is less than 32");
+    [cut(identity.id.as_bytes()), cut(identity.signed.as_bytes())]
+}
+
+pub(super) struct Memory {
+    /// Seconds.
+    window: i64,
+    most: usize,
+    /// A ring from `most` entries on.
+    entries: Vec<Entry>,
+    /// Where the oldest entry is, and how many there are.
+    oldest: usize,
+    len: usize,
+    /// Places of keys: entry and half. Made for `most` at once: growing it would halt every delivery.
+    index: HashTable<Place>,
+    evicted: u64,
+}
+
+/// 36 bytes.
+#[derive(Clone, Copy)]
+struct Entry {
+    /// Unix seconds.
+    kept: u32,
+    keys: [Key; 2],
+}
+
+/// Twice the entry's place in the ring, and 1 for its second half.
+type Place = u32;
+
+impl Memory {
+    pub(super) fn new(window: Duration, most: usize) -> Self {
+        assert!(most > 0 && most <= Place::MAX as usize / 2, "the configuration bounds it");
+        Self {
+            window: i64::try_from(window.as_secs()).unwrap_or(i64::MAX),
+            most,
+            entries: Vec::with_capacity(most),
+            oldest: 0,
+            len: 0,
+            index: HashTable::with_capacity(2 * most),
+            evicted: 0,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// How many went before their time.
+    pub(super) fn evicted(&self) -> u64 {
+        self.evicted
+    }
+
+    /// Whether either half was kept within the window.
+    pub(super) fn knows(&mut self, keys: &[Key; 2], now: Timestamp) -> bool {
+        self.forget_old(now);
+        keys.iter().any(|key| self.has(key))
+    }
+
+    /// Remembers both halves. One that is known already keeps its time.
+    pub(super) fn remember(&mut self, keys: &[Key; 2], now: Timestamp) {
+        if keys.iter().all(|key| self.has(key)) {
+            return;
+        }
+        if self.len == self.most {
+            self.forget_oldest();
+            self.evicted += 1;
+        }
+        let at = (self.oldest + self.len) % self.most;
+        let entry = Entry { kept: u32::try_from(now.as_second()).unwrap_or(0), keys: *keys };
+        if at == self.entries.len() {
+            self.entries.push(entry);
+        } else {
+            self.entries[at] = entry;
+        }
+        self.len += 1;
+        for (half, new) in keys.iter().enumerate() {
+            if !self.has(new) {
+                let (entries, place) = (&self.entries, (2 * at + half) as Place);
+                self.index.insert_unique(hash(new), place, |place| hash(key(entries, *place)));
+            }
+        }
+    }
+
+    /// Of a delivery that is known by one half, remembers the other: Terra may have signed it anew.
+    /// An id alone is not learnt: whoever captured one delivery could make up any number of them.
+    pub(super) fn learn(&mut self, keys: &[Key; 2], now: Timestamp) {
+        if !self.has(&keys[SIGNED]) {
+            self.remember(keys, now);
+        }
+    }
+
+    fn has(&self, wanted: &Key) -> bool {
+        self.index.find(hash(wanted), |place| key(&self.entries, *place) == wanted).is_some()
+    }
+
+    fn forget_old(&mut self, now: Timestamp) {
+        while self.len > 0 && now.as_second() - i64::from(self.entries[self.oldest].kept) > self.window {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        let at = self.oldest;
+        for (half, old) in self.entries[at].keys.iter().enumerate() {
+            let place = (2 * at + half) as Place;
+            // A half that an older entry had in the index was not put there a second time.
+            if let Ok(found) = self.index.find_entry(hash(old), |other| *other == place) {
+                found.remove();
+            }
+        }
+        self.oldest = (at + 1) % self.most;
+        self.len -= 1;
+    }
+}
+
+fn key(entries: &[Entry], place: Place) -> &Key {
+    &entries[place as usize / 2].keys[place as usize % 2]
+}
+
+/// The keys are digests already.
+fn hash(key: &Key) -> u64 {
+    u64::from_le_bytes(*key.first_chunk().expect("8 is less than 16"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn pair(number: u32) -> [Key; 2] {
+        let key = |half: u32| {
+            let mut key = [0; 16];
+            // As spread as a digest is.
+            key[..8].copy_from_slice(&(u64::from(number * 2 + half).wrapping_mul(0x9e37_79b9_7f4a_7c15)).to_be_bytes());
+            key[8..12].copy_from_slice(&number.to_be_bytes());
+            key
+        };
+        [key(0), key(1)]
+    }
+
+    #[test]
+    fn the_oldest_go_first_and_only_where_there_is_no_room() {
+        let mut memory = Memory::new(Duration::from_secs(100), 1000);
+        for number in 0..3500 {
+            assert!(!memory.knows(&pair(number), at(1)));
+            memory.remember(&pair(number), at(1));
+        }
+        assert_eq!((memory.len(), memory.evicted()), (1000, 2500));
+        for number in 0..3500 {
+            assert_eq!(memory.knows(&pair(number), at(1)), number >= 2500, "{number}");
+        }
+        assert_eq!(memory.index.len(), 2000);
+    }
+
+    #[test]
+    fn each_is_forgotten_after_its_window() {
+        let mut memory = Memory::new(Duration::from_secs(100), 10);
+        memory.remember(&pair(1), at(1000));
+        memory.remember(&pair(2), at(1050));
+        assert!(memory.knows(&pair(1), at(1100)));
+        assert!(!memory.knows(&pair(1), at(1101)));
+        assert!(memory.knows(&pair(2), at(1150)));
+        assert!(!memory.knows(&pair(2), at(1151)));
+        assert_eq!((memory.len(), memory.evicted(), memory.index.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_half_that_two_deliveries_share_outlives_neither() {
+        let mut memory = Memory::new(Duration::from_secs(100), 10);
+        let (one, two) = (pair(1), pair(2));
+        memory.remember(&one, at(0));
+        memory.remember(&[one[0], two[1]], at(50));
+        assert!(memory.knows(&[two[0], two[1]], at(100)), "the second half of the second");
+        assert!(!memory.knows(&one, at(101)));
+        assert!(memory.knows(&[two[0], two[1]], at(150)));
+        assert!(!memory.knows(&[two[0], two[1]], at(151)));
+        assert_eq!(memory.index.len(), 0);
+    }
+
+    #[test]
+    fn one_million_take_less_than_64_mb() {
+        let memory = Memory::new(Duration::from_secs(1), 1_000_000);
+        let entries = memory.entries.capacity() * size_of::<Entry>();
+        assert!(entries + memory.index.allocation_size() <= 64_000_000, "{entries} {}", memory.index.allocation_size());
+    }
+}

@@ -1,0 +1,193 @@
+//! Was it kept already, or is it on its way? Comes in: a delivery's [`Identity`]. Goes out: leave to
+//! go first, or the word to wait for whoever did, or that it is kept. Knows neither bus nor reply.
+
+mod memory;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use crate::identity::Identity;
+use memory::{Key, Memory};
+
+/// Remembers what was kept, and knows what is in flight. Cloning shares it. `A` is what one attempt
+/// tells another.
+pub struct Dedupe<A>(Arc<Mutex<State<A>>>);
+
+struct State<A> {
+    memory: Memory,
+    in_flight: HashMap<Key, watch::Receiver<Option<A>>>,
+}
+
+/// What is to be done with a delivery.
+pub enum Admission<A> {
+    /// It is the first of its kind. Others wait for its [`Ticket`].
+    First(Ticket<A>),
+    Kept,
+    /// The same delivery is in flight.
+    Wait(Wait<A>),
+}
+
+/// What a memory holds and what it had to let go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Remembered {
+    pub deliveries: usize,
+    /// Forgotten before their time, for want of room.
+    pub evicted: u64,
+}
+
+impl<A> Clone for Dedupe<A> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<A: Clone> Dedupe<A> {
+    /// Remembers each delivery for `window`, and the newest `deliveries` of them at most: 58 bytes each.
+    pub fn new(window: Duration, deliveries: usize) -> Self {
+        let memory = Memory::new(window, deliveries);
+        Self(Arc::new(Mutex::new(State { memory, in_flight: HashMap::new() })))
+    }
+
+    /// Whether this one may go on. Of several at the same time exactly one goes first.
+    pub fn admit(&self, identity: &Identity, now: Timestamp) -> Admission<A> {
+        let keys = memory::keys(identity);
+        let mut state = self.lock();
+        if state.memory.knows(&keys, now) {
+            state.memory.learn(&keys, now);
+            return Admission::Kept;
+        }
+        if let Some(answer) = keys.iter().find_map(|key| state.in_flight.get(key)) {
+            return Admission::Wait(Wait(answer.clone()));
+        }
+        let (answer, awaited) = watch::channel(None);
+        for key in keys {
+            state.in_flight.insert(key, awaited.clone());
+        }
+        Admission::First(Ticket { dedupe: self.clone(), keys, answer })
+    }
+
+    pub fn remembered(&self) -> Remembered {
+        let state = self.lock();
+        Remembered { deliveries: state.memory.len(), evicted: state.memory.evicted() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<A>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Leave to go first. Dropped without a word, it lets the next one go first.
+pub struct Ticket<A> {
+    dedupe: Dedupe<A>,
+    keys: [Key; 2],
+    answer: watch::Sender<Option<A>>,
+}
+
+impl<A> Ticket<A> {
+    /// Something durable keeps the delivery. From now on every other is a duplicate; those that wait
+    /// get `answer`.
+    pub fn kept(self, now: Timestamp, answer: A) {
+        self.dedupe.0.lock().unwrap_or_else(PoisonError::into_inner).memory.remember(&self.keys, now);
+        self.answer.send_replace(Some(answer));
+    }
+
+    /// Nothing keeps it, for all that is known. Those that wait get `answer`; the next goes first.
+    pub fn refused(self, answer: A) {
+        self.answer.send_replace(Some(answer));
+    }
+}
+
+impl<A> Drop for Ticket<A> {
+    fn drop(&mut self) {
+        let mut state = self.dedupe.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for key in &self.keys {
+            state.in_flight.remove(key);
+        }
+    }
+}
+
+/// Waits for the one that went first.
+pub struct Wait<A>(watch::Receiver<Option<A>>);
+
+impl<A: Clone> Wait<A> {
+    /// Its answer; `None` where it ended without one. Not bounded in time.
+    pub async fn answer(mut self) -> Option<A> {
+        self.0.wait_for(Option::is_some).await.ok()?.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+    fn dedupe() -> Dedupe<&'static str> {
+        Dedupe::new(Duration::from_secs(60), 8)
+    }
+
+    fn identity(id: u8, signed: u8) -> Identity {
+        Identity::sample([id; 32], [signed; 32])
+    }
+
+    fn first(admission: Admission<&'static str>) -> Ticket<&'static str> {
+        let Admission::First(ticket) = admission else { panic!("somebody else is first") };
+        ticket
+    }
+
+    fn wait(admission: Admission<&'static str>) -> Wait<&'static str> {
+        let Admission::Wait(wait) = admission else { panic!("nobody is in flight") };
+        wait
+    }
+
+    #[tokio::test]
+    async fn who_comes_second_gets_the_firsts_answer_and_who_comes_later_is_a_duplicate() {
+        let dedupe = dedupe();
+        let ticket = first(dedupe.admit(&identity(1, 2), NOW));
+        let by_id = wait(dedupe.admit(&identity(1, 9), NOW));
+        let by_signed = wait(dedupe.admit(&identity(9, 2), NOW));
+        ticket.kept(NOW, "kept");
+        assert_eq!(by_id.answer().await, Some("kept"));
+        assert_eq!(by_signed.answer().await, Some("kept"));
+        assert!(matches!(dedupe.admit(&identity(1, 9), NOW), Admission::Kept));
+        assert!(matches!(dedupe.admit(&identity(8, 9), NOW), Admission::Kept), "signed anew and learnt before");
+        assert!(matches!(dedupe.admit(&identity(3, 3), NOW), Admission::First(_)));
+    }
+
+    #[tokio::test]
+    async fn what_was_refused_is_not_remembered() {
+        let dedupe = dedupe();
+        let ticket = first(dedupe.admit(&identity(1, 2), NOW));
+        let second = wait(dedupe.admit(&identity(1, 2), NOW));
+        ticket.refused("away");
+        assert_eq!(second.answer().await, Some("away"));
+        first(dedupe.admit(&identity(1, 2), NOW));
+        assert_eq!(dedupe.remembered().deliveries, 0);
+    }
+
+    #[tokio::test]
+    async fn altered_headers_of_one_delivery_do_not_drive_others_out() {
+        let dedupe = dedupe();
+        first(dedupe.admit(&identity(1, 1), NOW)).kept(NOW, "kept");
+        first(dedupe.admit(&identity(2, 2), NOW)).kept(NOW, "kept");
+        for altered in 10..100 {
+            assert!(matches!(dedupe.admit(&identity(altered, 2), NOW), Admission::Kept));
+        }
+        assert_eq!(dedupe.remembered(), Remembered { deliveries: 2, evicted: 0 });
+    }
+
+    #[tokio::test]
+    async fn a_first_that_vanishes_lets_the_next_go_first() {
+        let dedupe = dedupe();
+        let ticket = first(dedupe.admit(&identity(1, 2), NOW));
+        let second = wait(dedupe.admit(&identity(1, 2), NOW));
+        drop(ticket);
+        assert_eq!(second.answer().await, None);
+        first(dedupe.admit(&identity(1, 2), NOW));
+        assert!(dedupe.lock().in_flight.is_empty());
+    }
+}
