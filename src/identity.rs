@@ -31,6 +31,12 @@ impl Identity {
         Self { id: DeliveryId(id), signed: SignedDigest(signed) }
     }
 
+    /// Of a message whose delivery is gone: known by its id alone.
+    pub(crate) fn of_id(id: &str) -> Option<Self> {
+        let id = data_encoding::HEXLOWER.decode(id.as_bytes()).ok()?.try_into().ok()?;
+        Some(Self { id: DeliveryId(id), signed: SignedDigest(id) })
+    }
+
     #[cfg(test)]
     pub(crate) fn sample(id: [u8; 32], signed: [u8; 32]) -> Self {
         Self { id: DeliveryId(id), signed: SignedDigest(signed) }

@@ -12,11 +12,13 @@ pub mod route;
 pub mod message;
 pub mod dedupe;
 pub mod bus;
+pub mod spool;
 pub mod reply;
 
 pub mod admin;
 pub mod cli;
 pub mod config;
+mod log;
 pub mod metrics;
 pub mod samples;
 pub mod telemetry;

@@ -7,9 +7,10 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use http::HeaderMap;
 use jiff::Timestamp;
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 
+use crate::bus::Record;
 use crate::event::{DeadLetter, Event, Facts};
 use crate::identity::{DeliveryId, Identity, digest};
 use crate::route::Topic;
@@ -27,6 +28,11 @@ const NOT_TEXT: &AsciiSet = CONTROLS;
 /// message that a bus refuses for its headers.
 const MAX_VALUE: usize = 1024;
 
+const DATA_CONTENT_TYPE: &str = "ce-datacontenttype";
+
+/// The header of what a bus refused for good: why.
+pub(crate) const SET_ASIDE: &str = "terra-set-aside-reason";
+
 /// Unix milliseconds between 2001 and 2100: outside it an ordering timestamp is no time.
 const SANE_TIMES: std::ops::Range<i64> = 1_000_000_000_000..4_102_444_800_000;
 
@@ -35,11 +41,11 @@ pub struct Message {
     topic: Topic,
     key: String,
     identity: Identity,
-    content_type: &'static str,
+    content_type: Cow<'static, str>,
     /// CloudEvents attributes without their prefix, `id` among them.
-    attributes: Vec<(&'static str, String)>,
+    attributes: Vec<(Cow<'static, str>, String)>,
     /// `terra-…` headers.
-    extras: Vec<(&'static str, String)>,
+    extras: Vec<(Cow<'static, str>, String)>,
     payload: Payload,
 }
 
@@ -60,7 +66,7 @@ impl Message {
         extras.extend(known("terra-user-id", person.user_id.clone()));
         let attributes = attributes(delivery, id, &facts.event_type, time, &key);
         let payload = event.into_delivery().into_payload();
-        Self { topic, key, identity, content_type: "application/json", attributes, extras, payload }
+        Self { topic, key, identity, content_type: "application/json".into(), attributes, extras, payload }
     }
 
     /// The message that keeps what nobody can read.
@@ -72,10 +78,41 @@ impl Message {
         let key = id.to_string();
         let time = received.ordered_at().unwrap_or_else(|| delivery.signed_at());
         let mut extras = received.extras(delivery);
-        extras.push(("terra-dead-letter-reason", letter.reason().as_str().to_owned()));
+        extras.push(("terra-dead-letter-reason".into(), letter.reason().as_str().to_owned()));
         let attributes = attributes(delivery, id, "dead-letter", time, &key);
         let payload = letter.into_delivery().into_payload();
-        Self { topic, key, identity, content_type: "application/octet-stream", attributes, extras, payload }
+        Self { topic, key, identity, content_type: "application/octet-stream".into(), attributes, extras, payload }
+    }
+
+    /// The message that a log keeps as this record, as it was before; `None` where it is no message.
+    pub(crate) fn of_record(record: Record) -> Option<Self> {
+        let (mut attributes, mut extras, mut content_type) = (Vec::new(), Vec::new(), None);
+        for (name, value) in record.headers {
+            let value = percent_decode_str(&value).decode_utf8().ok()?.into_owned();
+            match name.strip_prefix("ce-") {
+                None if name == "content-type" => content_type = Some(value.into()),
+                None if name == SET_ASIDE => {}
+                None => extras.push((name.into(), value)),
+                Some(_) if name == DATA_CONTENT_TYPE => {}
+                Some(attribute) => attributes.push((attribute.to_owned().into(), value)),
+            }
+        }
+        let (_, id) = attributes.iter().find(|(name, _)| name == "id")?;
+        Some(Self {
+            topic: Topic::of_record(&record.topic),
+            key: record.key?,
+            identity: Identity::of_id(id)?,
+            content_type: content_type?,
+            attributes,
+            extras,
+            payload: Payload::stored(record.payload),
+        })
+    }
+
+    /// The same message with the reason why the bus does not take it.
+    pub(crate) fn set_aside(mut self, reason: &str) -> Self {
+        self.extras.push((SET_ASIDE.into(), bounded(reason.to_owned())));
+        self
     }
 
     pub fn topic(&self) -> &Topic {
@@ -95,26 +132,32 @@ impl Message {
         &self.identity
     }
 
+    /// Eight bytes of the key's SHA-256.
+    pub(crate) fn key_digest(&self) -> u64 {
+        let digest = digest(&[self.key.as_bytes()]);
+        u64::from_be_bytes(*digest.first_chunk().expect("8 is less than 32"))
+    }
+
     /// Exactly the bytes received. Their share of the memory budget is held for as long as the message.
     pub fn payload(&self) -> &Bytes {
         self.payload.bytes()
     }
 
     /// Headers of CloudEvents' Kafka binding: `ce_…` and `content-type`, values in UTF-8.
-    pub fn kafka_headers(&self) -> impl Iterator<Item = (Cow<'static, str>, &str)> {
-        std::iter::once((Cow::Borrowed("content-type"), self.content_type))
+    pub fn kafka_headers(&self) -> impl Iterator<Item = (Cow<'_, str>, &str)> {
+        std::iter::once((Cow::Borrowed("content-type"), &*self.content_type))
             .chain(self.attributes.iter().map(|(name, value)| (Cow::Owned(format!("ce_{name}")), value.as_str())))
-            .chain(self.extras.iter().map(|(name, value)| (Cow::Borrowed(*name), value.as_str())))
+            .chain(self.extras.iter().map(|(name, value)| (Cow::Borrowed(&**name), value.as_str())))
     }
 
     /// Headers of CloudEvents' NATS binding (1.0.3-wip): `ce-…`, `content-type` and
     /// `ce-datacontenttype`, values percent-encoded.
-    pub fn nats_headers(&self) -> impl Iterator<Item = (Cow<'static, str>, Cow<'_, str>)> {
-        [("content-type", self.content_type), ("ce-datacontenttype", self.content_type)]
+    pub fn nats_headers(&self) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+        [("content-type", &*self.content_type), (DATA_CONTENT_TYPE, &*self.content_type)]
             .into_iter()
             .map(|(name, value)| (Cow::Borrowed(name), Cow::Borrowed(value)))
             .chain(self.attributes.iter().map(|(name, value)| (Cow::Owned(format!("ce-{name}")), encoded(value))))
-            .chain(self.extras.iter().map(|(name, value)| (Cow::Borrowed(*name), encoded(value))))
+            .chain(self.extras.iter().map(|(name, value)| (Cow::Borrowed(&**name), encoded(value))))
     }
 
     /// A message for the unit tests of the bus adapters.
@@ -125,9 +168,9 @@ impl Message {
             topic: Topic::from(topic),
             key: key.to_owned(),
             identity,
-            content_type: "application/json",
-            attributes: vec![("id", identity.id.to_string()), ("type", "co.tryterra.daily".to_owned())],
-            extras: vec![("terra-endpoint", "terra".to_owned())],
+            content_type: "application/json".into(),
+            attributes: vec![("id".into(), identity.id.to_string()), ("type".into(), "co.tryterra.daily".to_owned())],
+            extras: vec![("terra-endpoint".into(), "terra".to_owned())],
             payload: Payload::unbudgeted(payload.into()),
         }
     }
@@ -159,13 +202,13 @@ impl Received {
         SANE_TIMES.contains(&milliseconds).then(|| Timestamp::from_millisecond(milliseconds).ok())?
     }
 
-    fn extras(self, delivery: &Delivery) -> Vec<(&'static str, String)> {
+    fn extras(self, delivery: &Delivery) -> Vec<(Cow<'static, str>, String)> {
         let mut extras = Vec::with_capacity(8);
         extras.extend(known("terra-trace-id", self.trace_id));
         extras.extend(known("terra-reference", self.reference));
         extras.extend(known("terra-ordering-timestamp", self.ordering_timestamp));
-        extras.push(("terra-received-at", rfc3339(delivery.received_at())));
-        extras.push(("terra-endpoint", delivery.endpoint().name.clone()));
+        extras.push(("terra-received-at".into(), rfc3339(delivery.received_at())));
+        extras.push(("terra-endpoint".into(), delivery.endpoint().name.clone()));
         extras
     }
 }
@@ -177,8 +220,8 @@ fn text(bytes: &[u8]) -> String {
     }
 }
 
-fn known(name: &'static str, value: Option<String>) -> Option<(&'static str, String)> {
-    Some((name, bounded(value?)))
+fn known(name: &'static str, value: Option<String>) -> Option<(Cow<'static, str>, String)> {
+    Some((name.into(), bounded(value?)))
 }
 
 fn bounded(value: String) -> String {
@@ -194,14 +237,14 @@ fn attributes(
     event_type: &str,
     time: Timestamp,
     key: &str,
-) -> Vec<(&'static str, String)> {
+) -> Vec<(Cow<'static, str>, String)> {
     vec![
-        ("specversion", "1.0".to_owned()),
-        ("id", id.to_string()),
-        ("source", format!("/terra/{}", delivery.endpoint().name)),
-        ("type", bounded(format!("co.tryterra.{event_type}"))),
-        ("time", rfc3339(time)),
-        ("partitionkey", key.to_owned()),
+        ("specversion".into(), "1.0".to_owned()),
+        ("id".into(), id.to_string()),
+        ("source".into(), format!("/terra/{}", delivery.endpoint().name)),
+        ("type".into(), bounded(format!("co.tryterra.{event_type}"))),
+        ("time".into(), rfc3339(time)),
+        ("partitionkey".into(), key.to_owned()),
     ]
 }
 

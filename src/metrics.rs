@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
@@ -14,6 +15,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::dedupe::Remembered;
+use crate::spool;
 
 /// Seconds: from a local acknowledgement to the deadline.
 const TIMES: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 7.5];
@@ -56,6 +58,8 @@ pub struct Readings {
     pub bytes_in_flight: Box<dyn Fn() -> usize + Send + Sync>,
     pub log_lines_dropped: Box<dyn Fn() -> usize + Send + Sync>,
     pub remembered: Box<dyn Fn() -> Remembered + Send + Sync>,
+    /// `None`: there is no spool.
+    pub spool: Box<dyn Fn() -> Option<spool::Reading> + Send + Sync>,
 }
 
 impl Metrics {
@@ -151,33 +155,40 @@ impl std::fmt::Debug for Gauges {
 impl Collector for Gauges {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         use std::sync::atomic::Ordering::Relaxed;
-        let bytes = i64::try_from((self.readings.bytes_in_flight)()).unwrap_or(i64::MAX);
         let remembered = (self.readings.remembered)();
-        let deliveries = i64::try_from(remembered.deliveries).unwrap_or(i64::MAX);
-        for (name, help, value) in [
-            ("dedupe_entries", "Kept deliveries that are known again", deliveries),
+        let mut gauges = vec![
             ("connections", "Open connections on server.listen", self.connections.load(Relaxed)),
             ("publishes_in_flight", "Messages that the bus has not answered yet", self.publishes.load(Relaxed)),
-            ("bytes_in_flight", "Bytes of bodies between socket and receipt", bytes),
-        ] {
+            ("bytes_in_flight", "Bytes of bodies between socket and receipt", gauge((self.readings.bytes_in_flight)())),
+            ("dedupe_entries", "Kept deliveries that are known again", gauge(remembered.deliveries)),
+        ];
+        let dropped = (self.readings.log_lines_dropped)() as u64;
+        let mut counters = vec![
+            ("log_lines_dropped", "Log lines dropped because their reader was too slow", dropped),
+            ("dedupe_evictions", "Deliveries forgotten early, for want of dedupe.entries", remembered.evicted),
+        ];
+        if let Some(spool) = (self.readings.spool)() {
+            let age = spool.oldest.map_or(0, |oldest| Timestamp::now().duration_since(oldest).as_secs().max(0));
+            gauges.extend([
+                ("spool_messages", "Messages in the spool", gauge(spool.messages)),
+                ("spool_bytes", "Bytes that the spool's logs hold, what is set aside included", gauge(spool.bytes)),
+                ("spool_oldest_seconds", "Age of the oldest message in the spool", age),
+                ("spool_set_aside", "Messages that the bus refused for good", gauge(spool.set_aside)),
+            ]);
+            counters.push(("spool_drained", "Messages brought from the spool to the bus, or set aside", spool.drained));
+        }
+        for (name, help, value) in gauges {
             let gauge = ConstGauge::new(value);
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }
-        for (name, help, value) in [
-            (
-                "log_lines_dropped",
-                "Log lines dropped because their reader was too slow",
-                (self.readings.log_lines_dropped)() as u64,
-            ),
-            (
-                "dedupe_evictions",
-                "Kept deliveries forgotten within dedupe.window, for want of dedupe.entries",
-                remembered.evicted,
-            ),
-        ] {
+        for (name, help, value) in counters {
             let counter = ConstCounter::new(value);
             counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
         }
         Ok(())
     }
+}
+
+fn gauge(value: impl TryInto<i64>) -> i64 {
+    value.try_into().unwrap_or(i64::MAX)
 }

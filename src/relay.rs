@@ -12,16 +12,18 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use crate::bus::{Bus, Receipt, Refusal};
+use crate::bus::{Bus, Pending, Receipt, Refusal};
 use crate::config::{self, Endpoint};
 use crate::dedupe::{Admission, Dedupe, Ticket};
 use crate::event::{Event, Unreadable};
+use crate::identity::DeliveryId;
 use crate::message::Message;
 use crate::metrics::Metrics;
 use crate::reply::{Outcome, reply};
 use crate::route::{Route, Table};
 use crate::server::{Body, BodyError, Budget, Gauged, Reply, Service};
 use crate::signature::{Claim, Delivery, Proof, Rejection};
+use crate::spool::Spool;
 use crate::telemetry::Throttle;
 
 /// What must be left for the bus when the body is complete; a body that comes later is too slow.
@@ -43,6 +45,9 @@ struct Line {
     routes: Table,
     dedupe: Dedupe<Outcome>,
     bus: Arc<dyn Bus>,
+    spool: Option<Spool>,
+    /// Of the deadline, the part that is the spool's alone.
+    spool_time: Duration,
     budget: Budget,
     limits: config::Server,
     metrics: Metrics,
@@ -55,6 +60,7 @@ impl Relay {
         routes: Table,
         dedupe: Dedupe<Outcome>,
         bus: Arc<dyn Bus>,
+        spool: Option<Spool>,
         budget: Budget,
         metrics: Metrics,
     ) -> Self {
@@ -64,6 +70,8 @@ impl Relay {
             routes,
             dedupe,
             bus,
+            spool,
+            spool_time: config.server.publish_timeout - config.bus_timeout(),
             budget,
             limits: config.server.clone(),
             metrics,
@@ -204,7 +212,7 @@ async fn keep(line: Arc<Line>, delivery: Delivery, deadline: Instant, answer: An
     }
 }
 
-/// Asks the bus, with the deadline, the metrics and the gauge that every bus shares.
+/// Has the bus keep the message, or the spool where there is one and the bus does not.
 async fn publish(
     line: &Line,
     message: Message,
@@ -213,31 +221,83 @@ async fn publish(
     ticket: Ticket<Outcome>,
     answer: Answer,
 ) {
-    let (topic, id, asked) = (message.topic().clone(), message.id(), Instant::now());
-    let _in_flight = Gauged::new(&line.metrics.publishes);
-    let mut asking = line.bus.publish(Arc::new(message));
-    let (answered, answer) = match tokio::time::timeout_at(deadline, &mut asking).await {
-        Ok(answered) => (Some(answered), Some(answer)),
-        Err(_) => {
-            line.metrics.published(&topic, "unanswered", asked.elapsed());
-            answer.give(Outcome::Unanswered);
-            // The retry should find out what became of this attempt.
-            (tokio::time::timeout_at(deadline + line.limits.publish_timeout, asking).await.ok(), None)
+    let (id, message) = (message.id(), Arc::new(message));
+    let kept = || unreadable.map_or(Outcome::Kept(id), |reason| Outcome::DeadLettered(id, reason));
+    let outcome = match &line.spool {
+        Some(spool) if spool.comes_first(&message) => spooled(spool, message, deadline).await,
+        Some(spool) => match ask(line, message.clone(), deadline - line.spool_time).await.0 {
+            Ok(receipt) => of_receipt(receipt, id, kept),
+            Err(_) => {
+                spool.bus_refused();
+                spooled(spool, message, deadline).await
+            }
+        },
+        None => match ask(line, message, deadline).await {
+            (Ok(receipt), _) => of_receipt(receipt, id, kept),
+            (Err(Outcome::Unanswered), Some(asking)) => {
+                answer.give(Outcome::Unanswered);
+                // The retry should find out what became of this attempt.
+                let late = tokio::time::timeout_at(deadline + line.limits.publish_timeout, asking).await;
+                return match late {
+                    Ok(Ok(_)) => ticket.kept(Timestamp::now(), Outcome::Duplicate(id)),
+                    Ok(Err(refusal)) => ticket.refused(Outcome::Refused(refusal)),
+                    Err(_) => ticket.refused(Outcome::Unanswered),
+                };
+            }
+            (Err(outcome), _) => outcome,
+        },
+    };
+    if outcome.status().is_success() {
+        let now = Timestamp::now();
+        if let Some(spool) = &line.spool {
+            let _ = tokio::time::timeout_at(deadline, spool.remember(ticket.known(now))).await;
         }
-    };
-    let (result, outcome) = match answered {
-        Some(Ok(Receipt::Kept)) => ("kept", unreadable.map_or(Outcome::Kept(id), |why| Outcome::DeadLettered(id, why))),
-        Some(Ok(Receipt::Duplicate)) => ("duplicate", Outcome::Duplicate(id)),
-        Some(Err(refusal)) => (refusal.as_str(), Outcome::Refused(refusal)),
-        None => ("unanswered", Outcome::Unanswered),
-    };
-    match &outcome {
-        Outcome::Refused(_) | Outcome::Unanswered => ticket.refused(outcome.clone()),
-        _ => ticket.kept(Timestamp::now(), Outcome::Duplicate(id)),
+        ticket.kept(now, Outcome::Duplicate(id));
+    } else {
+        ticket.refused(outcome.clone());
     }
-    if let Some(answer) = answer {
-        line.metrics.published(&topic, result, asked.elapsed());
-        answer.give(outcome);
+    answer.give(outcome);
+}
+
+fn of_receipt(receipt: Receipt, id: DeliveryId, kept: impl FnOnce() -> Outcome) -> Outcome {
+    match receipt {
+        Receipt::Kept => kept(),
+        Receipt::Duplicate => Outcome::Duplicate(id),
+    }
+}
+
+/// Asks the bus, with the deadline, the metrics and the gauge that every bus shares. Where it does not
+/// answer in time, what it may still answer comes along.
+async fn ask(
+    line: &Line,
+    message: Arc<Message>,
+    deadline: Instant,
+) -> (Result<Receipt, Outcome>, Option<Pending<Result<Receipt, Refusal>>>) {
+    let (topic, asked) = (message.topic().clone(), Instant::now());
+    let _in_flight = Gauged::new(&line.metrics.publishes);
+    let mut asking = line.bus.publish(message);
+    let answer = tokio::time::timeout_at(deadline, &mut asking).await;
+    let result = match &answer {
+        Ok(Ok(Receipt::Kept)) => "kept",
+        Ok(Ok(Receipt::Duplicate)) => "duplicate",
+        Ok(Err(refusal)) => refusal.as_str(),
+        Err(_) => "unanswered",
+    };
+    line.metrics.published(&topic, result, asked.elapsed());
+    match answer {
+        Ok(answer) => (answer.map_err(Outcome::Refused), None),
+        Err(_) => (Err(Outcome::Unanswered), Some(asking)),
+    }
+}
+
+/// Has the spool keep the message.
+async fn spooled(spool: &Spool, message: Arc<Message>, deadline: Instant) -> Outcome {
+    let id = message.id();
+    match tokio::time::timeout_at(deadline, spool.take(message)).await {
+        Ok(Ok(Receipt::Kept)) => Outcome::Spooled(id),
+        Ok(Ok(Receipt::Duplicate)) => Outcome::Duplicate(id),
+        Ok(Err(refusal)) => Outcome::Unspooled(refusal),
+        Err(_) => Outcome::Unanswered,
     }
 }
 
@@ -252,7 +312,7 @@ fn report(metrics: &Metrics, endpoint: &str, outcome: &Outcome, took: Duration) 
     metrics.ended(endpoint, outcome.as_str(), took);
     tracing::debug!(endpoint, outcome = outcome.as_str(), milliseconds = took.as_millis() as u64, "delivery ended");
     match outcome {
-        Outcome::Kept(_) | Outcome::Duplicate(_) | Outcome::Dropped => {}
+        Outcome::Kept(_) | Outcome::Duplicate(_) | Outcome::Spooled(_) | Outcome::Dropped => {}
         Outcome::UnknownPath | Outcome::WrongMethod | Outcome::TooSlow | Outcome::Broken => {}
         Outcome::DeadLettered(_, reason) => {
             if let Some(more) = UNREADABLE.pass() {
@@ -289,6 +349,12 @@ fn report(metrics: &Metrics, endpoint: &str, outcome: &Outcome, took: Duration) 
         Outcome::Refused(refusal @ (Refusal::Permanent { .. } | Refusal::TooLarge { .. })) => {
             if let Some(more) = REFUSED.pass() {
                 tracing::error!(endpoint, more, reason = %refusal, "not kept, answered 503: no retry helps until this is mended");
+            }
+        }
+        Outcome::Unspooled(refusal) => {
+            if let Some(more) = REFUSED.pass() {
+                let remedy = "see to the bus, so that the spool empties, or give the spool more room";
+                tracing::error!(endpoint, more, remedy, reason = %refusal, "neither the bus nor the spool took it, answered 503");
             }
         }
         Outcome::Unanswered => {

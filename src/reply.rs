@@ -21,6 +21,8 @@ pub enum Outcome {
     Kept(DeliveryId),
     /// The same delivery was kept before, or just now by another attempt.
     Duplicate(DeliveryId),
+    /// The spool keeps it until the bus does.
+    Spooled(DeliveryId),
     /// The bus keeps it as a dead letter.
     DeadLettered(DeliveryId, Unreadable),
     /// The user's own route drops this type.
@@ -40,6 +42,8 @@ pub enum Outcome {
     Overloaded,
     /// The bus said no.
     Refused(Refusal),
+    /// The bus said no, and so did the spool.
+    Unspooled(Refusal),
     /// The bus said nothing in time. It may keep the message all the same: the retry has the same id.
     Unanswered,
 }
@@ -50,6 +54,7 @@ impl Outcome {
         match self {
             Self::Kept(_) => "kept",
             Self::Duplicate(_) => "duplicate",
+            Self::Spooled(_) => "spooled",
             Self::DeadLettered(..) => "dead_lettered",
             Self::Dropped => "dropped",
             Self::Rejected(..) => "rejected",
@@ -61,13 +66,15 @@ impl Outcome {
             Self::Broken => "broken",
             Self::Overloaded => "overloaded",
             Self::Refused(_) => "refused",
+            Self::Unspooled(_) => "unspooled",
             Self::Unanswered => "unanswered",
         }
     }
 
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Kept(_) | Self::Duplicate(_) | Self::DeadLettered(..) | Self::Dropped => StatusCode::OK,
+            Self::Kept(_) | Self::Duplicate(_) | Self::Spooled(_) => StatusCode::OK,
+            Self::DeadLettered(..) | Self::Dropped => StatusCode::OK,
             Self::Rejected(_, status) => *status,
             Self::UnknownPath => StatusCode::NOT_FOUND,
             Self::WrongMethod => StatusCode::METHOD_NOT_ALLOWED,
@@ -75,14 +82,15 @@ impl Outcome {
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Encoded => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Broken => StatusCode::BAD_REQUEST,
-            Self::Overloaded | Self::Refused(_) | Self::Unanswered => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Overloaded | Self::Unanswered => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Refused(_) | Self::Unspooled(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
     /// What a person at the other end can do about it.
     fn reason(&self) -> Option<&'static str> {
         match self {
-            Self::Kept(_) | Self::Duplicate(_) | Self::DeadLettered(..) | Self::Dropped => None,
+            Self::Kept(_) | Self::Duplicate(_) | Self::Spooled(_) | Self::DeadLettered(..) | Self::Dropped => None,
             Self::Rejected(..) => Some("no valid signature"),
             Self::UnknownPath => Some("no endpoint has this path"),
             Self::WrongMethod => Some("deliveries are POSTed"),
@@ -90,15 +98,17 @@ impl Outcome {
             Self::TooLarge => Some("the body is larger than this endpoint takes"),
             Self::Encoded => Some("only the identity content coding is taken"),
             Self::Broken => Some("the body is incomplete"),
-            Self::Overloaded | Self::Refused(_) | Self::Unanswered => Some("not kept; try again later"),
+            Self::Overloaded | Self::Refused(_) | Self::Unspooled(_) | Self::Unanswered => {
+                Some("not kept; try again later")
+            }
         }
     }
 
     /// Whether the body was read to its end; if not, the connection cannot go on.
     fn body_was_read(&self) -> bool {
         match self {
-            Self::Kept(_) | Self::Duplicate(_) | Self::DeadLettered(..) | Self::Dropped | Self::Encoded => true,
-            Self::Refused(_) | Self::Unanswered => true,
+            Self::Kept(_) | Self::Duplicate(_) | Self::Spooled(_) | Self::DeadLettered(..) | Self::Dropped => true,
+            Self::Encoded | Self::Refused(_) | Self::Unspooled(_) | Self::Unanswered => true,
             Self::Rejected(Rejection::Missing | Rejection::Malformed, _) => false,
             Self::Rejected(Rejection::Forged | Rejection::TooOld | Rejection::TooNew, _) => true,
             Self::UnknownPath | Self::WrongMethod | Self::TooSlow | Self::TooLarge => false,
@@ -110,7 +120,7 @@ impl Outcome {
 /// The reply to an outcome.
 pub fn reply(outcome: &Outcome) -> Reply {
     let mut body = match outcome {
-        Outcome::Kept(id) | Outcome::Duplicate(id) | Outcome::DeadLettered(id, _) => {
+        Outcome::Kept(id) | Outcome::Duplicate(id) | Outcome::Spooled(id) | Outcome::DeadLettered(id, _) => {
             json!({"outcome": outcome.as_str(), "id": id.to_string()})
         }
         _ => json!({"outcome": outcome.as_str()}),

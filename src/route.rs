@@ -34,6 +34,13 @@ impl fmt::Debug for Topic {
     }
 }
 
+impl Topic {
+    /// Of what was kept: the table that sent it there may be another one by now.
+    pub(crate) fn of_record(name: &str) -> Self {
+        Self(name.into())
+    }
+}
+
 #[cfg(test)]
 impl From<&str> for Topic {
     fn from(name: &str) -> Self {

@@ -7,23 +7,30 @@ use super::{CheckArgs, Failure, quiet_on_broken_pipe, setup};
 use crate::bus::{self, Finding, Level};
 use crate::config::{Ignored, Loaded};
 use crate::route::{Route, Table};
+use crate::spool;
 
 /// Prints the effective configuration, the ignored variables and the routing table; every mistake was
-/// said before. With `--online` also the findings on the bus, and fails where one is a mistake.
+/// said before. Then the findings on the spool and, with `--online`, on the bus; fails where one is a
+/// mistake.
 pub(super) async fn run(args: &CheckArgs, loaded: &Loaded, table: &Table) -> Result<(), Failure> {
     let mut text = format!("Configuration\n\n{}", indented(&loaded.effective.to_string()));
     text.push_str(&ignored(&loaded.effective.ignored));
     let _ = write!(text, "\nRoutes\n\n{}", routes(table));
     print(&text)?;
-    if !args.online {
-        return Ok(());
+    let failed = |error: bus::OpenError| Failure::Running(error.to_string());
+    let mut findings = Vec::new();
+    if let Some(config) = &loaded.config.spool {
+        findings = spool::inspect(config).map_err(failed)?;
+        print(&format!("\nSpool\n\n{}", described(&findings)))?;
     }
-    let findings = bus::inspect(&loaded.config.bus, &setup(&loaded.config, table)).await;
-    let findings = findings.map_err(|error| Failure::Running(error.to_string()))?;
-    print(&format!("\nBus\n\n{}", described(&findings)))?;
+    if args.online {
+        let of_bus = bus::inspect(&loaded.config.bus, &setup(&loaded.config, table)).await.map_err(failed)?;
+        print(&format!("\nBus\n\n{}", described(&of_bus)))?;
+        findings.extend(of_bus);
+    }
     match findings.iter().filter(|finding| finding.level == Level::Mistake).count() {
         0 => Ok(()),
-        mistakes => Err(Failure::Running(format!("the bus is not as it must be: {mistakes} to mend, see above"))),
+        mistakes => Err(Failure::Running(format!("not all is as it must be: {mistakes} to mend, see above"))),
     }
 }
 

@@ -271,7 +271,7 @@ fn load(file: Option<&Path>) -> Result<(Loaded, Table), Failure> {
 fn setup(config: &Config, routes: &Table) -> bus::Setup {
     bus::Setup {
         topics: routes.topics(),
-        publish_timeout: config.server.publish_timeout,
+        publish_timeout: config.bus_timeout(),
         max_body: config.server.max_body,
         bytes_in_flight: config.server.bytes_in_flight,
     }

@@ -21,6 +21,7 @@ use crate::relay::Relay;
 use crate::reply::Outcome;
 use crate::route::Table;
 use crate::server::{self, Budget, Limits};
+use crate::spool::{self, Spool};
 use crate::telemetry::{self, Telemetry};
 
 /// What the bus may take beyond the drain timeout to let its client go.
@@ -46,14 +47,19 @@ pub(super) enum StartError {
 pub(super) async fn run(config: &Config, routes: Table) -> Result<(), StartError> {
     let telemetry = telemetry::start(&config.log);
     let mut signals = Signals::new().map_err(StartError::Signals)?;
+    let dedupe = Dedupe::new(config.dedupe.window, config.dedupe.entries);
+    let spool = match &config.spool {
+        Some(spool) => Some(Spool::open(spool, config.dedupe.entries, |known| dedupe.restore(&known))?),
+        None => None,
+    };
     let opened = bus::open(&config.bus, setup(config, &routes))?;
     let ports = Ports::bind(config).await?;
     let (stop, stop_admin) = (CancellationToken::new(), CancellationToken::new());
 
     let budget = Budget::new(config.server.bytes_in_flight);
-    let dedupe = Dedupe::new(config.dedupe.window, config.dedupe.entries);
-    let metrics = Metrics::new(readings(&budget, &telemetry, &dedupe));
-    let relay = Relay::new(config, routes, dedupe, opened.bus.clone(), budget, metrics.clone());
+    let metrics = Metrics::new(readings(&budget, &telemetry, &dedupe, spool.clone()));
+    let relay = Relay::new(config, routes, dedupe, opened.bus.clone(), spool.clone(), budget, metrics.clone());
+    let drainer = spool.map(|spool| Drainer::start(spool, opened.bus.clone(), config.bus_timeout()));
     let admin = Admin::new(opened.bus.link(), metrics.clone(), stop.clone(), &config.admin);
     announce(config, &ports);
     let aside =
@@ -82,7 +88,7 @@ pub(super) async fn run(config: &Config, routes: Table) -> Result<(), StartError
         // Who follows would follow for ever.
         api.drain();
     }
-    let drained = drain(config, deliveries, &relay, opened.bus.as_ref());
+    let drained = drain(config, deliveries, &relay, drainer, opened.bus.as_ref());
     tokio::select! {
         () = drained => tracing::info!("stopped"),
         signal = signals.next() => tracing::warn!(signal, "second signal: stopped at once"),
@@ -95,12 +101,13 @@ pub(super) async fn run(config: &Config, routes: Table) -> Result<(), StartError
     ended
 }
 
-fn readings(budget: &Budget, telemetry: &Telemetry, dedupe: &Dedupe<Outcome>) -> Readings {
+fn readings(budget: &Budget, telemetry: &Telemetry, dedupe: &Dedupe<Outcome>, spool: Option<Spool>) -> Readings {
     let (budget, dedupe) = (budget.clone(), dedupe.clone());
     Readings {
         bytes_in_flight: Box::new(move || budget.taken()),
         log_lines_dropped: Box::new(telemetry.dropped_lines()),
         remembered: Box::new(move || dedupe.remembered()),
+        spool: Box::new(move || spool.as_ref().map(Spool::reading)),
     }
 }
 
@@ -114,8 +121,41 @@ async fn follow(mut link: watch::Receiver<Link>, metrics: Metrics) {
     }
 }
 
-/// Connections first, then publishes whose clients left, then the bus.
-async fn drain(config: &Config, deliveries: tokio::task::JoinHandle<usize>, relay: &Relay, bus: &dyn Bus) {
+/// Brings the spool's messages to the bus while the bridge runs.
+struct Drainer {
+    spool: Spool,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drainer {
+    fn start(spool: Spool, bus: Arc<dyn Bus>, publish_timeout: Duration) -> Self {
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(spool::drain(spool.clone(), bus, publish_timeout, stop.clone()));
+        Self { spool, stop, task }
+    }
+
+    /// Goes on until the spool is empty, or until `end`.
+    async fn end(self, end: Instant) {
+        let emptied = tokio::time::timeout_at(end, self.spool.emptied()).await;
+        self.stop.cancel();
+        let _ = self.task.await;
+        if emptied.is_err() {
+            let messages = self.spool.reading().messages;
+            tracing::warn!(messages, "drain_timeout passed: messages stay in the spool until the next start");
+        }
+        self.spool.close().await;
+    }
+}
+
+/// Connections first, then publishes whose clients left, then the spool, then the bus.
+async fn drain(
+    config: &Config,
+    deliveries: tokio::task::JoinHandle<usize>,
+    relay: &Relay,
+    drainer: Option<Drainer>,
+    bus: &dyn Bus,
+) {
     let end = Instant::now() + config.server.drain_timeout;
     match deliveries.await {
         Ok(0) => {}
@@ -124,6 +164,9 @@ async fn drain(config: &Config, deliveries: tokio::task::JoinHandle<usize>, rela
     }
     if tokio::time::timeout_at(end, relay.drained()).await.is_err() {
         tracing::warn!("drain_timeout passed: some publishes were not confirmed; their deliveries got no 2xx");
+    }
+    if let Some(drainer) = drainer {
+        drainer.end(end).await;
     }
     if tokio::time::timeout_at(end + CLOSE_WITHIN, bus.close()).await.is_err() {
         tracing::warn!("the bus did not let go in time");
@@ -166,6 +209,11 @@ fn announce(config: &Config, ports: &Ports) {
     tracing::info!(listen = address(&ports.admin), "answering /livez, /readyz and /metrics");
     if let Some(reader) = &ports.reader {
         tracing::info!(listen = address(reader), "answering readers of the embedded log at /topics");
+    }
+    if config.spool.is_some() {
+        tracing::info!(
+            "what the bus refuses for the moment goes to the spool, and a 2xx says so: fsynced in spool.dir"
+        );
     }
     let promise = match &config.bus {
         config::Bus::Embedded(_) => "a 2xx means: written to the embedded log and fsynced on this machine's disk",

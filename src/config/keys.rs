@@ -80,6 +80,11 @@ pub(super) static KEYS: &[Key] = &[
     key("dedupe.window", Duration(MINUTE, 60 * 24 * HOUR), "27h", "How long a kept delivery is known again; at least max_age and max_skew of every endpoint"),
     key("dedupe.entries", Count(1, 100_000_000), "1000000", "How many kept deliveries are known, the newest; 58 bytes of memory each"),
 
+    optional("spool.dir", Directory, "/var/lib/terra-bridge/spool", "Turns the spool on: what the bus refuses for the moment is kept here, and answered 200"),
+    key("spool.max_bytes", Size(16 * MIB, MAX), "10 GiB", "How much the spool holds; beyond it deliveries are answered 503"),
+    key("spool.max_age", Duration(MINUTE, 3650 * 24 * HOUR), "7d", "While the oldest message in the spool is older, deliveries that it would take are answered 503"),
+    key("spool.reserve", Size(0, MAX), "256 MiB", "Below so much free space the spool takes nothing"),
+
     needed("kafka.brokers", Texts(check::BROKER), "localhost:9092", "Brokers to start from, host:port"),
     optional("kafka.username", Text(check::ANY), "terra-bridge", "For SASL"),
     optional("kafka.password", Secret, "env:KAFKA_PASSWORD", "A reference: env:NAME, file:PATH, credential:NAME"),

@@ -72,8 +72,20 @@ pub struct Config {
     pub endpoints: Vec<Endpoint>,
     pub routes: Routes,
     pub dedupe: Dedupe,
+    /// `None`: off.
+    pub spool: Option<Spool>,
     pub admin: Admin,
     pub log: Log,
+}
+
+impl Config {
+    /// From a message's way to the bus to the bus's answer, at most: the spool, where there is one, needs
+    /// the rest of `server.publish_timeout`.
+    pub fn bus_timeout(&self) -> Duration {
+        const FOR_THE_SPOOL: Duration = Duration::from_secs(1);
+        let whole = self.server.publish_timeout;
+        if self.spool.is_some() { whole - FOR_THE_SPOOL.min(whole / 4) } else { whole }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -138,6 +150,16 @@ pub struct Dedupe {
     pub window: Duration,
     /// Deliveries.
     pub entries: usize,
+}
+
+#[derive(Debug, Clone)]
+pub struct Spool {
+    pub dir: PathBuf,
+    /// Bytes.
+    pub max_bytes: u64,
+    pub max_age: Duration,
+    /// Bytes of free space below which nothing more is taken.
+    pub reserve: u64,
 }
 
 #[derive(Debug, Clone)]

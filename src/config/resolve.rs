@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use http::StatusCode;
 
 use super::values::Values;
-use super::{Admin, Bus, Config, Dedupe, Embedded, Endpoint, Kafka, Log, LogFormat, Nats, Routes, Secret, Server, Tls};
+use super::{
+    Admin, Bus, Config, Dedupe, Embedded, Endpoint, Kafka, Log, LogFormat, Nats, Routes, Secret, Server, Spool, Tls,
+};
 
 pub(super) fn config(values: &Values) -> Option<Config> {
     let bus = match values.bus()?.as_str() {
@@ -19,7 +21,7 @@ pub(super) fn config(values: &Values) -> Option<Config> {
     let admin = Admin { listen: values.get("admin.listen")?, ready_needs_bus: values.get("admin.ready_needs_bus")? };
     let dedupe = Dedupe { window: values.get("dedupe.window")?, entries: values.get("dedupe.entries")? };
     let (server, routes, log) = (server(values)?, routes(values)?, log(values)?);
-    Some(Config { bus, server, endpoints, routes, dedupe, admin, log })
+    Some(Config { bus, server, endpoints, routes, dedupe, spool: spool(values)?, admin, log })
 }
 
 fn server(values: &Values) -> Option<Server> {
@@ -59,6 +61,12 @@ pub(super) fn routes(values: &Values) -> Option<Routes> {
         dead_letter: values.get("routes.dead_letter")?,
         types: types.collect::<Option<_>>()?,
     })
+}
+
+fn spool(values: &Values) -> Option<Option<Spool>> {
+    let Some(dir) = values.get::<String>("spool.dir") else { return Some(None) };
+    let (max_bytes, max_age) = (values.get("spool.max_bytes")?, values.get("spool.max_age")?);
+    Some(Some(Spool { dir: PathBuf::from(dir), max_bytes, max_age, reserve: values.get("spool.reserve")? }))
 }
 
 fn kafka(values: &Values) -> Option<Kafka> {

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use crate::identity::Identity;
 
 /// Half of each SHA-256: two deliveries of a full memory share one by chance once in 2^87 times.
-pub(super) type Key = [u8; 16];
+pub type Key = [u8; 16];
 
 /// Which of the two is the half that the signature covers.
 const SIGNED: usize = 1;

@@ -11,7 +11,8 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::identity::Identity;
-use memory::{Key, Memory};
+pub use memory::Key;
+use memory::Memory;
 
 /// Remembers what was kept, and knows what is in flight. Cloning shares it. `A` is what one attempt
 /// tells another.
@@ -20,6 +21,14 @@ pub struct Dedupe<A>(Arc<Mutex<State<A>>>);
 struct State<A> {
     memory: Memory,
     in_flight: HashMap<Key, watch::Receiver<Option<A>>>,
+}
+
+/// A delivery that something durable keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known {
+    pub kept: Timestamp,
+    /// Of its id, and of what its signature covers.
+    pub halves: [Key; 2],
 }
 
 /// What is to be done with a delivery.
@@ -50,6 +59,11 @@ impl<A: Clone> Dedupe<A> {
     pub fn new(window: Duration, deliveries: usize) -> Self {
         let memory = Memory::new(window, deliveries);
         Self(Arc::new(Mutex::new(State { memory, in_flight: HashMap::new() })))
+    }
+
+    /// Takes up what was kept before a restart, the oldest first.
+    pub fn restore(&self, known: &Known) {
+        self.lock().memory.remember(&known.halves, known.kept);
     }
 
     /// Whether this one may go on. Of several at the same time exactly one goes first.
@@ -88,6 +102,11 @@ pub struct Ticket<A> {
 }
 
 impl<A> Ticket<A> {
+    /// What is to be remembered once the delivery is kept.
+    pub fn known(&self, kept: Timestamp) -> Known {
+        Known { kept, halves: self.keys }
+    }
+
     /// Something durable keeps the delivery. From now on every other is a duplicate; those that wait
     /// get `answer`.
     pub fn kept(self, now: Timestamp, answer: A) {

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use tokio::sync::watch;
 
 use super::*;
-use crate::bus::{Link, Pending};
+use crate::bus::Link;
 use crate::dedupe::Remembered;
 use crate::metrics::Readings;
 use crate::signature::tests::{delivery, endpoint};
@@ -49,9 +49,10 @@ fn line() -> (Arc<Slow>, Arc<Line>) {
         bytes_in_flight: Box::new(|| 0),
         log_lines_dropped: Box::new(|| 0),
         remembered: Box::new(|| Remembered { deliveries: 0, evicted: 0 }),
+        spool: Box::new(|| None),
     };
     let (bus, dedupe) = (Arc::new(Slow::default()), Dedupe::new(Duration::from_secs(60), 10));
-    let relay = Relay::new(&config, routes, dedupe, bus.clone(), Budget::new(1 << 20), Metrics::new(readings));
+    let relay = Relay::new(&config, routes, dedupe, bus.clone(), None, Budget::new(1 << 20), Metrics::new(readings));
     (bus, relay.0)
 }
 

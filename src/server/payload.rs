@@ -19,6 +19,11 @@ impl Payload {
         &self.bytes
     }
 
+    /// Read back from a disk, by somebody with a bound of his own.
+    pub(crate) fn stored(bytes: Bytes) -> Self {
+        Self { bytes, _share: None }
+    }
+
     #[cfg(test)]
     pub(crate) fn unbudgeted(bytes: impl Into<Bytes>) -> Self {
         Self { bytes: bytes.into(), _share: None }

@@ -2,6 +2,7 @@
 //!
 //! - `contract`: what every bus must do, run against each of them
 //! - `outage`: brokers that stop, freeze and come back; the bridge killed
+//! - `spool`: an outage with the spool switched on
 //! - `http`: replies, limits, slow clients
 //! - `commands`: the binary as a person or a script uses it: configuration, `check`, `send`, `tail`
 //! - `support`: the bridge on free ports, the pretend Terra, the brokers
@@ -12,4 +13,5 @@ mod commands;
 mod contract;
 mod http;
 mod outage;
+mod spool;
 mod support;

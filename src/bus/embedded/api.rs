@@ -18,9 +18,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use super::follow::{self, Format, Reading};
-use super::store::{Extent, ReadError, Store};
 use crate::bus::Record;
 use crate::config::Secret;
+use crate::log::{Extent, ReadError, Store};
 use crate::server::{Reply, Service, loopback_host};
 
 /// Streams at once, at most: each may hold a few chunks in memory, and `tail` needs one per topic.
@@ -368,6 +368,7 @@ fn without_body(reply: Reply) -> Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::Settings;
     use crate::message::Message;
 
     struct Log {
@@ -379,7 +380,7 @@ mod tests {
     impl Log {
         fn with_token(token: Option<&str>) -> Self {
             let dir = tempfile::tempdir().unwrap();
-            let store = Arc::new(Store::open(dir.path(), ["empty".into()].into_iter()).unwrap());
+            let store = Arc::new(Store::open(&Settings::sample(dir.path()), ["empty".into()].into_iter()).unwrap());
             let api = Api::new(store.clone(), token.map(Secret::new));
             Self { store, api, _dir: dir }
         }

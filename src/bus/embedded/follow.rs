@@ -13,8 +13,8 @@ use hyper::body::Frame;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use super::api::ErrorJson;
-use super::store::{Extent, ReadError, Store};
 use crate::bus::Record;
+use crate::log::{Extent, ReadError, Store};
 
 /// One step of reading.
 const CHUNK_RECORDS: usize = 256;

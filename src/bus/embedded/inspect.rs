@@ -5,10 +5,10 @@ use std::path::Path;
 
 use bytesize::ByteSize;
 
-use super::disk;
 use super::tail::Client;
 use crate::bus::{Finding, Level, OpenError, Setup};
 use crate::config;
+use crate::log::disk;
 
 /// What `check --online` reports. While a bridge has the log open, that bridge is asked over HTTP.
 pub async fn inspect(config: &config::Embedded, setup: &Setup) -> Result<Vec<Finding>, OpenError> {
@@ -46,7 +46,7 @@ fn directory(config: &config::Embedded) -> Finding {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             finding(Level::Fine, format!("{dir} does not exist yet; it is made at the first start, mode 0700"), None)
         }
-        Err(error) => finding(Level::Mistake, disk::unusable(&config.dir, &error).0, None),
+        Err(error) => finding(Level::Mistake, disk::unusable("embedded", &config.dir, &error).0, None),
     }
 }
 

@@ -1,109 +1,58 @@
-//! The embedded adapter: a durable log in a directory of this machine, read over HTTP.
+//! The embedded adapter: the durable log as a bus, read over HTTP.
 //! Comes in: messages. Goes out: receipts, each after an fsync.
 //!
-//! `database` is the log on disk (`codec`: its bytes), `store` how threads share it, `writer` the one
-//! that writes, `retention` what is kept, `disk` what it lies on; `api` and `follow` are how others
-//! read it, `tail` and `inspect` the commands.
+//! `api` and `follow` are how others read it (`wire`: the lines), `tail` and `inspect` the commands.
 
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use super::{Bus, Link, OpenError, Pending, Receipt, Refusal, Setup};
 use crate::config;
+use crate::log::{Keep, Log, Retention, Settings};
 use crate::message::Message;
-use retention::Retention;
-use store::Store;
-use writer::{Append, Order, State, Writer};
 
 mod api;
-mod codec;
-mod database;
-mod disk;
 mod follow;
 mod inspect;
-mod retention;
-mod store;
 mod tail;
 mod wire;
-mod writer;
 
 pub use api::Api;
 pub use inspect::inspect;
 pub use tail::tail;
 
-/// Messages that wait for the writer, at most. Their bytes are bounded by `server.bytes_in_flight`.
-const WAITING: usize = 8192;
-
 struct Embedded {
-    orders: SyncSender<Order>,
-    link: watch::Receiver<Link>,
-    /// Ends with the writer.
-    closed: watch::Receiver<()>,
+    log: Log,
     api: Api,
 }
 
 /// Opens the log, and with it the adapter and what answers its readers. An error has its remedy.
 pub fn open(config: &config::Embedded, setup: Setup) -> Result<(Arc<dyn Bus>, Api), OpenError> {
-    let store = Arc::new(Store::open(&config.dir, setup.topics.iter().map(|topic| Arc::from(&**topic)))?);
-    let api = Api::new(store.clone(), config.token.clone());
-    let (orders, received) = sync_channel(WAITING);
-    let link = watch::Sender::new(Link::Up);
-    let (closing, closed) = watch::channel(());
-    let bus = Embedded { orders, link: link.subscribe(), closed, api: api.clone() };
-    let writer = Writer {
-        store,
-        orders: received,
-        link,
-        dir: config.dir.clone(),
-        reserve: config.reserve,
-        retention: Retention { age: config.retention, bytes: config.max_bytes },
-        state: State::Taking,
-    };
-    std::thread::Builder::new()
-        .name("log-writer".to_owned())
-        .spawn(move || {
-            let _closing = closing;
-            writer.run();
-        })
-        .map_err(|error| OpenError(format!("no thread for the embedded log: {error}; allow more processes")))?;
-    Ok((Arc::new(bus), api))
+    let log = Log::open(settings(config), setup.topics.iter().map(|topic| Arc::from(&**topic)))?;
+    let api = Api::new(log.store.clone(), config.token.clone());
+    Ok((Arc::new(Embedded { log, api: api.clone() }), api))
+}
+
+fn settings(config: &config::Embedded) -> Settings {
+    let retention = Retention { age: config.retention, bytes: config.max_bytes };
+    Settings { section: "embedded", dir: config.dir.clone(), reserve: config.reserve, keep: Keep::For(retention) }
 }
 
 impl Bus for Embedded {
     fn publish(&self, message: Arc<Message>) -> Pending<Result<Receipt, Refusal>> {
-        let (receipt, received) = oneshot::channel();
-        let handed_over = self.orders.try_send(Order::Append(Append { message, receipt }));
-        let handed_over = handed_over.map_err(|refused| match refused {
-            TrySendError::Full(_) => CROWDED,
-            TrySendError::Disconnected(_) => CLOSING,
-        });
-        Box::pin(async move {
-            handed_over?;
-            received.await.unwrap_or(Err(CLOSING))
-        })
+        Box::pin(self.log.append(message))
     }
 
     fn link(&self) -> watch::Receiver<Link> {
-        self.link.clone()
+        self.log.link()
     }
 
     fn close(&self) -> Pending<()> {
         self.api.drain();
-        let orders = self.orders.clone();
-        let mut closed = self.closed.clone();
-        Box::pin(async move {
-            // Waits where the channel is full; the writer empties it. Fails where it has ended.
-            let _ = tokio::task::spawn_blocking(move || drop(orders.send(Order::Close))).await;
-            let _ = closed.changed().await;
-        })
+        Box::pin(self.log.close())
     }
 }
-
-const CLOSING: Refusal = Refusal::Transient { reason: std::borrow::Cow::Borrowed("the log is closed") };
-const CROWDED: Refusal =
-    Refusal::Transient { reason: std::borrow::Cow::Borrowed("too many messages wait for the disk") };
 
 #[cfg(test)]
 mod tests {

@@ -202,10 +202,11 @@ mod tests {
     use hyper::service::service_fn;
     use hyper_util::rt::TokioIo;
 
-    use super::super::{Api, inspect, store::Store};
+    use super::super::{Api, inspect};
     use super::*;
     use crate::bus::{Level, Setup};
     use crate::config::Secret;
+    use crate::log::{Settings, Store};
     use crate::message::Message;
 
     fn config(dir: &std::path::Path, listen: SocketAddr, token: Option<&str>) -> config::Embedded {
@@ -243,7 +244,7 @@ mod tests {
     #[tokio::test]
     async fn tail_reads_every_topic_and_goes_on_until_the_bridge_stops() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Arc::new(Store::open(dir.path(), std::iter::empty()).unwrap());
+        let store = Arc::new(Store::open(&Settings::sample(dir.path()), std::iter::empty()).unwrap());
         let api = Api::new(store.clone(), Some(Secret::new("s3cret")));
         let config = config(dir.path(), serve(api.clone()).await, Some("s3cret"));
         append(&store, "a", 1);
@@ -269,7 +270,7 @@ mod tests {
     #[tokio::test]
     async fn tail_says_what_is_wrong_and_what_helps() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Arc::new(Store::open(dir.path(), ["t".into()].into_iter()).unwrap());
+        let store = Arc::new(Store::open(&Settings::sample(dir.path()), ["t".into()].into_iter()).unwrap());
         append(&store, "t", 1);
         store.roll().unwrap();
         append(&store, "t", 2);

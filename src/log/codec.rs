@@ -100,7 +100,7 @@ pub(super) fn encode_offset(offset: u64) -> [u8; 9] {
     value
 }
 
-/// What a record takes of `embedded.max_bytes`: its key, its value and its places in the index.
+/// What a record takes of `max_bytes`: its key, its value and its places in the index.
 pub(super) fn footprint(topic: &str, value: &[u8]) -> u64 {
     const KEYS: usize = 2 + 8 + 2 * (33 + 9);
     (value.len() + topic.len() + KEYS) as u64
@@ -108,7 +108,7 @@ pub(super) fn footprint(topic: &str, value: &[u8]) -> u64 {
 
 pub(super) fn encode_record<'h>(
     draft: &Draft<'_>,
-    headers: impl Iterator<Item = (Cow<'static, str>, Cow<'h, str>)>,
+    headers: impl Iterator<Item = (Cow<'h, str>, Cow<'h, str>)>,
 ) -> Vec<u8> {
     const HEADERS: usize = 1024;
     let mut value = Vec::with_capacity(draft.payload.len() + draft.key.len() + HEADERS);

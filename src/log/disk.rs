@@ -9,27 +9,27 @@ use std::path::Path;
 use crate::bus::OpenError;
 
 /// fjall's own name for the file that it locks.
-pub(super) const LOCK_FILE: &str = "lock";
+pub(crate) const LOCK_FILE: &str = "lock";
 
 /// Makes the directory where it is missing, for nobody else to read.
-pub(super) fn prepare(dir: &Path) -> Result<(), OpenError> {
+pub(crate) fn prepare(section: &str, dir: &Path) -> Result<(), OpenError> {
     if dir.is_dir() {
         return Ok(());
     }
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| unusable(dir, &error))?;
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| unusable(section, dir, &error))?;
     // The new name is on disk only once the directory above is.
     let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(parent).and_then(|parent| parent.sync_all()).map_err(|error| unusable(dir, &error))
+    File::open(parent).and_then(|parent| parent.sync_all()).map_err(|error| unusable(section, dir, &error))
 }
 
 /// Bytes that this process may still write.
-pub(super) fn free(dir: &Path) -> io::Result<u64> {
+pub(crate) fn free(dir: &Path) -> io::Result<u64> {
     let stat = rustix::fs::statvfs(dir)?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 /// Whether a process has the log open. `Ok(false)` too where there is none yet.
-pub(super) fn locked(dir: &Path) -> io::Result<bool> {
+pub(crate) fn locked(dir: &Path) -> io::Result<bool> {
     let file = match File::options().read(true).write(true).open(dir.join(LOCK_FILE)) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -43,7 +43,7 @@ pub(super) fn locked(dir: &Path) -> io::Result<bool> {
 }
 
 /// Bytes of disk that all files below take, where they can be read.
-pub(super) fn used(dir: &Path) -> io::Result<u64> {
+pub(crate) fn used(dir: &Path) -> io::Result<u64> {
     use std::os::unix::fs::MetadataExt;
     const BLOCK: u64 = 512;
     let mut bytes = 0;
@@ -60,19 +60,18 @@ pub(super) fn used(dir: &Path) -> io::Result<u64> {
     Ok(bytes)
 }
 
-pub(super) fn unusable(dir: &Path, error: &io::Error) -> OpenError {
+/// Why the directory that `<section>.dir` names cannot be used, with the remedy.
+pub(crate) fn unusable(section: &str, dir: &Path, error: &io::Error) -> OpenError {
     let dir = dir.display();
     let remedy = match error.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            "make it writable for the user that terra-bridge runs as, or set embedded.dir to a directory that is"
+            "make it writable for the user that terra-bridge runs as, or choose a directory that is"
         }
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "free some space there, or set embedded.dir to another disk"
-        }
-        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => "set embedded.dir to a directory",
-        _ => "set embedded.dir to a directory on a disk that works",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space there, or choose another disk",
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => "choose a directory",
+        _ => "choose a directory on a disk that works",
     };
-    OpenError(format!("embedded.dir {dir} cannot be used: {error}; {remedy}"))
+    OpenError(format!("{section}.dir {dir} cannot be used: {error}; {remedy}"))
 }
 
 #[cfg(test)]
@@ -85,7 +84,7 @@ mod tests {
     fn a_missing_directory_is_made_for_its_owner_alone() {
         let above = tempfile::tempdir().unwrap();
         let dir = above.path().join("a/b");
-        prepare(&dir).unwrap();
+        prepare("embedded", &dir).unwrap();
         assert_eq!(dir.metadata().unwrap().permissions().mode() & 0o777, 0o700);
         assert!(free(&dir).unwrap() > 0);
         assert!(!locked(&dir).unwrap());
@@ -96,7 +95,7 @@ mod tests {
         let above = tempfile::tempdir().unwrap();
         let file = above.path().join("file");
         std::fs::write(&file, "").unwrap();
-        let error = prepare(&file.join("dir")).unwrap_err();
-        assert!(error.0.contains("set embedded.dir to a directory"), "{error}");
+        let error = prepare("embedded", &file.join("dir")).unwrap_err();
+        assert!(error.0.contains("embedded.dir") && error.0.contains("choose a directory"), "{error}");
     }
 }

@@ -15,9 +15,9 @@ const PARTS: u32 = 8;
 const SMALLEST_SEGMENT: u64 = 1024 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Retention {
-    pub(super) age: Duration,
-    pub(super) bytes: u64,
+pub(crate) struct Retention {
+    pub(crate) age: Duration,
+    pub(crate) bytes: u64,
 }
 
 /// What retention needs to know of a segment.

@@ -4,7 +4,6 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,9 +12,11 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, Pers
 use jiff::Timestamp;
 
 use super::codec::{self, Corrupt, Draft, Head, Mark};
-use super::disk;
+use super::ledger::{self, Ledger};
 use super::retention::Facts;
+use super::{Keep, Settings, disk};
 use crate::bus::{OpenError, Receipt, Record};
+use crate::dedupe::Known;
 use crate::message::Message;
 
 /// Held in memory before it is written as a table.
@@ -40,27 +41,27 @@ const SEGMENT_PREFIX: &str = "segment-";
 
 /// What a topic holds: offsets from `earliest` up to, but without, `next`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Extent {
-    pub(super) earliest: u64,
-    pub(super) next: u64,
+pub(crate) struct Extent {
+    pub(crate) earliest: u64,
+    pub(crate) next: u64,
     /// Bytes ever kept before the earliest record, and before the next.
     start: u64,
     end: u64,
 }
 
 impl Extent {
-    pub(super) fn messages(&self) -> u64 {
+    pub(crate) fn messages(&self) -> u64 {
         self.next - self.earliest
     }
 
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.end - self.start
     }
 }
 
 /// Why nothing was kept.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum AppendError {
+pub(crate) enum AppendError {
     /// Nothing was written; the next attempt may well succeed.
     #[error("the disk is behind with its writes")]
     Behind,
@@ -71,7 +72,7 @@ pub(super) enum AppendError {
 
 /// Why nothing was read.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ReadError {
+pub(crate) enum ReadError {
     #[error("no such topic")]
     UnknownTopic,
     /// Removed by retention.
@@ -101,6 +102,8 @@ pub(super) struct Log {
     /// Oldest first, never empty; the last is written.
     segments: Vec<Segment>,
     tally: Mutex<Tally>,
+    /// Of a log whose records are kept until they are done.
+    pub(super) ledger: Option<Ledger>,
 }
 
 /// What only the writer changes between two segments.
@@ -127,15 +130,20 @@ pub(super) struct Appended {
 }
 
 impl Log {
-    pub(super) fn open(dir: &Path) -> Result<Self, Failure> {
-        let database = Database::builder(dir).max_journaling_size(JOURNALS).open()?;
+    pub(super) fn open(settings: &Settings) -> Result<Self, Failure> {
+        let database = Database::builder(&settings.dir).max_journaling_size(JOURNALS).open()?;
         let mut numbers = Vec::new();
-        for name in database.list_keyspace_names() {
+        for name in database.list_keyspace_names().iter().filter(|name| !ledger::owns(name)) {
             let number = name.strip_prefix(SEGMENT_PREFIX).and_then(|number| number.parse().ok());
             numbers.push(number.ok_or(Corrupt("a segment's name"))?);
         }
         numbers.sort_unstable();
-        let mut open = Self { database, segments: Vec::with_capacity(numbers.len() + 1), tally: Mutex::default() };
+        let ledger = match settings.keep {
+            Keep::For(_) => None,
+            Keep::UntilDone { known, .. } => Some(Ledger::open(&database, known)?),
+        };
+        let segments = Vec::with_capacity(numbers.len() + 1);
+        let mut open = Self { database, segments, tally: Mutex::default(), ledger };
         for number in numbers {
             open.adopt(number)?;
         }
@@ -210,9 +218,12 @@ impl Log {
 
     /// Waits, for a bounded time, until a commit cannot get stuck inside fjall.
     pub(super) fn room(&self) -> Result<(), AppendError> {
-        let keyspace = &self.last().keyspace;
-        let crowded =
-            || keyspace.sealed_memtable_count() >= SEALED_MEMTABLES || keyspace.l0_table_count() >= LEVEL_0_TABLES;
+        let beside = self.ledger.iter().flat_map(Ledger::written);
+        let written: Vec<_> = std::iter::once(&self.last().keyspace).chain(beside).collect();
+        let full = |keyspace: &&Keyspace| {
+            keyspace.sealed_memtable_count() >= SEALED_MEMTABLES || keyspace.l0_table_count() >= LEVEL_0_TABLES
+        };
+        let crowded = || written.iter().any(full);
         let until = Instant::now() + ROOM;
         while crowded() {
             if !self.healthy() {
@@ -248,6 +259,9 @@ impl Log {
             end.position += codec::footprint(topic, &value);
             end.next += 1;
             batch.insert(keyspace, codec::record_key(topic, offset), value);
+            if let Some(ledger) = &self.ledger {
+                ledger.add(&mut batch, topic, offset, message.key_digest());
+            }
             for key in index {
                 batch.insert(keyspace, key.as_slice(), codec::encode_offset(offset).as_slice());
                 indexed.insert(key);
@@ -312,6 +326,12 @@ impl Log {
         Ok(chunk)
     }
 
+    pub(super) fn time(&self, topic: &str, offset: u64) -> Option<Timestamp> {
+        let key = codec::record_key(topic, offset);
+        let value = self.segments.iter().find_map(|segment| segment.keyspace.get(&key).ok().flatten())?;
+        Some(codec::decode_place(&value).ok()?.0)
+    }
+
     pub(super) fn facts(&self) -> Vec<Facts> {
         let tally = self.tally();
         let sum = |marks: &Marks| marks.values().map(|mark| mark.position).sum::<u64>();
@@ -329,6 +349,26 @@ impl Log {
             last.newest = tally.newest;
         }
         facts
+    }
+
+    /// How many of the oldest segments have nothing pending, where each topic has nothing pending before
+    /// its mark in `cursors`.
+    pub(super) fn drained(&self, cursors: &BTreeMap<Arc<str>, u64>) -> usize {
+        let before = |(topic, mark): (&Arc<str>, &Mark)| cursors.get(topic).is_some_and(|cursor| mark.next <= *cursor);
+        let begins = self.segments.iter().skip(1).map(|segment| &segment.head.marks);
+        begins.take_while(|marks| marks.iter().all(before)).count()
+    }
+
+    /// These records are pending no more.
+    pub(super) fn done<'r>(&self, records: impl Iterator<Item = (&'r str, u64)>) -> Result<(), Failure> {
+        let Some(ledger) = &self.ledger else { return Ok(()) };
+        ledger.done(&self.database, records)
+    }
+
+    /// Keeps in mind what is kept elsewhere.
+    pub(super) fn remember(&mut self, known: &[Known]) -> Result<(), Failure> {
+        let Some(ledger) = &mut self.ledger else { return Ok(()) };
+        ledger.remember(&self.database, known)
     }
 
     pub(super) fn roll(&mut self) -> Result<(), Failure> {
@@ -419,19 +459,22 @@ impl From<fjall::Error> for Failure {
 }
 
 impl Failure {
-    pub(super) fn explain(&self, dir: &Path) -> OpenError {
+    pub(super) fn explain(&self, settings: &Settings) -> OpenError {
+        let Settings { section, dir, .. } = settings;
         let dir_shown = dir.display();
         match self {
-            Self::Fjall(fjall::Error::Io(error)) => disk::unusable(dir, error),
+            Self::Fjall(fjall::Error::Io(error)) => disk::unusable(section, dir, error),
             Self::Fjall(fjall::Error::Locked) => OpenError(format!(
-                "another process uses embedded.dir {dir_shown}; stop it, or give each bridge a directory of its own"
+                "another process uses {section}.dir {dir_shown}; stop it, or give each bridge a directory of its own"
             )),
             Self::Fjall(fjall::Error::InvalidVersion(_)) => OpenError(format!(
-                "embedded.dir {dir_shown} holds a database of another version of fjall; set embedded.dir to an empty directory"
+                "{section}.dir {dir_shown} holds a database of another version of fjall; choose an empty directory"
             )),
-            Self::Rewrite => OpenError(format!("embedded.dir {dir_shown} does not take writes; free some space there")),
+            Self::Rewrite => {
+                OpenError(format!("{section}.dir {dir_shown} does not take writes; free some space there"))
+            }
             _ => OpenError(format!(
-                "the log in embedded.dir {dir_shown} is damaged: {self}; restore the directory from a copy, or move it \
+                "the log in {section}.dir {dir_shown} is damaged: {self}; restore the directory from a copy, or move it \
                  aside and start with an empty one"
             )),
         }
@@ -450,11 +493,11 @@ mod tests {
     #[test]
     fn a_segment_that_was_never_begun_is_begun_at_the_next_start() {
         let dir = tempfile::tempdir().unwrap();
-        let open = Log::open(dir.path()).unwrap();
+        let open = Log::open(&Settings::sample(dir.path())).unwrap();
         append(&open, 0..2);
         segment_keyspace(&open.database, 1).unwrap();
         drop(open);
-        let open = Log::open(dir.path()).unwrap();
+        let open = Log::open(&Settings::sample(dir.path())).unwrap();
         append(&open, 2..3);
         assert_eq!(open.segments.len(), 2);
         assert_eq!(open.read("a", 0..3, 9, usize::MAX).unwrap().len(), 3);
@@ -463,7 +506,7 @@ mod tests {
     #[test]
     fn a_hole_in_a_topic_is_an_error_and_not_fewer_records() {
         let dir = tempfile::tempdir().unwrap();
-        let open = Log::open(dir.path()).unwrap();
+        let open = Log::open(&Settings::sample(dir.path())).unwrap();
         append(&open, 0..5);
         open.last().keyspace.remove(codec::record_key("a", 2)).unwrap();
         assert!(matches!(open.read("a", 0..5, 9, usize::MAX), Err(ReadError::Failed(_))));
@@ -474,24 +517,24 @@ mod tests {
     #[test]
     fn a_log_that_does_not_begin_where_its_head_says_is_not_opened() {
         let dir = tempfile::tempdir().unwrap();
-        let open = Log::open(dir.path()).unwrap();
+        let open = Log::open(&Settings::sample(dir.path())).unwrap();
         append(&open, 0..5);
         open.last().keyspace.remove(codec::record_key("a", 0)).unwrap();
         drop(open);
-        let error = Log::open(dir.path()).err().unwrap().explain(dir.path());
+        let error = Log::open(&Settings::sample(dir.path())).err().unwrap().explain(&Settings::sample(dir.path()));
         assert!(error.0.contains("damaged") && error.0.contains("restore"), "{error}");
     }
 
     #[test]
     fn a_seam_that_does_not_fit_is_not_opened() {
         let dir = tempfile::tempdir().unwrap();
-        let mut open = Log::open(dir.path()).unwrap();
+        let mut open = Log::open(&Settings::sample(dir.path())).unwrap();
         append(&open, 0..2);
         let before = open.last().keyspace.clone();
         open.roll().unwrap();
         append(&open, 2..3);
         before.remove(codec::record_key("a", 1)).unwrap();
         drop((open, before));
-        assert!(matches!(Log::open(dir.path()), Err(Failure::Corrupt(_))));
+        assert!(matches!(Log::open(&Settings::sample(dir.path())), Err(Failure::Corrupt(_))));
     }
 }

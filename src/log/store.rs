@@ -3,20 +3,21 @@
 //! each topic is. Decides neither what is kept for how long (`retention`) nor when to give up (`writer`).
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use jiff::Timestamp;
 use tokio::sync::watch;
 
-pub(super) use super::database::{AppendError, Extent, ReadError};
+pub(crate) use super::database::{AppendError, Extent, ReadError};
 use super::database::{Log, Marks};
-use super::disk;
 use super::retention::Facts;
+use super::{Settings, disk};
 use crate::bus::{OpenError, Receipt, Record};
+use crate::dedupe::Known;
 use crate::message::Message;
 
-pub(super) struct Store {
-    dir: PathBuf,
+pub(crate) struct Store {
+    settings: Settings,
     /// `None` while nothing can be read or written: being reopened, or closed.
     open: RwLock<Option<Log>>,
     topics: RwLock<BTreeMap<Arc<str>, watch::Sender<Extent>>>,
@@ -24,11 +25,11 @@ pub(super) struct Store {
 
 impl Store {
     /// Opens the log, makes it where there is none, and reads enough of it to know that it is whole.
-    pub(super) fn open(dir: &Path, topics: impl Iterator<Item = Arc<str>>) -> Result<Self, OpenError> {
-        disk::prepare(dir)?;
-        let open = Log::open(dir).map_err(|error| error.explain(dir))?;
+    pub(crate) fn open(settings: &Settings, topics: impl Iterator<Item = Arc<str>>) -> Result<Self, OpenError> {
+        disk::prepare(settings.section, &settings.dir)?;
+        let open = Log::open(settings).map_err(|error| error.explain(settings))?;
         let topics = topics.map(|topic| (topic, watch::Sender::default())).collect();
-        let store = Self { dir: dir.to_owned(), open: RwLock::new(None), topics: RwLock::new(topics) };
+        let store = Self { settings: settings.clone(), open: RwLock::new(None), topics: RwLock::new(topics) };
         store.publish(&open, &open.ends());
         *write(&store.open) = Some(open);
         Ok(store)
@@ -40,8 +41,8 @@ impl Store {
     pub(super) fn reopen(&self) -> Result<(), OpenError> {
         let mut slot = write(&self.open);
         drop(slot.take());
-        let open = Log::open(&self.dir).map_err(|error| error.explain(&self.dir))?;
-        open.rewrite().map_err(|error| error.explain(&self.dir))?;
+        let open = Log::open(&self.settings).map_err(|error| error.explain(&self.settings))?;
+        open.rewrite().map_err(|error| error.explain(&self.settings))?;
         self.publish(&open, &open.ends());
         *slot = Some(open);
         Ok(())
@@ -54,7 +55,7 @@ impl Store {
 
     /// Keeps all messages or none. `Ok` means that the disk has them: it comes after the fsync.
     /// Only the writer calls it.
-    pub(super) fn append<'m>(
+    pub(crate) fn append<'m>(
         &self,
         messages: impl ExactSizeIterator<Item = &'m Message>,
     ) -> Result<Vec<Receipt>, AppendError> {
@@ -76,15 +77,59 @@ impl Store {
         read(&self.open).as_ref().map(Log::facts).unwrap_or_default()
     }
 
+    /// These records are pending no more; it survives `kill -9`.
+    pub(super) fn done<'r>(&self, records: impl Iterator<Item = (&'r str, u64)>) -> Result<(), AppendError> {
+        let slot = read(&self.open);
+        let Some(open) = slot.as_ref() else { return Ok(()) };
+        open.room()?;
+        open.done(records).map_err(|error| AppendError::Failed(error.to_string()))
+    }
+
+    /// Keeps in mind what is kept elsewhere; it survives `kill -9`.
+    pub(super) fn remember(&self, known: &[Known]) -> Result<(), AppendError> {
+        let mut slot = write(&self.open);
+        let Some(open) = slot.as_mut() else { return Ok(()) };
+        open.room()?;
+        open.remember(known).map_err(|error| AppendError::Failed(error.to_string()))
+    }
+
+    /// How many of the oldest segments have nothing pending before the `cursors`.
+    pub(super) fn drained(&self, cursors: &BTreeMap<Arc<str>, u64>) -> usize {
+        read(&self.open).as_ref().map_or(0, |open| open.drained(cursors))
+    }
+
+    /// What a spool has to know after a restart: every pending record, by topic and then by offset, with
+    /// the digest of its key; and what is known to be kept, the oldest first. Blocks on the disk.
+    pub(crate) fn recall(
+        &self,
+        pending: impl FnMut(Arc<str>, u64, u64),
+        known: impl FnMut(Known),
+    ) -> Result<(), OpenError> {
+        let slot = read(&self.open);
+        let Some(ledger) = slot.as_ref().and_then(|open| open.ledger.as_ref()) else { return Ok(()) };
+        let all = ledger.pending(pending).and_then(|()| ledger.known(known));
+        all.map_err(|error| error.explain(&self.settings))
+    }
+
+    /// Bytes of all records.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.facts().iter().map(|segment| segment.bytes).sum()
+    }
+
+    /// When the record was taken; `None` where there is none. Blocks on the disk.
+    pub(crate) fn time(&self, topic: &str, offset: u64) -> Option<Timestamp> {
+        read(&self.open).as_ref()?.time(topic, offset)
+    }
+
     /// Begins a new segment; the last one is written no more.
-    pub(super) fn roll(&self) -> Result<(), AppendError> {
+    pub(crate) fn roll(&self) -> Result<(), AppendError> {
         let mut slot = write(&self.open);
         let Some(open) = slot.as_mut() else { return Ok(()) };
         open.roll().map_err(|error| AppendError::Failed(error.to_string()))
     }
 
     /// Removes the oldest segments and their files. Offsets begin later from then on.
-    pub(super) fn remove_oldest(&self, count: usize) -> Result<(), AppendError> {
+    pub(crate) fn remove_oldest(&self, count: usize) -> Result<(), AppendError> {
         let mut slot = write(&self.open);
         let Some(open) = slot.as_mut() else { return Ok(()) };
         for _ in 0..count {
@@ -96,18 +141,18 @@ impl Store {
     }
 
     /// The topic's extent, now and from now on; `None`: no such topic.
-    pub(super) fn watch(&self, topic: &str) -> Option<watch::Receiver<Extent>> {
+    pub(crate) fn watch(&self, topic: &str) -> Option<watch::Receiver<Extent>> {
         read(&self.topics).get(topic).map(watch::Sender::subscribe)
     }
 
     /// Every topic, in order of its name.
-    pub(super) fn topics(&self) -> Vec<(Arc<str>, Extent)> {
+    pub(crate) fn topics(&self) -> Vec<(Arc<str>, Extent)> {
         read(&self.topics).iter().map(|(topic, extent)| (topic.clone(), *extent.borrow())).collect()
     }
 
     /// Records from offset `from` on, without a gap: as many as there are before `until`, at most
     /// `records` and, the first apart, `bytes`. Blocks on the disk. Empty where there are none yet.
-    pub(super) fn read(
+    pub(crate) fn read(
         &self,
         topic: &str,
         from: u64,
@@ -147,6 +192,7 @@ fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use std::ops::Range;
+    use std::path::Path;
 
     use super::*;
 
@@ -161,7 +207,7 @@ mod tests {
     }
 
     fn open(dir: &Path) -> Store {
-        Store::open(dir, ["configured".into()].into_iter()).unwrap()
+        Store::open(&Settings::sample(dir), ["configured".into()].into_iter()).unwrap()
     }
 
     fn append(store: &Store, topic: &str, numbers: Range<u32>) {
@@ -270,7 +316,7 @@ mod tests {
     fn a_directory_in_use_is_refused_with_the_remedy() {
         let dir = tempfile::tempdir().unwrap();
         let _store = open(dir.path());
-        let error = Store::open(dir.path(), std::iter::empty()).err().unwrap();
+        let error = Store::open(&Settings::sample(dir.path()), std::iter::empty()).err().unwrap();
         assert!(error.0.contains("another process uses") && error.0.contains("stop it"), "{error}");
         assert!(disk::locked(dir.path()).unwrap());
     }

@@ -1,0 +1,202 @@
+//! What a spool keeps beside its records: which of them are still pending, and what is known to be
+//! kept elsewhere. Comes in: records as they are written, what became of them, and what was kept.
+//! Goes out: all of that again after a restart.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
+use jiff::Timestamp;
+
+use super::codec::{self, Corrupt};
+use super::database::Failure;
+use crate::dedupe::Known;
+
+const PENDING: &str = "pending";
+const KNOWN_PREFIX: &str = "known-";
+
+/// What is known lies in so many parts of which the oldest goes whole, and one more being written.
+const PARTS: usize = 4;
+
+pub(super) struct Ledger {
+    /// Topic and offset to the digest of the key.
+    pending: Keyspace,
+    /// Oldest first, never empty; the last is written.
+    known: VecDeque<Part>,
+    /// Deliveries.
+    part: usize,
+}
+
+struct Part {
+    number: u64,
+    keyspace: Keyspace,
+    len: usize,
+}
+
+/// Whether the database's keyspace of this name is a ledger's.
+pub(super) fn owns(name: &str) -> bool {
+    name == PENDING || name.starts_with(KNOWN_PREFIX)
+}
+
+impl Ledger {
+    /// Keeps `known` deliveries in mind, and at most a half more.
+    pub(super) fn open(database: &Database, known: usize) -> Result<Self, Failure> {
+        let mut ledger = Self {
+            pending: database.keyspace(PENDING, KeyspaceCreateOptions::default)?,
+            known: VecDeque::new(),
+            part: known.div_ceil(PARTS).max(1),
+        };
+        let names = database.list_keyspace_names();
+        let mut numbers: Vec<u64> =
+            names.iter().filter_map(|name| name.strip_prefix(KNOWN_PREFIX)?.parse().ok()).collect();
+        numbers.sort_unstable();
+        for number in numbers {
+            let keyspace = part(database, number)?;
+            let len = keyspace.len()?;
+            ledger.known.push_back(Part { number, keyspace, len });
+        }
+        if ledger.known.is_empty() {
+            ledger.known.push_back(Part { number: 0, keyspace: part(database, 0)?, len: 0 });
+        }
+        Ok(ledger)
+    }
+
+    /// Whose memtables count when a commit must not get stuck.
+    pub(super) fn written(&self) -> [&Keyspace; 2] {
+        [&self.pending, &self.known.back().expect("never empty").keyspace]
+    }
+
+    /// Adds one record to the batch that writes it.
+    pub(super) fn add(&self, batch: &mut OwnedWriteBatch, topic: &str, offset: u64, key: u64) {
+        batch.insert(&self.pending, codec::record_key(topic, offset), key.to_be_bytes().as_slice());
+    }
+
+    /// These records are pending no more. Survives `kill -9`, and a power cut only with the next fsync:
+    /// what comes back then is sent again, under the same id.
+    pub(super) fn done<'r>(
+        &self,
+        database: &Database,
+        records: impl Iterator<Item = (&'r str, u64)>,
+    ) -> Result<(), Failure> {
+        let mut batch = database.batch().durability(Some(PersistMode::Buffer));
+        for (topic, offset) in records {
+            batch.remove(&self.pending, codec::record_key(topic, offset));
+        }
+        Ok(batch.commit()?)
+    }
+
+    /// Every pending record, by topic and then by offset, with the digest of its key.
+    pub(super) fn pending(&self, mut each: impl FnMut(Arc<str>, u64, u64)) -> Result<(), Failure> {
+        let mut last: Arc<str> = "".into();
+        for pair in self.pending.iter() {
+            let (key, value) = pair.into_inner()?;
+            let (topic, offset) = codec::read_record_key(&key)?;
+            if *last != *topic {
+                last = topic.into();
+            }
+            let key = value.first_chunk().ok_or(Corrupt("a pending record"))?;
+            each(last.clone(), offset, u64::from_be_bytes(*key));
+        }
+        Ok(())
+    }
+
+    /// Survives `kill -9`.
+    pub(super) fn remember(&mut self, database: &Database, known: &[Known]) -> Result<(), Failure> {
+        let last = self.known.back_mut().expect("never empty");
+        let mut batch = database.batch().durability(Some(PersistMode::Buffer));
+        for known in known {
+            let mut key = [0; 24];
+            key[..8].copy_from_slice(&known.kept.as_millisecond().to_be_bytes());
+            key[8..].copy_from_slice(&known.halves[0]);
+            batch.insert(&last.keyspace, key.as_slice(), known.halves[1].as_slice());
+        }
+        batch.commit()?;
+        last.len += known.len();
+        if last.len < self.part {
+            return Ok(());
+        }
+        let (full, number) = (last.keyspace.clone(), last.number + 1);
+        self.known.push_back(Part { number, keyspace: part(database, number)?, len: 0 });
+        full.rotate_memtable()?;
+        while self.known.len() > PARTS + 1 {
+            let oldest = self.known.pop_front().expect("there are several");
+            database.delete_keyspace(oldest.keyspace)?;
+        }
+        Ok(())
+    }
+
+    /// All that is known, the oldest first.
+    pub(super) fn known(&self, mut each: impl FnMut(Known)) -> Result<(), Failure> {
+        const WRONG: Corrupt = Corrupt("what is known to be kept");
+        for part in &self.known {
+            for pair in part.keyspace.iter() {
+                let (key, value) = pair.into_inner()?;
+                let (kept, id) = key.split_first_chunk().ok_or(WRONG)?;
+                let kept = Timestamp::from_millisecond(i64::from_be_bytes(*kept)).map_err(|_| WRONG)?;
+                let halves = [id.try_into().map_err(|_| WRONG)?, value[..].try_into().map_err(|_| WRONG)?];
+                each(Known { kept, halves });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn part(database: &Database, number: u64) -> Result<Keyspace, Failure> {
+    Ok(database.keyspace(&format!("{KNOWN_PREFIX}{number:020}"), KeyspaceCreateOptions::default)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opened(dir: &std::path::Path, known: usize) -> (Database, Ledger) {
+        let database = Database::builder(dir).open().unwrap();
+        let ledger = Ledger::open(&database, known).unwrap();
+        (database, ledger)
+    }
+
+    fn known(number: u8) -> Known {
+        Known { kept: Timestamp::from_second(number.into()).unwrap(), halves: [[number; 16], [number + 100; 16]] }
+    }
+
+    fn all_known(ledger: &Ledger) -> Vec<Known> {
+        let mut all = Vec::new();
+        ledger.known(|known| all.push(known)).unwrap();
+        all
+    }
+
+    #[test]
+    fn what_is_known_comes_back_in_order_and_the_oldest_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (database, mut ledger) = opened(dir.path(), 8);
+        for number in 0..5 {
+            ledger.remember(&database, &[known(number)]).unwrap();
+        }
+        drop((database, ledger));
+        let (database, mut ledger) = opened(dir.path(), 8);
+        assert_eq!(all_known(&ledger), (0..5).map(known).collect::<Vec<_>>());
+        for number in 5..20 {
+            ledger.remember(&database, &[known(number)]).unwrap();
+        }
+        let kept = all_known(&ledger);
+        assert!((8..=12).contains(&kept.len()), "{}", kept.len());
+        assert_eq!(kept.last(), Some(&known(19)));
+    }
+
+    #[test]
+    fn pending_is_what_is_not_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let (database, ledger) = opened(dir.path(), 1);
+        let mut batch = database.batch();
+        for (topic, offset) in [("a", 0), ("a", 1), ("b", 0), ("a", 300)] {
+            ledger.add(&mut batch, topic, offset, offset + 7);
+        }
+        batch.commit().unwrap();
+        ledger.done(&database, [("a", 1)].into_iter()).unwrap();
+        drop((database, ledger));
+        let (_database, ledger) = opened(dir.path(), 1);
+        let mut pending = Vec::new();
+        ledger.pending(|topic, offset, key| pending.push((topic.to_string(), offset, key))).unwrap();
+        assert_eq!(pending, [("a".to_owned(), 0, 7), ("a".to_owned(), 300, 307), ("b".to_owned(), 0, 7)]);
+    }
+}

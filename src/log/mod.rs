@@ -1,0 +1,157 @@
+//! A durable log in a directory of this machine: what the embedded bus and the spool are made of.
+//! Comes in: messages. Goes out: receipts, each after an fsync, and records by topic and offset.
+//!
+//! `database` is the log on disk (`codec`: its bytes), `store` how threads share it, `writer` the one
+//! that writes, `retention` what is kept, `ledger` what a spool has to know of it, `disk` what it lies on.
+
+use std::borrow::Cow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+
+use tokio::sync::{oneshot, watch};
+
+use crate::bus::{Link, OpenError, Receipt, Refusal};
+use crate::dedupe::Known;
+use crate::message::Message;
+use writer::{Append, Order, Writer};
+
+mod codec;
+mod database;
+pub(crate) mod disk;
+mod ledger;
+mod retention;
+mod store;
+mod writer;
+
+pub(crate) use retention::Retention;
+pub(crate) use store::{Extent, ReadError, Store};
+pub(crate) use writer::Done;
+
+/// Messages that wait for the writer, at most. Their bytes are bounded by `server.bytes_in_flight`.
+const WAITING: usize = 8192;
+
+/// Where a log lies and what it keeps.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// The section of the configuration whose `dir`, `reserve` and `max_bytes` these are.
+    pub(crate) section: &'static str,
+    pub(crate) dir: PathBuf,
+    /// Bytes of free space below which nothing more is taken.
+    pub(crate) reserve: u64,
+    pub(crate) keep: Keep,
+}
+
+#[cfg(test)]
+impl Settings {
+    pub(crate) fn sample(dir: &std::path::Path) -> Self {
+        let retention = Retention { age: std::time::Duration::from_secs(7 * 24 * 3600), bytes: 1 << 30 };
+        Self { section: "embedded", dir: dir.to_owned(), reserve: 0, keep: Keep::For(retention) }
+    }
+}
+
+/// What goes from a log, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keep {
+    /// The oldest goes when it is too old or the log too large.
+    For(Retention),
+    /// Each record until it is said to be done; beyond `bytes` nothing more is taken.
+    UntilDone {
+        bytes: u64,
+        /// Kept deliveries to keep in mind.
+        known: usize,
+    },
+}
+
+/// The writing end. Its writer ends, and closes the log, with [`Log::close`] or the last of its clones.
+#[derive(Clone)]
+pub(crate) struct Log {
+    pub(crate) store: Arc<Store>,
+    orders: SyncSender<Order>,
+    link: watch::Receiver<Link>,
+    /// Ends with the writer.
+    closed: watch::Receiver<()>,
+}
+
+impl Log {
+    /// Opens the log, making it where there is none. An error has its remedy.
+    pub(crate) fn open(settings: Settings, topics: impl Iterator<Item = Arc<str>>) -> Result<Self, OpenError> {
+        let store = Arc::new(Store::open(&settings, topics)?);
+        let (orders, received) = sync_channel(WAITING);
+        let link = watch::Sender::new(Link::Up);
+        let (closing, closed) = watch::channel(());
+        let log = Self { store: store.clone(), orders, link: link.subscribe(), closed };
+        let name = format!("{}-writer", settings.section);
+        let writer = Writer::new(store, received, link, settings);
+        let run = move || {
+            let _closing = closing;
+            writer.run();
+        };
+        std::thread::Builder::new()
+            .name(name)
+            .spawn(run)
+            .map_err(|error| OpenError(format!("no thread for the log's writer: {error}; allow more processes")))?;
+        Ok(log)
+    }
+
+    /// Hands the message over at once. `Ok` means that it is on disk.
+    pub(crate) fn append(
+        &self,
+        message: Arc<Message>,
+    ) -> impl Future<Output = Result<Receipt, Refusal>> + Send + use<> {
+        let (receipt, received) = oneshot::channel();
+        let handed_over = self.hand_over(Order::Append(Append { message, receipt }));
+        async move {
+            handed_over?;
+            received.await.unwrap_or(Err(CLOSING))
+        }
+    }
+
+    /// These records are no longer needed. Survives `kill -9` as soon as the future is done.
+    pub(crate) fn done(&self, done: Done) -> impl Future<Output = ()> + Send + use<> {
+        let (orders, (written, was_written)) = (self.orders.clone(), oneshot::channel());
+        async move {
+            // Waits where the channel is full: what is done has to be said.
+            let _ = tokio::task::spawn_blocking(move || orders.send(Order::Done(done, written))).await;
+            let _ = was_written.await;
+        }
+    }
+
+    /// Keeps in mind what the bus keeps. Survives `kill -9` as soon as the future is done; where the
+    /// disk does not take it, it is not kept in mind and nothing else happens.
+    pub(crate) fn remember(&self, known: Known) -> impl Future<Output = ()> + Send + use<> {
+        let (written, was_written) = oneshot::channel();
+        let handed_over = self.hand_over(Order::Remember(known, written));
+        async move {
+            if handed_over.is_ok() {
+                let _ = was_written.await;
+            }
+        }
+    }
+
+    fn hand_over(&self, order: Order) -> Result<(), Refusal> {
+        self.orders.try_send(order).map_err(|refused| match refused {
+            TrySendError::Full(_) => CROWDED,
+            TrySendError::Disconnected(_) => CLOSING,
+        })
+    }
+
+    /// Whether messages are taken.
+    pub(crate) fn link(&self) -> watch::Receiver<Link> {
+        self.link.clone()
+    }
+
+    /// Commits all that was handed over before, then closes.
+    pub(crate) fn close(&self) -> impl Future<Output = ()> + Send + use<> {
+        let orders = self.orders.clone();
+        let mut closed = self.closed.clone();
+        async move {
+            // Waits where the channel is full; the writer empties it. Fails where it has ended.
+            let _ = tokio::task::spawn_blocking(move || drop(orders.send(Order::Close))).await;
+            let _ = closed.changed().await;
+        }
+    }
+}
+
+const CLOSING: Refusal = Refusal::Transient { reason: Cow::Borrowed("the log is closed") };
+const CROWDED: Refusal = Refusal::Transient { reason: Cow::Borrowed("too many messages wait for the disk") };

@@ -1,0 +1,390 @@
+//! The one thread that writes: takes what waits, commits it at once, and hands out receipts after
+//! the fsync. Between commits it looks after the disk's free space, what may go, and a log that failed.
+//! Comes in: orders. Goes out: receipts, refusals and the link.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio::sync::{oneshot, watch};
+use tracing::{error, info, warn};
+
+use super::retention::{Facts, Retention};
+use super::store::{AppendError, Store};
+use super::{Keep, Settings, disk};
+use crate::bus::{Link, Receipt, Refusal};
+use crate::dedupe::Known;
+use crate::message::Message;
+
+/// Messages and bytes of one commit, at most; one message may exceed the bytes.
+const BATCH_MESSAGES: usize = 1024;
+const BATCH_BYTES: usize = 16 * 1024 * 1024;
+
+/// How often free space, retention and the database's health are looked at.
+const ROUND: Duration = Duration::from_secs(1);
+
+/// Waits between two attempts to open a failed log again.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
+
+/// Refusing ends only with this part of the reserve above it: a journal comes and goes with 64 MB.
+const RESERVE_MARGIN: u64 = 4;
+
+/// A log whose records are kept until they are done gives a segment back only when all of it is done;
+/// one of this many bytes is closed so that it can be given back once nothing is pending.
+const WORTH_GIVING_BACK: u64 = 1024 * 1024;
+
+/// What is asked of the writer.
+pub(super) enum Order {
+    Append(Append),
+    Done(Done, oneshot::Sender<()>),
+    Remember(Known, oneshot::Sender<()>),
+    /// Commit all that was handed over before, then close the log.
+    Close,
+}
+
+/// A message that waits for its receipt. Its share of the memory budget is held until then.
+pub(super) struct Append {
+    pub(super) message: Arc<Message>,
+    pub(super) receipt: oneshot::Sender<Result<Receipt, Refusal>>,
+}
+
+/// Records that are no longer needed.
+#[derive(Debug, Default)]
+pub(crate) struct Done {
+    pub(crate) records: Vec<(Arc<str>, u64)>,
+    /// Offsets before which their topic has nothing pending.
+    pub(crate) cursors: Vec<(Arc<str>, u64)>,
+    /// Whether nothing at all is pending.
+    pub(crate) empty: bool,
+}
+
+pub(super) struct Writer {
+    store: Arc<Store>,
+    orders: Receiver<Order>,
+    link: watch::Sender<Link>,
+    settings: Settings,
+    state: State,
+    cursors: BTreeMap<Arc<str>, u64>,
+}
+
+/// What one commit is made of.
+#[derive(Default)]
+struct Batch {
+    appends: Vec<Append>,
+    bytes: usize,
+    known: Vec<Known>,
+    remembered: Vec<oneshot::Sender<()>>,
+    done: Vec<(Done, oneshot::Sender<()>)>,
+    closing: bool,
+}
+
+impl Batch {
+    fn is_full(&self) -> bool {
+        self.closing
+            || self.appends.len() + self.known.len() + self.done.len() >= BATCH_MESSAGES
+            || self.bytes >= BATCH_BYTES
+    }
+
+    fn add(&mut self, order: Order) {
+        match order {
+            Order::Append(append) => {
+                self.bytes += append.message.payload().len();
+                self.appends.push(append);
+            }
+            Order::Remember(known, written) => {
+                self.known.push(known);
+                self.remembered.push(written);
+            }
+            Order::Done(done, written) => self.done.push((done, written)),
+            Order::Close => self.closing = true,
+        }
+    }
+}
+
+/// Whether messages are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    Taking,
+    /// Less free space than the reserve.
+    Full,
+    /// fjall takes nothing more until it is opened again.
+    Failed {
+        retry: Instant,
+        wait: Duration,
+    },
+}
+
+impl Writer {
+    pub(super) fn new(
+        store: Arc<Store>,
+        orders: Receiver<Order>,
+        link: watch::Sender<Link>,
+        settings: Settings,
+    ) -> Self {
+        Self { store, orders, link, settings, state: State::Taking, cursors: BTreeMap::new() }
+    }
+
+    /// Runs until it is told to close or nobody can ask any more; the log is closed then.
+    pub(super) fn run(mut self) {
+        let away = AwayOnDrop(self.link.clone());
+        self.round();
+        let mut next_round = Instant::now() + ROUND;
+        loop {
+            let wait = next_round.saturating_duration_since(Instant::now());
+            match self.orders.recv_timeout(wait) {
+                Ok(order) => {
+                    let batch = self.gather(order);
+                    let closing = batch.closing;
+                    self.commit(batch);
+                    if closing {
+                        break;
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if Instant::now() >= next_round {
+                self.round();
+                next_round = Instant::now() + ROUND;
+            }
+        }
+        self.store.close();
+        away.done();
+    }
+
+    /// The first and what waits behind it.
+    fn gather(&self, first: Order) -> Batch {
+        let mut batch = Batch::default();
+        batch.add(first);
+        while !batch.is_full() {
+            match self.orders.try_recv() {
+                Ok(order) => batch.add(order),
+                Err(_) => break,
+            }
+        }
+        batch
+    }
+
+    fn commit(&mut self, mut batch: Batch) {
+        self.check_space();
+        if !batch.appends.is_empty() {
+            self.append(&mut batch.appends, batch.bytes as u64);
+        }
+        if !batch.known.is_empty() {
+            self.remember(&batch.known);
+        }
+        for (done, written) in batch.done.drain(..) {
+            self.done(done);
+            let _ = written.send(());
+        }
+        for remembered in batch.remembered.drain(..) {
+            let _ = remembered.send(());
+        }
+    }
+
+    fn append(&mut self, appends: &mut Vec<Append>, bytes: u64) {
+        let answer = match self.state {
+            State::Taking if self.is_full(bytes) => Err("it holds as many bytes as it may"),
+            State::Taking => self.try_append(appends),
+            State::Full => Err("its disk has less free space than its reserve"),
+            State::Failed { .. } => Err("it is being opened again after a failure"),
+        };
+        let mut receipts = answer.map(Vec::into_iter);
+        for append in appends.drain(..) {
+            let answer = match &mut receipts {
+                Ok(receipts) => receipts.next().ok_or_else(|| self.transient("it gave no receipt")),
+                Err(reason) => Err(self.transient(reason)),
+            };
+            // The caller may have stopped waiting; the message is kept all the same.
+            let _ = append.receipt.send(answer);
+        }
+    }
+
+    fn transient(&self, reason: &str) -> Refusal {
+        let what = if self.settings.section == "embedded" { "embedded log" } else { self.settings.section };
+        Refusal::Transient { reason: format!("the {what} takes nothing: {reason}").into() }
+    }
+
+    /// Whether it may hold no more; one that forgets the oldest always may.
+    fn is_full(&self, more: u64) -> bool {
+        match self.settings.keep {
+            Keep::For(_) => false,
+            Keep::UntilDone { bytes, .. } => total(&self.store.facts()) + more > bytes,
+        }
+    }
+
+    fn try_append(&mut self, appends: &[Append]) -> Result<Vec<Receipt>, &'static str> {
+        match self.store.append(appends.iter().map(|append| &*append.message)) {
+            Ok(receipts) => {
+                self.retain();
+                Ok(receipts)
+            }
+            Err(AppendError::Behind) => {
+                warn!("the disk is behind with its writes; messages are refused");
+                Err("its disk is behind with its writes")
+            }
+            Err(AppendError::Failed(reason)) => {
+                self.fail(&reason);
+                Err("its disk failed to take it")
+            }
+        }
+    }
+
+    fn remember(&mut self, known: &[Known]) {
+        if matches!(self.state, State::Failed { .. }) {
+            return;
+        }
+        // What is not kept in mind costs at most a second copy.
+        if let Err(AppendError::Failed(reason)) = self.store.remember(known) {
+            self.fail(&reason);
+        }
+    }
+
+    fn done(&mut self, done: Done) {
+        self.cursors.extend(done.cursors);
+        let records = done.records.iter().map(|(topic, offset)| (&**topic, *offset));
+        match self.store.done(records) {
+            Ok(()) => {
+                if done.empty && self.store.facts().last().is_some_and(|last| last.bytes >= WORTH_GIVING_BACK) {
+                    let rolled = self.store.roll();
+                    self.failed(rolled);
+                }
+                self.retain();
+            }
+            // They stay pending on disk, and are sent once more after the next start.
+            Err(AppendError::Behind) => {}
+            Err(AppendError::Failed(reason)) => self.fail(&reason),
+        }
+    }
+
+    fn failed(&mut self, result: Result<(), AppendError>) {
+        if let Err(error) = result {
+            self.fail(&error.to_string());
+        }
+    }
+
+    /// What has to be done from time to time, with or without messages.
+    fn round(&mut self) {
+        self.check_space();
+        match self.state {
+            State::Failed { retry, wait } if Instant::now() >= retry => self.reopen(wait),
+            State::Failed { .. } => {}
+            State::Taking | State::Full if !self.store.healthy() => self.fail("fjall's own threads have failed"),
+            // Retention frees space, above all where the disk is full.
+            State::Taking | State::Full => self.retain(),
+        }
+    }
+
+    fn check_space(&mut self) {
+        let Settings { section, dir, reserve, .. } = &self.settings;
+        let free = match disk::free(dir) {
+            Ok(free) => free,
+            Err(error) => {
+                warn!(%error, "the free space of {section}.dir cannot be read");
+                return;
+            }
+        };
+        match self.state {
+            State::Taking if free < *reserve => {
+                error!(
+                    free,
+                    reserve,
+                    "free space is below {section}.reserve: nothing more is taken; free some on the disk of \
+                     {section}.dir, or lower {section}.max_bytes"
+                );
+                self.enter(State::Full);
+            }
+            State::Full if free >= reserve + reserve / RESERVE_MARGIN => {
+                info!(free, "there is free space again for {section}.dir: messages are taken");
+                self.enter(State::Taking);
+            }
+            State::Taking | State::Full | State::Failed { .. } => {}
+        }
+    }
+
+    fn retain(&mut self) {
+        let retained = self.try_retain();
+        self.failed(retained);
+    }
+
+    fn try_retain(&self) -> Result<(), AppendError> {
+        let now = Timestamp::now();
+        let facts = self.store.facts();
+        let rolls = facts.last().is_some_and(|active| match self.settings.keep {
+            Keep::For(retention) => retention.rolls(active, now),
+            Keep::UntilDone { bytes, .. } => Retention { age: Duration::MAX, bytes }.rolls(active, now),
+        });
+        if rolls {
+            self.store.roll()?;
+        }
+        let facts = self.store.facts();
+        let goes = match self.settings.keep {
+            Keep::For(retention) => retention.removes(&facts, now),
+            Keep::UntilDone { .. } => self.store.drained(&self.cursors),
+        };
+        if goes > 0 {
+            self.store.remove_oldest(goes)?;
+            let bytes = total(&facts[..goes]);
+            match self.settings.keep {
+                Keep::For(_) => info!(segments = goes, bytes, "retention removed the oldest messages"),
+                Keep::UntilDone { .. } => {
+                    info!(segments = goes, bytes, "the {} gave back what is done", self.settings.section)
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn fail(&mut self, reason: &str) {
+        let section = self.settings.section;
+        error!(
+            reason,
+            "the log failed: messages are refused until it is open again; look after the disk of {section}.dir"
+        );
+        self.enter(State::Failed { retry: Instant::now(), wait: FIRST_RETRY });
+    }
+
+    fn reopen(&mut self, wait: Duration) {
+        match self.store.reopen() {
+            Ok(()) => {
+                info!("the log is open again and whole: messages are taken");
+                self.enter(State::Taking);
+                self.check_space();
+            }
+            Err(error) => {
+                error!(%error, retry_in = ?wait, "the log could not be opened again");
+                let next = (wait * 2).min(LONGEST_RETRY);
+                self.enter(State::Failed { retry: Instant::now() + wait, wait: next });
+            }
+        }
+    }
+
+    fn enter(&mut self, state: State) {
+        self.state = state;
+        let link = if state == State::Taking { Link::Up } else { Link::Away };
+        self.link.send_if_modified(|current| std::mem::replace(current, link) != link);
+    }
+}
+
+fn total(facts: &[Facts]) -> u64 {
+    facts.iter().map(|segment| segment.bytes).sum()
+}
+
+/// Without the writer nothing is taken, however it ended.
+struct AwayOnDrop(watch::Sender<Link>);
+
+impl AwayOnDrop {
+    fn done(self) {}
+}
+
+impl Drop for AwayOnDrop {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            error!("the writer of the log ended for no good reason: restart the bridge and report this");
+        }
+        self.0.send_replace(Link::Away);
+    }
+}

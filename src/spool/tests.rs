@@ -1,0 +1,231 @@
+//! Draining against a bus that refuses as the test says.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::bus::{Bus, Link, Pending};
+
+type Judge = dyn Fn(&Message, usize) -> Result<Receipt, Refusal> + Send + Sync;
+
+/// Keeps what its judge lets it, and answers a little later, in any order.
+struct Moody {
+    judge: Box<Judge>,
+    asked: AtomicU64,
+    kept: Mutex<Vec<(String, String)>>,
+    link: watch::Sender<Link>,
+}
+
+impl Moody {
+    /// The judge sees the message and how many were asked before it.
+    fn new(judge: impl Fn(&Message, usize) -> Result<Receipt, Refusal> + Send + Sync + 'static) -> Arc<Self> {
+        let link = watch::Sender::new(Link::Up);
+        Arc::new(Self { judge: Box::new(judge), asked: AtomicU64::new(0), kept: Mutex::default(), link })
+    }
+
+    fn of_key(&self, key: &str) -> Vec<String> {
+        let kept = self.kept.lock().unwrap();
+        kept.iter().filter(|(of, _)| of == key).map(|(_, payload)| payload.clone()).collect()
+    }
+}
+
+/// What the trait is implemented for, so that the test keeps its own hold on the bus.
+struct Shared(Arc<Moody>);
+
+impl Bus for Shared {
+    fn publish(&self, message: Arc<Message>) -> Pending<Result<Receipt, Refusal>> {
+        let moody = self.0.clone();
+        Box::pin(async move {
+            let asked = moody.asked.fetch_add(1, Relaxed) as usize;
+            for _ in 0..(asked * 7) % 5 {
+                tokio::task::yield_now().await;
+            }
+            let answer = (moody.judge)(&message, asked);
+            if answer.is_ok() {
+                let payload = String::from_utf8(message.payload().to_vec()).unwrap();
+                moody.kept.lock().unwrap().push((message.key().to_owned(), payload));
+            }
+            answer
+        })
+    }
+
+    fn link(&self) -> watch::Receiver<Link> {
+        self.0.link.subscribe()
+    }
+
+    fn close(&self) -> Pending<()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+fn open(dir: &Path, known: impl FnMut(Known)) -> Spool {
+    let (max_age, reserve) = (Duration::from_secs(3600), 0);
+    let config = config::Spool { dir: dir.to_owned(), max_bytes: 1 << 30, max_age, reserve };
+    Spool::open(&config, 1000, known).unwrap()
+}
+
+fn message(key: &str, n: usize) -> Arc<Message> {
+    let mut id = crate::identity::digest(&[key.as_bytes()]);
+    id[..8].copy_from_slice(&n.to_be_bytes());
+    Arc::new(Message::sample("t", key, id, format!("{n:04}")))
+}
+
+async fn drained(spool: &Spool, bus: &Arc<Moody>) {
+    let stop = CancellationToken::new();
+    let bus = Arc::new(Shared(bus.clone()));
+    let drainer = tokio::spawn(drain(spool.clone(), bus, Duration::from_secs(5), stop.clone()));
+    tokio::time::timeout(Duration::from_secs(60), spool.emptied()).await.expect("the spool empties");
+    stop.cancel();
+    drainer.await.unwrap();
+}
+
+fn transient() -> Refusal {
+    Refusal::Transient { reason: "not now".into() }
+}
+
+fn for_good() -> Refusal {
+    Refusal::TooLarge { remedy: "make it smaller".into() }
+}
+
+#[tokio::test]
+async fn each_key_keeps_its_order_whatever_fails_on_the_way() {
+    const KEYS: usize = 20;
+    const EACH: usize = 30;
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path(), |_| {});
+    for n in 0..EACH {
+        for key in 0..KEYS {
+            assert_eq!(spool.take(message(&format!("k{key}"), n)).await, Ok(Receipt::Kept));
+        }
+    }
+    let bus = Moody::new(|_, asked| if asked * asked % 7 == 2 { Err(transient()) } else { Ok(Receipt::Kept) });
+    drained(&spool, &bus).await;
+    for key in 0..KEYS {
+        let expected: Vec<_> = (0..EACH).map(|n| format!("{n:04}")).collect();
+        assert_eq!(bus.of_key(&format!("k{key}")), expected, "key {key}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_refused_for_good_is_set_aside_and_nothing_waits_behind_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path(), |_| {});
+    for n in 0..10 {
+        spool.take(message("k", n)).await.unwrap();
+    }
+    let bus =
+        Moody::new(|message, _| if &message.payload()[..] == b"0003" { Err(for_good()) } else { Ok(Receipt::Kept) });
+    drained(&spool, &bus).await;
+    assert_eq!(bus.of_key("k").len(), 9);
+    assert_eq!((spool.reading().messages, spool.reading().set_aside), (0, 1));
+    spool.close().await;
+    let findings = inspect(&spool.0.config).unwrap();
+    assert!(findings.iter().any(|finding| finding.says.contains("1 messages for t are set aside")), "{findings:?}");
+
+    let spool = open(dir.path(), |_| {});
+    assert_eq!(spool.reading().set_aside, 1);
+    spool.take(message("other", 0)).await.unwrap();
+    let mended = Moody::new(|_, _| Ok(Receipt::Kept));
+    let (stop, bus) = (CancellationToken::new(), Arc::new(Shared(mended.clone())));
+    let drainer = tokio::spawn(drain(spool.clone(), bus, Duration::from_secs(5), stop.clone()));
+    while spool.reading().set_aside > 0 {
+        tokio::task::yield_now().await;
+    }
+    stop.cancel();
+    drainer.await.unwrap();
+    assert_eq!(mended.of_key("k"), ["0003"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bus_that_is_away_as_a_whole_sets_nothing_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path(), |_| {});
+    spool.take(message("k", 0)).await.unwrap();
+    let bus = Moody::new(|_, asked| if asked < 5 { Err(for_good()) } else { Ok(Receipt::Kept) });
+    bus.link.send_replace(Link::Away);
+    drained(&spool, &bus).await;
+    assert_eq!((bus.of_key("k").len(), spool.reading().set_aside), (1, 0));
+}
+
+#[tokio::test]
+async fn what_was_drained_and_what_is_known_stays_so_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path(), |_| {});
+    for n in 0..100 {
+        spool.take(message(&format!("k{}", n % 9), n)).await.unwrap();
+    }
+    let known = Known { kept: Timestamp::from_second(7).unwrap(), halves: [[1; 16], [2; 16]] };
+    spool.remember(known).await;
+    // Some, as if it had been stopped in the middle.
+    let first = Moody::new(|message, _| if message.key() < "k5" { Ok(Receipt::Kept) } else { Err(transient()) });
+    let (stop, bus) = (CancellationToken::new(), Arc::new(Shared(first.clone())));
+    let drainer = tokio::spawn(drain(spool.clone(), bus, Duration::from_secs(5), stop.clone()));
+    while spool.reading().drained < 50 {
+        tokio::task::yield_now().await;
+    }
+    stop.cancel();
+    drainer.await.unwrap();
+    let left = spool.reading().messages;
+    assert!((1..=50).contains(&left), "{left}");
+    spool.close().await;
+
+    let mut recalled = Vec::new();
+    let spool = open(dir.path(), |known| recalled.push(known));
+    assert_eq!((spool.reading().messages, recalled), (left, vec![known]));
+    assert!(spool.comes_first(&message("k8", 1000)) && !spool.comes_first(&message("k0", 1000)));
+    let second = Moody::new(|_, _| Ok(Receipt::Kept));
+    drained(&spool, &second).await;
+    assert!(!spool.comes_first(&message("k8", 1000)));
+    let mut all: Vec<_> = [first, second].iter().flat_map(|bus| bus.kept.lock().unwrap().clone()).collect();
+    all.sort();
+    all.dedup();
+    assert_eq!(all.len(), 100);
+}
+
+#[tokio::test]
+async fn a_bus_that_refused_is_not_asked_until_it_takes_one_from_the_spool() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path(), |_| {});
+    assert!(!spool.comes_first(&message("a", 0)), "nothing is spooled");
+    spool.bus_refused();
+    assert!(!spool.comes_first(&message("a", 0)), "nothing is spooled that would find out");
+    spool.take(message("a", 0)).await.unwrap();
+    assert!(spool.comes_first(&message("b", 0)));
+    drained(&spool, &Moody::new(|_, _| Ok(Receipt::Kept))).await;
+    assert!(!spool.comes_first(&message("a", 1)));
+}
+
+#[tokio::test]
+async fn beyond_max_age_nothing_more_is_taken_until_the_oldest_has_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config::Spool { dir: dir.path().to_owned(), max_bytes: 1 << 30, max_age: Duration::ZERO, reserve: 0 };
+    let spool = Spool::open(&config, 1, |_| {}).unwrap();
+    spool.take(message("a", 0)).await.unwrap();
+    let mut n = 1;
+    while spool.take(message("a", n)).await.is_ok() {
+        n += 1;
+    }
+    drained(&spool, &Moody::new(|_, _| Ok(Receipt::Kept))).await;
+    assert_eq!(spool.take(message("b", 0)).await, Ok(Receipt::Kept));
+}
+
+#[tokio::test]
+async fn space_is_given_back_once_all_is_drained() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path(), |_| {});
+    for n in 0..40 {
+        let mut id = [0; 32];
+        id[0] = n;
+        spool.take(Arc::new(Message::sample("t", "k", id, vec![b'0' + n; 100_000]))).await.unwrap();
+    }
+    assert!(spool.reading().bytes > 4_000_000);
+    let (stop, bus) = (CancellationToken::new(), Arc::new(Shared(Moody::new(|_, _| Ok(Receipt::Kept)))));
+    let drainer = tokio::spawn(drain(spool.clone(), bus, Duration::from_secs(5), stop.clone()));
+    while spool.reading().bytes > 0 {
+        tokio::task::yield_now().await;
+    }
+    stop.cancel();
+    drainer.await.unwrap();
+}
