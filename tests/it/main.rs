@@ -3,6 +3,7 @@
 //! - `contract`: what every bus must do, run against each of them
 //! - `outage`: brokers that stop, freeze and come back; the bridge killed
 //! - `spool`: an outage with the spool switched on
+//! - `silence`: no payload, id, URL or secret in anything said
 //! - `http`: replies, limits, slow clients
 //! - `commands`: the binary as a person or a script uses it: configuration, `check`, `send`, `tail`
 //! - `support`: the bridge on free ports, the pretend Terra, the brokers
@@ -13,5 +14,6 @@ mod commands;
 mod contract;
 mod http;
 mod outage;
+mod silence;
 mod spool;
 mod support;
