@@ -30,6 +30,7 @@ pub(super) struct Ledger {
 struct Part {
     number: u64,
     keyspace: Keyspace,
+    /// Of the last one alone.
     len: usize,
 }
 
@@ -51,12 +52,12 @@ impl Ledger {
             names.iter().filter_map(|name| name.strip_prefix(KNOWN_PREFIX)?.parse().ok()).collect();
         numbers.sort_unstable();
         for number in numbers {
-            let keyspace = part(database, number)?;
-            let len = keyspace.len()?;
-            ledger.known.push_back(Part { number, keyspace, len });
+            ledger.known.push_back(Part { number, keyspace: part(database, number)?, len: 0 });
         }
-        if ledger.known.is_empty() {
-            ledger.known.push_back(Part { number: 0, keyspace: part(database, 0)?, len: 0 });
+        match ledger.known.back_mut() {
+            // Counting reads all of it; only the last one's count is asked for.
+            Some(last) => last.len = last.keyspace.len()?,
+            None => ledger.known.push_back(Part { number: 0, keyspace: part(database, 0)?, len: 0 }),
         }
         Ok(ledger)
     }
