@@ -5,6 +5,7 @@
 pub mod server;
 pub mod relay;
 pub mod signature;
+pub mod sender;
 pub mod event;
 pub mod identity;
 pub mod vocabulary;

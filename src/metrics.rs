@@ -73,7 +73,11 @@ impl Metrics {
         let (whole, publish) = (Histogram::new(TIMES), Histogram::new(TIMES));
         let (connections, publishes) = (Arc::new(AtomicI64::new(0)), Arc::new(AtomicI64::new(0)));
         registry.register("deliveries", "Requests to an endpoint, by how they ended", deliveries.clone());
-        registry.register("rejections", "Requests that carried no valid signature, by reason", rejections.clone());
+        registry.register(
+            "rejections",
+            "Requests without a valid signature, or from an address that may not try, by reason",
+            rejections.clone(),
+        );
         registry.register("published", "Messages handed to the bus, by topic and result", published.clone());
         let help = "Deliveries that were known: kept before, or in flight on another connection";
         registry.register("dedupe_hits", help, known_again.clone());

@@ -1,6 +1,7 @@
 //! One delivery from request to outcome: the room that knows every stage and none of their insides.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,8 @@ use crate::message::Message;
 use crate::metrics::Metrics;
 use crate::reply::{Outcome, reply};
 use crate::route::{Route, Table};
-use crate::server::{Body, BodyError, Budget, Gauged, Reply, Service};
+use crate::sender::may_try;
+use crate::server::{Body, BodyError, Budget, Gauged, Peer, Reply, Service};
 use crate::signature::{Claim, Delivery, Proof, Rejection};
 use crate::spool::Spool;
 use crate::telemetry::Throttle;
@@ -94,7 +96,10 @@ impl Service for Relay {
             return reply(&Outcome::UnknownPath);
         };
         let outcome = match head.method {
-            Method::POST => relay(&self.0, endpoint.clone(), head.headers, body, arrived).await,
+            Method::POST => {
+                let peer = head.extensions.get().map(|Peer(address)| *address);
+                relay(&self.0, endpoint.clone(), head.headers, body, peer, arrived).await
+            }
             _ => Outcome::WrongMethod,
         };
         report(&self.0.metrics, &endpoint.name, &outcome, arrived.elapsed());
@@ -108,6 +113,7 @@ async fn relay(
     endpoint: Arc<Endpoint>,
     headers: HeaderMap,
     body: Incoming,
+    peer: Option<IpAddr>,
     arrived: Instant,
 ) -> Outcome {
     let rejected = |reason| Outcome::Rejected(reason, endpoint.rejected_status);
@@ -115,6 +121,7 @@ async fn relay(
         Ok(claim) => claim,
         Err(reason) => return rejected(reason),
     };
+    let may_try = may_try(&line.limits.senders, peer, &headers);
     let deadline = arrived + line.limits.deadline;
     let body_deadline = deadline - LEAST_FOR_THE_BUS.min(line.limits.deadline);
     let body = Body::new(body, &headers, line.limits.max_body, line.limits.min_body_rate, body_deadline);
@@ -125,6 +132,8 @@ async fn relay(
     };
     let publish_deadline = deadline.min(Instant::now() + line.limits.publish_timeout);
     let delivery = match proof.finish(headers, payload, Timestamp::now()) {
+        // Refused only here, so that who may not try is treated as a forger is, byte for byte.
+        Ok(_) if !may_try => return rejected(Rejection::Address),
         Ok(delivery) => delivery,
         Err(reason) => return rejected(reason),
     };
@@ -306,6 +315,7 @@ fn report(metrics: &Metrics, endpoint: &str, outcome: &Outcome, took: Duration) 
     static OVERSIZED: Throttle = Throttle::new(LOG_EVERY);
     static ENCODED: Throttle = Throttle::new(LOG_EVERY);
     static UNTIMELY: Throttle = Throttle::new(LOG_EVERY);
+    static ELSEWHERE: Throttle = Throttle::new(LOG_EVERY);
     static REFUSED: Throttle = Throttle::new(LOG_EVERY);
     static OVERLOADED: Throttle = Throttle::new(LOG_EVERY);
     static UNREADABLE: Throttle = Throttle::new(LOG_EVERY);
@@ -327,6 +337,11 @@ fn report(metrics: &Metrics, endpoint: &str, outcome: &Outcome, took: Duration) 
                 let reason = reason.as_str();
                 let remedy = "compare this machine's clock, and `max_age` and `max_skew` of the endpoint";
                 tracing::warn!(endpoint, reason, more, remedy, "rejected what Terra signed, for its time alone");
+            }
+            let elsewhere = *reason == Rejection::Address;
+            if let Some(more) = elsewhere.then(|| ELSEWHERE.pass()).flatten() {
+                let remedy = "add Terra's address to `server.allow`, and the proxies in front of the bridge to `server.trusted_proxies`";
+                tracing::warn!(endpoint, more, remedy, "rejected what Terra signed, for its sender's address alone");
             }
         }
         Outcome::TooLarge => {

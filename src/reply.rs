@@ -110,7 +110,7 @@ impl Outcome {
             Self::Kept(_) | Self::Duplicate(_) | Self::Spooled(_) | Self::DeadLettered(..) | Self::Dropped => true,
             Self::Encoded | Self::Refused(_) | Self::Unspooled(_) | Self::Unanswered => true,
             Self::Rejected(Rejection::Missing | Rejection::Malformed, _) => false,
-            Self::Rejected(Rejection::Forged | Rejection::TooOld | Rejection::TooNew, _) => true,
+            Self::Rejected(Rejection::Forged | Rejection::TooOld | Rejection::TooNew | Rejection::Address, _) => true,
             Self::UnknownPath | Self::WrongMethod | Self::TooSlow | Self::TooLarge => false,
             Self::Broken | Self::Overloaded => false,
         }

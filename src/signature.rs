@@ -74,6 +74,8 @@ pub enum Rejection {
     TooOld,
     /// Signed by Terra, further in the future than `max_skew`.
     TooNew,
+    /// Signed by Terra, and from an address that may not try.
+    Address,
 }
 
 impl Rejection {
@@ -84,6 +86,7 @@ impl Rejection {
             Self::Forged => "forged",
             Self::TooOld => "too_old",
             Self::TooNew => "too_new",
+            Self::Address => "address",
         }
     }
 }

@@ -1,7 +1,9 @@
 //! What a text has to look like: one check for each sort of name, with the words that describe it.
 //! Looks at nothing but the text.
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net};
 
 use super::units;
 
@@ -31,6 +33,10 @@ pub(super) const SUBJECT: Check =
     Check { allowed: "a subject without wildcards, such as \"_INBOX_TERRA\"", test: subject };
 pub(super) const FILTER: Check =
     Check { allowed: "a filter such as \"info\" or \"info,terra_bridge::relay=debug\"", test: filter };
+pub(super) const NETWORK: Check =
+    Check { allowed: "an IP address, or a network such as \"10.0.0.0/8\" or \"2001:db8::/32\"", test: is_network };
+pub(super) const PROXY: Check =
+    Check { allowed: "an IP address, or a network such as \"10.0.0.0/8\" that is not everybody", test: proxy };
 
 fn not_empty(text: &str) -> Result<(), &'static str> {
     if text.is_empty() { Err("is empty") } else { Ok(()) }
@@ -102,6 +108,40 @@ fn filter(text: &str) -> Result<(), &'static str> {
     not_empty(text)?;
     let parsed = tracing_subscriber::EnvFilter::builder().parse(text);
     parsed.map(drop).map_err(|_| "is not a filter")
+}
+
+/// An address stands for the network of itself alone. IPv4 in IPv6's clothes (`::ffff:10.0.0.0/104`)
+/// is IPv4, as it is where addresses are judged.
+pub(super) fn network(text: &str) -> Result<IpNet, &'static str> {
+    const MAPPED_BITS: u8 = 96;
+    let network = match text.split_once('/') {
+        None => text.parse::<IpAddr>().map(IpNet::from).map_err(|_| "is not an IP address")?,
+        Some((address, bits)) => {
+            let address = address.parse::<IpAddr>().map_err(|_| "does not begin with an IP address")?;
+            let bits = bits.parse::<u8>().map_err(|_| "has no number of bits after its slash")?;
+            IpNet::new(address, bits).map_err(|_| "has more bits after its slash than the address has")?
+        }
+    };
+    if network.addr() != network.network() {
+        return Err("is an address within a network: write the network's first address, or the address alone");
+    }
+    match (network.addr().to_canonical(), network.prefix_len().checked_sub(MAPPED_BITS)) {
+        (IpAddr::V4(address), Some(bits)) if network.addr().is_ipv6() => {
+            Ipv4Net::new(address, bits).map(IpNet::from).map_err(|_| "is not a network")
+        }
+        _ => Ok(network),
+    }
+}
+
+fn is_network(text: &str) -> Result<(), &'static str> {
+    network(text).map(drop)
+}
+
+fn proxy(text: &str) -> Result<(), &'static str> {
+    match network(text)?.prefix_len() {
+        0 => Err("is everybody, so that anybody could claim any address: name the proxies"),
+        _ => Ok(()),
+    }
 }
 
 /// The name of an endpoint: it stands in metrics, topics and the CloudEvents source.

@@ -54,6 +54,8 @@ pub(super) static KEYS: &[Key] = &[
     key("bus", Word(&["embedded", "kafka", "nats"]), "embedded", "Where events are kept: embedded, kafka or nats"),
 
     key("server.listen", Address, "0.0.0.0:8080", "Where Terra's deliveries arrive"),
+    optional("server.allow", Texts(check::NETWORK), "203.0.113.0/24", "Addresses and networks whose deliveries may be kept, beside their signature; everybody where not given"),
+    optional("server.trusted_proxies", Texts(check::PROXY), "10.0.0.0/8", "Proxies in front of the bridge, whose X-Forwarded-For server.allow believes"),
     key("server.max_body", Size(KIB, 512 * MIB), "12 MiB", "A larger body is answered 413; Terra sends up to 10 MB"),
     key("server.publish_timeout", Duration(250 * MILLISECOND, 7 * SECOND), "5s", "From the last byte of the body to the answer, at most"),
     key("server.deadline", Duration(1500 * MILLISECOND, 7500 * MILLISECOND), "7.5s", "From the first byte of the request to the answer, at most"),

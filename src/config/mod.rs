@@ -9,6 +9,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 mod checks;
 mod environment;
 mod file;
@@ -98,6 +100,7 @@ pub enum Bus {
 #[derive(Debug, Clone)]
 pub struct Server {
     pub listen: SocketAddr,
+    pub senders: Senders,
     /// Bytes.
     pub max_body: usize,
     /// From the last byte of the body to the answer, at most.
@@ -117,6 +120,15 @@ pub struct Server {
     /// Bytes a second, averaged since the head was complete.
     pub min_body_rate: u64,
     pub drain_timeout: Duration,
+}
+
+/// Who may try. IPv4 networks hold IPv4 addresses in IPv6's clothes too, which are the same.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Senders {
+    /// `None`: everybody.
+    pub allow: Option<Vec<IpNet>>,
+    /// Whose `X-Forwarded-For` counts.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 #[derive(Debug, Clone)]

@@ -8,7 +8,8 @@ use http::StatusCode;
 
 use super::values::Values;
 use super::{
-    Admin, Bus, Config, Dedupe, Embedded, Endpoint, Kafka, Log, LogFormat, Nats, Routes, Secret, Server, Spool, Tls,
+    Admin, Bus, Config, Dedupe, Embedded, Endpoint, Kafka, Log, LogFormat, Nats, Routes, Secret, Senders, Server,
+    Spool, Tls, checks,
 };
 
 pub(super) fn config(values: &Values) -> Option<Config> {
@@ -27,6 +28,7 @@ pub(super) fn config(values: &Values) -> Option<Config> {
 fn server(values: &Values) -> Option<Server> {
     Some(Server {
         listen: values.get("server.listen")?,
+        senders: senders(values)?,
         max_body: values.get("server.max_body")?,
         publish_timeout: values.get("server.publish_timeout")?,
         deadline: values.get("server.deadline")?,
@@ -39,6 +41,15 @@ fn server(values: &Values) -> Option<Server> {
         min_body_rate: values.get("server.min_body_rate")?,
         drain_timeout: values.get("server.drain_timeout")?,
     })
+}
+
+fn senders(values: &Values) -> Option<Senders> {
+    let networks = |key: &str| {
+        let texts = values.get::<Vec<String>>(key)?;
+        Some(texts.iter().filter_map(|text| checks::network(text).ok()).collect())
+    };
+    let allow = networks("server.allow");
+    Some(Senders { allow, trusted_proxies: networks("server.trusted_proxies").unwrap_or_default() })
 }
 
 fn endpoint(values: &Values, name: &str) -> Option<Endpoint> {

@@ -69,6 +69,23 @@ fn each_mistake_in_a_file_has_its_words() {
             "server.max_headers (t.toml:2) is a text in quotes; allowed: a whole number from 10 to 1000",
         ),
         (
+            "[server]\nallow = [\"192.0.2.1\", \"10.1.2.3/8\"]",
+            "server.allow (t.toml:2) at number 2: is \"10.1.2.3/8\", which is an address within a network: write the \
+             network's first address, or the address alone; allowed: a list, each one an IP address, or a network such as \
+             \"10.0.0.0/8\" or \"2001:db8::/32\"",
+        ),
+        (
+            "[server]\nallow = []",
+            "server.allow (t.toml:2) is an empty list; allowed: a list, each one an IP address, or a network such as \
+             \"10.0.0.0/8\" or \"2001:db8::/32\"",
+        ),
+        (
+            "[server]\ntrusted_proxies = \"0.0.0.0/0\"",
+            "server.trusted_proxies (t.toml:2) is \"0.0.0.0/0\", which is everybody, so that anybody could claim any \
+             address: name the proxies; allowed: a list, each one an IP address, or a network such as \"10.0.0.0/8\" \
+             that is not everybody",
+        ),
+        (
             "[server]\npublish_timeout = \"3s\"\ndeadline = \"2s\"",
             "server.publish_timeout (t.toml:2) is \"3s\", but server.deadline is \"2s\" (t.toml:3); \
              make it shorter than the deadline",
@@ -182,6 +199,24 @@ fn each_mistake_in_a_file_has_its_words() {
             None => assert_eq!(said, words, "{toml}"),
         }
         assert!(!said.contains("hunter2"), "{said}");
+    }
+}
+
+#[test]
+fn networks_of_both_families_are_read_and_mapped_ones_are_ipv4() {
+    let variables = [
+        ("TERRA_BRIDGE_SERVER__ALLOW", "192.0.2.1, 10.0.0.0/8,2001:db8::/32, ::ffff:198.51.100.7, ::ffff:10.0.0.0/104"),
+        ("TERRA_BRIDGE_SERVER__TRUSTED_PROXIES", "::1"),
+    ];
+    let senders = from_environment(&variables).unwrap().config.server.senders;
+    let shown: Vec<_> = senders.allow.unwrap().iter().map(ToString::to_string).collect();
+    assert_eq!(shown, ["192.0.2.1/32", "10.0.0.0/8", "2001:db8::/32", "198.51.100.7/32", "10.0.0.0/8"]);
+    assert_eq!(senders.trusted_proxies.len(), 1);
+    assert_eq!(from_file("").unwrap().config.server.senders, Senders::default());
+    for wrong in ["", "10.0.0", "localhost", "10.0.0.0/33", "10.0.0.0/", "10.0.0.0/x", "::1/129", "1.2.3.4:5"] {
+        let said = said(from_environment(&[("TERRA_BRIDGE_SERVER__ALLOW", wrong)]));
+        assert!(said.starts_with("server.allow (TERRA_BRIDGE_SERVER__ALLOW) is "), "{wrong}: {said}");
+        assert!(said.contains(wrong) && said.contains("allowed: a list, each one an IP address"), "{wrong}: {said}");
     }
 }
 

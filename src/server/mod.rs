@@ -12,6 +12,7 @@ pub use payload::Payload;
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -41,6 +42,10 @@ pub type Reply = http::Response<UnsyncBoxBody<Bytes, std::io::Error>>;
 /// How long to wait after an accept error: they come from a lack of file descriptors, which a busy
 /// loop only makes worse.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The other end of the socket, an extension of every request.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub IpAddr);
 
 /// Answers requests.
 pub trait Service: Clone + Send + Sync + 'static {
@@ -140,9 +145,11 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> (TcpStream, 
 async fn connection(stream: TcpStream, limits: &Limits, service: impl Service, stop: CancellationToken) {
     // A reply is one small write: waiting to fill a packet only delays it.
     let _ = stream.set_nodelay(true);
+    let peer = stream.peer_addr().map(|peer| Peer(peer.ip())).ok();
     let clock = Arc::new(Clock::new(limits.header_timeout, limits.idle_timeout));
-    let answer = |request: Request<Incoming>| {
+    let answer = |mut request: Request<Incoming>| {
         let arrived = clock.head_complete();
+        peer.map(|peer| request.extensions_mut().insert(peer));
         let (service, clock) = (service.clone(), clock.clone());
         async move {
             let mut reply = service.call(request, arrived).await;

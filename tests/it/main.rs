@@ -5,11 +5,13 @@
 //! - `spool`: an outage with the spool switched on
 //! - `silence`: no payload, id, URL or secret in anything said
 //! - `http`: replies, limits, slow clients
+//! - `allow`: addresses that may try, and proxies that vouch for them
 //! - `commands`: the binary as a person or a script uses it: configuration, `check`, `send`, `tail`
 //! - `support`: the bridge on free ports, the pretend Terra, the brokers
 
 #![expect(unreachable_pub, reason = "a test crate has no public")]
 
+mod allow;
 mod commands;
 mod contract;
 mod http;
