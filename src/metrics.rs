@@ -58,6 +58,7 @@ pub struct Readings {
     pub bytes_in_flight: Box<dyn Fn() -> usize + Send + Sync>,
     pub log_lines_dropped: Box<dyn Fn() -> usize + Send + Sync>,
     pub remembered: Box<dyn Fn() -> Remembered + Send + Sync>,
+    pub handshakes_failed: Box<dyn Fn() -> u64 + Send + Sync>,
     /// `None`: there is no spool.
     pub spool: Box<dyn Fn() -> Option<spool::Reading> + Send + Sync>,
 }
@@ -169,6 +170,7 @@ impl Collector for Gauges {
         let dropped = (self.readings.log_lines_dropped)() as u64;
         let mut counters = vec![
             ("log_lines_dropped", "Log lines dropped because their reader was too slow", dropped),
+            ("tls_handshakes_failed", "TLS handshakes that came to nothing", (self.readings.handshakes_failed)()),
             ("dedupe_evictions", "Deliveries forgotten early, for want of dedupe.entries", remembered.evicted),
         ];
         if let Some(spool) = (self.readings.spool)() {

@@ -3,9 +3,10 @@
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
+use super::serve::Tls;
 use super::{CheckArgs, Failure, quiet_on_broken_pipe, setup};
 use crate::bus::{self, Finding, Level};
-use crate::config::{Ignored, Loaded};
+use crate::config::{Config, Ignored, Loaded};
 use crate::route::{Route, Table};
 use crate::spool;
 
@@ -17,6 +18,7 @@ pub(super) async fn run(args: &CheckArgs, loaded: &Loaded, table: &Table) -> Res
     text.push_str(&ignored(&loaded.effective.ignored));
     let _ = write!(text, "\nRoutes\n\n{}", routes(table));
     print(&text)?;
+    certificates(&loaded.config)?;
     let failed = |error: bus::OpenError| Failure::Running(error.to_string());
     let mut findings = Vec::new();
     if let Some(config) = &loaded.config.spool {
@@ -32,6 +34,11 @@ pub(super) async fn run(args: &CheckArgs, loaded: &Loaded, table: &Table) -> Res
         0 => Ok(()),
         mistakes => Err(Failure::Running(format!("not all is as it must be: {mistakes} to mend, see above"))),
     }
+}
+
+/// Whether the listeners could prove themselves.
+fn certificates(config: &Config) -> Result<(), Failure> {
+    Tls::load(config).map(drop).map_err(|error| Failure::Mistake(error.to_string()))
 }
 
 fn print(text: &str) -> Result<(), Failure> {

@@ -15,9 +15,9 @@ use futures_util::{StreamExt, stream};
 use hmac::{Hmac, KeyInit, Mac};
 use http::{Request, Uri};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper_rustls::HttpsConnectorBuilder;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::{Connect, HttpConnector};
+use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
@@ -28,6 +28,7 @@ use super::tally::{Ending, Tally};
 use super::{Failure, SendArgs, quiet_on_broken_pipe, reachable};
 use crate::config::{Config, Endpoint};
 use crate::samples::{SAMPLES, sample};
+use crate::server::{connector, scheme};
 
 const EXAMPLES: &str = "\
 Up to 50 deliveries print each reply, more a summary with rate and percentiles.
@@ -71,17 +72,21 @@ pub(super) async fn run(args: &SendArgs, config: &Config) -> Result<(), Failure>
         Some(secret) if !args.forge => secret.expose().to_vec(),
         _ => fresh.uuid().into_bytes(),
     };
+    let connector = match &args.url {
+        Some(url) if url.scheme_str() == Some("https") => trusting_the_system()?,
+        Some(_) => connector(None).map_err(Failure::Running)?,
+        None => connector(config.server.tls.as_ref()).map_err(Failure::Running)?,
+    };
+    Sender::new(connector, url, secret, fresh).send(args, &bodies, endpoint).await
+}
+
+fn trusting_the_system() -> Result<HttpsConnector<HttpConnector>, Failure> {
     let mut plain = HttpConnector::new();
     plain.set_nodelay(true);
-    if url.scheme_str() == Some("https") {
-        plain.enforce_http(false);
-        let roots = HttpsConnectorBuilder::new().with_native_roots();
-        let roots = roots.map_err(|error| Failure::Running(format!("the system's root certificates: {error}")))?;
-        let connector = roots.https_only().enable_http1().wrap_connector(plain);
-        Sender::new(connector, url, secret, fresh).send(args, &bodies, endpoint).await
-    } else {
-        Sender::new(plain, url, secret, fresh).send(args, &bodies, endpoint).await
-    }
+    plain.enforce_http(false);
+    let roots = HttpsConnectorBuilder::new().with_native_roots();
+    let roots = roots.map_err(|error| Failure::Running(format!("the system's root certificates: {error}")))?;
+    Ok(roots.https_only().enable_http1().wrap_connector(plain))
 }
 
 fn endpoint<'a>(config: &'a Config, name: Option<&str>) -> Result<&'a Endpoint, Failure> {
@@ -98,7 +103,8 @@ fn endpoint<'a>(config: &'a Config, name: Option<&str>) -> Result<&'a Endpoint, 
 }
 
 fn default_url(config: &Config, endpoint: &Endpoint) -> Result<Uri, Failure> {
-    let url = format!("http://{}{}", reachable(config.server.listen), endpoint.path);
+    let scheme = scheme(config.server.tls.as_ref());
+    let url = format!("{scheme}://{}{}", reachable(config.server.listen), endpoint.path);
     url.parse().map_err(|error| Failure::Mistake(format!("{url}: {error}; give a --url")))
 }
 
@@ -208,8 +214,8 @@ struct Answer<'a> {
     reached: bool,
 }
 
-struct Sender<C> {
-    client: Client<C, Full<Bytes>>,
+struct Sender {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     url: Uri,
     secret: Vec<u8>,
     fresh: Fresh,
@@ -217,8 +223,8 @@ struct Sender<C> {
     reference: String,
 }
 
-impl<C: Connect + Clone + Send + Sync + 'static> Sender<C> {
-    fn new(connector: C, url: Uri, secret: Vec<u8>, fresh: Fresh) -> Self {
+impl Sender {
+    fn new(connector: HttpsConnector<HttpConnector>, url: Uri, secret: Vec<u8>, fresh: Fresh) -> Self {
         let client = Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(connector);
         let reference = fresh.uuid();
         Self { client, url, secret, fresh, reference }

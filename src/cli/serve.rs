@@ -20,7 +20,7 @@ use crate::metrics::{Metrics, Readings};
 use crate::relay::Relay;
 use crate::reply::Outcome;
 use crate::route::Table;
-use crate::server::{self, Budget, Limits};
+use crate::server::{self, Budget, CertificateError, Certificates, Limits};
 use crate::spool::{self, Spool};
 use crate::telemetry::{self, Telemetry};
 
@@ -34,6 +34,8 @@ pub(super) enum StartError {
     Bus(#[from] OpenError),
     #[error("`{key}`: cannot listen on {address}: {source}")]
     Listen { key: &'static str, address: SocketAddr, source: std::io::Error },
+    #[error("{0}")]
+    Certificate(#[from] CertificateError),
     #[error("cannot wait for signals: {0}")]
     Signals(std::io::Error),
     #[error("the bus ended by itself; start the bridge again")]
@@ -47,6 +49,7 @@ pub(super) enum StartError {
 pub(super) async fn run(config: &Config, routes: Table) -> Result<(), StartError> {
     let telemetry = telemetry::start(&config.log);
     let mut signals = Signals::new().map_err(StartError::Signals)?;
+    let tls = Tls::load(config)?;
     let dedupe = Dedupe::new(config.dedupe.window, config.dedupe.entries);
     let spool = match &config.spool {
         Some(spool) => Some(Spool::open(spool, config.dedupe.entries, |known| dedupe.restore(&known))?),
@@ -57,21 +60,25 @@ pub(super) async fn run(config: &Config, routes: Table) -> Result<(), StartError
     let (stop, stop_admin) = (CancellationToken::new(), CancellationToken::new());
 
     let budget = Budget::new(config.server.bytes_in_flight);
-    let metrics = Metrics::new(readings(&budget, &telemetry, &dedupe, spool.clone()));
+    let metrics = Metrics::new(readings(&budget, &telemetry, &dedupe, spool.clone(), &tls));
     let relay = Relay::new(config, routes, dedupe, opened.bus.clone(), spool.clone(), budget, metrics.clone());
     let drainer = spool.map(|spool| Drainer::start(spool, opened.bus.clone(), config.bus_timeout()));
     let admin = Admin::new(opened.bus.link(), metrics.clone(), stop.clone(), &config.admin);
     announce(config, &ports);
     let aside =
-        |listener, service| server::serve(listener, Limits::aside(), service, Arc::default(), stop_admin.clone());
+        |listener, service| server::serve(listener, None, Limits::aside(), service, Arc::default(), stop_admin.clone());
     let admin = tokio::spawn(aside(ports.admin, admin));
     let api = opened.api.clone();
     let reader = ports.reader.zip(opened.api).map(|(listener, api)| {
-        tokio::spawn(server::serve(listener, Limits::aside(), api, Arc::default(), stop.clone()))
+        tokio::spawn(server::serve(listener, tls.reader.clone(), Limits::aside(), api, Arc::default(), stop.clone()))
     });
     let limits = Limits::from(&config.server);
-    let deliveries = server::serve(ports.deliveries, limits, relay.clone(), metrics.connections.clone(), stop.clone());
+    let open = metrics.connections.clone();
+    let deliveries = server::serve(ports.deliveries, tls.deliveries.clone(), limits, relay.clone(), open, stop.clone());
     let deliveries = tokio::spawn(deliveries);
+    for certificates in tls.all() {
+        tokio::spawn(certificates.watch());
+    }
 
     let ended = tokio::select! {
         signal = signals.next() => {
@@ -101,12 +108,20 @@ pub(super) async fn run(config: &Config, routes: Table) -> Result<(), StartError
     ended
 }
 
-fn readings(budget: &Budget, telemetry: &Telemetry, dedupe: &Dedupe<Outcome>, spool: Option<Spool>) -> Readings {
+fn readings(
+    budget: &Budget,
+    telemetry: &Telemetry,
+    dedupe: &Dedupe<Outcome>,
+    spool: Option<Spool>,
+    tls: &Tls,
+) -> Readings {
+    let certificates = tls.all();
     let (budget, dedupe) = (budget.clone(), dedupe.clone());
     Readings {
         bytes_in_flight: Box::new(move || budget.taken()),
         log_lines_dropped: Box::new(telemetry.dropped_lines()),
         remembered: Box::new(move || dedupe.remembered()),
+        handshakes_failed: Box::new(move || certificates.iter().map(Certificates::failed).sum()),
         spool: Box::new(move || spool.as_ref().map(Spool::reading)),
     }
 }
@@ -170,6 +185,28 @@ async fn drain(
     }
     if tokio::time::timeout_at(end + CLOSE_WITHIN, bus.close()).await.is_err() {
         tracing::warn!("the bus did not let go in time");
+    }
+}
+
+/// What the listeners prove themselves with; `None` is plain HTTP.
+pub(super) struct Tls {
+    deliveries: Option<Certificates>,
+    /// Of the embedded log.
+    reader: Option<Certificates>,
+}
+
+impl Tls {
+    pub(super) fn load(config: &Config) -> Result<Self, CertificateError> {
+        let load = |section, pair: &Option<_>| pair.as_ref().map(|pair| Certificates::load(section, pair)).transpose();
+        let reader = match &config.bus {
+            config::Bus::Embedded(embedded) => load("embedded", &embedded.tls)?,
+            config::Bus::Kafka(_) | config::Bus::Nats(_) => None,
+        };
+        Ok(Self { deliveries: load("server", &config.server.tls)?, reader })
+    }
+
+    fn all(&self) -> Vec<Certificates> {
+        self.deliveries.iter().chain(&self.reader).cloned().collect()
     }
 }
 

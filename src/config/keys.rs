@@ -68,6 +68,9 @@ pub(super) static KEYS: &[Key] = &[
     key("server.min_body_rate", Rate(1, GIB), "16 KiB/s", "A body that arrives more slowly is answered 408"),
     key("server.drain_timeout", Duration(100 * MILLISECOND, HOUR), "20s", "Running requests may take so long to finish after SIGTERM"),
 
+    optional("server.tls.certificate", File, "/etc/terra-bridge/tls.crt", "Turns HTTPS on: the certificate and those that vouch for it, a PEM file; needs server.tls.key"),
+    optional("server.tls.key", File, "/etc/terra-bridge/tls.key", "Its private key, a PEM file; both are read again when they change"),
+
     of_terra("endpoints.<name>.path", Text(check::PATH), "/terra", "Where this destination's deliveries arrive; each endpoint has its own path"),
     of_terra("endpoints.<name>.secrets", Secrets, "env:TERRA_SIGNING_SECRET", "References to signing secrets, each one valid: env:NAME, file:PATH, credential:NAME"),
     key("endpoints.<name>.max_age", Duration(MINUTE, 30 * 24 * HOUR), "26h", "A signature older than this is rejected; Terra retries for about a day"),
@@ -124,6 +127,8 @@ pub(super) static KEYS: &[Key] = &[
     key("embedded.retention", Duration(MINUTE, 3650 * 24 * HOUR), "7d", "How long the log keeps events"),
     key("embedded.max_bytes", Size(MIB, MAX), "10 GiB", "How much the log keeps; the oldest events go first"),
     key("embedded.reserve", Size(0, MAX), "256 MiB", "Below so much free space deliveries are answered 503"),
+    optional("embedded.tls.certificate", File, "/etc/terra-bridge/tls.crt", "Turns HTTPS on for subscribers, a PEM file; needs embedded.tls.key"),
+    optional("embedded.tls.key", File, "/etc/terra-bridge/tls.key", "Its private key, a PEM file"),
 
     key("admin.listen", Address, "127.0.0.1:8081", "Health and metrics"),
     key("admin.ready_needs_bus", Flag, "false", "Answer 503 on /readyz while the bus is away"),

@@ -120,6 +120,15 @@ pub struct Server {
     /// Bytes a second, averaged since the head was complete.
     pub min_body_rate: u64,
     pub drain_timeout: Duration,
+    /// `None`: plain HTTP.
+    pub tls: Option<CertificatePair>,
+}
+
+/// What a listener proves itself with: PEM files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificatePair {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
 }
 
 /// Who may try. IPv4 networks hold IPv4 addresses in IPv6's clothes too, which are the same.
@@ -229,6 +238,8 @@ pub struct Embedded {
     pub listen: SocketAddr,
     /// Demanded wherever `listen` is not a loopback address.
     pub token: Option<Secret>,
+    /// `None`: plain HTTP.
+    pub tls: Option<CertificatePair>,
     pub retention: Duration,
     /// Bytes.
     pub max_bytes: u64,

@@ -8,8 +8,8 @@ use http::StatusCode;
 
 use super::values::Values;
 use super::{
-    Admin, Bus, Config, Dedupe, Embedded, Endpoint, Kafka, Log, LogFormat, Nats, Routes, Secret, Senders, Server,
-    Spool, Tls, checks,
+    Admin, Bus, CertificatePair, Config, Dedupe, Embedded, Endpoint, Kafka, Log, LogFormat, Nats, Routes, Secret,
+    Senders, Server, Spool, Tls, checks,
 };
 
 pub(super) fn config(values: &Values) -> Option<Config> {
@@ -40,6 +40,7 @@ fn server(values: &Values) -> Option<Server> {
         idle_timeout: values.get("server.idle_timeout")?,
         min_body_rate: values.get("server.min_body_rate")?,
         drain_timeout: values.get("server.drain_timeout")?,
+        tls: certificate_pair(values, "server"),
     })
 }
 
@@ -136,10 +137,16 @@ fn embedded(values: &Values) -> Option<Embedded> {
         dir: PathBuf::from(values.get::<String>("embedded.dir")?),
         listen: values.get("embedded.listen")?,
         token: values.get::<Secret>("embedded.token"),
+        tls: certificate_pair(values, "embedded"),
         retention: values.get("embedded.retention")?,
         max_bytes: values.get("embedded.max_bytes")?,
         reserve: values.get("embedded.reserve")?,
     })
+}
+
+fn certificate_pair(values: &Values, section: &str) -> Option<CertificatePair> {
+    let get = |name: &str| values.get::<String>(&format!("{section}.tls.{name}")).map(PathBuf::from);
+    Some(CertificatePair { certificate: get("certificate")?, key: get("key")? })
 }
 
 fn log(values: &Values) -> Option<Log> {

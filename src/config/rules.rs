@@ -12,7 +12,7 @@ use crate::bus;
 use crate::route::Table;
 
 pub(super) fn judge(values: &Values) -> Vec<Mistake> {
-    let rules = [times, sizes, ports, paths, routes, dedupe, kafka, nats, embedded];
+    let rules = [times, sizes, certificates, ports, paths, routes, dedupe, kafka, nats, embedded];
     rules.iter().flat_map(|rule| rule(values)).collect()
 }
 
@@ -42,6 +42,14 @@ fn sizes(values: &Values) -> Vec<Mistake> {
     let (whole, one) = (units::show_size(whole), units::show_size(one));
     let wrong = format!("is {whole:?}, but server.max_body is {one:?} ({})", values.source("server.max_body"));
     vec![together("server.bytes_in_flight", values, wrong, "make it large enough for several bodies")]
+}
+
+fn certificates(values: &Values) -> Vec<Mistake> {
+    let pairs = ["server", "embedded"].map(|section| {
+        let key = |name: &str| format!("{section}.tls.{name}");
+        pair(values, &key("certificate"), &key("key"))
+    });
+    pairs.into_iter().flatten().collect()
 }
 
 /// Listeners that would take each other's port.

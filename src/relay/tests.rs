@@ -49,6 +49,7 @@ fn line() -> (Arc<Slow>, Arc<Line>) {
         bytes_in_flight: Box::new(|| 0),
         log_lines_dropped: Box::new(|| 0),
         remembered: Box::new(|| Remembered { deliveries: 0, evicted: 0 }),
+        handshakes_failed: Box::new(|| 0),
         spool: Box::new(|| None),
     };
     let (bus, dedupe) = (Arc::new(Slow::default()), Dedupe::new(Duration::from_secs(60), 10));

@@ -5,10 +5,14 @@ mod body;
 mod clock;
 mod host;
 mod payload;
+mod pinned;
+mod tls;
 
 pub use body::{Body, BodyError, Budget};
 pub(crate) use host::loopback_host;
 pub use payload::Payload;
+pub(crate) use pinned::{connector, scheme};
+pub use tls::{CertificateError, Certificates, Reloaded};
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -27,6 +31,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -95,6 +100,7 @@ impl Limits {
 /// rest. Returns how many connections were aborted.
 pub async fn serve(
     listener: TcpListener,
+    tls: Option<Certificates>,
     limits: Limits,
     service: impl Service,
     open: Arc<AtomicI64>,
@@ -110,12 +116,12 @@ pub async fn serve(
             () = stop.cancelled() => break,
             accepted = accept(&listener, &places) => accepted,
         };
-        let (service, limits) = (service.clone(), limits.clone());
+        let (service, limits, tls) = (service.clone(), limits.clone(), tls.clone());
         let (open, stop, abort) = (Gauged::new(&open), stop.clone(), abort.clone());
         connections.spawn(async move {
             tokio::select! {
                 () = abort.cancelled() => {}
-                () = connection(stream, &limits, service, stop) => {}
+                () = connection(stream, tls, &limits, service, stop) => {}
             }
             drop((open, place));
         });
@@ -142,10 +148,34 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> (TcpStream, 
     }
 }
 
-async fn connection(stream: TcpStream, limits: &Limits, service: impl Service, stop: CancellationToken) {
+async fn connection(
+    stream: TcpStream,
+    tls: Option<Certificates>,
+    limits: &Limits,
+    service: impl Service,
+    stop: CancellationToken,
+) {
     // A reply is one small write: waiting to fill a packet only delays it.
     let _ = stream.set_nodelay(true);
     let peer = stream.peer_addr().map(|peer| Peer(peer.ip())).ok();
+    match tls {
+        None => http(stream, peer, limits, service, stop).await,
+        Some(tls) => {
+            if let Some(stream) = tls.accept(stream, limits.header_timeout).await {
+                http(stream, peer, limits, service, stop).await;
+            }
+        }
+    }
+}
+
+/// The clock stands above TLS: a byte of a head is one that could be decrypted.
+async fn http(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    peer: Option<Peer>,
+    limits: &Limits,
+    service: impl Service,
+    stop: CancellationToken,
+) {
     let clock = Arc::new(Clock::new(limits.header_timeout, limits.idle_timeout));
     let answer = |mut request: Request<Incoming>| {
         let arrived = clock.head_complete();

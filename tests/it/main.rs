@@ -6,6 +6,7 @@
 //! - `silence`: no payload, id, URL or secret in anything said
 //! - `http`: replies, limits, slow clients
 //! - `allow`: addresses that may try, and proxies that vouch for them
+//! - `https`: TLS on the bridge's own listeners
 //! - `commands`: the binary as a person or a script uses it: configuration, `check`, `send`, `tail`
 //! - `support`: the bridge on free ports, the pretend Terra, the brokers
 
@@ -15,6 +16,7 @@ mod allow;
 mod commands;
 mod contract;
 mod http;
+mod https;
 mod outage;
 mod silence;
 mod spool;

@@ -68,6 +68,7 @@ mod tests {
             dir: dir.to_owned(),
             listen: ([127, 0, 0, 1], 0).into(),
             token: None,
+            tls: None,
             retention: Duration::from_secs(3600),
             max_bytes: 1 << 30,
             reserve,

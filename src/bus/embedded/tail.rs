@@ -11,6 +11,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderValue, Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
+use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -20,6 +21,7 @@ use serde::Deserialize;
 use super::wire;
 use crate::bus::{From, Record, Records, TailError};
 use crate::config;
+use crate::server::{connector, scheme};
 
 /// From the request to the head of its answer.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -51,7 +53,8 @@ pub(super) struct TopicState {
 }
 
 pub(super) struct Client {
-    http: HttpClient<HttpConnector, Empty<Bytes>>,
+    http: HttpClient<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    scheme: &'static str,
     address: SocketAddr,
     authorization: Option<HeaderValue>,
 }
@@ -65,8 +68,11 @@ impl Client {
             value.set_sensitive(true);
             Ok(value)
         });
+        let connector =
+            connector(config.tls.as_ref()).map_err(|error| TailError(format!("embedded.tls.certificate: {error}")))?;
         Ok(Self {
-            http: HttpClient::builder(TokioExecutor::new()).build_http(),
+            http: HttpClient::builder(TokioExecutor::new()).build(connector),
+            scheme: scheme(config.tls.as_ref()),
             address: reachable(config.listen),
             authorization: authorization.transpose()?,
         })
@@ -91,7 +97,7 @@ impl Client {
     }
 
     async fn get(&self, path: &str) -> Result<Incoming, TailError> {
-        let mut request = Request::get(format!("http://{}{path}", self.address));
+        let mut request = Request::get(format!("{}://{}{path}", self.scheme, self.address));
         if let Some(authorization) = &self.authorization {
             request = request.header(AUTHORIZATION, authorization);
         }
@@ -125,7 +131,9 @@ impl Client {
     fn unreachable(&self, error: &hyper_util::client::legacy::Error) -> TailError {
         let address = self.address;
         if error.is_connect() {
-            return TailError(format!("nobody listens on embedded.listen, {address}: is the bridge running?"));
+            return TailError(format!(
+                "no connection to embedded.listen, {address}: is the bridge running, with the same embedded.tls?"
+            ));
         }
         self.broken(error)
     }
@@ -214,6 +222,7 @@ mod tests {
             dir: dir.to_owned(),
             listen,
             token: token.map(Secret::new),
+            tls: None,
             retention: Duration::from_secs(7 * 24 * 3600),
             max_bytes: 1 << 30,
             reserve: 0,
@@ -285,7 +294,7 @@ mod tests {
         assert_eq!(said(Some("s3cret"), "no").await, "no: no such topic");
         let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let error = tail(&config(dir.path(), closed, None), vec![], From::Latest).await.err().unwrap();
-        assert!(error.0.contains("is the bridge running?"), "{error}");
+        assert!(error.0.contains("is the bridge running"), "{error}");
     }
 
     #[test]

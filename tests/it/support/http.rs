@@ -25,8 +25,8 @@ impl Response {
 }
 
 /// One connection; requests follow each other on it.
-pub struct Connection {
-    stream: BufReader<TcpStream>,
+pub struct Connection<S = TcpStream> {
+    stream: BufReader<S>,
 }
 
 impl Connection {
@@ -38,12 +38,19 @@ impl Connection {
         Ok(Self { stream: BufReader::new(stream) })
     }
 
-    pub fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        self.stream.get_mut().write_all(bytes)
-    }
-
     pub fn stream(&self) -> &TcpStream {
         self.stream.get_ref()
+    }
+}
+
+impl<S: Read + Write> Connection<S> {
+    pub fn over(stream: S) -> Self {
+        Self { stream: BufReader::new(stream) }
+    }
+
+    pub fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.get_mut().write_all(bytes)?;
+        self.stream.get_mut().flush()
     }
 
     pub fn request(&mut self, head: &str, body: &[u8]) -> std::io::Result<Response> {

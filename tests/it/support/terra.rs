@@ -1,5 +1,6 @@
 //! A pretend Terra: signs as the vendor documents it, or wrongly when told to.
 
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 
 use hmac::{Hmac, KeyInit, Mac};
@@ -96,7 +97,7 @@ impl Attempt {
         self.post_on(&mut Connection::open(to)?)
     }
 
-    pub fn post_on(&self, connection: &mut Connection) -> std::io::Result<Response> {
+    pub fn post_on<S: Read + Write>(&self, connection: &mut Connection<S>) -> std::io::Result<Response> {
         connection.request(&self.head(self.body.len()), &self.body)
     }
 }

@@ -1,0 +1,271 @@
+//! HTTPS. Comes in: two PEM files and accepted sockets. Goes out: streams of plain bytes. The files may
+//! change while the listener runs; what is served then is always a pair that fits.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{ServerConfig, version};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::config::CertificatePair;
+
+/// How often the files are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// A certificate and its key, served and kept current. Cloning shares them.
+#[derive(Clone)]
+pub struct Certificates(Arc<Inner>);
+
+struct Inner {
+    /// The section of the configuration whose `tls` this is.
+    section: &'static str,
+    files: CertificatePair,
+    served: Arc<Served>,
+    acceptor: TlsAcceptor,
+    seen: Mutex<Seen>,
+    failed: AtomicU64,
+}
+
+/// What was last read of the files.
+struct Seen {
+    served: Pem,
+    /// A pair that does not fit, and whether somebody was told: files are replaced one after the other.
+    unfit: Option<(Pem, bool)>,
+}
+
+/// The bytes of both files.
+#[derive(Clone, PartialEq, Eq)]
+struct Pem {
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+}
+
+/// Why a pair cannot be served, with the remedy. Has nothing of the key in it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{key}`: {wrong}")]
+pub struct CertificateError {
+    key: String,
+    wrong: String,
+}
+
+/// What looking at the files again came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reloaded {
+    Unchanged,
+    Changed,
+}
+
+impl Certificates {
+    /// Reads the pair that `<section>.tls` names.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or a pair that cannot be served.
+    pub fn load(section: &'static str, files: &CertificatePair) -> Result<Self, CertificateError> {
+        let pem = read(section, files)?;
+        let served = Arc::new(Served(RwLock::new(parse(section, &pem)?)));
+        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_protocol_versions(&[&version::TLS13, &version::TLS12])
+            .expect("ring speaks both versions")
+            .with_no_client_auth()
+            .with_cert_resolver(served.clone());
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Self(Arc::new(Inner {
+            section,
+            files: files.clone(),
+            served,
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+            seen: Mutex::new(Seen { served: pem, unfit: None }),
+            failed: AtomicU64::new(0),
+        })))
+    }
+
+    /// Looks at the files again. A pair that cannot be served leaves the one that is.
+    ///
+    /// # Errors
+    /// As with [`Self::load`].
+    pub fn reload(&self) -> Result<Reloaded, CertificateError> {
+        let pem = read(self.0.section, &self.0.files)?;
+        let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if pem == seen.served {
+            seen.unfit = None;
+            return Ok(Reloaded::Unchanged);
+        }
+        let key = parse(self.0.section, &pem)?;
+        *self.0.served.0.write().unwrap_or_else(PoisonError::into_inner) = key;
+        *seen = Seen { served: pem, unfit: None };
+        tracing::info!(section = self.0.section, "serving a new certificate to new connections");
+        Ok(Reloaded::Changed)
+    }
+
+    /// Looks at the files from time to time. Never ends.
+    pub async fn watch(self) {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let looking = self.clone();
+            let _ = tokio::task::spawn_blocking(move || looking.look()).await;
+        }
+    }
+
+    fn look(&self) {
+        let Err(error) = self.reload() else { return };
+        let now = read(self.0.section, &self.0.files).ok();
+        let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let pem = now.unwrap_or(Pem { certificate: Vec::new(), key: Vec::new() });
+        match &mut seen.unfit {
+            // The same as at the last look: nobody is in the middle of replacing it.
+            Some((before, told)) if *before == pem => {
+                if !std::mem::replace(told, true) {
+                    tracing::error!(%error, "the new certificate cannot be served; the one before still is");
+                }
+            }
+            unfit => *unfit = Some((pem, false)),
+        }
+    }
+
+    /// Handshakes that came to nothing.
+    pub fn failed(&self) -> u64 {
+        self.0.failed.load(Ordering::Relaxed)
+    }
+
+    /// Makes the stream a TLS one within `deadline`; `None` where the other end did not.
+    pub(super) async fn accept<S>(&self, stream: S, deadline: Duration) -> Option<TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let accepted = tokio::time::timeout(deadline, self.0.acceptor.accept(stream)).await;
+        let accepted = accepted.ok().and_then(Result::ok);
+        if accepted.is_none() {
+            self.0.failed.fetch_add(1, Ordering::Relaxed);
+        }
+        accepted
+    }
+}
+
+/// What new connections get.
+#[derive(Debug)]
+struct Served(RwLock<Arc<CertifiedKey>>);
+
+impl ResolvesServerCert for Served {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.read().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+}
+
+impl fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Certificates of {}", self.0.section)
+    }
+}
+
+fn read(section: &str, files: &CertificatePair) -> Result<Pem, CertificateError> {
+    let read = |name: &str, path: &Path| {
+        std::fs::read(path).map_err(|error| {
+            let wrong = format!("{} cannot be read: {error}; name a PEM file that this user may read", path.display());
+            CertificateError { key: format!("{section}.tls.{name}"), wrong }
+        })
+    };
+    Ok(Pem { certificate: read("certificate", &files.certificate)?, key: read("key", &files.key)? })
+}
+
+fn parse(section: &str, pem: &Pem) -> Result<Arc<CertifiedKey>, CertificateError> {
+    let wrong = |name: &str, wrong: String| CertificateError { key: format!("{section}.tls.{name}"), wrong };
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem.certificate).collect();
+    let chain = chain.map_err(|error| wrong("certificate", format!("is no PEM: {error}")))?;
+    if chain.is_empty() {
+        let says = "has no certificate in it; put the certificate first, then those that vouch for it";
+        return Err(wrong("certificate", says.to_owned()));
+    }
+    // What the parser says of a key could quote it.
+    let key = PrivateKeyDer::from_pem_slice(&pem.key)
+        .map_err(|_| wrong("key", "has no private key in PEM; PKCS#8, PKCS#1 and SEC1 will do".to_owned()))?;
+    let pair = CertifiedKey::from_der(chain, key, &ring::default_provider());
+    pair.map(Arc::new).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => wrong("key", "is not the key of the certificate".to_owned()),
+        rustls::Error::InvalidCertificate(_) => wrong("certificate", "is no X.509 certificate".to_owned()),
+        _ => wrong("key", "is of a kind that cannot be used; take ECDSA P-256, Ed25519 or RSA".to_owned()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Made {
+        certificate: String,
+        key: String,
+    }
+
+    fn made() -> Made {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        Made { certificate: made.cert.pem(), key: made.signing_key.serialize_pem() }
+    }
+
+    fn write(files: &CertificatePair, certificate: &str, key: &str) {
+        std::fs::write(&files.certificate, certificate).unwrap();
+        std::fs::write(&files.key, key).unwrap();
+    }
+
+    fn files(dir: &tempfile::TempDir) -> CertificatePair {
+        CertificatePair { certificate: dir.path().join("tls.crt"), key: dir.path().join("tls.key") }
+    }
+
+    #[test]
+    fn what_cannot_be_served_is_said_with_its_key_and_without_the_secret() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = files(&dir);
+        let (one, other) = (made(), made());
+        let error = || Certificates::load("server", &files).unwrap_err().to_string();
+        assert!(error().contains("server.tls.certificate") && error().contains("cannot be read"), "{}", error());
+        for (certificate, key, says) in [
+            ("", &*one.key, "server.tls.certificate`: has no certificate"),
+            ("-----BEGIN CERTIFICATE-----\n!\n", &one.key, "server.tls.certificate`: is no PEM"),
+            (
+                "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+                &one.key,
+                "server.tls.certificate`: is no X.509",
+            ),
+            (&one.certificate, "", "server.tls.key`: has no private key"),
+            (&one.certificate, &other.key, "server.tls.key`: is not the key of the certificate"),
+        ] {
+            write(&files, certificate, key);
+            assert!(error().contains(says), "{}: {says}", error());
+        }
+        write(&files, &one.certificate, &one.key);
+        assert!(Certificates::load("server", &files).is_ok());
+    }
+
+    #[test]
+    fn only_a_pair_that_fits_replaces_the_one_that_is_served() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = files(&dir);
+        let (one, other) = (made(), made());
+        write(&files, &one.certificate, &one.key);
+        let certificates = Certificates::load("server", &files).unwrap();
+        let served = || certificates.0.served.0.read().unwrap().clone();
+        let first = served();
+        assert_eq!(certificates.reload(), Ok(Reloaded::Unchanged));
+        std::fs::write(&files.certificate, &other.certificate).unwrap();
+        assert!(certificates.reload().is_err());
+        assert!(Arc::ptr_eq(&first, &served()));
+        certificates.look();
+        let told = || certificates.0.seen.lock().unwrap().unfit.as_ref().unwrap().1;
+        assert!(!told(), "it may be on its way");
+        certificates.look();
+        assert!(told());
+        std::fs::write(&files.key, &other.key).unwrap();
+        assert_eq!(certificates.reload(), Ok(Reloaded::Changed));
+        assert!(!Arc::ptr_eq(&first, &served()));
+        std::fs::remove_file(&files.key).unwrap();
+        assert!(certificates.reload().is_err());
+    }
+}

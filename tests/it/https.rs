@@ -1,0 +1,230 @@
+//! HTTPS: deliveries and readers over TLS, certificates that change, and half a handshake.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion, version};
+use tempfile::TempDir;
+
+use crate::support::bridge::{Bridge, command};
+use crate::support::consumers::Bus;
+use crate::support::http::Connection;
+use crate::support::terra::Attempt;
+use crate::support::until;
+
+const WITHIN: Duration = Duration::from_secs(20);
+
+type Stream = StreamOwned<ClientConnection, TcpStream>;
+
+/// A certificate and its key in the files that a bridge was told of.
+struct Pair {
+    dir: TempDir,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let pair = Self { dir: TempDir::new().expect("a temporary directory") };
+        pair.replace();
+        pair
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A new pair, one file after the other.
+    fn replace(&self) {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        std::fs::write(self.path("tls.crt"), made.cert.pem()).expect("the directory is ours");
+        std::fs::write(self.path("tls.key"), made.signing_key.serialize_pem()).expect("the directory is ours");
+    }
+
+    fn root(&self) -> CertificateDer<'static> {
+        CertificateDer::from_pem_file(self.path("tls.crt")).expect("it is one")
+    }
+
+    fn environment(&self, section: &str) -> Vec<(String, String)> {
+        let entry = |key: &str, file: &str| {
+            (format!("TERRA_BRIDGE_{section}__TLS__{key}"), self.path(file).display().to_string())
+        };
+        vec![entry("CERTIFICATE", "tls.crt"), entry("KEY", "tls.key")]
+    }
+}
+
+fn bridge(pair: &Pair, settings: &[(&str, &str)]) -> (Bus, Bridge) {
+    let bus = Bus::embedded().expect("needs no broker");
+    let mut environment = bus.environment();
+    environment.extend(pair.environment("SERVER"));
+    environment.extend(settings.iter().map(|(key, value)| (format!("TERRA_BRIDGE_{key}"), (*value).to_owned())));
+    let bridge = Bridge::ready(&environment);
+    (bus, bridge)
+}
+
+fn connect(
+    to: SocketAddr,
+    root: &CertificateDer<'static>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> std::io::Result<Connection<Stream>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(root.clone()).expect("a root");
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(versions)
+        .expect("known versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from("localhost").expect("a name");
+    let client = ClientConnection::new(Arc::new(config), name).expect("a client");
+    let socket = TcpStream::connect_timeout(&to, WITHIN)?;
+    socket.set_read_timeout(Some(WITHIN))?;
+    let mut stream = StreamOwned::new(client, socket);
+    while stream.conn.is_handshaking() {
+        stream.conn.complete_io(&mut stream.sock)?;
+    }
+    Ok(Connection::over(stream))
+}
+
+fn numbered(n: usize) -> Attempt {
+    Attempt::of(format!(r#"{{"type":"daily","user":{{"user_id":"u"}},"n":{n}}}"#))
+}
+
+fn served(to: SocketAddr, pair: &Pair) -> bool {
+    connect(to, &pair.root(), &[&version::TLS13]).is_ok()
+}
+
+#[test]
+fn deliveries_are_kept_over_both_versions_and_large_bodies_too() {
+    let pair = Pair::new();
+    let (bus, bridge) = bridge(&pair, &[]);
+    for (at, version) in [&version::TLS12, &version::TLS13].into_iter().enumerate() {
+        let mut connection = connect(bridge.deliveries, &pair.root(), &[version]).expect("a connection");
+        for n in 0..3 {
+            let response = numbered(10 * at + n).post_on(&mut connection).expect("an answer");
+            assert_eq!(response.status, 200, "{:?}", response.json());
+        }
+        let large = Attempt::of(format!(r#"{{"type":"daily","n":{at},"data":"{}"}}"#, "x".repeat(5 << 20)));
+        assert_eq!(large.post_on(&mut connection).expect("an answer").status, 200);
+        assert_eq!(numbered(0).secret("wrong").post_on(&mut connection).expect("an answer").status, 401);
+    }
+    assert_eq!(bus.count(&bridge), 8);
+}
+
+#[test]
+fn plain_http_gets_nothing_from_a_tls_port_and_the_other_way_round() {
+    let pair = Pair::new();
+    let (bus, bridge) = bridge(&pair, &[]);
+    let answer = std::panic::catch_unwind(|| numbered(0).try_post(bridge.deliveries));
+    assert!(!matches!(answer, Ok(Ok(response)) if response.status < 400));
+    assert_eq!(bus.count(&bridge), 0);
+    until("the failed handshake is counted", WITHIN, || {
+        bridge.metrics().contains("terra_bridge_tls_handshakes_failed_total 1").then_some(())
+    });
+    let plain = Bridge::ready(&bus_environment());
+    assert!(connect(plain.deliveries, &pair.root(), &[&version::TLS13]).is_err());
+}
+
+fn bus_environment() -> Vec<(String, String)> {
+    let dir = TempDir::new().expect("a temporary directory").keep();
+    vec![
+        ("TERRA_BRIDGE_EMBEDDED__DIR".into(), dir.display().to_string()),
+        ("TERRA_BRIDGE_EMBEDDED__LISTEN".into(), "127.0.0.1:0".into()),
+    ]
+}
+
+#[test]
+fn half_a_handshake_is_cut_off_while_an_honest_client_is_served() {
+    const HALVES: usize = 50;
+    let pair = Pair::new();
+    let (_bus, bridge) = bridge(&pair, &[("SERVER__HEADER_TIMEOUT", "1s")]);
+    // The beginning of a ClientHello.
+    let halves: Vec<_> = (0..HALVES)
+        .map(|_| {
+            let mut socket = TcpStream::connect(bridge.deliveries).expect("a connection");
+            socket.write_all(&[0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00]).expect("goes out");
+            socket
+        })
+        .collect();
+    let mut connection = connect(bridge.deliveries, &pair.root(), &[&version::TLS13]).expect("a connection");
+    assert_eq!(numbered(0).post_on(&mut connection).expect("an answer").status, 200);
+    let began = Instant::now();
+    for mut half in halves {
+        half.set_read_timeout(Some(WITHIN)).expect("a timeout");
+        assert!(matches!(half.read(&mut [0; 64]), Ok(0) | Err(_)), "cut off without an answer");
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    let line = format!("terra_bridge_tls_handshakes_failed_total {HALVES}");
+    until("all of them are counted", WITHIN, || bridge.metrics().contains(&line).then_some(()));
+}
+
+#[test]
+fn a_new_certificate_is_served_to_new_connections_and_a_broken_one_to_none() {
+    let pair = Pair::new();
+    let (_bus, bridge) = bridge(&pair, &[]);
+    let mut open = connect(bridge.deliveries, &pair.root(), &[&version::TLS13]).expect("a connection");
+    assert_eq!(numbered(0).post_on(&mut open).expect("an answer").status, 200);
+
+    let before = pair.root();
+    pair.replace();
+    until("the new certificate is served", WITHIN, || served(bridge.deliveries, &pair).then_some(()));
+    assert!(connect(bridge.deliveries, &before, &[&version::TLS13]).is_err(), "the old one is not");
+    assert_eq!(numbered(1).post_on(&mut open).expect("an answer").status, 200, "the open connection goes on");
+
+    let served_now = pair.root();
+    let other = Pair::new();
+    std::fs::copy(other.path("tls.crt"), pair.path("tls.crt")).expect("both directories are ours");
+    until("an ERROR", WITHIN, || {
+        let log = bridge.log();
+        log.lines().any(|line| line.contains("ERROR") && line.contains("server.tls.key")).then_some(())
+    });
+    assert!(connect(bridge.deliveries, &served_now, &[&version::TLS13]).is_ok(), "the one before still is");
+    std::fs::copy(other.path("tls.key"), pair.path("tls.key")).expect("both directories are ours");
+    until("the pair that fits is served", WITHIN, || served(bridge.deliveries, &other).then_some(()));
+}
+
+#[test]
+fn a_pair_that_cannot_be_served_is_said_before_a_port_opens() {
+    let (pair, other) = (Pair::new(), Pair::new());
+    std::fs::copy(other.path("tls.key"), pair.path("tls.key")).expect("both directories are ours");
+    for arguments in [&["check"][..], &[][..]] {
+        let output = command().args(arguments).envs(bus_environment()).envs(pair.environment("SERVER")).output();
+        let output = output.expect("the binary runs");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("server.tls.key") && said.contains("not the key of the certificate"), "{said}");
+        assert!(!output.status.success() && !said.contains("taking deliveries"), "{said}");
+    }
+}
+
+#[test]
+fn send_and_tail_know_the_bridge_by_the_certificate_that_they_share() {
+    let pair = Pair::new();
+    let bus = Bus::embedded().expect("needs no broker");
+    let mut environment = bus.environment();
+    environment.extend(pair.environment("SERVER"));
+    environment.extend(pair.environment("EMBEDDED"));
+    let bridge = Bridge::ready(&environment);
+    environment.push(("TERRA_BRIDGE_SERVER__LISTEN".into(), bridge.deliveries.to_string()));
+    environment.push(("TERRA_BRIDGE_EMBEDDED__LISTEN".into(), bridge.reader().to_string()));
+    let run = |arguments: &[&str], environment: &[(String, String)]| {
+        let variables = environment.iter().map(|(name, value)| (name, value));
+        command().args(arguments).envs(variables).output().expect("the binary runs")
+    };
+    let sent = run(&["send", "daily", "sleep"], &environment);
+    assert_eq!(sent.status.code(), Some(0), "{}", String::from_utf8_lossy(&sent.stderr));
+    let mut reader = connect(bridge.reader(), &pair.root(), &[&version::TLS13]).expect("a connection");
+    let topics = reader.request("GET /topics HTTP/1.1\r\nhost: localhost\r\n\r\n", b"").expect("an answer");
+    assert_eq!(topics.status, 200);
+    let checked = run(&["check", "--online"], &environment);
+    let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(said.contains("a bridge has it open: 2 messages"), "{said}");
+
+    // Somebody else's certificate in the configuration is not the bridge's.
+    let other = Pair::new();
+    environment.extend(other.environment("SERVER"));
+    let sent = run(&["send", "daily"], &environment);
+    assert_eq!(sent.status.code(), Some(1));
+}
