@@ -27,11 +27,24 @@ pub(super) enum Without {
     Mistake(&'static str),
 }
 
+/// What a reload takes over: keys, and tables with all below them. Everything else takes effect at
+/// the next start.
+pub(super) const LIVE: &[&str] =
+    &["endpoints", "routes", "server.allow", "server.trusted_proxies", "embedded.token", "log.filter"];
+
 /// The tables whose names have dots: deeper levels join into one name.
 pub(super) const JOINED: [[&str; 2]; 3] = [["routes", "types"], ["kafka", "topic_config"], ["kafka", "properties"]];
 
 /// The endpoint that exists where no other is named.
 pub(super) const TERRA: &str = "terra";
+
+impl Key {
+    /// Whether a reload takes it over.
+    pub(super) fn is_live(&self) -> bool {
+        let below = |table: &str| self.name.strip_prefix(table).is_some_and(|rest| rest.starts_with('.'));
+        LIVE.iter().any(|live| self.name == *live || below(live))
+    }
+}
 
 const fn key(name: &'static str, kind: Kind, default: &'static str, doc: &'static str) -> Key {
     Key { name, kind, without: Without::Default(default), doc }

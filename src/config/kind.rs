@@ -2,6 +2,7 @@
 //! without the value wherever that may be a secret. Knows no key by name.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration as Time;
 
 use figment::value::Value;
@@ -68,6 +69,25 @@ pub(super) enum Parsed {
     Secrets(Vec<Kept>),
 }
 
+impl Parsed {
+    /// All of them; none where it is something else.
+    pub(super) fn secrets(&self) -> &[Kept] {
+        match self {
+            Self::Secret(secret) => std::slice::from_ref(secret),
+            Self::Secrets(secrets) => secrets,
+            _ => &[],
+        }
+    }
+
+    pub(super) fn secrets_mut(&mut self) -> &mut [Kept] {
+        match self {
+            Self::Secret(secret) => std::slice::from_mut(secret),
+            Self::Secrets(secrets) => secrets,
+            _ => &mut [],
+        }
+    }
+}
+
 /// What is wrong with a value, to be read on from its key.
 #[derive(Debug)]
 pub(super) struct Wrong {
@@ -97,6 +117,16 @@ impl Kind {
             _ => text(value).and_then(|text| self.parse_text(text)),
         };
         parsed.map_err(|wrong| vec![wrong])
+    }
+
+    /// Of a sound value that is one or more references: the file behind each, where it is one.
+    pub(super) fn files(&self, value: &Value, lenient: bool, environment: &Environment) -> Vec<Option<PathBuf>> {
+        let references = match self {
+            Self::Secrets => list(value, lenient).unwrap_or_default(),
+            Self::Secret => value.as_str().map(str::to_owned).into_iter().collect(),
+            _ => Vec::new(),
+        };
+        references.iter().map(|reference| secret::file_behind(reference, environment)).collect()
     }
 
     /// The kinds that are always written as text.

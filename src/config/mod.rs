@@ -14,6 +14,7 @@ use ipnet::IpNet;
 mod checks;
 mod environment;
 mod file;
+mod inventory;
 mod keys;
 mod kind;
 mod mistake;
@@ -24,10 +25,12 @@ mod secret;
 mod sheet;
 mod units;
 mod values;
+mod watched;
 
 #[cfg(test)]
 mod tests;
 
+pub use inventory::{Difference, Inventory, Looked};
 pub use mistake::{Ignored, Mistake, Mistakes, Source};
 pub use print::{Effective, Line};
 pub use units::topic_name;
@@ -38,6 +41,8 @@ pub struct Loaded {
     pub config: Config,
     /// To be shown to people; has no secret in it.
     pub effective: Effective,
+    /// All of it by key, to be compared with the next load's.
+    pub inventory: Inventory,
 }
 
 /// Defaults, then the file (or else the one that `TERRA_BRIDGE_CONFIG` names), then the environment.
@@ -59,7 +64,8 @@ pub fn load(
     values.mistakes.extend(rules::judge(&values));
     match resolve::config(&values) {
         Some(config) if values.mistakes.is_empty() => {
-            Ok(Loaded { config, effective: print::effective(&values, ignored) })
+            let effective = print::effective(&values, ignored);
+            Ok(Loaded { config, effective, inventory: Inventory::of(values) })
         }
         _ => Err(Mistakes { all: values.mistakes, ignored }),
     }

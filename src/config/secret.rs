@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Secret;
 use super::environment::Environment;
@@ -33,6 +33,20 @@ pub(super) fn resolve(reference: &str, environment: &Environment) -> Result<Secr
             remedy: Some("put the secret itself in a file or an environment variable, and name that here".into()),
         }),
     }
+}
+
+/// The file that a reference names, where it names one.
+pub(super) fn file_behind(reference: &str, environment: &Environment) -> Option<PathBuf> {
+    match reference.split_once(':')? {
+        ("file", path) => Some(PathBuf::from(path)),
+        ("credential", name) => Some(Path::new(environment.get("CREDENTIALS_DIRECTORY")?).join(name)),
+        _ => None,
+    }
+}
+
+/// What such a file holds now; `None` where that is no secret.
+pub(super) fn read(path: &Path) -> Option<Secret> {
+    file(path, "file").ok()
 }
 
 fn variable(name: &str, environment: &Environment) -> Result<Secret, Wrong> {

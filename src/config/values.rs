@@ -10,18 +10,23 @@ use super::keys::{KEYS, Key, TERRA, Without};
 use super::kind::{Kind, Parsed, Wrong};
 use super::mistake::{Mistake, Source};
 use super::sheet::{Given, Sheet};
+use super::watched::Watched;
 use super::{Secret, checks, file};
 
 /// The sections of which one is used.
-const BUSES: [&str; 3] = ["embedded", "kafka", "nats"];
+pub(super) const BUSES: [&str; 3] = ["embedded", "kafka", "nats"];
 
+#[derive(Debug, Clone)]
 pub(super) struct Held {
     pub(super) key: &'static Key,
     pub(super) parsed: Parsed,
     pub(super) source: Source,
+    /// Of secrets that can change while the bridge runs: where each comes from, if from a file.
+    pub(super) files: Vec<Option<Watched>>,
 }
 
 /// Every value that is sound, by its full name.
+#[derive(Debug, Clone)]
 pub(super) struct Values {
     pub(super) held: BTreeMap<String, Held>,
     pub(super) endpoints: BTreeSet<String>,
@@ -123,7 +128,10 @@ fn hold(values: &mut Values, name: String, given: Given, environment: &Environme
     let lenient = !matches!(source, Source::File { .. });
     match key.kind.parse(&value, lenient, environment) {
         Ok(parsed) => {
-            values.held.insert(name, Held { key, parsed, source });
+            let files = if key.is_live() { key.kind.files(&value, lenient, environment) } else { Vec::new() };
+            let watched = |(file, secret): (Option<_>, &Secret)| Some(Watched::new(file?, secret.clone()));
+            let files = files.into_iter().zip(parsed.secrets()).map(watched).collect();
+            values.held.insert(name, Held { key, parsed, source, files });
         }
         Err(wrongs) => values.mistakes.extend(wrongs.into_iter().map(|Wrong { wrong, remedy }| {
             let mistake = Mistake::new(&name, &source, wrong).allowed(key.kind.allowed());
