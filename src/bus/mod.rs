@@ -32,6 +32,10 @@ pub trait Bus: Send + Sync + 'static {
     /// client's own timeouts from [`Setup::publish_timeout`], so that the definite error comes first.
     fn publish(&self, message: Arc<Message>) -> Pending<Result<Receipt, Refusal>>;
 
+    /// From now on messages go to these topics, where [`Setup::topics`] told of others. Returns at
+    /// once; a message that comes before its topic is there is refused as transient.
+    fn topics(&self, topics: Vec<Topic>);
+
     /// Whether the bus can be reached, kept current by the adapter.
     fn link(&self) -> watch::Receiver<Link>;
 

@@ -140,6 +140,14 @@ impl Store {
         Ok(())
     }
 
+    /// Topics that are known from now on, before their first message.
+    pub(crate) fn know(&self, topics: impl Iterator<Item = Arc<str>>) {
+        let mut known = write(&self.topics);
+        for topic in topics {
+            known.entry(topic).or_default();
+        }
+    }
+
     /// The topic's extent, now and from now on; `None`: no such topic.
     pub(crate) fn watch(&self, topic: &str) -> Option<watch::Receiver<Extent>> {
         read(&self.topics).get(topic).map(watch::Sender::subscribe)
@@ -176,7 +184,7 @@ impl Store {
                 known.send_if_modified(|current| std::mem::replace(current, extent) != extent);
                 continue;
             }
-            write(&self.topics).insert(topic.clone(), watch::Sender::new(extent));
+            write(&self.topics).entry(topic.clone()).or_default().send_replace(extent);
         }
     }
 }
@@ -259,6 +267,13 @@ mod tests {
         assert_eq!(store.topics(), [("configured".into(), Extent::default())]);
         assert!(offsets(&store, "configured", 0).is_empty());
         assert!(matches!(store.read("other", 0, 1, 1, 1), Err(ReadError::UnknownTopic)));
+        append(&store, "a", 0..1);
+        store.know(["other".into(), "a".into()].into_iter());
+        assert!(offsets(&store, "other", 0).is_empty());
+        assert_eq!(offsets(&store, "a", 0), [0]);
+        let follower = store.watch("other").unwrap();
+        append(&store, "other", 1..2);
+        assert_eq!(follower.borrow().next, 1);
     }
 
     #[test]

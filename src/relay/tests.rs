@@ -9,6 +9,7 @@ use super::*;
 use crate::bus::Link;
 use crate::dedupe::Remembered;
 use crate::metrics::Readings;
+use crate::route::Topic;
 use crate::signature::tests::{delivery, endpoint};
 
 /// Answers in the order in which it was asked, when the test says so.
@@ -31,6 +32,8 @@ impl Bus for Slow {
         self.0.lock().unwrap().push_back(answer);
         Box::pin(async move { answered.await.expect("the test answers") })
     }
+
+    fn topics(&self, _: Vec<Topic>) {}
 
     fn link(&self) -> watch::Receiver<Link> {
         watch::channel(Link::Up).1

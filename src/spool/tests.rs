@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::bus::{Bus, Link, Pending};
+use crate::route::Topic;
 
 type Judge = dyn Fn(&Message, usize) -> Result<Receipt, Refusal> + Send + Sync;
 
@@ -50,6 +51,8 @@ impl Bus for Shared {
             answer
         })
     }
+
+    fn topics(&self, _: Vec<Topic>) {}
 
     fn link(&self) -> watch::Receiver<Link> {
         self.0.link.subscribe()

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use http::header::{ACCEPT, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -32,7 +32,7 @@ pub struct Api(Arc<Shared>);
 
 struct Shared {
     store: Arc<Store>,
-    token: Option<Secret>,
+    token: RwLock<Option<Secret>>,
     streams: Arc<Semaphore>,
     draining: watch::Sender<bool>,
 }
@@ -46,7 +46,13 @@ impl Service for Api {
 impl Api {
     pub(super) fn new(store: Arc<Store>, token: Option<Secret>) -> Self {
         let streams = Arc::new(Semaphore::new(STREAMS));
+        let token = RwLock::new(token);
         Self(Arc::new(Shared { store, token, streams, draining: watch::Sender::new(false) }))
+    }
+
+    /// For every request from now on. Streams that run go on.
+    pub fn take_over(&self, token: Option<Secret>) {
+        *self.0.token.write().unwrap_or_else(PoisonError::into_inner) = token;
     }
 
     /// Ends every stream that follows, so that its connection can close. New ones end at once.
@@ -68,7 +74,7 @@ impl Api {
     }
 
     fn admit(&self, headers: &HeaderMap) -> Result<(), Denied> {
-        let Some(token) = &self.0.token else {
+        let Some(token) = &*self.0.token.read().unwrap_or_else(PoisonError::into_inner) else {
             return if loopback_host(headers) { Ok(()) } else { Err(Denied::ForeignHost) };
         };
         let given = headers.get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));

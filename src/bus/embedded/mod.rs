@@ -11,6 +11,7 @@ use super::{Bus, Link, OpenError, Pending, Receipt, Refusal, Setup};
 use crate::config;
 use crate::log::{Keep, Log, Retention, Settings};
 use crate::message::Message;
+use crate::route::Topic;
 
 mod api;
 mod follow;
@@ -42,6 +43,10 @@ fn settings(config: &config::Embedded) -> Settings {
 impl Bus for Embedded {
     fn publish(&self, message: Arc<Message>) -> Pending<Result<Receipt, Refusal>> {
         Box::pin(self.log.append(message))
+    }
+
+    fn topics(&self, topics: Vec<Topic>) {
+        self.log.store.know(topics.iter().map(|topic| Arc::from(&**topic)));
     }
 
     fn link(&self) -> watch::Receiver<Link> {

@@ -9,6 +9,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{Bus, Link, OpenError, Pending, Receipt, Refusal, Setup};
 use crate::config;
 use crate::message::Message;
+use crate::route::Topic;
 use client::Times;
 use producer::Line;
 use state::State;
@@ -65,6 +66,10 @@ impl Bus for Kafka {
             let lost = || Err(Refusal::Transient { reason: "the Kafka client gave no report of the message".into() });
             receipt.await.unwrap_or_else(|_| lost())
         })
+    }
+
+    fn topics(&self, topics: Vec<Topic>) {
+        self.state.told(topics);
     }
 
     fn link(&self) -> watch::Receiver<Link> {

@@ -33,6 +33,8 @@ pub(super) struct State {
     troubled: AtomicBool,
     receipts: AtomicU64,
     look: AtomicBool,
+    /// The topics that messages go to from now on, until the supervisor knows.
+    told: Mutex<Option<Vec<Topic>>>,
     wake: Notify,
 }
 
@@ -46,6 +48,7 @@ impl State {
             troubled: AtomicBool::new(false),
             receipts: AtomicU64::new(0),
             look: AtomicBool::new(false),
+            told: Mutex::default(),
             wake: Notify::new(),
         }
     }
@@ -147,6 +150,17 @@ impl State {
         refusal::refusal(code, topic, trouble, self.creates.load(Ordering::Relaxed))
     }
 
+    /// Messages go to these topics from now on.
+    pub(super) fn told(&self, topics: Vec<Topic>) {
+        *locked(&self.told) = Some(topics);
+        self.wake.notify_one();
+    }
+
+    /// The topics of the last call to [`Self::told`], once.
+    pub(super) fn take_told(&self) -> Option<Vec<Topic>> {
+        locked(&self.told).take()
+    }
+
     /// Whether a message met a topic that is not there since the last call.
     pub(super) fn take_look(&self) -> bool {
         self.look.swap(false, Ordering::Relaxed)
@@ -186,6 +200,15 @@ mod tests {
         assert!(matches!(state.refuse(Code::MessageTimedOut, "t"), Refusal::Permanent { .. }));
         state.up();
         assert!(matches!(state.refuse(Code::MessageTimedOut, "t"), Refusal::Transient { .. }));
+    }
+
+    #[test]
+    fn the_last_topics_told_count_once() {
+        let state = State::new(true);
+        state.told(vec!["a".into()]);
+        state.told(vec!["b".into()]);
+        assert_eq!(state.take_told(), Some(vec!["b".into()]));
+        assert_eq!(state.take_told(), None);
     }
 
     #[test]

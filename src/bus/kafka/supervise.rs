@@ -28,6 +28,10 @@ pub(super) async fn supervise(line: Arc<Line>, state: Arc<State>, mut topics: To
     let mut replacing = Replacing::default();
     let mut next_look = Instant::now();
     loop {
+        if let Some(told) = state.take_told() {
+            topics.replace(told);
+            next_look = Instant::now();
+        }
         let (asked, topic, before) = (Arc::clone(&line), topics.first(), state.receipts());
         let due = replacing.due();
         let round = tokio::task::spawn_blocking(move || {

@@ -122,8 +122,17 @@ enum Presence {
 
 impl Topics {
     pub(super) fn new(config: config::Kafka, setup: &Setup) -> Self {
-        let all = setup.topics.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect();
-        Self { all, config, largest: largest_message(setup.max_body), reported: BTreeMap::new() }
+        Self {
+            all: once(setup.topics.clone()),
+            config,
+            largest: largest_message(setup.max_body),
+            reported: BTreeMap::new(),
+        }
+    }
+
+    /// These from now on.
+    pub(super) fn replace(&mut self, topics: Vec<Topic>) {
+        self.all = once(topics);
     }
 
     pub(super) fn first(&self) -> Option<Topic> {
@@ -222,6 +231,10 @@ impl Topics {
         settings.extend(self.config.topic_config.clone());
         settings
     }
+}
+
+fn once(topics: Vec<Topic>) -> Vec<Topic> {
+    topics.into_iter().collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// What the brokers give a topic that does not ask for anything else, as far as the login may see it.

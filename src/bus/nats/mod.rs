@@ -21,6 +21,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use super::{Bus, Link, OpenError, Pending, Receipt, Refusal, Setup};
 use crate::config;
 use crate::message::Message;
+use crate::route::Topic;
 use client::Events;
 use stream::{Ensured, Keeper};
 
@@ -39,6 +40,8 @@ struct Nats {
     doubt: Arc<Notify>,
     events: Arc<Events>,
     in_flight: Arc<Semaphore>,
+    /// To the keeper.
+    subjects: watch::Sender<Vec<String>>,
     link: watch::Receiver<Link>,
 }
 
@@ -54,9 +57,12 @@ pub(super) fn open(config: &config::Nats, setup: Setup) -> Result<Arc<dyn Bus>, 
     let (link_sender, link) = watch::channel(Link::Waiting);
     let ensured = Arc::new(RwLock::new(Ensured::Unknown));
     let doubt = Arc::new(Notify::new());
+    let wanted = stream::wanted(config, &setup);
+    let subjects = watch::Sender::new(wanted.subjects.clone());
     let keeper = Keeper {
         context: context.clone(),
-        wanted: stream::wanted(config, &setup),
+        wanted,
+        subjects: subjects.subscribe(),
         create: config.create_stream,
         ensured: ensured.clone(),
         events: events.clone(),
@@ -65,7 +71,8 @@ pub(super) fn open(config: &config::Nats, setup: Setup) -> Result<Arc<dyn Bus>, 
     };
     tokio::spawn(keeper.run());
     let in_flight = Arc::new(Semaphore::new(IN_FLIGHT));
-    Ok(Arc::new(Nats { client, context, stream: config.stream.clone(), ensured, doubt, events, in_flight, link }))
+    let stream = config.stream.clone();
+    Ok(Arc::new(Nats { client, context, stream, ensured, doubt, events, in_flight, subjects, link }))
 }
 
 fn context(config: &config::Nats, client: Client, timeout: Duration) -> Context {
@@ -100,7 +107,8 @@ impl Nats {
             Ensured::Lacking(missing) if missing.contains(&**message.topic()) => {
                 return Err(refusal::lacks_subject(&self.stream));
             }
-            Ensured::Lacking(_) => {}
+            Ensured::Adding(new) if new.contains(&**message.topic()) => return Err(refusal::NOT_ADDED),
+            Ensured::Adding(_) | Ensured::Lacking(_) => {}
         }
         Ok(())
     }
@@ -136,6 +144,14 @@ impl Bus for Nats {
                 }
             }
         })
+    }
+
+    fn topics(&self, topics: Vec<Topic>) {
+        let subjects: Vec<String> = topics.iter().map(ToString::to_string).collect();
+        // The keeper looks for news under the same lock.
+        let mut ensured = self.ensured.write().expect("no holder of this lock can panic");
+        ensured.add(&self.subjects.borrow(), &subjects);
+        self.subjects.send_replace(subjects);
     }
 
     fn link(&self) -> watch::Receiver<Link> {

@@ -11,6 +11,7 @@ use crate::bus::Refusal;
 
 pub(super) const AWAY: Refusal = transient("NATS is not connected");
 pub(super) const NOT_SEEN: Refusal = transient("the stream was not seen on NATS yet");
+pub(super) const NOT_ADDED: Refusal = transient("the stream was not seen to take this new topic yet");
 pub(super) const BUSY: Refusal = transient("too many acknowledgements are awaited from NATS");
 
 const fn transient(reason: &'static str) -> Refusal {

@@ -28,10 +28,24 @@ pub(super) enum Ensured {
     /// Not seen yet, or in doubt.
     Unknown,
     Complete,
+    /// It takes all but these, which were told of a moment ago.
+    Adding(BTreeSet<String>),
     /// It is there and does not take these subjects.
     Lacking(BTreeSet<String>),
     /// It is there and acknowledges what it does not keep.
     Unfit,
+}
+
+impl Ensured {
+    /// Messages go to the subjects `now`, and went to those `before`.
+    pub(super) fn add(&mut self, before: &[String], now: &[String]) {
+        let new = now.iter().filter(|subject| !before.contains(subject)).cloned();
+        match self {
+            Self::Adding(known) => known.extend(new),
+            Self::Complete => *self = Self::Adding(new.collect()),
+            Self::Unknown | Self::Lacking(_) | Self::Unfit => {}
+        }
+    }
 }
 
 /// The stream as the bridge would make it.
@@ -84,6 +98,8 @@ fn takes(pattern: &str, subject: &str) -> bool {
 pub(super) struct Keeper {
     pub context: Context,
     pub wanted: Config,
+    /// Those of `wanted` from now on.
+    pub subjects: watch::Receiver<Vec<String>>,
     pub create: bool,
     pub ensured: Arc<RwLock<Ensured>>,
     pub events: Arc<Events>,
@@ -95,11 +111,12 @@ pub(super) struct Keeper {
 struct Trouble(String);
 
 impl Keeper {
-    pub(super) async fn run(self) {
+    pub(super) async fn run(mut self) {
         let mut said = None;
         while !self.link.is_closed() {
             let connected = self.context.client().connection_state() == State::Connected;
             let mut pause = LOOK_EVERY;
+            self.wanted.subjects.clone_from(&self.subjects.borrow_and_update());
             if connected {
                 let trouble = self.ensure().await.err().map(|Trouble(text)| text);
                 let in_order = *self.ensured.read().expect(UNPOISONED) == Ensured::Complete;
@@ -116,10 +133,11 @@ impl Keeper {
         }
     }
 
-    /// Until the connection changes, a publish finds the stream gone, or it is time to look.
-    async fn wait(&self, pause: Duration) {
+    /// Until the connection changes, there are new subjects, a publish finds the stream gone, or it is time to look.
+    async fn wait(&mut self, pause: Duration) {
         tokio::select! {
             () = self.events.changed.notified() => {}
+            Ok(()) = self.subjects.changed() => {}
             () = self.doubt.notified() => {
                 self.set(Ensured::Unknown);
                 // Many publishes doubt at once.
@@ -146,8 +164,13 @@ impl Keeper {
         });
     }
 
+    /// A stream that was found complete is so for the subjects of that time.
     fn set(&self, ensured: Ensured) {
-        *self.ensured.write().expect(UNPOISONED) = ensured;
+        let mut held = self.ensured.write().expect(UNPOISONED);
+        let outdated = self.subjects.has_changed().unwrap_or(false);
+        if ensured != Ensured::Complete || !outdated {
+            *held = ensured;
+        }
     }
 
     async fn ensure(&self) -> Result<(), Trouble> {
@@ -263,6 +286,18 @@ mod tests {
         assert!(unfit(&Config { retention: RetentionPolicy::Interest, ..file.clone() }).is_some());
         assert!(unfit(&Config { storage: StorageType::Memory, ..file.clone() }).is_some());
         assert!(unfit(&Config { no_ack: true, ..file }).is_some());
+    }
+
+    #[test]
+    fn new_subjects_wait_for_the_stream_and_the_others_do_not() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let mut ensured = Ensured::Complete;
+        ensured.add(&names(&["a"]), &names(&["a", "b"]));
+        ensured.add(&names(&["a", "b"]), &names(&["b", "c"]));
+        assert_eq!(ensured, Ensured::Adding(BTreeSet::from(["b".to_owned(), "c".to_owned()])));
+        let mut unknown = Ensured::Unknown;
+        unknown.add(&[], &names(&["a"]));
+        assert_eq!(unknown, Ensured::Unknown);
     }
 
     #[test]
