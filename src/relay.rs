@@ -9,7 +9,7 @@ use http::header::CONTENT_ENCODING;
 use http::{HeaderMap, Method, Request};
 use hyper::body::Incoming;
 use jiff::Timestamp;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -37,14 +37,15 @@ const READ_ASIDE_FROM: usize = 256 << 10;
 /// Lines of one kind in the log, at most one in this time.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// Takes deliveries to the bus. Cloning shares it.
+/// Takes deliveries to the bus. Cloning shares it. Each request keeps the line that it found.
 #[derive(Clone)]
-pub struct Relay(Arc<Line>);
+pub struct Relay(watch::Sender<Arc<Line>>);
 
+/// Cloning shares all but what the configuration alone decides.
+#[derive(Clone)]
 struct Line {
-    /// By path.
-    endpoints: HashMap<String, Arc<Endpoint>>,
-    routes: Table,
+    endpoints: Endpoints,
+    routes: Arc<Table>,
     dedupe: Dedupe<Outcome>,
     bus: Arc<dyn Bus>,
     spool: Option<Spool>,
@@ -56,19 +57,21 @@ struct Line {
     publishes: TaskTracker,
 }
 
+/// By path.
+type Endpoints = HashMap<String, Arc<Endpoint>>;
+
 impl Relay {
     pub fn new(
         config: &config::Config,
-        routes: Table,
+        routes: Arc<Table>,
         dedupe: Dedupe<Outcome>,
         bus: Arc<dyn Bus>,
         spool: Option<Spool>,
         budget: Budget,
         metrics: Metrics,
     ) -> Self {
-        let endpoints = config.endpoints.iter().map(|endpoint| (endpoint.path.clone(), Arc::new(endpoint.clone())));
-        Self(Arc::new(Line {
-            endpoints: endpoints.collect(),
+        Self(watch::Sender::new(Arc::new(Line {
+            endpoints: by_path(&config.endpoints),
             routes,
             dedupe,
             bus,
@@ -78,31 +81,47 @@ impl Relay {
             limits: config.server.clone(),
             metrics,
             publishes: TaskTracker::new(),
-        }))
+        })))
+    }
+
+    /// For every request that begins from now on. The bus has to know the topics of `routes` already.
+    pub fn take_over(&self, config: &config::Config, routes: Arc<Table>) {
+        let (endpoints, limits) = (by_path(&config.endpoints), config.server.clone());
+        self.0.send_modify(|line| *line = Arc::new(Line { endpoints, routes, limits, ..Line::clone(line) }));
+    }
+
+    fn line(&self) -> Arc<Line> {
+        self.0.borrow().clone()
     }
 
     /// Waits until every delivery that was proven has its outcome, whether or not its client still
     /// waits. The caller bounds it in time, and has seen to it that no new ones come.
     pub async fn drained(&self) {
-        self.0.publishes.close();
-        self.0.publishes.wait().await;
+        let line = self.line();
+        line.publishes.close();
+        line.publishes.wait().await;
     }
+}
+
+fn by_path(endpoints: &[Endpoint]) -> Endpoints {
+    endpoints.iter().map(|endpoint| (endpoint.path.clone(), Arc::new(endpoint.clone()))).collect()
 }
 
 impl Service for Relay {
     async fn call(&self, request: Request<Incoming>, arrived: Instant) -> Reply {
         let (head, body) = request.into_parts();
-        let Some(endpoint) = self.0.endpoints.get(head.uri.path()).cloned() else {
+        let line = self.line();
+        let Some(endpoint) = line.endpoints.get(head.uri.path()).cloned() else {
             return reply(&Outcome::UnknownPath);
         };
         let outcome = match head.method {
             Method::POST => {
                 let peer = head.extensions.get().map(|Peer(address)| *address);
-                relay(&self.0, endpoint.clone(), head.headers, body, peer, arrived).await
+                relay(&line, endpoint.clone(), head.headers, body, peer, arrived).await
             }
             _ => Outcome::WrongMethod,
         };
-        report(&self.0.metrics, &endpoint.name, &outcome, arrived.elapsed());
+        report(&line.metrics, &endpoint.name, &outcome, arrived.elapsed());
         reply(&outcome)
     }
 }

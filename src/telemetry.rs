@@ -9,7 +9,7 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGua
 use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer};
+use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 use crate::config::{Log, LogFormat};
 
@@ -19,6 +19,7 @@ const WAITING_LINES: usize = 8192;
 /// Keeps the log writer running; dropping it writes what waits.
 pub struct Telemetry {
     dropped: ErrorCounter,
+    filter: Filter,
     _writer: WorkerGuard,
 }
 
@@ -28,6 +29,7 @@ pub fn start(log: &Log) -> Telemetry {
         NonBlockingBuilder::default().buffered_lines_limit(WAITING_LINES).lossy(true).finish(std::io::stdout());
     let dropped = writer.error_counter();
     let filter = EnvFilter::try_new(&log.filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let (filter, handle) = reload::Layer::new(filter);
     // What libraries log names brokers, paths and worse: none of it, at any level.
     let ours = filter_fn(|metadata| metadata.target().starts_with(env!("CARGO_CRATE_NAME")));
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
@@ -37,13 +39,31 @@ pub fn start(log: &Log) -> Telemetry {
     };
     // A second subscriber in one process can only be a test's.
     let _ = tracing_subscriber::registry().with(lines.with_filter(filter.and(ours))).try_init();
-    Telemetry { dropped, _writer: guard }
+    Telemetry { dropped, filter: Filter(handle), _writer: guard }
 }
 
 impl Telemetry {
     pub fn dropped_lines(&self) -> impl Fn() -> usize + Send + Sync + 'static {
         let dropped = self.dropped.clone();
         move || dropped.dropped_lines()
+    }
+
+    pub fn filter(&self) -> Filter {
+        self.filter.clone()
+    }
+}
+
+/// Decides what is logged. Cloning shares it.
+#[derive(Clone)]
+pub struct Filter(reload::Handle<EnvFilter, Registry>);
+
+impl Filter {
+    /// From now on; a filter that is none changes nothing.
+    pub fn take_over(&self, filter: &str) {
+        if let Ok(filter) = EnvFilter::try_new(filter) {
+            // Fails where this process has another subscriber, as a test may.
+            let _ = self.0.reload(filter);
+        }
     }
 }
 

@@ -14,13 +14,14 @@ use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 
 use crate::bus::{self, From};
-use crate::config::{self, Config, Loaded};
+use crate::config::{self, Config, Loaded, Mistakes};
 use crate::route::Table;
 use crate::samples::SAMPLES;
 
 mod check;
 mod health;
 mod pretty;
+mod reload;
 mod send;
 mod serve;
 mod tail;
@@ -74,6 +75,11 @@ enum Command {
     ///
     /// SIGTERM or SIGINT: takes nothing new, finishes what it has within `server.drain_timeout`, and
     /// exits with 0. A second signal ends it at once.
+    ///
+    /// SIGHUP: reads the configuration anew. Endpoints, routes and a few more keys (the head of the
+    /// reference file lists them) are taken over at once, what else differs is named and takes effect at
+    /// the next start; a configuration with a mistake changes nothing. Files of signing secrets are
+    /// looked at without it.
     #[command(after_help = EXIT_CODES)]
     Serve,
     /// Judge the configuration: every mistake at once, or every value with its source
@@ -222,12 +228,13 @@ pub fn run() -> ExitCode {
 fn execute(cli: Cli) -> Result<(), Failure> {
     let load = || load(cli.config.as_deref());
     match cli.command.unwrap_or(Command::Serve) {
-        Command::Serve => {
+        Command::Serve => finish(async {
+            let running = |error: serve::StartError| Failure::Running(error.to_string());
+            // One that comes while the configuration is being read must not end the process.
+            let hangup = serve::hangup().map_err(running)?;
             let (loaded, table) = load()?;
-            finish(async {
-                serve::run(&loaded.config, table).await.map_err(|error| Failure::Running(error.to_string()))
-            })
-        }
+            serve::run(loaded, table, cli.config.clone(), hangup).await.map_err(running)
+        }),
         Command::Check(args) => {
             let (loaded, table) = load()?;
             finish(check::run(&args, &loaded, &table))
@@ -253,17 +260,19 @@ fn finish(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Fail
 
 /// The configuration from the process's own environment, and the table that it makes.
 fn load(file: Option<&Path>) -> Result<(Loaded, Table), Failure> {
-    let loaded = config::load(file, std::env::vars_os(), io::stdout().is_terminal());
-    let loaded = loaded.map_err(|mistakes| {
+    judged(file).map_err(|mistakes| {
         let count = match mistakes.all.len() {
             1 => "1 mistake".to_owned(),
             count => format!("{count} mistakes"),
         };
         Failure::Mistake(format!("{count} in the configuration\n\n{mistakes}\n{}", check::ignored(&mistakes.ignored)))
-    })?;
+    })
+}
+
+fn judged(file: Option<&Path>) -> Result<(Loaded, Table), Mistakes> {
+    let loaded = config::load(file, std::env::vars_os(), io::stdout().is_terminal())?;
     let endpoints: Vec<_> = loaded.config.endpoints.iter().map(|endpoint| endpoint.name.as_str()).collect();
-    let table = Table::build(&loaded.config.routes, &endpoints);
-    let table = table.map_err(|mistakes| Failure::Mistake(mistakes.join("\n")))?;
+    let table = Table::build(&loaded.config.routes, &endpoints).expect("the configuration was judged with its table");
     Ok((loaded, table))
 }
 

@@ -2,6 +2,7 @@
 //! other and decides nothing of its own.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,10 +12,11 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::reload::{self, Parts, Reload};
 use super::setup;
 use crate::admin::Admin;
 use crate::bus::{self, Bus, Link, OpenError};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Loaded};
 use crate::dedupe::Dedupe;
 use crate::metrics::{Metrics, Readings};
 use crate::relay::Relay;
@@ -38,15 +40,25 @@ pub(super) enum StartError {
     Certificate(#[from] CertificateError),
     #[error("cannot wait for signals: {0}")]
     Signals(std::io::Error),
+    #[error("no thread to reload the configuration: {0}; allow more processes")]
+    Reload(std::io::Error),
     #[error("the bus ended by itself; start the bridge again")]
     BusEnded,
 }
 
-/// Runs until SIGTERM or SIGINT, then drains. A second signal ends it at once.
+/// Runs until SIGTERM or SIGINT, then drains. A second signal ends it at once. `file` is what a
+/// `hangup` has read anew.
 ///
 /// # Errors
 /// Where it could not start: nothing was accepted then. Or where the bus failed for good.
-pub(super) async fn run(config: &Config, routes: Table) -> Result<(), StartError> {
+pub(super) async fn run(
+    loaded: Loaded,
+    routes: Table,
+    file: Option<PathBuf>,
+    hangup: Signal,
+) -> Result<(), StartError> {
+    let Loaded { config, inventory, .. } = loaded;
+    let config = &config;
     let telemetry = telemetry::start(&config.log);
     let mut signals = Signals::new().map_err(StartError::Signals)?;
     let tls = Tls::load(config)?;
@@ -61,7 +73,8 @@ pub(super) async fn run(config: &Config, routes: Table) -> Result<(), StartError
 
     let budget = Budget::new(config.server.bytes_in_flight);
     let metrics = Metrics::new(readings(&budget, &telemetry, &dedupe, spool.clone(), &tls));
-    let relay = Relay::new(config, routes, dedupe, opened.bus.clone(), spool.clone(), budget, metrics.clone());
+    let routes = Arc::new(routes);
+    let relay = Relay::new(config, routes.clone(), dedupe, opened.bus.clone(), spool.clone(), budget, metrics.clone());
     let drainer = spool.map(|spool| Drainer::start(spool, opened.bus.clone(), config.bus_timeout()));
     let admin = Admin::new(opened.bus.link(), metrics.clone(), stop.clone(), &config.admin);
     announce(config, &ports);
@@ -79,6 +92,15 @@ pub(super) async fn run(config: &Config, routes: Table) -> Result<(), StartError
     for certificates in tls.all() {
         tokio::spawn(certificates.watch());
     }
+
+    let parts = Parts {
+        relay: relay.clone(),
+        bus: opened.bus.clone(),
+        api: api.clone(),
+        filter: telemetry.filter(),
+        certificates: tls.all(),
+    };
+    reload::start(Reload::new(inventory, routes, file, parts), hangup, stop.clone()).map_err(StartError::Reload)?;
 
     let ended = tokio::select! {
         signal = signals.next() => {
@@ -258,6 +280,14 @@ fn announce(config: &Config, ports: &Ports) {
         config::Bus::Nats(_) => "a 2xx means: a quorum of the stream's replicas has the event",
     };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), promise, "started");
+}
+
+/// SIGHUP, which ends the process no more from now on.
+///
+/// # Errors
+/// Where the system does not let it.
+pub(super) fn hangup() -> Result<Signal, StartError> {
+    signal(SignalKind::hangup()).map_err(StartError::Signals)
 }
 
 struct Signals {

@@ -3,8 +3,6 @@
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
-use tokio::sync::watch;
-
 use super::*;
 use crate::bus::Link;
 use crate::dedupe::Remembered;
@@ -47,7 +45,7 @@ impl Bus for Slow {
 fn line() -> (Arc<Slow>, Arc<Line>) {
     let environment = [("TERRA_SIGNING_SECRET".into(), "secret".into())];
     let config = config::load(None, environment.into_iter(), false).unwrap().config;
-    let routes = Table::build(&config.routes, &["terra"]).unwrap();
+    let routes = Arc::new(Table::build(&config.routes, &["terra"]).unwrap());
     let readings = Readings {
         bytes_in_flight: Box::new(|| 0),
         log_lines_dropped: Box::new(|| 0),
@@ -57,7 +55,7 @@ fn line() -> (Arc<Slow>, Arc<Line>) {
     };
     let (bus, dedupe) = (Arc::new(Slow::default()), Dedupe::new(Duration::from_secs(60), 10));
     let relay = Relay::new(&config, routes, dedupe, bus.clone(), None, Budget::new(1 << 20), Metrics::new(readings));
-    (bus, relay.0)
+    (bus, relay.line())
 }
 
 /// An attempt at always the same delivery, with five seconds for the bus.

@@ -8,6 +8,8 @@
 //! - `allow`: addresses that may try, and proxies that vouch for them
 //! - `https`: TLS on the bridge's own listeners
 //! - `commands`: the binary as a person or a script uses it: configuration, `check`, `send`, `tail`
+//! - `reload`: SIGHUP while deliveries arrive
+//! - `rotation`: secrets that change on disk
 //! - `support`: the bridge on free ports, the pretend Terra, the brokers
 
 #![expect(unreachable_pub, reason = "a test crate has no public")]
@@ -18,6 +20,8 @@ mod contract;
 mod http;
 mod https;
 mod outage;
+mod reload;
+mod rotation;
 mod silence;
 mod spool;
 mod support;

@@ -98,6 +98,20 @@ impl Bridge {
         self.lines.lock().unwrap().join("\n")
     }
 
+    /// Those log lines that have this message.
+    pub fn said(&self, message: &str) -> Vec<serde_json::Value> {
+        let lines = self.lines.lock().unwrap();
+        let lines = lines.iter().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        lines.filter(|line| line["message"] == message).collect()
+    }
+
+    /// Bytes of memory that it holds at the moment.
+    pub fn memory(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+        line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") << 10
+    }
+
     pub fn signal(&self, signal: &str) {
         self::signal(self.child.id(), signal);
     }
