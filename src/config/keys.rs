@@ -123,6 +123,7 @@ pub(super) static KEYS: &[Key] = &[
     key("nats.max_age", Duration(MINUTE, 3650 * 24 * HOUR), "7d", "How long such a stream keeps events"),
     optional("nats.max_bytes", Size(MIB, MAX), "100 GiB", "How much such a stream keeps; when full, deliveries are answered 503"),
     key("nats.duplicate_window", Duration(100 * MILLISECOND, 30 * 24 * HOUR), "2h", "How long such a stream knows a delivery again, at most nats.max_age; about 200 bytes of the server's memory each"),
+    optional("nats.object_store", Text(check::STREAM), "TERRA_LARGE", "A bucket for payloads larger than the servers' max_payload; made with the stream where it is missing"),
     optional("nats.domain", Text(check::TOKEN), "hub", "The JetStream domain"),
     optional("nats.inbox_prefix", Text(check::SUBJECT), "_INBOX_TERRA", "Where replies arrive, if the user's rights demand it"),
     optional("nats.credentials", Secret, "file:/etc/terra-bridge/nats.creds", "A reference to the text of a .creds file; one of credentials, nkey, user, token"),

@@ -227,6 +227,8 @@ pub struct Nats {
     pub max_bytes: Option<u64>,
     /// At most `max_age`.
     pub duplicate_window: Duration,
+    /// A bucket for what is too large for a message.
+    pub object_store: Option<String>,
     pub domain: Option<String>,
     pub inbox_prefix: Option<String>,
     /// The text of a credentials file.

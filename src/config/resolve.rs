@@ -116,6 +116,7 @@ fn nats(values: &Values) -> Option<Nats> {
         max_age: values.get("nats.max_age")?,
         max_bytes: values.get("nats.max_bytes"),
         duplicate_window: values.get("nats.duplicate_window")?,
+        object_store: values.get("nats.object_store"),
         domain: values.get("nats.domain"),
         inbox_prefix: values.get("nats.inbox_prefix"),
         credentials: values.get("nats.credentials"),

@@ -145,9 +145,11 @@ impl Spool {
 
     pub fn reading(&self) -> Reading {
         let Inner { spooled, set_aside, oldest, drained, .. } = &*self.0;
-        let oldest = oldest.load(Relaxed);
+        // What was looked up a moment ago may have gone since.
+        let messages = spooled.waiting.load(Relaxed);
+        let oldest = if messages > 0 { oldest.load(Relaxed) } else { 0 };
         Reading {
-            messages: spooled.waiting.load(Relaxed),
+            messages,
             bytes: spooled.log.store.bytes() + set_aside.log.store.bytes(),
             oldest: (oldest > 0).then(|| Timestamp::from_millisecond(oldest).ok()).flatten(),
             set_aside: set_aside.waiting.load(Relaxed),

@@ -4,6 +4,7 @@
 //! - `outage`: brokers that stop, freeze and come back; the bridge killed
 //! - `spool`: an outage with the spool switched on
 //! - `silence`: no payload, id, URL or secret in anything said
+//! - `large`: deliveries larger than a message of the bus may be
 //! - `http`: replies, limits, slow clients
 //! - `allow`: addresses that may try, and proxies that vouch for them
 //! - `https`: TLS on the bridge's own listeners
@@ -19,6 +20,7 @@ mod commands;
 mod contract;
 mod http;
 mod https;
+mod large;
 mod outage;
 mod reload;
 mod rotation;

@@ -29,9 +29,9 @@ enum Fact {
 
 /// `None` where the brokers did not tell.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
-struct Settings {
+pub(super) struct Settings {
     min_in_sync: Option<usize>,
-    max_bytes: Option<u64>,
+    pub(super) max_bytes: Option<u64>,
     /// Milliseconds; -1: for ever.
     retention: Option<i64>,
     compacts: bool,
@@ -49,7 +49,8 @@ pub(crate) async fn inspect(config: &config::Kafka, setup: &Setup) -> Result<Vec
         Ok(Err(unanswered)) => return Ok(vec![unreachable(&unanswered)]),
         Err(_) => return Err(OpenError("the inspection was interrupted".to_owned())),
     };
-    let settings = settings(config, &facts, deadline).await?;
+    let there = facts.iter().filter(|(_, fact)| matches!(fact, Fact::There { .. })).map(|(topic, _)| topic);
+    let settings = settings(config, there, deadline).await?;
     Ok(findings(config, setup, brokers, facts, &settings))
 }
 
@@ -93,13 +94,13 @@ fn absent(code: Code) -> Fact {
     }
 }
 
-async fn settings(
+/// What each of the topics is set to, as far as the brokers tell.
+pub(super) async fn settings(
     config: &config::Kafka,
-    facts: &Facts,
+    topics: impl Iterator<Item = &Topic>,
     deadline: Instant,
 ) -> Result<BTreeMap<String, Settings>, OpenError> {
-    let there = facts.iter().filter(|(_, fact)| matches!(fact, Fact::There { .. }));
-    let asked: Vec<_> = there.map(|(topic, _)| ResourceSpecifier::Topic(topic)).collect();
+    let asked: Vec<_> = topics.map(|topic| ResourceSpecifier::Topic(topic)).collect();
     if asked.is_empty() {
         return Ok(BTreeMap::new());
     }

@@ -12,6 +12,7 @@ use rdkafka::producer::Producer as _;
 use rdkafka::types::RDKafkaErrorCode as Code;
 
 use super::client::{self, Quiet, largest_message};
+use super::inspect;
 use super::producer::{Client, Line, code};
 use super::refusal::{forbidden, missing};
 use super::state::State;
@@ -35,6 +36,8 @@ pub(super) struct Topics {
     /// Bytes.
     largest: u64,
     reported: BTreeMap<Topic, Lack>,
+    /// Whether the limits of all these topics were looked at.
+    measured: bool,
 }
 
 /// What stands between a topic and its messages until somebody acts.
@@ -127,12 +130,14 @@ impl Topics {
             config,
             largest: largest_message(setup.max_body),
             reported: BTreeMap::new(),
+            measured: false,
         }
     }
 
     /// These from now on.
     pub(super) fn replace(&mut self, topics: Vec<Topic>) {
         self.all = once(topics);
+        self.measured = false;
     }
 
     pub(super) fn first(&self) -> Option<Topic> {
@@ -164,6 +169,10 @@ impl Topics {
         state.set_creates(self.config.create_topics && !lacking.values().any(|lack| *lack == Lack::CreationDenied));
         let settled = none_absent && lacking.is_empty();
         self.report(&lacking);
+        if settled && !self.measured {
+            self.measure().await;
+            self.measured = true;
+        }
         state.set_lacking(lacking.into_iter().map(|(topic, lack)| (topic.clone(), lack.refusal(&topic))).collect());
         settled
     }
@@ -181,6 +190,24 @@ impl Topics {
             tracing::info!("all Kafka topics are there now");
         }
         self.reported = lacking.clone();
+    }
+
+    /// One line where topics take less than a delivery may need.
+    async fn measure(&self) {
+        let Ok(settings) = inspect::settings(&self.config, self.all.iter(), Instant::now() + REQUEST).await else {
+            return;
+        };
+        let limits = || settings.iter().filter_map(|(topic, settings)| Some((topic, settings.max_bytes?)));
+        let small = || limits().filter(|(_, most)| *most < self.largest);
+        if let Some(most) = small().map(|(_, most)| most).min() {
+            tracing::warn!(
+                topics = names(small().map(|(topic, _)| topic.as_str())),
+                most,
+                wanted = self.largest,
+                remedy = "raise their max.message.bytes (check --online has the commands), or lower server.max_body",
+                "Kafka topics take less than server.max_body and its headers: larger deliveries get a 503"
+            );
+        }
     }
 
     /// Asks the controller for the topics. What it refuses for good comes back; what it refuses for

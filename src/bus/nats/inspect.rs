@@ -2,16 +2,15 @@
 
 use std::time::Duration;
 
+use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::{Config, DiscardPolicy};
 
-use super::stream::{MARK, lacking, unfit, wanted};
-use super::{client, context};
+use super::stream::{HEADROOM, MARK, lacking, unfit, wanted};
+use super::{claim_check, client, context};
 use crate::bus::{Finding, Level, OpenError, Setup};
 use crate::config;
 
 const ASKS_WITHIN: Duration = Duration::from_secs(10);
-/// Bytes. More than a message's headers take.
-const HEADROOM: usize = 16 << 10;
 
 /// Connects and reports; changes nothing.
 pub(in crate::bus) async fn inspect(config: &config::Nats, setup: &Setup) -> Result<Vec<Finding>, OpenError> {
@@ -27,12 +26,28 @@ async fn ask(config: &config::Nats, setup: &Setup) -> Result<Vec<Finding>, OpenE
     let client = options.connect(config.servers.clone()).await.map_err(away)?;
     let info = client.server_info();
     let mut findings = vec![fine("server", format!("nats-server {} answers", info.version))];
-    findings.push(payload(info.max_payload, setup.max_body));
+    let bucket = config.object_store.as_deref();
+    findings.push(size(
+        "server",
+        "`max_payload` of the server's configuration",
+        info.max_payload,
+        setup.max_body,
+        bucket,
+    ));
     let context = context(config, client, ASKS_WITHIN / 2);
     let about = format!("stream {}", config.stream);
     let wanted = wanted(config, setup);
     match context.get_stream(&config.stream).await {
-        Ok(stream) => findings.extend(of_stream(&about, &wanted, &stream.cached_info().config, config.create_stream)),
+        Ok(stream) => {
+            let found = &stream.cached_info().config;
+            findings.extend(of_stream(&about, &wanted, found, config.create_stream));
+            if let Some(most) = usize::try_from(found.max_message_size).ok().filter(|most| *most > 0) {
+                findings.push(size(&about, "the stream's `max_msg_size`", most, setup.max_body, bucket));
+            }
+            if let Some(bucket) = bucket {
+                findings.push(of_bucket(&context, bucket, found.max_age, config.create_stream).await);
+            }
+        }
         Err(_) if config.create_stream => {
             findings.push(fine(&about, "is not there yet; the bridge makes it at its start".into()));
             findings.extend(durability(&about, &wanted));
@@ -47,15 +62,46 @@ async fn ask(config: &config::Nats, setup: &Setup) -> Result<Vec<Finding>, OpenE
     Ok(findings)
 }
 
-fn payload(most: usize, max_body: usize) -> Finding {
-    if most >= max_body + HEADROOM {
-        return fine("server", format!("takes messages of {most} bytes, more than `server.max_body`"));
+/// What server or stream take at once, against what a delivery may need.
+fn size(about: &str, what: &str, most: usize, max_body: usize, bucket: Option<&str>) -> Finding {
+    let wanted = max_body + HEADROOM;
+    match bucket {
+        _ if most >= wanted => fine(about, format!("takes messages of {most} bytes, more than `server.max_body`")),
+        Some(bucket) => {
+            fine(about, format!("takes messages of {most} bytes; larger payloads go to the object store `{bucket}`"))
+        }
+        None => Finding {
+            about: about.into(),
+            level: Level::Mistake,
+            says: format!("takes messages of {most} bytes, `server.max_body` is {max_body}: larger events get a 503"),
+            remedy: Some(format!("set {what} to {wanted} or more, or set `nats.object_store`")),
+        },
     }
-    Finding {
-        about: "server".into(),
+}
+
+async fn of_bucket(context: &Context, bucket: &str, stream_age: Duration, create: bool) -> Finding {
+    let about = format!("object store {bucket}");
+    let mistake = |says: String, remedy: String| Finding {
+        about: about.clone(),
         level: Level::Mistake,
-        says: format!("takes messages of {most} bytes, but `server.max_body` is {max_body}: larger events get a 503"),
-        remedy: Some(format!("set `max_payload: {}` or more in the server's configuration", max_body + HEADROOM)),
+        says,
+        remedy: Some(remedy),
+    };
+    match claim_check::age(context, bucket).await {
+        Some(age) if claim_check::outlives(age, stream_age) => {
+            fine(&about, "keeps payloads at least as long as the stream its messages".into())
+        }
+        Some(_) => mistake(
+            "keeps payloads for less time than the stream its messages: those too large for a message get a 503".into(),
+            format!("nats stream edit OBJ_{bucket} --max-age, to at least that of the stream"),
+        ),
+        None if create && claim_check::is_missing(context, bucket).await => {
+            fine(&about, "is not there yet; the bridge makes it at its start".into())
+        }
+        None => mistake(
+            "cannot be seen".into(),
+            format!("make it (nats object add {bucket}), and grant `$JS.API.>` and `$O.{bucket}.>`"),
+        ),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The NATS adapter: JetStream, since core NATS confirms nothing. Comes in: messages. Goes out: the
 //! stream's acknowledgements. Topics are *subjects* here and nowhere else.
 
+mod claim_check;
 mod client;
 mod inspect;
 mod refusal;
@@ -10,18 +11,21 @@ mod tail;
 pub(super) use inspect::inspect;
 pub(super) use tail::tail;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::jetstream::{Context, ContextBuilder};
 use async_nats::{Client, HeaderMap, HeaderName, HeaderValue};
+use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore, watch};
 
 use super::{Bus, Link, OpenError, Pending, Receipt, Refusal, Setup};
 use crate::config;
 use crate::message::Message;
 use crate::route::Topic;
+use claim_check::ClaimChecks;
 use client::Events;
 use stream::{Ensured, Keeper};
 
@@ -34,6 +38,10 @@ struct Nats {
     client: Client,
     context: Context,
     stream: String,
+    /// Where goes what is too large for a message.
+    claim_checks: Option<Arc<ClaimChecks>>,
+    /// Bytes of a message that the stream takes, at most; 0 is any.
+    max_message: Arc<AtomicUsize>,
     /// What is known of the stream.
     ensured: Arc<RwLock<Ensured>>,
     /// Wakes the keeper when a publish finds the stream gone.
@@ -59,8 +67,13 @@ pub(super) fn open(config: &config::Nats, setup: Setup) -> Result<Arc<dyn Bus>, 
     let doubt = Arc::new(Notify::new());
     let wanted = stream::wanted(config, &setup);
     let subjects = watch::Sender::new(wanted.subjects.clone());
+    let claim_checks = ClaimChecks::new(config).map(Arc::new);
+    let max_message = Arc::new(AtomicUsize::new(0));
     let keeper = Keeper {
         context: context.clone(),
+        claim_checks: claim_checks.clone(),
+        max_message: max_message.clone(),
+        max_body: setup.max_body,
         wanted,
         subjects: subjects.subscribe(),
         create: config.create_stream,
@@ -72,7 +85,20 @@ pub(super) fn open(config: &config::Nats, setup: Setup) -> Result<Arc<dyn Bus>, 
     tokio::spawn(keeper.run());
     let in_flight = Arc::new(Semaphore::new(IN_FLIGHT));
     let stream = config.stream.clone();
-    Ok(Arc::new(Nats { client, context, stream, ensured, doubt, events, in_flight, subjects, link }))
+    let (sender, receiver) = (subjects, link);
+    Ok(Arc::new(Nats {
+        client,
+        context,
+        stream,
+        claim_checks,
+        max_message,
+        ensured,
+        doubt,
+        events,
+        in_flight,
+        subjects: sender,
+        link: receiver,
+    }))
 }
 
 fn context(config: &config::Nats, client: Client, timeout: Duration) -> Context {
@@ -90,15 +116,18 @@ fn context(config: &config::Nats, client: Client, timeout: Duration) -> Context 
 }
 
 impl Nats {
+    /// Bytes that server and stream take at once, headers included.
+    fn most(&self) -> usize {
+        let (server, stream) = (self.client.max_payload(), self.max_message.load(Ordering::Relaxed));
+        let set = |most: &usize| *most > 0;
+        [server, stream].into_iter().filter(set).min().unwrap_or(usize::MAX)
+    }
+
     /// What can be said without asking the server.
-    fn judge(&self, message: &Message, headers: usize) -> Result<(), Refusal> {
+    fn judge(&self, message: &Message) -> Result<(), Refusal> {
         if self.client.connection_state() != State::Connected {
             // The client would keep it and send it on reconnect, long after the 503.
             return Err(self.events.login_refused().unwrap_or(refusal::AWAY));
-        }
-        let most = self.client.max_payload();
-        if most > 0 && message.payload().len() + headers > most {
-            return Err(refusal::too_large(most));
         }
         match &*self.ensured.read().expect("no holder of this lock can panic") {
             Ensured::Complete => {}
@@ -116,16 +145,29 @@ impl Nats {
 
 impl Bus for Nats {
     fn publish(&self, message: Arc<Message>) -> Pending<Result<Receipt, Refusal>> {
-        let (headers, size) = headers(&message, &self.stream);
+        let (mut headers, size) = headers(&message, &self.stream);
         let place = self.in_flight.clone().try_acquire_owned();
-        let judged = self.judge(&message, size);
+        let judged = self.judge(&message);
+        let most = self.most();
+        let fits = message.payload().len() + size <= most;
+        let claim_checks = self.claim_checks.clone().filter(|_| !fits);
         let (context, client) = (self.context.clone(), self.client.clone());
         let (doubt, events) = (self.doubt.clone(), self.events.clone());
         Box::pin(async move {
             judged?;
             let _place = place.map_err(|_| refusal::BUSY)?;
+            let payload = match claim_checks {
+                _ if fits => message.payload().clone(),
+                None => return Err(refusal::too_large(most)),
+                Some(claim_checks) => {
+                    for (name, value) in claim_checks.put(&message, most).await? {
+                        headers.insert(name, value);
+                    }
+                    Bytes::new()
+                }
+            };
             let subject = message.topic().to_string();
-            let sent = context.publish_with_headers(subject, headers, message.payload().clone()).await;
+            let sent = context.publish_with_headers(subject, headers, payload).await;
             let answer = match sent {
                 Ok(acknowledged) => acknowledged.await,
                 Err(error) => Err(error),

@@ -14,6 +14,9 @@ pub(super) const NOT_SEEN: Refusal = transient("the stream was not seen on NATS 
 pub(super) const NOT_ADDED: Refusal = transient("the stream was not seen to take this new topic yet");
 pub(super) const BUSY: Refusal = transient("too many acknowledgements are awaited from NATS");
 
+pub(super) const NO_BUCKET: Refusal = transient("the object store was not seen on NATS yet");
+pub(super) const NOT_PUT: Refusal = transient("the object store did not take the payload");
+
 const fn transient(reason: &'static str) -> Refusal {
     Refusal::Transient { reason: Cow::Borrowed(reason) }
 }
@@ -23,8 +26,10 @@ const fn permanent(reason: &'static str, remedy: &'static str) -> Refusal {
 }
 
 pub(super) fn too_large(most: usize) -> Refusal {
-    let remedy =
-        format!("raise `max_payload` in the NATS server's configuration above `server.max_body`; it is {most}");
+    let remedy = format!(
+        "raise `max_payload` in the NATS server's configuration above `server.max_body` (it is {most}), or set \
+         `nats.object_store`"
+    );
     Refusal::TooLarge { remedy: remedy.into() }
 }
 
@@ -46,6 +51,13 @@ pub(super) fn lacks_subject(stream: &str) -> Refusal {
     Refusal::Permanent {
         reason: format!("the stream `{stream}` does not take this topic").into(),
         remedy: "add the topic to the stream's subjects; `terra-bridge check --online` lists them".into(),
+    }
+}
+
+pub(super) fn forgetful_bucket(bucket: &str) -> Refusal {
+    Refusal::Permanent {
+        reason: format!("the object store `{bucket}` would forget the payload before the stream its message").into(),
+        remedy: format!("give the stream `OBJ_{bucket}` at least the max_age of `nats.stream`").into(),
     }
 }
 
@@ -87,7 +99,7 @@ fn of_code(code: Option<ErrorCode>) -> (Refusal, bool) {
             true,
         ),
         Some(ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM | ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM) => {
-            let remedy = "raise the stream's `max_msg_size` above `server.max_body`";
+            let remedy = "raise the stream's `max_msg_size` above `server.max_body`, or set `nats.object_store`";
             (Refusal::TooLarge { remedy: remedy.into() }, false)
         }
         Some(ErrorCode::STREAM_STORE_FAILED | ErrorCode::INSUFFICIENT_RESOURCES) => (

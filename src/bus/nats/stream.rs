@@ -2,6 +2,7 @@
 //! carries our mark gets the subjects that it lacks; nothing else of any stream is touched.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy
 use async_nats::jetstream::{Context, ErrorCode};
 use tokio::sync::{Notify, watch};
 
+use super::claim_check::ClaimChecks;
 use super::client::Events;
 use crate::bus::{Link, Setup};
 use crate::config;
@@ -21,6 +23,9 @@ pub(super) const MARK: &str = "terra-bridge";
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often to look at a stream that was in order.
 const LOOK_AGAIN_EVERY: Duration = Duration::from_secs(30);
+
+/// Bytes. More than a message's headers take.
+pub(super) const HEADROOM: usize = 16 << 10;
 
 /// What is known of the stream.
 #[derive(Debug, PartialEq, Eq)]
@@ -97,6 +102,11 @@ fn takes(pattern: &str, subject: &str) -> bool {
 /// Watches over connection and stream for as long as somebody listens to its link.
 pub(super) struct Keeper {
     pub context: Context,
+    pub claim_checks: Option<Arc<ClaimChecks>>,
+    /// Told of the stream's `max_msg_size`.
+    pub max_message: Arc<AtomicUsize>,
+    /// Bytes.
+    pub max_body: usize,
     pub wanted: Config,
     /// Those of `wanted` from now on.
     pub subjects: watch::Receiver<Vec<String>>,
@@ -113,6 +123,7 @@ struct Trouble(String);
 impl Keeper {
     pub(super) async fn run(mut self) {
         let mut said = None;
+        let mut small = None;
         while !self.link.is_closed() {
             let connected = self.context.client().connection_state() == State::Connected;
             let mut pause = LOOK_EVERY;
@@ -120,9 +131,19 @@ impl Keeper {
             if connected {
                 let trouble = self.ensure().await.err().map(|Trouble(text)| text);
                 let in_order = *self.ensured.read().expect(UNPOISONED) == Ensured::Complete;
-                if in_order {
+                if in_order && trouble.is_none() {
                     pause = LOOK_AGAIN_EVERY;
                 }
+                let most = self.too_small();
+                if most.is_some() && most != small {
+                    tracing::warn!(
+                        most,
+                        max_body = self.max_body,
+                        remedy = "raise `max_payload` of the servers and `max_msg_size` of the stream, or set `nats.object_store`",
+                        "NATS takes less at once than server.max_body: larger deliveries get a 503"
+                    );
+                }
+                small = most;
                 if trouble.is_some() && trouble != said {
                     tracing::error!(problem = trouble, "the NATS stream is not as it must be");
                 }
@@ -184,10 +205,29 @@ impl Keeper {
                 }
             },
         };
-        match found {
-            Some(info) => self.complete(&info).await,
-            None => self.make().await,
+        let of_config = |config: &Config| (config.max_age, config.max_message_size);
+        let (age, most) = match &found {
+            Some(info) => {
+                self.complete(info).await?;
+                of_config(&info.config)
+            }
+            None => {
+                self.make().await?;
+                of_config(&self.wanted)
+            }
+        };
+        self.max_message.store(usize::try_from(most).unwrap_or(0), Ordering::Relaxed);
+        match &self.claim_checks {
+            Some(claim_checks) => claim_checks.ensure(&self.context, self.create, age).await.map_err(Trouble),
+            None => Ok(()),
         }
+    }
+
+    /// What is taken at once, where that is less than a delivery may need and nothing helps.
+    fn too_small(&self) -> Option<usize> {
+        let (server, stream) = (self.context.client().max_payload(), self.max_message.load(Ordering::Relaxed));
+        let most = [server, stream].into_iter().filter(|most| *most > 0).min()?;
+        (self.claim_checks.is_none() && most < self.max_body + HEADROOM).then_some(most)
     }
 
     async fn make(&self) -> Result<(), Trouble> {

@@ -1,14 +1,16 @@
 //! `tail` on NATS: an ordered consumer, which the server forgets by itself.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::stream::Stream;
 use futures_util::StreamExt;
 use jiff::Timestamp;
 
-use super::{client, context, stream};
+use super::{claim_check, client, context, stream};
 use crate::bus::{From, Record, Records, TailError};
 use crate::config;
 
@@ -36,20 +38,31 @@ pub(in crate::bus) async fn tail(config: &config::Nats, topics: Vec<String>, fro
     let failed = |what: &str| TailError(format!("NATS refuses {what}; may this user make consumers?"));
     let consumer = stream.create_consumer(ordered).await.map_err(|_| failed("a consumer"))?;
     let messages = consumer.messages().await.map_err(|_| failed("to deliver"))?;
-    Ok(Box::pin(messages.map(|message| match message {
-        Ok(message) => record(&message),
-        Err(_) => Err(TailError("NATS stopped delivering".into())),
+    // A connection of its own: what an ordered consumer delivers must not wait behind an object.
+    let context = Arc::new(connect(config).await?);
+    Ok(Box::pin(messages.then(move |message| {
+        let context = context.clone();
+        async move {
+            match message {
+                Ok(message) => Ok(claim_check::redeem(&context, record(&message)?).await),
+                Err(_) => Err(TailError("NATS stopped delivering".into())),
+            }
+        }
     })))
 }
 
 /// The configured stream, on a connection of its own.
 pub(super) async fn reach(config: &config::Nats) -> Result<Stream, TailError> {
+    let lacking = |_| TailError(format!("the stream `{}` cannot be found", config.stream));
+    connect(config).await?.get_stream(&config.stream).await.map_err(lacking)
+}
+
+async fn connect(config: &config::Nats) -> Result<Context, TailError> {
     let options = client::options(config, CONNECTS_WITHIN).map_err(|error| TailError(error.0))?;
     let connected = tokio::time::timeout(CONNECTS_WITHIN, options.connect(config.servers.clone())).await;
     let away = || TailError("NATS cannot be reached, or refuses the login".into());
     let client = connected.map_err(|_| away())?.map_err(|_| away())?;
-    let lacking = |_| TailError(format!("the stream `{}` cannot be found", config.stream));
-    context(config, client, CONNECTS_WITHIN).get_stream(&config.stream).await.map_err(lacking)
+    Ok(context(config, client, CONNECTS_WITHIN))
 }
 
 fn record(message: &async_nats::jetstream::Message) -> Result<Record, TailError> {

@@ -25,7 +25,7 @@ pub struct Broker {
 #[derive(Clone)]
 enum Kind {
     Kafka { home: PathBuf, java: PathBuf },
-    Nats { server: PathBuf },
+    Nats { server: PathBuf, max_payload: &'static str },
 }
 
 impl Broker {
@@ -38,8 +38,13 @@ impl Broker {
 
     /// A NATS server with JetStream; `None` where the machine has none to start.
     pub fn nats() -> Option<Self> {
+        Self::nats_that_takes("16MB")
+    }
+
+    /// One whose messages are at most so large.
+    pub fn nats_that_takes(max_payload: &'static str) -> Option<Self> {
         let server = PathBuf::from(needed("TERRA_BRIDGE_TEST_NATS_SERVER")?);
-        Some(Self::new(Kind::Nats { server }))
+        Some(Self::new(Kind::Nats { server, max_payload }))
     }
 
     fn new(kind: Kind) -> Self {
@@ -64,11 +69,11 @@ impl Broker {
                 command.arg(self.dir.path().join("server.properties"));
                 command
             }
-            Kind::Nats { server } => {
+            Kind::Nats { server, max_payload } => {
                 let config = self.dir.path().join("nats.conf");
                 let store = self.dir.path().join("jetstream");
                 let text = format!(
-                    "listen: \"127.0.0.1:{}\"\nmax_payload: 16MB\njetstream {{ store_dir: {store:?}, max_file: 2GB }}\n",
+                    "listen: \"127.0.0.1:{}\"\nmax_payload: {max_payload}\njetstream {{ store_dir: {store:?}, max_file: 2GB }}\n",
                     self.port
                 );
                 std::fs::write(&config, text).expect("the directory is ours");

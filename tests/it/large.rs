@@ -1,0 +1,223 @@
+//! Deliveries that are larger than a message of the bus may be.
+
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use tokio::io::AsyncReadExt;
+
+use crate::support::bridge::{Bridge, command};
+use crate::support::brokers::Broker;
+use crate::support::consumers::Bus;
+use crate::support::terra::Attempt;
+use crate::support::until;
+
+const WITHIN: Duration = Duration::from_secs(30);
+const BUCKET: &str = "TERRA_LARGE";
+
+struct Nats {
+    _broker: Broker,
+    server: String,
+    bus: Bus,
+}
+
+/// With the usual limit of one mebibyte.
+fn nats() -> Option<Nats> {
+    let broker = Broker::nats_that_takes("1MB")?;
+    let server = format!("nats://127.0.0.1:{}", broker.port());
+    Some(Nats { bus: Bus::nats_at(server.clone()), _broker: broker, server })
+}
+
+impl Nats {
+    fn environment(&self) -> Vec<(String, String)> {
+        let mut environment = self.bus.environment();
+        environment.push(("TERRA_BRIDGE_NATS__OBJECT_STORE".into(), BUCKET.into()));
+        environment
+    }
+
+    /// With a client that is not the bridge's.
+    fn with_jetstream<T>(&self, ask: impl AsyncFnOnce(async_nats::jetstream::Context) -> T) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let client = async_nats::connect(&self.server).await.expect("NATS answers");
+            ask(async_nats::jetstream::new(client)).await
+        })
+    }
+
+    fn object(&self, name: &str) -> Vec<u8> {
+        self.with_jetstream(async |context| {
+            let store = context.get_object_store(BUCKET).await.expect("the bridge made the bucket");
+            let mut bytes = Vec::new();
+            store.get(name).await.expect("the object").read_to_end(&mut bytes).await.expect("all of it");
+            bytes
+        })
+    }
+
+    fn objects(&self) -> usize {
+        use futures_util::StreamExt;
+        self.with_jetstream(async |context| {
+            let store = context.get_object_store(BUCKET).await.expect("the bridge made the bucket");
+            store.list().await.expect("a list").count().await
+        })
+    }
+}
+
+fn large(n: usize, bytes: usize) -> Attempt {
+    let filling: String = (0..bytes).map(|at| char::from(b' ' + ((at * 7919 + at / 89 + n) % 94) as u8)).collect();
+    let body = serde_json::json!({"type": "daily", "user": {"user_id": "u"}, "n": n, "data": [filling]});
+    Attempt::of(body.to_string()).header("x-terra-trace-id", &format!("trace-{n}"))
+}
+
+fn small(n: usize) -> Attempt {
+    Attempt::of(format!(r#"{{"type":"daily","user":{{"user_id":"u"}},"n":{n}}}"#))
+}
+
+fn run(arguments: &[&str], environment: &[(String, String)]) -> (Option<i32>, String) {
+    let output = command().args(arguments).envs(environment.iter().map(|(name, value)| (name, value))).output();
+    let output = output.expect("the binary runs");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    (output.status.code(), said)
+}
+
+#[test]
+fn a_payload_too_large_for_nats_is_kept_by_claim_check_byte_for_byte() {
+    let Some(nats) = nats() else { return };
+    let bridge = Bridge::ready(&nats.environment());
+    let sizes = [900 << 10, 1 << 20, 5 << 20, 10 << 20];
+    for (n, size) in sizes.into_iter().enumerate() {
+        let response = large(n, size).post(bridge.deliveries);
+        assert_eq!((response.status, response.json()["outcome"].as_str()), (200, Some("kept")), "{size}");
+        assert_eq!(large(n, size).post(bridge.deliveries).json()["outcome"], "duplicate");
+    }
+    assert_eq!(small(9).post(bridge.deliveries).status, 200);
+    let got = nats.bus.read(&bridge, &nats.bus.topic("daily"), 5);
+    assert_eq!(got[0].payload, large(0, sizes[0]).body, "what fits is a message as any other");
+    for (n, got) in got.iter().enumerate().take(4).skip(1) {
+        let body = large(n, sizes[n]).body;
+        assert!(got.payload.is_empty());
+        assert_eq!(got.extra("terra-claim-check").unwrap(), format!("{BUCKET}/{}", got.attribute("id").unwrap()));
+        assert_eq!(got.extra("terra-claim-check-bytes").unwrap(), body.len().to_string());
+        let digest: String = Sha256::digest(&body).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(got.extra("terra-claim-check-sha256").unwrap(), digest);
+        assert_eq!(got.attribute("type").as_deref(), Some("co.tryterra.daily"), "the headers are the same");
+        assert!(nats.object(&got.attribute("id").unwrap()) == body, "object {n} differs");
+    }
+    assert_eq!(nats.objects(), 3);
+}
+
+#[test]
+fn a_second_copy_after_a_restart_replaces_the_object() {
+    let Some(nats) = nats() else { return };
+    for outcome in ["kept", "duplicate"] {
+        let bridge = Bridge::ready(&nats.environment());
+        let response = large(1, 3 << 20).post(bridge.deliveries);
+        assert_eq!((response.status, response.json()["outcome"].as_str()), (200, Some(outcome)));
+        bridge.kill();
+    }
+    assert_eq!(nats.objects(), 1);
+    let bridge = Bridge::ready(&nats.environment());
+    let got = &nats.bus.read(&bridge, &nats.bus.topic("daily"), 1)[0];
+    assert!(nats.object(&got.attribute("id").unwrap()) == large(1, 3 << 20).body);
+}
+
+#[test]
+fn tail_follows_a_claim_check_and_says_what_is_wrong_with_one() {
+    let Some(nats) = nats() else { return };
+    let bridge = Bridge::ready(&nats.environment());
+    let ids: Vec<String> = (0..2)
+        .map(|n| large(n, 2 << 20).post(bridge.deliveries).json()["id"].as_str().expect("an id").to_owned())
+        .collect();
+    nats.with_jetstream(async |context| {
+        let store = context.get_object_store(BUCKET).await.expect("the bridge made the bucket");
+        store.delete(&ids[1]).await.expect("deleted");
+    });
+    let mut environment = nats.environment();
+    environment.push(("TERRA_BRIDGE_LOG__FORMAT".into(), "json".into()));
+    let mut command = command();
+    command.args(["tail", "--from", "earliest", "--json"]).envs(environment.iter().map(|(name, value)| (name, value)));
+    let mut tail = command.stdout(std::process::Stdio::piped()).spawn().expect("the binary starts");
+    let lines = std::io::BufRead::lines(std::io::BufReader::new(tail.stdout.take().expect("a pipe")));
+    let records: Vec<serde_json::Value> =
+        lines.take(2).map(|line| serde_json::from_str(&line.expect("a line")).expect("JSON")).collect();
+    tail.kill().expect("the child is ours");
+    tail.wait().expect("the child is ours");
+    assert!(records[0]["payload"].as_str().expect("a payload").as_bytes() == large(0, 2 << 20).body);
+    assert_eq!(records[1]["headers"]["terra-claim-check-problem"], "the object is not there");
+}
+
+#[test]
+fn without_an_object_store_nothing_waits_behind_what_is_too_large() {
+    let Some(nats) = nats() else { return };
+    let bridge = Bridge::ready(&nats.bus.environment());
+    let response = large(1, 2 << 20).post(bridge.deliveries);
+    assert_eq!((response.status, response.json()["outcome"].as_str()), (503, Some("refused")));
+    assert_eq!(small(1).post(bridge.deliveries).status, 200);
+    for says in ["\"WARN\"", "\"ERROR\""] {
+        until("it is said with the remedy", WITHIN, || {
+            let log = bridge.log();
+            log.lines().any(|line| line.contains(says) && line.contains("nats.object_store")).then_some(())
+        });
+    }
+    let (code, said) = run(&["check", "--online"], &nats.bus.environment());
+    assert!(said.contains("larger events get a 503") && said.contains("nats.object_store"), "{said}");
+    assert_eq!(code, Some(1));
+    let (_, said) = run(&["check", "--online"], &nats.environment());
+    assert!(said.contains("larger payloads go to the object store"), "{said}");
+}
+
+#[test]
+fn a_bucket_that_forgets_before_the_stream_takes_nothing() {
+    let Some(nats) = nats() else { return };
+    nats.with_jetstream(async |context| {
+        let config = async_nats::jetstream::object_store::Config {
+            bucket: BUCKET.to_owned(),
+            max_age: Duration::from_secs(3600),
+            ..Default::default()
+        };
+        context.create_object_store(config).await.expect("a bucket");
+    });
+    let bridge = Bridge::ready(&nats.environment());
+    assert_eq!(large(1, 2 << 20).post(bridge.deliveries).status, 503);
+    assert_eq!(small(1).post(bridge.deliveries).status, 200);
+    until("an ERROR names the bucket", WITHIN, || {
+        let log = bridge.log();
+        log.lines().any(|line| line.contains("ERROR") && line.contains("OBJ_TERRA_LARGE")).then_some(())
+    });
+    let (code, said) = run(&["check", "--online"], &nats.environment());
+    assert!(said.contains("keeps payloads for less time"), "{said}");
+    assert_eq!(code, Some(1));
+    // Mended while the bridge runs.
+    nats.with_jetstream(async |context| {
+        let mut stream = context.get_stream("OBJ_TERRA_LARGE").await.expect("the bucket's stream");
+        let mut config = stream.info().await.expect("it answers").config.clone();
+        config.max_age = Duration::ZERO;
+        context.update_stream(config).await.expect("an update");
+    });
+    until("it is kept", WITHIN, || (large(1, 2 << 20).post(bridge.deliveries).status == 200).then_some(()));
+}
+
+#[test]
+fn a_kafka_topic_that_takes_less_is_named_at_the_start_and_nothing_waits_behind() {
+    let Some(bus) = Bus::kafka() else { return };
+    let mut environment = bus.environment();
+    environment.push(("TERRA_BRIDGE_KAFKA__TOPIC_CONFIG".into(), r#"{ "max.message.bytes" = 100000 }"#.into()));
+    let bridge = Bridge::ready(&environment);
+    until("a WARN names the topics", WITHIN, || {
+        let (log, topic) = (bridge.log(), bus.topic("daily"));
+        log.lines()
+            .any(|line| line.contains("\"WARN\"") && line.contains("server.max_body") && line.contains(&topic))
+            .then_some(())
+    });
+    let mut state = 1_u64;
+    let mut noise = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        char::from(b' ' + ((state >> 33) % 90) as u8)
+    };
+    let noise: String = (0..300_000).map(|_| noise()).collect();
+    let noisy = Attempt::of(serde_json::json!({"type": "daily", "user": {"user_id": "u"}, "data": noise}).to_string());
+    assert_eq!(noisy.post(bridge.deliveries).status, 503);
+    assert_eq!(small(1).post(bridge.deliveries).status, 200);
+    let alike = Attempt::of(format!(r#"{{"type":"daily","user":{{"user_id":"u"}},"data":"{}"}}"#, "x".repeat(5 << 20)));
+    assert_eq!(alike.post(bridge.deliveries).status, 200, "it is compressed before it is measured");
+    let got = bus.read(&bridge, &bus.topic("daily"), 2);
+    assert!(got[1].payload == alike.body);
+}
