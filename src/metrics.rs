@@ -164,7 +164,11 @@ impl Collector for Gauges {
         let mut gauges = vec![
             ("connections", "Open connections on server.listen", self.connections.load(Relaxed)),
             ("publishes_in_flight", "Messages that the bus has not answered yet", self.publishes.load(Relaxed)),
-            ("bytes_in_flight", "Bytes of bodies between socket and receipt", gauge((self.readings.bytes_in_flight)())),
+            (
+                "bytes_in_flight",
+                "Bytes that bodies take of server.bytes_in_flight",
+                gauge((self.readings.bytes_in_flight)()),
+            ),
             ("dedupe_entries", "Kept deliveries that are known again", gauge(remembered.deliveries)),
         ];
         let dropped = (self.readings.log_lines_dropped)() as u64;

@@ -69,6 +69,11 @@ pub(super) async fn run(
     };
     let opened = bus::open(&config.bus, setup(config, &routes))?;
     let ports = Ports::bind(config).await?;
+    let descriptors = server::raise_limit();
+    if descriptors.is_some_and(|most| most < config.server.max_connections as u64) {
+        let remedy = "raise the hard limit (LimitNOFILE=, ulimit -Hn), or lower `server.max_connections`";
+        tracing::warn!(descriptors, remedy, "fewer files may be open than connections");
+    }
     let (stop, stop_admin) = (CancellationToken::new(), CancellationToken::new());
 
     let budget = Budget::new(config.server.bytes_in_flight);

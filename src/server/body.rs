@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use http_body_util::BodyExt;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -16,6 +16,13 @@ use super::Payload;
 
 /// What a body may lag behind the least rate: a round trip or two, a retransmission.
 const RATE_GRACE: Duration = Duration::from_secs(2);
+
+/// Bytes reserved for a body that does not come whole, before more of it has come.
+const FIRST_CAPACITY: usize = 4 << 10;
+
+/// Bytes. A complete body counts as this much at least: key, headers and what a bus's client keeps
+/// beside it cost a quarter of this, however small it is.
+const LEAST_SHARE: usize = 16 << 10;
 
 /// The memory that all bodies together may take.
 #[derive(Clone)]
@@ -82,22 +89,16 @@ impl Body {
             return Err(BodyError::TooLarge);
         }
         let started = Instant::now();
-        let mut gathered = Gathered::default();
-        let mut share: Option<OwnedSemaphorePermit> = None;
-        while let Some(frame) = self.next(started, gathered.len()).await? {
-            if gathered.len() + frame.len() > self.max {
+        let whole = self.announced.and_then(|length| usize::try_from(length).ok());
+        let mut gathered = Gathered::new(budget, whole.unwrap_or(self.max).min(self.max))?;
+        while let Some(frame) = self.next(started, gathered.bytes.len()).await? {
+            if gathered.bytes.len() + frame.len() > self.max {
                 return Err(BodyError::TooLarge);
             }
-            let more = budget.take(frame.len()).ok_or(BodyError::NoRoom)?;
-            match &mut share {
-                Some(share) => share.merge(more),
-                None => share = Some(more),
-            }
+            gathered.push(&frame, budget)?;
             on_frame(&frame);
-            let rest = self.incoming.size_hint().exact().map_or(0, |rest| rest as usize);
-            gathered.push(frame, rest);
         }
-        Ok(Payload::new(gathered.into_bytes(), share))
+        gathered.finish(budget)
     }
 
     async fn next(&mut self, started: Instant, received: usize) -> Result<Option<Bytes>, BodyError> {
@@ -118,42 +119,81 @@ impl Body {
     }
 }
 
-/// One frame as it came, or several in one buffer of the announced size.
-#[derive(Default)]
-enum Gathered {
-    #[default]
-    Nothing,
-    One(Bytes),
-    Many(BytesMut),
+/// One buffer that grows with what arrives, and its share of the budget: what was reserved, not what
+/// was filled. Frames are copied into it, since one of a few bytes would keep all of the connection's
+/// read buffer, and the announced size is not reserved at once, since an announcement costs nothing.
+struct Gathered {
+    bytes: Vec<u8>,
+    /// The most that can come.
+    most: usize,
+    share: OwnedSemaphorePermit,
 }
 
 impl Gathered {
-    fn len(&self) -> usize {
-        match self {
-            Self::Nothing => 0,
-            Self::One(bytes) => bytes.len(),
-            Self::Many(buffer) => buffer.len(),
-        }
+    fn new(budget: &Budget, most: usize) -> Result<Self, BodyError> {
+        Ok(Self { bytes: Vec::new(), most, share: budget.take(0).ok_or(BodyError::NoRoom)? })
     }
 
-    fn push(&mut self, frame: Bytes, rest: usize) {
-        match self {
-            Self::Nothing => *self = Self::One(frame),
-            Self::One(first) => {
-                let mut buffer = BytesMut::with_capacity(first.len() + frame.len() + rest);
-                buffer.extend_from_slice(first);
-                buffer.extend_from_slice(&frame);
-                *self = Self::Many(buffer);
-            }
-            Self::Many(buffer) => buffer.extend_from_slice(&frame),
+    fn push(&mut self, frame: &[u8], budget: &Budget) -> Result<(), BodyError> {
+        let (needed, held) = (self.bytes.len() + frame.len(), self.bytes.capacity());
+        if needed > held {
+            let capacity = needed.max(self.most.min(FIRST_CAPACITY.max(2 * held)));
+            self.share.merge(budget.take(capacity - held).ok_or(BodyError::NoRoom)?);
+            self.bytes.reserve_exact(capacity - self.bytes.len());
         }
+        self.bytes.extend_from_slice(frame);
+        Ok(())
     }
 
-    fn into_bytes(self) -> Bytes {
-        match self {
-            Self::Nothing => Bytes::new(),
-            Self::One(bytes) => bytes,
-            Self::Many(buffer) => buffer.freeze(),
+    fn finish(mut self, budget: &Budget) -> Result<Payload, BodyError> {
+        let lacking = LEAST_SHARE.saturating_sub(self.share.num_permits());
+        self.share.merge(budget.take(lacking).ok_or(BodyError::NoRoom)?);
+        Ok(Payload::new(self.bytes.into(), Some(self.share)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    #[test]
+    fn a_body_is_charged_what_it_reserves_and_never_much_more_than_came() {
+        let budget = Budget::new(4 * MIB);
+        let mut gathered = Gathered::new(&budget, MIB).unwrap();
+        assert_eq!(budget.taken(), 0, "an announcement costs nothing");
+        for so_far in (1000..=MIB).step_by(1000) {
+            gathered.push(&[b' '; 1000], &budget).unwrap();
+            assert_eq!(gathered.bytes.capacity(), budget.taken());
+            assert!(budget.taken() <= (2 * so_far).max(FIRST_CAPACITY), "{} for {so_far}", budget.taken());
         }
+        assert_eq!(budget.taken(), MIB, "the announced size is the most");
+        drop(gathered.finish(&budget).unwrap());
+        assert_eq!(budget.taken(), 0);
+    }
+
+    #[test]
+    fn a_body_that_comes_at_once_is_reserved_to_the_byte_and_counts_as_the_least_share() {
+        let budget = Budget::new(MIB);
+        let mut gathered = Gathered::new(&budget, 2000).unwrap();
+        gathered.push(&[b' '; 2000], &budget).unwrap();
+        assert_eq!(budget.taken(), 2000);
+        let payload = gathered.finish(&budget).unwrap();
+        assert_eq!((payload.bytes().len(), budget.taken()), (2000, LEAST_SHARE));
+        let empty = Gathered::new(&budget, 0).unwrap().finish(&budget).unwrap();
+        assert_eq!((empty.bytes().len(), budget.taken()), (0, 2 * LEAST_SHARE));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_and_gives_back_what_it_had() {
+        let budget = Budget::new(10_000);
+        let mut gathered = Gathered::new(&budget, MIB).unwrap();
+        gathered.push(&[b' '; 4000], &budget).unwrap();
+        assert_eq!(gathered.push(&[b' '; 4000], &budget), Ok(()));
+        assert_eq!(gathered.push(&[b' '; 4000], &budget), Err(BodyError::NoRoom));
+        assert_eq!(budget.taken(), 8192);
+        assert_eq!(gathered.finish(&budget).err(), Some(BodyError::NoRoom));
+        assert_eq!(budget.taken(), 0);
     }
 }

@@ -3,12 +3,14 @@
 
 mod body;
 mod clock;
+mod descriptors;
 mod host;
 mod payload;
 mod pinned;
 mod tls;
 
 pub use body::{Body, BodyError, Budget};
+pub use descriptors::raise_limit;
 pub(crate) use host::loopback_host;
 pub use payload::Payload;
 pub(crate) use pinned::{connector, scheme};
@@ -51,6 +53,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The other end of the socket, an extension of every request.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub IpAddr);
+
+/// Bytes of a connection's read buffer, unless a head may be larger.
+const READ_BUFFER: usize = 16 << 10;
 
 /// Answers requests.
 pub trait Service: Clone + Send + Sync + 'static {
@@ -198,6 +203,8 @@ async fn http(
         .header_read_timeout(None)
         .max_header_size(limits.max_header_bytes)
         .max_headers(limits.max_headers)
+        // As large as one read may be; hyper's own choice is 408 KiB for each connection, kept while it rests.
+        .max_buf_size(limits.max_header_bytes.max(READ_BUFFER))
         .half_close(false)
         .serve_connection(TokioIo::new(Clocked::new(stream, clock.clone())), service_fn(answer));
     let mut connection = pin!(connection);

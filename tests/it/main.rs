@@ -8,6 +8,7 @@
 //! - `http`: replies, limits, slow clients
 //! - `allow`: addresses that may try, and proxies that vouch for them
 //! - `https`: TLS on the bridge's own listeners
+//! - `overload`: more than there is room for, and the bound of memory
 //! - `commands`: the binary as a person or a script uses it: configuration, `check`, `send`, `tail`
 //! - `reload`: SIGHUP while deliveries arrive
 //! - `rotation`: secrets that change on disk
@@ -22,6 +23,7 @@ mod http;
 mod https;
 mod large;
 mod outage;
+mod overload;
 mod reload;
 mod rotation;
 mod silence;

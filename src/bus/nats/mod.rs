@@ -19,7 +19,7 @@ use async_nats::connection::State;
 use async_nats::jetstream::{Context, ContextBuilder};
 use async_nats::{Client, HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 use super::{Bus, Link, OpenError, Pending, Receipt, Refusal, Setup};
 use crate::config;
@@ -50,7 +50,22 @@ struct Nats {
     in_flight: Arc<Semaphore>,
     /// To the keeper.
     subjects: watch::Sender<Vec<String>>,
+    /// Bytes.
+    unsent: Arc<Semaphore>,
     link: watch::Receiver<Link>,
+}
+
+/// A payload that the client has not written to its socket yet. The client keeps what it was given
+/// when nobody waits for it any more, and sends it on reconnect: that has a bound of its own.
+struct Unsent {
+    payload: Bytes,
+    _room: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Unsent {
+    fn as_ref(&self) -> &[u8] {
+        &self.payload
+    }
 }
 
 /// Opens the adapter; it connects by itself, now or when a server comes. Needs a tokio runtime.
@@ -84,6 +99,7 @@ pub(super) fn open(config: &config::Nats, setup: Setup) -> Result<Arc<dyn Bus>, 
     };
     tokio::spawn(keeper.run());
     let in_flight = Arc::new(Semaphore::new(IN_FLIGHT));
+    let unsent = Arc::new(Semaphore::new(setup.bytes_in_flight.min(Semaphore::MAX_PERMITS)));
     let stream = config.stream.clone();
     let (sender, receiver) = (subjects, link);
     Ok(Arc::new(Nats {
@@ -96,6 +112,7 @@ pub(super) fn open(config: &config::Nats, setup: Setup) -> Result<Arc<dyn Bus>, 
         doubt,
         events,
         in_flight,
+        unsent,
         subjects: sender,
         link: receiver,
     }))
@@ -147,6 +164,8 @@ impl Bus for Nats {
     fn publish(&self, message: Arc<Message>) -> Pending<Result<Receipt, Refusal>> {
         let (mut headers, size) = headers(&message, &self.stream);
         let place = self.in_flight.clone().try_acquire_owned();
+        let bytes = u32::try_from(message.payload().len()).unwrap_or(u32::MAX);
+        let room = self.unsent.clone().try_acquire_many_owned(bytes);
         let judged = self.judge(&message);
         let most = self.most();
         let fits = message.payload().len() + size <= most;
@@ -156,13 +175,15 @@ impl Bus for Nats {
         Box::pin(async move {
             judged?;
             let _place = place.map_err(|_| refusal::BUSY)?;
+            let room = room.map_err(|_| refusal::UNSENT)?;
             let payload = match claim_checks {
-                _ if fits => message.payload().clone(),
+                _ if fits => Bytes::from_owner(Unsent { payload: message.payload().clone(), _room: room }),
                 None => return Err(refusal::too_large(most)),
                 Some(claim_checks) => {
                     for (name, value) in claim_checks.put(&message, most).await? {
                         headers.insert(name, value);
                     }
+                    drop(room);
                     Bytes::new()
                 }
             };

@@ -13,6 +13,7 @@ pub(super) const AWAY: Refusal = transient("NATS is not connected");
 pub(super) const NOT_SEEN: Refusal = transient("the stream was not seen on NATS yet");
 pub(super) const NOT_ADDED: Refusal = transient("the stream was not seen to take this new topic yet");
 pub(super) const BUSY: Refusal = transient("too many acknowledgements are awaited from NATS");
+pub(super) const UNSENT: Refusal = transient("NATS takes nothing, and there is no room for more that waits for it");
 
 pub(super) const NO_BUCKET: Refusal = transient("the object store was not seen on NATS yet");
 pub(super) const NOT_PUT: Refusal = transient("the object store did not take the payload");

@@ -93,6 +93,13 @@ impl Bridge {
         String::from_utf8(http::get(self.admin, "/metrics").body).expect("metrics are text")
     }
 
+    /// Bytes: the most that was ever resident.
+    pub fn peak_memory(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+        line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") << 10
+    }
+
     /// Everything printed so far.
     pub fn log(&self) -> String {
         self.lines.lock().unwrap().join("\n")

@@ -4,6 +4,7 @@ pub mod bridge;
 pub mod brokers;
 pub mod changing;
 pub mod consumers;
+pub mod crowd;
 pub mod http;
 pub mod terra;
 

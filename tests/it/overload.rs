@@ -1,0 +1,182 @@
+//! More than there is room for: memory stays below the bound that the configuration gives, what cannot
+//! be taken gets a 503 at once, and whoever fits in is served. `TERRA_BRIDGE_TEST_CROWD` asks for more clients.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::support::bridge::Bridge;
+use crate::support::brokers::Broker;
+use crate::support::consumers::Bus;
+use crate::support::crowd::{Client, count, runtime, statuses};
+use crate::support::terra::Attempt;
+use crate::support::until;
+
+const HONEST: &str = r#"{"type":"daily","user":{"user_id":"u"}}"#;
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+
+/// The defaults, which the tests leave as they are.
+const MAX_HEADER_BYTES: usize = 16 * KIB;
+const MAX_HEADERS: usize = 100;
+
+/// What the tests set.
+const MAX_BODY: usize = MIB;
+const BYTES_IN_FLIGHT: usize = 12 * MIB;
+
+/// A refusal for want of room waits for nothing but a place on a busy machine's processor.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
+/// The bound of the README. `copies` of a body: 2 with the embedded log, 3 with a broker's client.
+fn bound(max_connections: usize, copies: usize) -> usize {
+    let connection = 2 * MAX_HEADER_BYTES + 160 * MAX_HEADERS + 16 * KIB;
+    48 * MIB + max_connections * connection + copies * BYTES_IN_FLIGHT
+}
+
+fn environment(bus: &Bus, max_connections: usize) -> Vec<(String, String)> {
+    let mut environment = bus.environment();
+    for (key, value) in [
+        ("MAX_CONNECTIONS", max_connections.to_string()),
+        ("MAX_BODY", format!("{MAX_BODY} B")),
+        ("IDLE_TIMEOUT", "2s".to_owned()),
+        ("HEADER_TIMEOUT", "12s".to_owned()),
+        ("BYTES_IN_FLIGHT", format!("{BYTES_IN_FLIGHT} B")),
+    ] {
+        environment.push((format!("TERRA_BRIDGE_SERVER__{key}"), value));
+    }
+    environment
+}
+
+/// A client that was treated badly by nobody and goes on to treat the bridge so. Returns what it was answered.
+async fn misuse(to: SocketAddr, kind: usize) -> Vec<u16> {
+    let mut client = Client::open(to).await;
+    let large = Attempt::of(vec![b' '; MAX_BODY]).secret("another secret");
+    match kind {
+        // Most of a head, large and of many lines.
+        0 => {
+            let lines: String = (0..90).map(|n| format!("x-{n}: {}\r\n", "a".repeat(150))).collect();
+            client.write(format!("POST /terra HTTP/1.1\r\nhost: b\r\n{lines}").as_bytes()).await;
+        }
+        // A little of a body.
+        1 => {
+            client.write(large.head(MAX_BODY).as_bytes()).await;
+            client.write(&large.body[..60 * KIB]).await;
+        }
+        // A body in chunks that does not end.
+        2 => {
+            let head = large.head(0).replace("content-length: 0", "transfer-encoding: chunked");
+            client.write(head.as_bytes()).await;
+            let chunk = [b"10000\r\n".as_slice(), &[b' '; 64 * KIB], b"\r\n"].concat();
+            for _ in 0..8 {
+                client.write(&chunk).await;
+            }
+        }
+        // Many requests at once; replies are read only after the last.
+        _ => {
+            let request = Attempt::of("").secret("another secret");
+            let many = request.head(0).repeat(200);
+            client.write(many.as_bytes()).await;
+        }
+    }
+    client.ended().await.statuses
+}
+
+/// A forged body, whole and fast, so that reads of it grow; then the beginning of another request, at
+/// rest. Returns the connection.
+async fn rest_after_a_large_body(to: SocketAddr) -> Client {
+    let large = Attempt::of(vec![b' '; MAX_BODY]).secret("another secret");
+    let mut client = Client::open_fast(to).await;
+    client.write(&[large.head(MAX_BODY).as_bytes(), &large.body].concat()).await;
+    assert_eq!(statuses(&client.read(1).await), [401]);
+    client.write(b"P").await;
+    client
+}
+
+#[test]
+fn memory_stays_below_its_bound_whatever_clients_do_and_an_honest_one_is_served() {
+    let crowd = count("TERRA_BRIDGE_TEST_CROWD", 400);
+    let bus = Bus::embedded().expect("needs no broker");
+    let runtime = runtime();
+    let bridge = Bridge::ready(&environment(&bus, crowd + 10));
+    let to = bridge.deliveries;
+    let resting: Vec<_> = (0..crowd / 2).map(|_| runtime.block_on(rest_after_a_large_body(to))).collect();
+    let clients: Vec<_> = (0..crowd / 2).map(|n| runtime.spawn(misuse(to, n % 4))).collect();
+    let others = std::thread::spawn(move || {
+        runtime.block_on(async {
+            let mut statuses = Vec::new();
+            for client in clients {
+                statuses.extend(client.await.expect("no client panics"));
+            }
+            statuses
+        })
+    });
+    let mut kept = 0;
+    while !others.is_finished() {
+        let asked = Instant::now();
+        let response = Attempt::of(HONEST).post(to);
+        assert!(matches!(response.status, 200 | 503), "{}", response.status);
+        assert!(asked.elapsed() < AT_ONCE, "{} after {:?}", response.status, asked.elapsed());
+        kept += usize::from(response.status == 200);
+    }
+    let statuses = others.join().expect("the others end");
+    assert!(kept > 20, "an honest client was served {kept} times");
+    assert!(statuses.iter().all(|status| matches!(status, 401 | 408 | 503)), "{statuses:?}");
+    assert!(statuses.contains(&503), "what had no room was told so");
+    let (peak, bound) = (bridge.peak_memory(), bound(crowd + 10, 2));
+    drop(resting);
+    eprintln!("{crowd} clients: peak {} MiB, bound {} MiB, honest {kept}", peak / MIB, bound / MIB);
+    assert!(peak < bound, "{peak} of {bound} bytes");
+}
+
+/// Deliveries of the largest size, several times more than there is room for.
+fn what_a_frozen_broker_leaves_no_room_for_gets_503_at_once(broker: Broker, bus: &Bus) {
+    let crowd = count("TERRA_BRIDGE_TEST_CROWD", 100);
+    let runtime = runtime();
+    let bridge = Bridge::ready(&environment(bus, crowd + 10));
+    let to = bridge.deliveries;
+    assert_eq!(Attempt::of(HONEST).post(to).status, 200);
+    broker.freeze();
+    let mut large = Attempt::of(format!(r#"{{"type":"daily","x":"{}"}}"#, "x".repeat(MAX_BODY - 64)));
+    large = large.header("connection", "close");
+    let whole = [large.head(large.body.len()).as_bytes(), &large.body].concat();
+    let clients: Vec<_> = (0..crowd).map(|_| runtime.spawn(deliver(to, whole.clone()))).collect();
+    let mut at_once = 0;
+    runtime.block_on(async {
+        for client in clients {
+            let (statuses, took) = client.await.expect("no client panics");
+            assert!(statuses.iter().all(|status| *status == 503), "{statuses:?}");
+            at_once += usize::from(took < AT_ONCE);
+        }
+    });
+    let metrics = bridge.metrics();
+    assert!(metrics.contains("outcome=\"overloaded\""), "{metrics}");
+    let room = BYTES_IN_FLIGHT / MAX_BODY;
+    assert!(at_once >= crowd - 2 * room, "{at_once} of {crowd} were answered at once");
+    let (peak, bound) = (bridge.peak_memory(), bound(crowd + 10, 3));
+    eprintln!("{crowd} bodies: peak {} MiB, bound {} MiB, at once {at_once}", peak / MIB, bound / MIB);
+    assert!(peak < bound, "{peak} of {bound} bytes");
+    broker.thaw();
+    until("a delivery is kept again", Duration::from_secs(60), || {
+        (Attempt::of(HONEST).post(to).status == 200).then_some(())
+    });
+}
+
+async fn deliver(to: SocketAddr, whole: Vec<u8>) -> (Vec<u16>, Duration) {
+    let mut client = Client::open(to).await;
+    client.write(&whole).await;
+    let ended = client.ended().await;
+    (ended.statuses, ended.after_writing)
+}
+
+#[test]
+fn what_a_frozen_nats_leaves_no_room_for_gets_503_at_once() {
+    let Some(broker) = Broker::nats() else { return };
+    let bus = Bus::nats_at(format!("nats://127.0.0.1:{}", broker.port()));
+    what_a_frozen_broker_leaves_no_room_for_gets_503_at_once(broker, &bus);
+}
+
+#[test]
+fn what_a_frozen_kafka_leaves_no_room_for_gets_503_at_once() {
+    let Some(broker) = Broker::kafka() else { return };
+    let bus = Bus::kafka_at(format!("127.0.0.1:{}", broker.port()));
+    what_a_frozen_broker_leaves_no_room_for_gets_503_at_once(broker, &bus);
+}

@@ -1,0 +1,97 @@
+//! Hundreds of clients at once, each of which does as much of a request as it likes.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+
+/// Longer than the bridge lets anybody stay; a test that meets it fails.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the kernel keeps for a client that never reads: little, so that its replies soon wait in the bridge.
+const SMALL_BUFFER: u32 = 4096;
+
+/// How a client ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Since its connection was there.
+    pub after: Duration,
+    /// Since it had written all that it meant to.
+    pub after_writing: Duration,
+    /// Status codes, in order.
+    pub statuses: Vec<u16>,
+}
+
+/// One client; unread replies wait in the bridge.
+pub struct Client {
+    stream: TcpStream,
+    since: Instant,
+    written: Instant,
+}
+
+impl Client {
+    pub async fn open(to: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(SMALL_BUFFER).expect("a small buffer");
+        socket.set_send_buffer_size(SMALL_BUFFER).expect("a small buffer");
+        Self::connect(socket, to).await
+    }
+
+    /// One with buffers of the usual size, which sends as fast as it can.
+    pub async fn open_fast(to: SocketAddr) -> Self {
+        Self::connect(TcpSocket::new_v4().expect("a socket"), to).await
+    }
+
+    async fn connect(socket: TcpSocket, to: SocketAddr) -> Self {
+        let stream = tokio::time::timeout(PATIENCE, socket.connect(to)).await.expect("in time").expect("a connection");
+        let now = Instant::now();
+        Self { stream, since: now, written: now }
+    }
+
+    /// Whether all of it went out; the bridge may close first.
+    pub async fn write(&mut self, bytes: &[u8]) -> bool {
+        let written = tokio::time::timeout(PATIENCE, self.stream.write_all(bytes)).await.expect("cut off in time");
+        self.written = Instant::now();
+        written.is_ok()
+    }
+
+    /// Reads until so many bytes came, or the end.
+    pub async fn read(&mut self, least: usize) -> Vec<u8> {
+        let mut got = Vec::new();
+        while got.len() < least {
+            match tokio::time::timeout(PATIENCE, self.stream.read_buf(&mut got)).await.expect("an answer in time") {
+                Ok(0) | Err(_) => break,
+                Ok(_) => {}
+            }
+        }
+        got
+    }
+
+    /// Waits until the bridge closes.
+    pub async fn ended(mut self) -> Ended {
+        let got = self.read(usize::MAX).await;
+        Ended { after: self.since.elapsed(), after_writing: self.written.elapsed(), statuses: statuses(&got) }
+    }
+}
+
+/// Of every reply in these bytes.
+pub fn statuses(bytes: &[u8]) -> Vec<u16> {
+    const START: &str = "HTTP/1.1 ";
+    let text = String::from_utf8_lossy(bytes);
+    text.match_indices(START).filter_map(|(at, _)| text.get(at + START.len()..)?.get(..3)?.parse().ok()).collect()
+}
+
+/// How many of each kind: the variable's number, so that a person can ask for more than a test takes.
+pub fn count(variable: &str, usual: usize) -> usize {
+    std::env::var(variable).ok().and_then(|number| number.parse().ok()).unwrap_or(usual)
+}
+
+/// Room for so many connections in this process, and in the bridges that it starts.
+pub fn runtime() -> tokio::runtime::Runtime {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).expect("up to the hard limit");
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
+}
