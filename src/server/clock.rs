@@ -18,7 +18,8 @@ use tokio::time::Instant;
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 32 << 20;
 
-/// How long a client may take nothing of what is written to it.
+/// How long a client may take for a reply that waits for it, or nothing of one that is a stream. A
+/// kernel takes a few bytes now and then for a client that reads none.
 const STALL: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, Copy)]
@@ -39,13 +40,14 @@ pub(super) struct Clock {
     stalled: Mutex<Option<Instant>>,
     header_timeout: Duration,
     idle_timeout: Duration,
+    small_replies: bool,
 }
 
 impl Clock {
     /// A connection that never says anything has the time of a head, not the time of an idle one.
-    pub(super) fn new(header_timeout: Duration, idle_timeout: Duration) -> Self {
+    pub(super) fn new(header_timeout: Duration, idle_timeout: Duration, small_replies: bool) -> Self {
         let phase = Mutex::new(Phase::Head(Instant::now()));
-        Self { phase, stalled: Mutex::default(), header_timeout, idle_timeout }
+        Self { phase, stalled: Mutex::default(), header_timeout, idle_timeout, small_replies }
     }
 
     /// The head is complete; returns when its first byte came.
@@ -93,10 +95,13 @@ impl Clock {
         }
     }
 
-    fn wrote<T>(&self, written: &Poll<T>) {
+    fn wrote(&self, written: &Poll<io::Result<usize>>, offered: usize) {
         let mut stalled = self.stalled.lock().expect("no holder of this lock can panic");
         match written {
             Poll::Pending => drop(stalled.get_or_insert_with(Instant::now)),
+            Poll::Ready(Ok(taken)) if self.small_replies && *taken < offered => {
+                stalled.get_or_insert_with(Instant::now);
+            }
             Poll::Ready(_) => *stalled = None,
         }
     }
@@ -133,7 +138,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Clocked<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Clocked<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.clock.wrote(&written);
+        self.clock.wrote(&written, buf.len());
         written
     }
 
@@ -143,7 +148,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Clocked<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.clock.wrote(&written);
+        self.clock.wrote(&written, bufs.iter().map(|buf| buf.len()).sum());
         written
     }
 

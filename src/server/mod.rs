@@ -57,6 +57,10 @@ pub struct Peer(pub IpAddr);
 /// Bytes of a connection's read buffer, unless a head may be larger.
 const READ_BUFFER: usize = 16 << 10;
 
+/// Room for a hundred replies to deliveries. Left to itself, Linux keeps up to 4 MiB for a client that
+/// reads none of them, and that client is at work for as long before anybody notices.
+const SEND_BUFFER: usize = 32 << 10;
+
 /// Answers requests.
 pub trait Service: Clone + Send + Sync + 'static {
     /// `arrived` is when the first byte of the request came in.
@@ -72,6 +76,8 @@ pub struct Limits {
     pub header_timeout: Duration,
     pub idle_timeout: Duration,
     pub drain_timeout: Duration,
+    /// No reply is a stream: the kernel keeps few of them, and a client takes one as a whole in time.
+    pub small_replies: bool,
 }
 
 impl From<&config::Server> for Limits {
@@ -83,6 +89,7 @@ impl From<&config::Server> for Limits {
             header_timeout: server.header_timeout,
             idle_timeout: server.idle_timeout,
             drain_timeout: server.drain_timeout,
+            small_replies: true,
         }
     }
 }
@@ -97,6 +104,7 @@ impl Limits {
             header_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(75),
             drain_timeout: Duration::from_millis(500),
+            small_replies: false,
         }
     }
 }
@@ -112,6 +120,10 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> usize {
     let places = Arc::new(Semaphore::new(limits.max_connections));
+    if limits.small_replies {
+        // Accepted sockets inherit it. Where it cannot be set, the kernel's own bound holds.
+        let _ = rustix::net::sockopt::set_socket_send_buffer_size(&listener, SEND_BUFFER);
+    }
     let connections = TaskTracker::new();
     let abort = CancellationToken::new();
     loop {
@@ -181,7 +193,7 @@ async fn http(
     service: impl Service,
     stop: CancellationToken,
 ) {
-    let clock = Arc::new(Clock::new(limits.header_timeout, limits.idle_timeout));
+    let clock = Arc::new(Clock::new(limits.header_timeout, limits.idle_timeout, limits.small_replies));
     let answer = |mut request: Request<Incoming>| {
         let arrived = clock.head_complete();
         peer.map(|peer| request.extensions_mut().insert(peer));

@@ -9,6 +9,7 @@
 //! - `allow`: addresses that may try, and proxies that vouch for them
 //! - `https`: TLS on the bridge's own listeners
 //! - `overload`: more than there is room for, and the bound of memory
+//! - `slow`: clients that take their time, hundreds at once, beside an honest one
 //! - `commands`: the binary as a person or a script uses it: configuration, `check`, `send`, `tail`
 //! - `reload`: SIGHUP while deliveries arrive
 //! - `rotation`: secrets that change on disk
@@ -27,5 +28,6 @@ mod overload;
 mod reload;
 mod rotation;
 mod silence;
+mod slow;
 mod spool;
 mod support;

@@ -15,9 +15,9 @@ const SMALL_BUFFER: u32 = 4096;
 /// How a client ended.
 #[derive(Debug)]
 pub struct Ended {
-    /// Since its connection was there.
+    /// Since it began to connect.
     pub after: Duration,
-    /// Since it had written all that it meant to.
+    /// Since the last of its bytes went out.
     pub after_writing: Duration,
     /// Status codes, in order.
     pub statuses: Vec<u16>,
@@ -44,15 +44,18 @@ impl Client {
     }
 
     async fn connect(socket: TcpSocket, to: SocketAddr) -> Self {
+        // The kernel, and with it the bridge, may have the connection well before this task sees it.
+        let since = Instant::now();
         let stream = tokio::time::timeout(PATIENCE, socket.connect(to)).await.expect("in time").expect("a connection");
-        let now = Instant::now();
-        Self { stream, since: now, written: now }
+        Self { stream, since, written: Instant::now() }
     }
 
     /// Whether all of it went out; the bridge may close first.
     pub async fn write(&mut self, bytes: &[u8]) -> bool {
         let written = tokio::time::timeout(PATIENCE, self.stream.write_all(bytes)).await.expect("cut off in time");
-        self.written = Instant::now();
+        if written.is_ok() {
+            self.written = Instant::now();
+        }
         written.is_ok()
     }
 
@@ -68,10 +71,27 @@ impl Client {
         got
     }
 
+    /// Writes a byte whenever so much time has passed without an answer, until the bridge closes.
+    pub async fn dribble(mut self, bytes: &[u8], every: Duration) -> Ended {
+        let mut got = Vec::new();
+        for byte in bytes {
+            match tokio::time::timeout(every, self.stream.read_buf(&mut got)).await {
+                Ok(Ok(1..)) => {}
+                Ok(Ok(0) | Err(_)) => return self.end(&got),
+                Err(_) => drop(self.write(&[*byte]).await),
+            }
+        }
+        self.ended().await
+    }
+
     /// Waits until the bridge closes.
     pub async fn ended(mut self) -> Ended {
         let got = self.read(usize::MAX).await;
-        Ended { after: self.since.elapsed(), after_writing: self.written.elapsed(), statuses: statuses(&got) }
+        self.end(&got)
+    }
+
+    fn end(&self, got: &[u8]) -> Ended {
+        Ended { after: self.since.elapsed(), after_writing: self.written.elapsed(), statuses: statuses(got) }
     }
 }
 

@@ -1,0 +1,181 @@
+//! Slow clients of every kind at once: each is cut off in its time and gets no 2xx, and an honest one
+//! beside them hardly notices. `TERRA_BRIDGE_TEST_SLOW` says how many of each kind.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::support::bridge::Bridge;
+use crate::support::consumers::Bus;
+use crate::support::crowd::{Client, Ended, count, runtime};
+use crate::support::http::Connection;
+use crate::support::terra::Attempt;
+
+const HEADER_TIMEOUT: Duration = Duration::from_secs(2);
+/// `server.deadline` without the second that is left for the bus.
+const BODY_DEADLINE: Duration = Duration::from_secs(2);
+/// How long the bridge waits for a client that takes nothing of its reply.
+const STALL: Duration = Duration::from_secs(30);
+/// What a busy machine of two processors, this test's crowd among its load, may add to any of these
+/// for every so many clients of a kind.
+const SLACK: Duration = Duration::from_secs(6);
+const USUAL_CROWD: usize = 200;
+
+/// Deliveries of which one p99 is taken.
+const ROUND: usize = 100;
+const USUAL_ROUNDS: usize = 7;
+/// A p99 of a few milliseconds doubles when the disk syncs or the scheduler lets another test go first:
+/// below this the difference says nothing of slow clients.
+const NOISE: Duration = Duration::from_millis(20);
+
+const BODY_BYTES: usize = 20_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    HalfAHead,
+    AByteASecondOfAHead,
+    AByteASecondOfABody,
+    StalledBody,
+    NeverReads,
+}
+
+const KINDS: [Kind; 5] =
+    [Kind::HalfAHead, Kind::AByteASecondOfAHead, Kind::AByteASecondOfABody, Kind::StalledBody, Kind::NeverReads];
+
+impl Kind {
+    /// All of them are signed, so that one that gets through is seen on the bus; only who never reads
+    /// is a forger, since complete requests of his may be answered.
+    async fn run(self, to: SocketAddr) -> Ended {
+        const EVERY: Duration = Duration::from_secs(1);
+        let mut client = Client::open(to).await;
+        let attempt = Attempt::of(vec![b' '; BODY_BYTES]);
+        let head = attempt.head(BODY_BYTES);
+        match self {
+            Self::HalfAHead => {
+                client.write(&head.as_bytes()[..head.len() / 2]).await;
+                client.ended().await
+            }
+            Self::AByteASecondOfAHead => client.dribble(head.as_bytes(), EVERY).await,
+            Self::AByteASecondOfABody => {
+                client.write(head.as_bytes()).await;
+                client.dribble(&attempt.body, EVERY).await
+            }
+            Self::StalledBody => {
+                client.write(head.as_bytes()).await;
+                client.write(&attempt.body[..BODY_BYTES / 2]).await;
+                client.ended().await
+            }
+            Self::NeverReads => {
+                let requests = Attempt::of("").secret("another secret").head(0).repeat(50);
+                while client.write(requests.as_bytes()).await {}
+                client.ended().await
+            }
+        }
+    }
+
+    fn judge(self, ended: &Ended, slack: Duration) {
+        let (after, least, most) = match self {
+            Self::HalfAHead | Self::AByteASecondOfAHead => (ended.after, HEADER_TIMEOUT, HEADER_TIMEOUT),
+            Self::AByteASecondOfABody | Self::StalledBody => (ended.after, BODY_DEADLINE, BODY_DEADLINE),
+            // From when it got stuck; sooner where the bridge saw the beginning of a head last.
+            Self::NeverReads => (ended.after_writing, Duration::ZERO, STALL),
+        };
+        // A crowd that keeps this process busy may bring its own heads too late: those get no answer.
+        assert!(self == Self::NeverReads || matches!(ended.statuses[..], [] | [408]), "{self:?}: {ended:?}");
+        assert!(!ended.statuses.contains(&200), "{self:?}: {ended:?}");
+        assert!(after < most + slack, "{self:?}: cut off after {after:?}");
+        assert!(after >= least.mul_f64(0.9), "{self:?}: cut off after {after:?} already");
+    }
+}
+
+#[test]
+fn slow_clients_of_every_kind_are_cut_off_and_an_honest_one_keeps_its_latency() {
+    let each = count("TERRA_BRIDGE_TEST_SLOW", USUAL_CROWD);
+    let bus = Bus::embedded().expect("needs no broker");
+    let mut environment = bus.environment();
+    let settings = [("HEADER_TIMEOUT", "2s"), ("DEADLINE", "3s"), ("PUBLISH_TIMEOUT", "2s")];
+    environment.extend(settings.map(|(key, value)| (format!("TERRA_BRIDGE_SERVER__{key}"), value.to_owned())));
+    let crowd = runtime();
+    let bridge = Bridge::ready(&environment);
+    let to = bridge.deliveries;
+    let mut honest = Honest { connection: Connection::open(to).expect("a connection"), kept: 0 };
+    let usual = median((0..USUAL_ROUNDS).map(|_| honest.round()).collect());
+    let over = Arc::new(AtomicBool::new(false));
+    let slow = std::thread::spawn({
+        let over = over.clone();
+        move || crowd.block_on(all(to, each, over))
+    });
+    let mut beside = Vec::new();
+    while !over.load(Ordering::Relaxed) && !slow.is_finished() {
+        beside.push(honest.round());
+    }
+    let cut = slow.join().expect("each was cut off as it should be");
+    let (rounds, beside) = (beside.len(), median(beside));
+    eprintln!("{each} of each kind, {cut} cut off: p99 {usual:?} before, {beside:?} beside them over {rounds} rounds");
+    assert!(rounds >= USUAL_ROUNDS, "{rounds} rounds");
+    assert!(beside < (2 * usual).max(usual + NOISE), "p99 {usual:?} before, {beside:?} beside slow clients");
+    assert_eq!(bus.count(&bridge), honest.kept, "nothing of the others");
+}
+
+/// Runs them all, those that are cut off early again and again, until the last who never reads is cut
+/// off. Returns how many were.
+async fn all(to: SocketAddr, each: usize, over: Arc<AtomicBool>) -> usize {
+    let slack = SLACK * u32::try_from(each.div_ceil(USUAL_CROWD)).expect("no such crowd");
+    let mut patient = Vec::new();
+    let mut others = Vec::new();
+    for kind in KINDS {
+        for _ in 0..each {
+            if kind == Kind::NeverReads {
+                patient.push(tokio::spawn(async move { kind.judge(&kind.run(to).await, slack) }));
+                continue;
+            }
+            let over = over.clone();
+            others.push(tokio::spawn(async move {
+                let mut cut = 0;
+                while !over.load(Ordering::Relaxed) {
+                    kind.judge(&kind.run(to).await, slack);
+                    cut += 1;
+                }
+                cut
+            }));
+        }
+    }
+    let mut cut = patient.len();
+    for client in patient {
+        client.await.expect("cut off as it should be");
+    }
+    over.store(true, Ordering::Relaxed);
+    for client in others {
+        cut += client.await.expect("cut off as it should be");
+    }
+    cut
+}
+
+struct Honest {
+    connection: Connection,
+    kept: usize,
+}
+
+impl Honest {
+    /// The p99 of a round of deliveries, each of which is kept.
+    fn round(&mut self) -> Duration {
+        let mut times: Vec<_> = (0..ROUND).map(|_| self.deliver()).collect();
+        times.sort();
+        times[ROUND * 99 / 100 - 1]
+    }
+
+    fn deliver(&mut self) -> Duration {
+        let attempt = Attempt::of(format!(r#"{{"type":"daily","user":{{"user_id":"u"}},"n":{}}}"#, self.kept));
+        let asked = Instant::now();
+        let response = attempt.post_on(&mut self.connection).expect("an answer");
+        assert_eq!(response.status, 200, "{:?}", response.json());
+        self.kept += 1;
+        asked.elapsed()
+    }
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
