@@ -85,7 +85,9 @@ impl Kind {
         assert!(self == Self::NeverReads || matches!(ended.statuses[..], [] | [408]), "{self:?}: {ended:?}");
         assert!(!ended.statuses.contains(&200), "{self:?}: {ended:?}");
         assert!(after < most + slack, "{self:?}: cut off after {after:?}");
-        assert!(after >= least.mul_f64(0.9), "{self:?}: cut off after {after:?} already");
+        // A burst overflows the backlog, and the kernel resets connections that the bridge never saw.
+        let seen = ended.statuses == [408];
+        assert!(!seen || after >= least.mul_f64(0.9), "{self:?}: cut off early: {ended:?}");
     }
 }
 
