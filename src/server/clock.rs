@@ -18,9 +18,13 @@ use tokio::time::Instant;
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 32 << 20;
 
-/// How long a client may take for a reply that waits for it, or nothing of one that is a stream. A
-/// kernel takes a few bytes now and then for a client that reads none.
+/// How long a client may keep what is written to it waiting, and how many bytes it has to take in that
+/// time: more than a reply now and then.
 const STALL: Duration = Duration::from_secs(30);
+const LEAST_TAKEN: usize = 64 << 10;
+
+/// Nothing was held up for so long: the client reads again.
+const FLOWS_AGAIN: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone, Copy)]
 enum Phase {
@@ -36,18 +40,16 @@ enum Phase {
 
 pub(super) struct Clock {
     phase: Mutex<Phase>,
-    /// Since when the client has taken nothing, where something waits for it.
-    stalled: Mutex<Option<Instant>>,
+    backlog: Mutex<Backlog>,
     header_timeout: Duration,
     idle_timeout: Duration,
-    small_replies: bool,
 }
 
 impl Clock {
     /// A connection that never says anything has the time of a head, not the time of an idle one.
-    pub(super) fn new(header_timeout: Duration, idle_timeout: Duration, small_replies: bool) -> Self {
+    pub(super) fn new(header_timeout: Duration, idle_timeout: Duration) -> Self {
         let phase = Mutex::new(Phase::Head(Instant::now()));
-        Self { phase, stalled: Mutex::default(), header_timeout, idle_timeout, small_replies }
+        Self { phase, backlog: Mutex::default(), header_timeout, idle_timeout }
     }
 
     /// The head is complete; returns when its first byte came.
@@ -85,8 +87,8 @@ impl Clock {
                 Phase::Leaving(since) => since + LINGER,
             };
             let now = Instant::now();
-            let stalled = *self.stalled.lock().expect("no holder of this lock can panic");
-            let end = stalled.map_or(end, |since| end.min(since + STALL));
+            let held_up = self.backlog.lock().expect("no holder of this lock can panic").end();
+            let end = held_up.map_or(end, |held_up| end.min(held_up));
             if end <= now {
                 return;
             }
@@ -95,19 +97,66 @@ impl Clock {
         }
     }
 
+    /// `offered` bytes were to be written.
     fn wrote(&self, written: &Poll<io::Result<usize>>, offered: usize) {
-        let mut stalled = self.stalled.lock().expect("no holder of this lock can panic");
+        let mut backlog = self.backlog.lock().expect("no holder of this lock can panic");
         match written {
-            Poll::Pending => drop(stalled.get_or_insert_with(Instant::now)),
-            Poll::Ready(Ok(taken)) if self.small_replies && *taken < offered => {
-                stalled.get_or_insert_with(Instant::now);
-            }
-            Poll::Ready(_) => *stalled = None,
+            Poll::Ready(Ok(taken)) if *taken == offered => backlog.flowed(*taken),
+            Poll::Ready(Ok(taken)) => backlog.held_up(*taken),
+            Poll::Pending => backlog.held_up(0),
+            Poll::Ready(Err(_)) => {}
         }
     }
 
     fn phase(&self) -> std::sync::MutexGuard<'_, Phase> {
         self.phase.lock().expect("no holder of this lock can panic")
+    }
+}
+
+/// What a client does not take of what is written to it. One that reads nothing still has the kernel
+/// take a small reply now and then: that alone is no progress.
+#[derive(Debug, Default)]
+struct Backlog {
+    /// Since when, or since enough was taken the last time; and how much was since.
+    since: Option<Instant>,
+    taken: usize,
+    /// When something was last held up, and whether it still is.
+    last: Option<Instant>,
+    waits: bool,
+}
+
+impl Backlog {
+    fn held_up(&mut self, taken: usize) {
+        let now = Instant::now();
+        if !self.lasts(now) {
+            *self = Self { since: Some(now), ..Self::default() };
+        }
+        self.last = Some(now);
+        self.waits = true;
+        self.took(taken);
+    }
+
+    fn flowed(&mut self, taken: usize) {
+        self.waits = false;
+        self.took(taken);
+    }
+
+    /// A client that takes enough has its time anew.
+    fn took(&mut self, bytes: usize) {
+        self.taken += bytes;
+        if self.taken >= LEAST_TAKEN {
+            self.taken = 0;
+            self.since = self.since.map(|_| Instant::now());
+        }
+    }
+
+    fn lasts(&self, now: Instant) -> bool {
+        self.since.is_some() && (self.waits || self.last.is_some_and(|last| now < last + FLOWS_AGAIN))
+    }
+
+    /// Until when it may last.
+    fn end(&self) -> Option<Instant> {
+        Some(self.since.filter(|_| self.lasts(Instant::now()))? + STALL)
     }
 }
 
@@ -157,10 +206,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Clocked<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
         // TLS takes some of an answer that the client does not; then only the flush waits.
-        self.clock.wrote(&flushed);
-        flushed
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx).map_ok(|()| 0);
+        self.clock.wrote(&flushed, 0);
+        flushed.map_ok(|_| ())
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -181,5 +230,45 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Clocked<S> {
                 return Poll::Ready(Ok(()));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reply_now_and_then_is_no_progress_and_a_stream_that_moves_is() {
+        let mut backlog = Backlog::default();
+        assert_eq!(backlog.end(), None);
+        let began = Instant::now();
+        for _ in 0..25 {
+            backlog.held_up(0);
+            backlog.flowed(170);
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        backlog.held_up(0);
+        tokio::time::advance(Duration::from_secs(6)).await;
+        assert_eq!(backlog.end(), Some(began + STALL), "in the past");
+
+        let mut backlog = Backlog::default();
+        for _ in 0..100 {
+            backlog.held_up(20_000);
+            tokio::time::advance(Duration::from_secs(1)).await;
+            assert!(backlog.end().is_some_and(|end| end > Instant::now()));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_reads_again_is_not_reminded() {
+        let mut backlog = Backlog::default();
+        backlog.held_up(0);
+        backlog.flowed(170);
+        assert!(backlog.end().is_some());
+        tokio::time::advance(FLOWS_AGAIN).await;
+        assert_eq!(backlog.end(), None);
+        let later = Instant::now();
+        backlog.held_up(0);
+        assert_eq!(backlog.end(), Some(later + STALL));
     }
 }

@@ -193,7 +193,7 @@ async fn http(
     service: impl Service,
     stop: CancellationToken,
 ) {
-    let clock = Arc::new(Clock::new(limits.header_timeout, limits.idle_timeout, limits.small_replies));
+    let clock = Arc::new(Clock::new(limits.header_timeout, limits.idle_timeout));
     let answer = |mut request: Request<Incoming>| {
         let arrived = clock.head_complete();
         peer.map(|peer| request.extensions_mut().insert(peer));

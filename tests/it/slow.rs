@@ -78,8 +78,9 @@ impl Kind {
         let (after, least, most) = match self {
             Self::HalfAHead | Self::AByteASecondOfAHead => (ended.after, HEADER_TIMEOUT, HEADER_TIMEOUT),
             Self::AByteASecondOfABody | Self::StalledBody => (ended.after, BODY_DEADLINE, BODY_DEADLINE),
-            // From when it got stuck; sooner where the bridge saw the beginning of a head last.
-            Self::NeverReads => (ended.after_writing, Duration::ZERO, STALL),
+            // From when it got stuck; sooner where the bridge saw the beginning of a head last, and once
+            // more that time where its kernel finds room for another load of replies after a while.
+            Self::NeverReads => (ended.after_writing, Duration::ZERO, 2 * STALL),
         };
         // A crowd that keeps this process busy may bring its own heads too late: those get no answer.
         assert!(self == Self::NeverReads || matches!(ended.statuses[..], [] | [408]), "{self:?}: {ended:?}");
