@@ -20,7 +20,7 @@ impl Payload {
     }
 
     /// Read back from a disk, by somebody with a bound of his own.
-    pub(crate) fn stored(bytes: Bytes) -> Self {
+    pub fn stored(bytes: Bytes) -> Self {
         Self { bytes, _share: None }
     }
 
