@@ -13,6 +13,7 @@
 //! - `commands`: the binary as a person or a script uses it: configuration, `check`, `send`, `tail`
 //! - `reload`: SIGHUP while deliveries arrive
 //! - `rotation`: secrets that change on disk
+//! - `secured`: brokers that want TLS and a login, and refuse the wrong one
 //! - `support`: the bridge on free ports, the pretend Terra, the brokers
 
 #![expect(unreachable_pub, reason = "a test crate has no public")]
@@ -27,6 +28,7 @@ mod outage;
 mod overload;
 mod reload;
 mod rotation;
+mod secured;
 mod silence;
 mod slow;
 mod spool;

@@ -1,13 +1,14 @@
 //! The connection: options from the configuration, and what the server says on the side.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use async_nats::{Client, ConnectOptions, Event, ServerError};
+use async_nats::{Client, ClientError, ConnectErrorKind, ConnectOptions, Event, ServerError};
 use tokio::sync::Notify;
 
-use super::refusal;
+use super::refusal::{self, Trouble};
 use crate::bus::{OpenError, Refusal};
 use crate::config::{self, Secret};
 
@@ -19,6 +20,8 @@ const PING_EVERY: Duration = Duration::from_secs(2);
 const CAPACITY: usize = 256;
 /// How long an error that came on the side explains a publish that got no answer.
 const EXPLAINS_FOR: Duration = Duration::from_secs(10);
+/// How often the same trouble is logged.
+const REPEAT: Duration = Duration::from_secs(60);
 
 /// What the server and the client say beside the answers.
 #[derive(Default)]
@@ -26,19 +29,38 @@ pub(super) struct Events {
     /// Something changed about the connection.
     pub changed: Notify,
     denied: Mutex<Option<Instant>>,
-    refused_login: Mutex<Option<Instant>>,
+    trouble: Mutex<Option<Seen>>,
+    /// An attempt failed, and only another one, with its error in hand, can tell why.
+    unexplained: AtomicBool,
+}
+
+/// Why no connection comes about.
+struct Seen {
+    trouble: Trouble,
+    last: Instant,
+    logged: Instant,
 }
 
 impl Events {
     fn take(&self, event: &Event) {
         match event {
-            Event::ServerError(ServerError::AuthorizationViolation) => note(&self.refused_login),
+            Event::Connected => *locked(&self.trouble) = None,
+            Event::ServerError(ServerError::AuthorizationViolation) => self.in_trouble(Trouble::Login),
             Event::ServerError(ServerError::Other(text)) => {
                 let text = text.to_ascii_lowercase();
                 if text.contains("permissions violation") {
-                    note(&self.denied);
+                    *locked(&self.denied) = Some(Instant::now());
                 } else if text.contains("authentication") || text.contains("authorization") {
-                    note(&self.refused_login);
+                    self.in_trouble(Trouble::Login);
+                }
+            }
+            // An attempt that failed comes as the text of its kind and nothing else.
+            Event::ClientError(ClientError::Other(text)) => {
+                let known =
+                    [ConnectErrorKind::Authentication, ConnectErrorKind::AuthorizationViolation, ConnectErrorKind::Tls];
+                match known.into_iter().find(|kind| kind.to_string() == *text) {
+                    Some(kind) => self.in_trouble(Trouble::of_kind(kind)),
+                    None => self.unexplained.store(true, Ordering::Relaxed),
                 }
             }
             _ => {}
@@ -46,23 +68,42 @@ impl Events {
         self.changed.notify_one();
     }
 
+    /// Whether [`trouble`] should be asked for and handed to [`Self::in_trouble`].
+    pub(super) fn take_unexplained(&self) -> bool {
+        self.unexplained.swap(false, Ordering::Relaxed)
+    }
+
+    pub(super) fn in_trouble(&self, trouble: Trouble) {
+        let now = Instant::now();
+        match &mut *locked(&self.trouble) {
+            Some(seen) if seen.trouble == trouble && now - seen.logged < REPEAT => {
+                seen.last = now;
+                return;
+            }
+            seen => *seen = Some(Seen { trouble, logged: now, last: now }),
+        }
+        if trouble.needs_somebody() {
+            tracing::error!(remedy = trouble.remedy(), "{}", trouble.says());
+        } else {
+            tracing::warn!(remedy = trouble.remedy(), "{}", trouble.says());
+        }
+    }
+
     /// The server has just said that this user may not do it.
     pub(super) fn denied(&self) -> Option<Refusal> {
-        recent(&self.denied).then(refusal::denied)
+        let at = *locked(&self.denied);
+        at.is_some_and(|at| at.elapsed() < EXPLAINS_FOR).then(refusal::denied)
     }
 
-    /// The server has just refused the login.
-    pub(super) fn login_refused(&self) -> Option<Refusal> {
-        recent(&self.refused_login).then(refusal::login)
+    /// Why there is no connection.
+    pub(super) fn unconnected(&self) -> Option<Refusal> {
+        let seen = locked(&self.trouble);
+        seen.as_ref().filter(|seen| seen.last.elapsed() < EXPLAINS_FOR).map(|seen| seen.trouble.refusal())
     }
 }
 
-fn note(at: &Mutex<Option<Instant>>) {
-    *at.lock().expect("no holder of this lock can panic") = Some(Instant::now());
-}
-
-fn recent(at: &Mutex<Option<Instant>>) -> bool {
-    at.lock().expect("no holder of this lock can panic").is_some_and(|at| at.elapsed() < EXPLAINS_FOR)
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("no holder of this lock can panic")
 }
 
 /// A client that connects by itself, again and again.
@@ -79,6 +120,16 @@ pub(super) fn lazy(config: &config::Nats, timeout: Duration, events: Arc<Events>
     futures_util::FutureExt::now_or_never(connecting)
         .unwrap_or_else(|| Err(std::io::Error::other("the client did not start").into()))
         .map_err(|error| OpenError(format!("nats: {}; see `nats.servers` and `nats.tls`", error.kind())))
+}
+
+/// Connects once more, to learn why the client does not: its events tell no refused certificate from
+/// a server that is away. `None`: this time it went well.
+pub(super) async fn trouble(config: &config::Nats, timeout: Duration) -> Option<Trouble> {
+    let options = options(config, timeout).ok()?;
+    match tokio::time::timeout(timeout, options.connect(config.servers.clone())).await {
+        Ok(connected) => connected.err().map(|error| Trouble::of(&error)),
+        Err(_) => Some(Trouble::Away),
+    }
 }
 
 /// Everything but how to wait for the connection.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::{Config, DiscardPolicy};
 
+use super::refusal::Trouble;
 use super::stream::{HEADROOM, MARK, lacking, unfit, wanted};
 use super::{claim_check, client, context};
 use crate::bus::{Finding, Level, OpenError, Setup};
@@ -21,7 +22,8 @@ pub(in crate::bus) async fn inspect(config: &config::Nats, setup: &Setup) -> Res
 async fn ask(config: &config::Nats, setup: &Setup) -> Result<Vec<Finding>, OpenError> {
     let options = client::options(config, ASKS_WITHIN / 2)?;
     let away = |error: async_nats::ConnectError| {
-        OpenError(format!("NATS cannot be reached ({}); see `nats.servers`, `nats.tls` and the login", error.kind()))
+        let trouble = Trouble::of(&error);
+        OpenError(format!("{}; {}", trouble.says(), trouble.remedy()))
     };
     let client = options.connect(config.servers.clone()).await.map_err(away)?;
     let info = client.server_info();

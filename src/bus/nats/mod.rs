@@ -86,6 +86,8 @@ pub(super) fn open(config: &config::Nats, setup: Setup) -> Result<Arc<dyn Bus>, 
     let max_message = Arc::new(AtomicUsize::new(0));
     let keeper = Keeper {
         context: context.clone(),
+        config: config.clone(),
+        patience: timeout,
         claim_checks: claim_checks.clone(),
         max_message: max_message.clone(),
         max_body: setup.max_body,
@@ -144,7 +146,7 @@ impl Nats {
     fn judge(&self, message: &Message) -> Result<(), Refusal> {
         if self.client.connection_state() != State::Connected {
             // The client would keep it and send it on reconnect, long after the 503.
-            return Err(self.events.login_refused().unwrap_or(refusal::AWAY));
+            return Err(self.events.unconnected().unwrap_or(refusal::AWAY));
         }
         match &*self.ensured.read().expect("no holder of this lock can panic") {
             Ensured::Complete => {}

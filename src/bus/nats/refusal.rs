@@ -6,6 +6,7 @@ use std::error::Error as _;
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
+use async_nats::{ConnectError, ConnectErrorKind, rustls};
 
 use crate::bus::Refusal;
 
@@ -41,11 +42,73 @@ pub(super) fn denied() -> Refusal {
     )
 }
 
-pub(super) fn login() -> Refusal {
-    permanent(
-        "NATS refuses the login",
-        "see `nats.credentials`, `nats.nkey`, `nats.user`, `nats.password`, `nats.token`",
-    )
+/// Why no connection comes about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// A server refuses the login.
+    Login,
+    /// No TLS connection comes about.
+    Tls,
+    /// No server is there, or it hangs up: what a server does whose TLS wants a client certificate, too.
+    Away,
+}
+
+impl Trouble {
+    /// A failed handshake is an I/O error to the client library; rustls' own error stands below it.
+    pub(super) fn of(error: &ConnectError) -> Self {
+        let mut source = error.source();
+        while let Some(error) = source {
+            let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+            if error.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
+                return Self::Tls;
+            }
+            source = error.source();
+        }
+        Self::of_kind(error.kind())
+    }
+
+    pub(super) fn of_kind(kind: ConnectErrorKind) -> Self {
+        match kind {
+            ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => Self::Login,
+            ConnectErrorKind::Tls => Self::Tls,
+            ConnectErrorKind::ServerParse
+            | ConnectErrorKind::Dns
+            | ConnectErrorKind::TimedOut
+            | ConnectErrorKind::Io
+            | ConnectErrorKind::MaxReconnects => Self::Away,
+        }
+    }
+
+    /// Whether it stays so until somebody acts.
+    pub(super) fn needs_somebody(self) -> bool {
+        self != Self::Away
+    }
+
+    pub(super) fn says(self) -> &'static str {
+        match self {
+            Self::Login => "NATS refuses the login",
+            Self::Tls => "no TLS connection to NATS comes about",
+            Self::Away => "NATS cannot be reached",
+        }
+    }
+
+    pub(super) fn remedy(self) -> &'static str {
+        match self {
+            Self::Login => "see `nats.credentials`, `nats.nkey`, `nats.user`, `nats.password`, `nats.token`",
+            Self::Tls => {
+                "check that `nats.tls.ca` signed the servers' certificates, that these name the hosts in \
+                 `nats.servers`, and `nats.tls.certificate` and `nats.tls.key` where servers ask for them"
+            }
+            Self::Away => {
+                "check that `nats.servers` are up; where they ask for a client's certificate, set \
+                 `nats.tls.certificate` and `nats.tls.key`"
+            }
+        }
+    }
+
+    pub(super) fn refusal(self) -> Refusal {
+        if self.needs_somebody() { permanent(self.says(), self.remedy()) } else { AWAY }
+    }
 }
 
 pub(super) fn lacks_subject(stream: &str) -> Refusal {

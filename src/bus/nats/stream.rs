@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::connection::State;
 use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
@@ -13,7 +13,7 @@ use async_nats::jetstream::{Context, ErrorCode};
 use tokio::sync::{Notify, watch};
 
 use super::claim_check::ClaimChecks;
-use super::client::Events;
+use super::client::{self, Events};
 use crate::bus::{Link, Setup};
 use crate::config;
 
@@ -21,6 +21,8 @@ use crate::config;
 pub(super) const MARK: &str = "terra-bridge";
 /// How often to look again at a stream that is not as it must be, and at the connection.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often to ask why there is no connection.
+const EXPLAIN_EVERY: Duration = Duration::from_secs(5);
 /// How often to look at a stream that was in order.
 const LOOK_AGAIN_EVERY: Duration = Duration::from_secs(30);
 
@@ -107,6 +109,8 @@ pub(super) struct Keeper {
     pub max_message: Arc<AtomicUsize>,
     /// Bytes.
     pub max_body: usize,
+    pub config: config::Nats,
+    pub patience: Duration,
     pub wanted: Config,
     /// Those of `wanted` from now on.
     pub subjects: watch::Receiver<Vec<String>>,
@@ -124,6 +128,7 @@ impl Keeper {
     pub(super) async fn run(mut self) {
         let mut said = None;
         let mut small = None;
+        let mut explained: Option<Instant> = None;
         while !self.link.is_closed() {
             let connected = self.context.client().connection_state() == State::Connected;
             let mut pause = LOOK_EVERY;
@@ -148,6 +153,11 @@ impl Keeper {
                     tracing::error!(problem = trouble, "the NATS stream is not as it must be");
                 }
                 said = trouble;
+            } else if explained.is_none_or(|at| at.elapsed() > EXPLAIN_EVERY) && self.events.take_unexplained() {
+                explained = Some(Instant::now());
+                if let Some(trouble) = client::trouble(&self.config, self.patience).await {
+                    self.events.in_trouble(trouble);
+                }
             }
             self.set_link(connected && *self.ensured.read().expect(UNPOISONED) != Ensured::Unknown);
             self.wait(pause).await;

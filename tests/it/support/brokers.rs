@@ -24,8 +24,16 @@ pub struct Broker {
 
 #[derive(Clone)]
 enum Kind {
-    Kafka { home: PathBuf, java: PathBuf },
-    Nats { server: PathBuf, max_payload: &'static str },
+    Kafka {
+        home: PathBuf,
+        java: PathBuf,
+    },
+    /// With these lines in its configuration.
+    Nats {
+        server: PathBuf,
+        max_payload: &'static str,
+        more: String,
+    },
 }
 
 impl Broker {
@@ -44,7 +52,33 @@ impl Broker {
     /// One whose messages are at most so large.
     pub fn nats_that_takes(max_payload: &'static str) -> Option<Self> {
         let server = PathBuf::from(needed("TERRA_BRIDGE_TEST_NATS_SERVER")?);
-        Some(Self::new(Kind::Nats { server, max_payload }))
+        Some(Self::new(Kind::Nats { server, max_payload, more: String::new() }))
+    }
+
+    /// The same with further lines of configuration, such as `tls` and `authorization`.
+    pub fn nats_with(more: String) -> Option<Self> {
+        let server = PathBuf::from(needed("TERRA_BRIDGE_TEST_NATS_SERVER")?);
+        Some(Self::new(Kind::Nats { server, max_payload: "16MB", more }))
+    }
+
+    /// Has a running NATS server take other lines of configuration.
+    pub fn reload(&mut self, lines: String) {
+        let Kind::Nats { more, .. } = &mut self.kind else { panic!("only NATS reloads") };
+        *more = lines;
+        self.write_nats_config();
+        signal(self.child.as_ref().expect("it runs").id(), "HUP");
+    }
+
+    fn write_nats_config(&self) -> PathBuf {
+        let Kind::Nats { max_payload, more, .. } = &self.kind else { panic!("only NATS is set up this way") };
+        let config = self.dir.path().join("nats.conf");
+        let store = self.dir.path().join("jetstream");
+        let text = format!(
+            "listen: \"127.0.0.1:{}\"\nmax_payload: {max_payload}\njetstream {{ store_dir: {store:?}, max_file: 2GB }}\n{more}",
+            self.port
+        );
+        std::fs::write(&config, text).expect("the directory is ours");
+        config
     }
 
     fn new(kind: Kind) -> Self {
@@ -69,16 +103,9 @@ impl Broker {
                 command.arg(self.dir.path().join("server.properties"));
                 command
             }
-            Kind::Nats { server, max_payload } => {
-                let config = self.dir.path().join("nats.conf");
-                let store = self.dir.path().join("jetstream");
-                let text = format!(
-                    "listen: \"127.0.0.1:{}\"\nmax_payload: {max_payload}\njetstream {{ store_dir: {store:?}, max_file: 2GB }}\n",
-                    self.port
-                );
-                std::fs::write(&config, text).expect("the directory is ours");
+            Kind::Nats { server, .. } => {
                 let mut command = Command::new(server);
-                command.arg("-c").arg(config);
+                command.arg("-c").arg(self.write_nats_config());
                 command
             }
         };

@@ -2,6 +2,7 @@
 
 pub mod bridge;
 pub mod brokers;
+pub mod certificates;
 pub mod changing;
 pub mod consumers;
 pub mod crowd;

@@ -1,0 +1,168 @@
+//! Brokers that want TLS and a login: what gets in, what is said of what does not, and what heals.
+
+use std::path::Path;
+use std::time::Duration;
+
+use nkeys::KeyPair;
+
+use crate::support::bridge::{Bridge, command};
+use crate::support::brokers::Broker;
+use crate::support::certificates::Authority;
+use crate::support::consumers::Bus;
+use crate::support::terra::Attempt;
+use crate::support::{unique, until};
+
+const SAID_WITHIN: Duration = Duration::from_secs(30);
+
+type Environment = Vec<(String, String)>;
+
+fn with(mut environment: Environment, more: &[(&str, &str)]) -> Environment {
+    environment.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    environment
+}
+
+fn delivery() -> Attempt {
+    Attempt::of(r#"{"type":"daily","user":{"user_id":"u"}}"#)
+}
+
+/// A delivery is kept, and `tail` with the same configuration shows it.
+fn gets_in(environment: &Environment, topic: &str) {
+    let bridge = Bridge::ready(environment);
+    let response = delivery().post(bridge.deliveries);
+    assert_eq!(response.status, 200, "{:?}", response.json());
+    let id = response.json()["id"].as_str().expect("an id").to_owned();
+    let tail = command()
+        .envs(environment.iter().map(|(name, value)| (name, value)))
+        .args(["tail", "--from", "earliest", "--limit", "1", "--json", topic])
+        .output()
+        .expect("the binary runs");
+    let shown = String::from_utf8_lossy(&tail.stdout).into_owned();
+    assert!(tail.status.success(), "{}", String::from_utf8_lossy(&tail.stderr));
+    assert!(shown.contains(&id), "{shown}");
+}
+
+/// 503, not ready, `said` once in the log and in `check --online`, and nowhere the `secret`.
+fn stays_out(environment: &Environment, said: &str, secret: &str) -> Bridge {
+    let bridge = Bridge::start(environment);
+    until("the log says why", SAID_WITHIN, || bridge.log().contains(said).then_some(()));
+    for _ in 0..3 {
+        assert_eq!(delivery().post(bridge.deliveries).status, 503);
+    }
+    assert_eq!(bridge.readiness().0, 503, "never reached");
+    let log = bridge.log();
+    let lines = log.lines().filter(|line| line.contains(said) && line.contains("terra_bridge::bus")).count();
+    assert_eq!(lines, 1, "{log}");
+    let check = command()
+        .envs(environment.iter().map(|(name, value)| (name, value)))
+        .args(["check", "--online"])
+        .output()
+        .expect("the binary runs");
+    let mut report = String::from_utf8_lossy(&check.stdout).into_owned();
+    report.push_str(&String::from_utf8_lossy(&check.stderr));
+    assert!(!check.status.success(), "{report}");
+    assert!(report.contains(said), "{report}");
+    assert!(!log.contains(secret) && !report.contains(secret), "the secret is shown");
+    bridge
+}
+
+fn heals(bridge: &Bridge) {
+    until("a delivery is kept", SAID_WITHIN, || (delivery().post(bridge.deliveries).status == 200).then_some(()));
+    assert_eq!(bridge.readiness().0, 200);
+}
+
+fn quoted(path: &Path) -> String {
+    format!("{path:?}")
+}
+
+mod nats {
+    use super::*;
+
+    const LOGIN: &str = "NATS refuses the login";
+    const TLS: &str = "no TLS connection to NATS comes about";
+
+    fn tls(authority: &Authority, more: &str) -> String {
+        let (certificate, key) = authority.issue("server");
+        let (certificate, key) = (quoted(&certificate), quoted(&key));
+        format!("tls {{ cert_file: {certificate}, key_file: {key}, timeout: 5 {more} }}\n")
+    }
+
+    fn environment(bus: &Bus, authority: &Authority) -> Environment {
+        with(bus.environment(), &[("TERRA_BRIDGE_NATS__TLS__CA", authority.ca().to_str().expect("UTF-8"))])
+    }
+
+    fn at(broker: &Broker) -> Bus {
+        Bus::nats_at(format!("tls://127.0.0.1:{}", broker.port()))
+    }
+
+    /// `authorization` lines that take this secret, and the keys that give it.
+    fn one_login(lines: impl Fn(&str) -> String, right: (&str, &[(&str, &str)]), wrong: (&str, &[(&str, &str)])) {
+        let authority = Authority::new();
+        let tls = tls(&authority, "");
+        let Some(mut broker) = Broker::nats_with(format!("{tls}{}", lines(right.0))) else { return };
+        let bus = at(&broker);
+        gets_in(&with(environment(&bus, &authority), right.1), &bus.topic("daily"));
+        let secret = wrong.1.last().expect("a login").1;
+        let bridge = stays_out(&with(environment(&bus, &authority), wrong.1), LOGIN, secret);
+        broker.reload(format!("{tls}{}", lines(wrong.0)));
+        heals(&bridge);
+    }
+
+    #[test]
+    fn user_and_password_get_in_and_a_wrong_password_is_named_until_it_is_right() {
+        let (right, wrong) = (unique(), unique());
+        let login = |password| {
+            [("TERRA_BRIDGE_NATS__USER", "bridge"), ("TERRA_BRIDGE_NATS__PASSWORD", "env:SECRET"), ("SECRET", password)]
+        };
+        one_login(
+            |password| format!("authorization {{ user: bridge, password: {password} }}\n"),
+            (&right, &login(&right)),
+            (&wrong, &login(&wrong)),
+        );
+    }
+
+    #[test]
+    fn a_token_gets_in_and_a_wrong_one_is_named_until_it_is_right() {
+        let (right, wrong) = (unique(), unique());
+        let login = |token| [("TERRA_BRIDGE_NATS__TOKEN", "env:SECRET"), ("SECRET", token)];
+        one_login(
+            |token| format!("authorization {{ token: {token} }}\n"),
+            (&right, &login(&right)),
+            (&wrong, &login(&wrong)),
+        );
+    }
+
+    #[test]
+    fn an_nkey_gets_in_and_an_unknown_one_is_named_until_it_is_known() {
+        let (right, wrong) = (KeyPair::new_user(), KeyPair::new_user());
+        let (right_seed, wrong_seed) = (right.seed().expect("a seed"), wrong.seed().expect("a seed"));
+        let login = |seed| [("TERRA_BRIDGE_NATS__NKEY", "env:SECRET"), ("SECRET", seed)];
+        one_login(
+            |public| format!("authorization {{ users: [ {{ nkey: {public} }} ] }}\n"),
+            (&right.public_key(), &login(&right_seed)),
+            (&wrong.public_key(), &login(&wrong_seed)),
+        );
+    }
+
+    #[test]
+    fn an_authority_that_did_not_sign_the_server_is_named() {
+        let (authority, other) = (Authority::new(), Authority::new());
+        let Some(broker) = Broker::nats_with(tls(&authority, "")) else { return };
+        let bus = at(&broker);
+        stays_out(&environment(&bus, &other), TLS, "BEGIN CERTIFICATE");
+    }
+
+    #[test]
+    fn a_client_certificate_gets_in_and_without_one_nothing_does() {
+        let authority = Authority::new();
+        let verify = format!(", ca_file: {}, verify: true", quoted(&authority.ca()));
+        let Some(broker) = Broker::nats_with(tls(&authority, &verify)) else { return };
+        let bus = at(&broker);
+        let (certificate, key) = authority.issue("client");
+        let client = [
+            ("TERRA_BRIDGE_NATS__TLS__CERTIFICATE", certificate.to_str().expect("UTF-8")),
+            ("TERRA_BRIDGE_NATS__TLS__KEY", key.to_str().expect("UTF-8")),
+        ];
+        gets_in(&with(environment(&bus, &authority), &client), &bus.topic("daily"));
+        stays_out(&environment(&bus, &authority), TLS, "BEGIN CERTIFICATE");
+    }
+}
