@@ -13,6 +13,7 @@
 //! - `commands`: the binary as a person or a script uses it: configuration, `check`, `send`, `tail`
 //! - `reload`: SIGHUP while deliveries arrive
 //! - `rotation`: secrets that change on disk
+//! - `plans`: what the faults program (`tests/breaking`) makes of a seed
 //! - `secured`: brokers that want TLS and a login, and refuse the wrong one
 //! - `support`: the bridge on free ports, the pretend Terra, the brokers
 
@@ -32,4 +33,12 @@ mod secured;
 mod silence;
 mod slow;
 mod spool;
+#[path = "../breaking/kinds.rs"]
+#[allow(dead_code, reason = "the faults program uses the rest")]
+mod kinds;
+#[path = "../breaking/plan.rs"]
+#[allow(dead_code, reason = "the faults program uses the rest")]
+mod plan;
+#[allow(dead_code, reason = "the faults program uses the rest")]
 mod support;
+mod plans;

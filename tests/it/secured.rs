@@ -98,12 +98,12 @@ mod nats {
     fn one_login(lines: impl Fn(&str) -> String, right: (&str, &[(&str, &str)]), wrong: (&str, &[(&str, &str)])) {
         let authority = Authority::new();
         let tls = tls(&authority, "");
-        let Some(mut broker) = Broker::nats_with(format!("{tls}{}", lines(right.0))) else { return };
+        let Some(broker) = Broker::nats_with(&format!("{tls}{}", lines(right.0))) else { return };
         let bus = at(&broker);
         gets_in(&with(environment(&bus, &authority), right.1), &bus.topic("daily"));
         let secret = wrong.1.last().expect("a login").1;
         let bridge = stays_out(&with(environment(&bus, &authority), wrong.1), LOGIN, secret);
-        broker.reload(format!("{tls}{}", lines(wrong.0)));
+        broker.reload(&format!("{tls}{}", lines(wrong.0)));
         heals(&bridge);
     }
 
@@ -146,7 +146,7 @@ mod nats {
     #[test]
     fn an_authority_that_did_not_sign_the_server_is_named() {
         let (authority, other) = (Authority::new(), Authority::new());
-        let Some(broker) = Broker::nats_with(tls(&authority, "")) else { return };
+        let Some(broker) = Broker::nats_with(&tls(&authority, "")) else { return };
         let bus = at(&broker);
         stays_out(&environment(&bus, &other), TLS, "BEGIN CERTIFICATE");
     }
@@ -155,7 +155,7 @@ mod nats {
     fn a_client_certificate_gets_in_and_without_one_nothing_does() {
         let authority = Authority::new();
         let verify = format!(", ca_file: {}, verify: true", quoted(&authority.ca()));
-        let Some(broker) = Broker::nats_with(tls(&authority, &verify)) else { return };
+        let Some(broker) = Broker::nats_with(&tls(&authority, &verify)) else { return };
         let bus = at(&broker);
         let (certificate, key) = authority.issue("client");
         let client = [

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ pub const STARTS_WITHIN: Duration = Duration::from_secs(30);
 pub struct Bridge {
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
+    unread: Arc<AtomicBool>,
     pub deliveries: SocketAddr,
     pub admin: SocketAddr,
     /// Of the embedded log.
@@ -53,21 +55,25 @@ impl Bridge {
         bridge
     }
 
-    pub fn run(mut command: Command) -> Self {
+    pub fn run(command: Command) -> Self {
+        Self::try_run(command).unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// `Err`: it ended before it had started; what it said.
+    pub fn try_run(mut command: Command) -> Result<Self, String> {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
         let lines = Arc::new(Mutex::new(Vec::new()));
-        gather(child.stdout.take().expect("stdout is piped"), lines.clone());
-        gather(child.stderr.take().expect("stderr is piped"), lines.clone());
+        let unread = Arc::new(AtomicBool::new(false));
+        gather(child.stdout.take().expect("stdout is piped"), lines.clone(), unread.clone());
+        gather(child.stderr.take().expect("stderr is piped"), lines.clone(), unread.clone());
         let started = || {
             let lines = lines.lock().unwrap();
             lines.iter().any(|line| line.contains("\"started\"")).then(|| lines.clone())
         };
-        let said = until("the bridge starts", STARTS_WITHIN, || {
-            if let Some(status) = child.try_wait().expect("the child is ours") {
-                panic!("the bridge ended with {status}: {:#?}", lines.lock().unwrap());
-            }
-            started()
-        });
+        let said = until("the bridge starts", STARTS_WITHIN, || match child.try_wait().expect("the child is ours") {
+            Some(status) => Some(Err(format!("the bridge ended with {status}: {:#?}", lines.lock().unwrap()))),
+            None => started().map(Ok),
+        })?;
         let listens = |what: &str| {
             let line = said.iter().find(|line| line.contains(what))?;
             let line: serde_json::Value = serde_json::from_str(line).expect("a JSON line");
@@ -76,7 +82,21 @@ impl Bridge {
         let deliveries = listens("taking deliveries").expect("an address for deliveries");
         let admin = listens("answering /livez").expect("an address of the admin listener");
         let reader = listens("answering readers");
-        Self { child, lines, deliveries, admin, reader }
+        Ok(Self { child, lines, unread, deliveries, admin, reader })
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether nobody reads what it prints.
+    pub fn leave_unread(&self, unread: bool) {
+        self.unread.store(unread, Ordering::Relaxed);
+    }
+
+    /// How it ended, if it has.
+    pub fn end(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("the child is ours")
     }
 
     pub fn reader(&self) -> SocketAddr {
@@ -151,10 +171,13 @@ pub fn signal(pid: u32, signal: &str) {
     assert!(status.expect("kill runs").success(), "kill -{signal} {pid}");
 }
 
-fn gather(from: impl Read + Send + 'static, lines: Arc<Mutex<Vec<String>>>) {
+fn gather(from: impl Read + Send + 'static, lines: Arc<Mutex<Vec<String>>>, unread: Arc<AtomicBool>) {
     std::thread::spawn(move || {
         for line in BufReader::new(from).lines().map_while(Result::ok) {
             lines.lock().unwrap().push(line);
+            while unread.load(Ordering::Relaxed) {
+                std::thread::park_timeout(Duration::from_millis(20));
+            }
         }
     });
 }

@@ -1,7 +1,7 @@
 //! Brokers that belong to one test: they stop, freeze and come back without disturbing another.
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -22,26 +22,34 @@ pub struct Broker {
     child: Option<Child>,
 }
 
+/// Which program, and where this machine has it.
 #[derive(Clone)]
-enum Kind {
-    Kafka {
-        home: PathBuf,
-        java: PathBuf,
-    },
-    /// With these lines in its configuration.
-    Nats {
-        server: PathBuf,
-        max_payload: &'static str,
-        more: String,
-    },
+pub enum Kind {
+    Kafka { home: PathBuf, java: PathBuf },
+    Nats { server: PathBuf },
+}
+
+impl Kind {
+    /// `None` where the machine has none to start.
+    pub fn kafka() -> Option<Self> {
+        let home = PathBuf::from(needed("TERRA_BRIDGE_TEST_KAFKA_HOME")?);
+        let java = PathBuf::from(std::env::var("TERRA_BRIDGE_TEST_JAVA").unwrap_or_else(|_| "java".into()));
+        Some(Self::Kafka { home, java })
+    }
+
+    /// `None` where the machine has none to start.
+    pub fn nats() -> Option<Self> {
+        Some(Self::Nats { server: PathBuf::from(needed("TERRA_BRIDGE_TEST_NATS_SERVER")?) })
+    }
 }
 
 impl Broker {
     /// A Kafka broker of one node; `None` where the machine has none to start.
     pub fn kafka() -> Option<Self> {
-        let home = PathBuf::from(needed("TERRA_BRIDGE_TEST_KAFKA_HOME")?);
-        let java = PathBuf::from(std::env::var("TERRA_BRIDGE_TEST_JAVA").unwrap_or_else(|_| "java".into()));
-        Some(Self::new(Kind::Kafka { home, java }))
+        let (kind, port) = (Kind::kafka()?, free_port());
+        let mut broker = Self::configured(kind, port, |dir| lone_kafka(port, dir));
+        broker.start();
+        Some(broker)
     }
 
     /// A NATS server with JetStream; `None` where the machine has none to start.
@@ -50,44 +58,37 @@ impl Broker {
     }
 
     /// One whose messages are at most so large.
-    pub fn nats_that_takes(max_payload: &'static str) -> Option<Self> {
-        let server = PathBuf::from(needed("TERRA_BRIDGE_TEST_NATS_SERVER")?);
-        Some(Self::new(Kind::Nats { server, max_payload, more: String::new() }))
+    pub fn nats_that_takes(max_payload: &str) -> Option<Self> {
+        let (kind, port) = (Kind::nats()?, free_port());
+        let mut broker = Self::configured(kind, port, |dir| lone_nats(port, max_payload, dir));
+        broker.start();
+        Some(broker)
     }
 
     /// The same with further lines of configuration, such as `tls` and `authorization`.
-    pub fn nats_with(more: String) -> Option<Self> {
-        let server = PathBuf::from(needed("TERRA_BRIDGE_TEST_NATS_SERVER")?);
-        Some(Self::new(Kind::Nats { server, max_payload: "16MB", more }))
+    pub fn nats_with(more: &str) -> Option<Self> {
+        let (kind, port) = (Kind::nats()?, free_port());
+        let mut broker = Self::configured(kind, port, |dir| lone_nats(port, "16MB", dir) + more);
+        broker.start();
+        Some(broker)
     }
 
     /// Has a running NATS server take other lines of configuration.
-    pub fn reload(&mut self, lines: String) {
-        let Kind::Nats { more, .. } = &mut self.kind else { panic!("only NATS reloads") };
-        *more = lines;
-        self.write_nats_config();
+    pub fn reload(&self, more: &str) {
+        let text = lone_nats(self.port, "16MB", self.dir.path()) + more;
+        std::fs::write(self.config(), text).expect("the directory is ours");
         signal(self.child.as_ref().expect("it runs").id(), "HUP");
     }
 
-    fn write_nats_config(&self) -> PathBuf {
-        let Kind::Nats { max_payload, more, .. } = &self.kind else { panic!("only NATS is set up this way") };
-        let config = self.dir.path().join("nats.conf");
-        let store = self.dir.path().join("jetstream");
-        let text = format!(
-            "listen: \"127.0.0.1:{}\"\nmax_payload: {max_payload}\njetstream {{ store_dir: {store:?}, max_file: 2GB }}\n{more}",
-            self.port
-        );
-        std::fs::write(&config, text).expect("the directory is ours");
-        config
-    }
-
-    fn new(kind: Kind) -> Self {
+    /// Not started yet: its configuration is what `settings` makes of its directory, and it has to
+    /// answer plain clients on `port`.
+    pub fn configured(kind: Kind, port: u16, settings: impl FnOnce(&Path) -> String) -> Self {
         let dir = TempDir::new().expect("a temporary directory");
-        let mut broker = Self { kind, port: free_port(), dir, child: None };
+        let broker = Self { kind, port, dir, child: None };
+        std::fs::write(broker.config(), settings(broker.dir.path())).expect("the directory is ours");
         if let Kind::Kafka { .. } = broker.kind {
             broker.format();
         }
-        broker.start();
         broker
     }
 
@@ -95,21 +96,33 @@ impl Broker {
         self.port
     }
 
+    fn config(&self) -> PathBuf {
+        self.dir.path().join("broker.conf")
+    }
+
     /// Starts it, and waits until it answers.
     pub fn start(&mut self) {
+        self.spawn();
+        self.await_up();
+    }
+
+    pub fn spawn(&mut self) {
         let mut command = match &self.kind {
             Kind::Kafka { .. } => {
                 let mut command = self.java("kafka.Kafka");
-                command.arg(self.dir.path().join("server.properties"));
+                command.arg(self.config());
                 command
             }
-            Kind::Nats { server, .. } => {
+            Kind::Nats { server } => {
                 let mut command = Command::new(server);
-                command.arg("-c").arg(self.write_nats_config());
+                command.arg("-c").arg(self.config());
                 command
             }
         };
         self.child = Some(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the broker starts"));
+    }
+
+    pub fn await_up(&self) {
         until("the broker answers", UP_WITHIN, || self.answers().then_some(()));
     }
 
@@ -130,6 +143,14 @@ impl Broker {
         if let Some(mut child) = self.child.take() {
             child.kill().expect("the child is ours");
             child.wait().expect("the child is ours");
+        }
+    }
+
+    /// SIGTERM, and gone.
+    pub fn terminate(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            signal(child.id(), "TERM");
+            until("the broker stops", UP_WITHIN, || child.try_wait().expect("the child is ours"));
         }
     }
 
@@ -163,27 +184,33 @@ impl Broker {
     }
 
     fn format(&self) {
-        let dir = self.dir.path();
-        let controller = free_port();
-        let properties = dir.join("server.properties");
-        let text = format!(
-            "process.roles=broker,controller\nnode.id=1\n\
-             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
-             controller.quorum.voters=1@127.0.0.1:{controller}\n\
-             controller.listener.names=CONTROLLER\n\
-             log.dirs={logs}\nauto.create.topics.enable=false\n\
-             offsets.topic.replication.factor=1\ntransaction.state.log.replication.factor=1\n\
-             transaction.state.log.min.isr=1\ngroup.initial.rebalance.delay.ms=0\n",
-            port = self.port,
-            logs = dir.join("logs").display(),
-        );
-        std::fs::write(&properties, text).expect("the directory is ours");
         let mut format = self.java("kafka.tools.StorageTool");
-        format.args(["format", "-t", "dGVycmEtYnJpZGdlLXRlcw", "-c"]).arg(&properties);
+        format.args(["format", "-t", "dGVycmEtYnJpZGdlLXRlcw", "-c"]).arg(self.config());
         let output = format.output().expect("java runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
+}
+
+fn lone_kafka(port: u16, dir: &Path) -> String {
+    format!(
+        "process.roles=broker,controller\nnode.id=1\n\
+         listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+         advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
+         controller.quorum.voters=1@127.0.0.1:{controller}\n\
+         controller.listener.names=CONTROLLER\n\
+         log.dirs={logs}\nauto.create.topics.enable=false\n\
+         offsets.topic.replication.factor=1\ntransaction.state.log.replication.factor=1\n\
+         transaction.state.log.min.isr=1\ngroup.initial.rebalance.delay.ms=0\n",
+        controller = free_port(),
+        logs = dir.join("logs").display(),
+    )
+}
+
+fn lone_nats(port: u16, max_payload: &str, dir: &Path) -> String {
+    let store = dir.join("jetstream");
+    format!(
+        "listen: \"127.0.0.1:{port}\"\nmax_payload: {max_payload}\njetstream {{ store_dir: {store:?}, max_file: 2GB }}\n"
+    )
 }
 
 impl Drop for Broker {
@@ -196,7 +223,7 @@ impl Drop for Broker {
 }
 
 /// A port that was free a moment ago.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("it is bound").port()
 }

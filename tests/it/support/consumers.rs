@@ -135,7 +135,7 @@ impl Bus {
     }
 }
 
-fn kafka_client(brokers: &str) -> BaseConsumer {
+pub fn kafka_client(brokers: &str) -> BaseConsumer {
     ClientConfig::new()
         .set("bootstrap.servers", brokers)
         .set("group.id", unique())
@@ -161,17 +161,20 @@ fn kafka_take(brokers: &str, topic: &str, count: usize) -> Vec<Got> {
     let mut got = Vec::new();
     while got.len() < count && std::time::Instant::now() < end {
         let Some(message) = consumer.poll(Duration::from_millis(200)) else { continue };
-        let message = message.expect("a message");
-        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("UTF-8");
-        let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
-        got.push(Got {
-            topic: message.topic().to_owned(),
-            key: message.key().map(text),
-            headers: headers.map(|header| (header.key.to_owned(), text(header.value.unwrap_or_default()))).collect(),
-            payload: message.payload().unwrap_or_default().to_vec(),
-        });
+        got.push(kafka_got(&message.expect("a message")));
     }
     got
+}
+
+pub fn kafka_got(message: &impl Message) -> Got {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("UTF-8");
+    let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+    Got {
+        topic: message.topic().to_owned(),
+        key: message.key().map(text),
+        headers: headers.map(|header| (header.key.to_owned(), text(header.value.unwrap_or_default()))).collect(),
+        payload: message.payload().unwrap_or_default().to_vec(),
+    }
 }
 
 fn kafka_count(brokers: &str, prefix: &str) -> usize {
@@ -185,7 +188,7 @@ fn kafka_count(brokers: &str, prefix: &str) -> usize {
     ends.map(|(low, high)| (high - low) as usize).sum()
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
@@ -206,14 +209,18 @@ fn nats_take(server: &str, stream: &str, subject: &str, count: usize) -> Vec<Got
             let Ok(Some(message)) = tokio::time::timeout(ARRIVES_WITHIN, messages.next()).await else { break };
             let message = message.expect("a message");
             message.ack().await.expect("an ack");
-            let headers = message.headers.iter().flat_map(|headers| headers.iter());
-            let headers: BTreeMap<_, _> =
-                headers.map(|(name, values)| (name.to_string().to_lowercase(), values[0].to_string())).collect();
-            let key = headers.get("ce-partitionkey").map(|key| decoded(key));
-            got.push(Got { topic: message.subject.to_string(), key, headers, payload: message.payload.to_vec() });
+            got.push(nats_got(&message));
         }
         got
     })
+}
+
+pub fn nats_got(message: &async_nats::Message) -> Got {
+    let headers = message.headers.iter().flat_map(|headers| headers.iter());
+    let headers: BTreeMap<_, _> =
+        headers.map(|(name, values)| (name.to_string().to_lowercase(), values[0].to_string())).collect();
+    let key = headers.get("ce-partitionkey").map(|key| decoded(key));
+    Got { topic: message.subject.to_string(), key, headers, payload: message.payload.to_vec() }
 }
 
 fn nats_count(server: &str, stream: &str) -> usize {
@@ -225,7 +232,7 @@ fn nats_count(server: &str, stream: &str) -> usize {
     })
 }
 
-fn embedded_take(reader: SocketAddr, topic: &str, count: usize) -> Vec<Got> {
+pub fn embedded_take(reader: SocketAddr, topic: &str, count: usize) -> Vec<Got> {
     let target = format!("/topics/{topic}/messages?from=earliest&limit={count}");
     let response = http::get(reader, &target);
     assert_eq!(response.status, 200, "{}", response.body.escape_ascii());
@@ -233,7 +240,7 @@ fn embedded_take(reader: SocketAddr, topic: &str, count: usize) -> Vec<Got> {
     lines.map(|line| embedded_got(&serde_json::from_slice(line).expect("a JSON line"))).collect()
 }
 
-fn embedded_got(record: &serde_json::Value) -> Got {
+pub fn embedded_got(record: &serde_json::Value) -> Got {
     let payload = match &record["payload"] {
         serde_json::Value::String(text) => text.clone().into_bytes(),
         _ => {

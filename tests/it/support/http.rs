@@ -31,11 +31,7 @@ pub struct Connection<S = TcpStream> {
 
 impl Connection {
     pub fn open(to: SocketAddr) -> std::io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        stream.set_nodelay(true)?;
-        Ok(Self { stream: BufReader::new(stream) })
+        connect_within(to, PATIENCE).map(Self::over)
     }
 
     pub fn stream(&self) -> &TcpStream {
@@ -66,11 +62,18 @@ impl<S: Read + Write> Connection<S> {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
         let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
-        let status = status.unwrap_or_else(|| panic!("no status line: {line:?}"));
+        let status = match status {
+            Some(status) => status,
+            // Cut off in the middle of it.
+            None if !line.ends_with('\n') => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            None => panic!("no status line: {line:?}"),
+        };
         let mut headers = Vec::new();
         loop {
             line.clear();
-            self.stream.read_line(&mut line)?;
+            if self.stream.read_line(&mut line)? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
             match line.trim_end().split_once(':') {
                 Some((name, value)) => headers.push((name.to_owned(), value.trim().to_owned())),
                 None => break,
@@ -105,6 +108,15 @@ impl<S: Read + Write> Connection<S> {
     pub fn closed(&mut self) -> bool {
         matches!(self.stream.read(&mut [0; 1]), Ok(0) | Err(_))
     }
+}
+
+/// `patience` bounds each single wait.
+pub fn connect_within(to: SocketAddr, patience: Duration) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&to, patience)?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(patience))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 pub fn get(to: SocketAddr, target: &str) -> Response {

@@ -1,0 +1,172 @@
+//! The buses and the kinds of fault, by name: which bus knows which fault, what a fault is done to,
+//! and what it needs.
+
+use std::fmt;
+use std::str::FromStr;
+
+macro_rules! names {
+    ($(#[$doc:meta])* $type:ident { $($(#[$variant_doc:meta])* $variant:ident = $name:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $type { $($(#[$variant_doc])* $variant,)* }
+
+        impl $type {
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.name())
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                Self::ALL.iter().copied().find(|one| one.name() == text).ok_or_else(|| format!("no such name: {text}"))
+            }
+        }
+    };
+}
+
+names! {
+    /// Three brokers where the name says so: replication factor 3 with `min.insync.replicas=2`, or a
+    /// stream of three replicas.
+    BusName {
+        Kafka = "kafka",
+        Nats = "nats",
+        Embedded = "embedded",
+        Kafka3 = "kafka3",
+        Nats3 = "nats3",
+    }
+}
+
+impl BusName {
+    pub fn is_kafka(self) -> bool {
+        matches!(self, Self::Kafka | Self::Kafka3)
+    }
+
+    pub fn is_nats(self) -> bool {
+        matches!(self, Self::Nats | Self::Nats3)
+    }
+
+    pub fn brokers(self) -> usize {
+        match self {
+            Self::Embedded => 0,
+            Self::Kafka | Self::Nats => 1,
+            Self::Kafka3 | Self::Nats3 => 3,
+        }
+    }
+}
+
+names! {
+    Kind {
+        /// kill -9, and started again as a supervisor would.
+        BridgeKill = "bridge_kill",
+        /// SIGTERM; it has to end with 0 in time.
+        BridgeTerm = "bridge_term",
+        BrokerKill = "broker_kill",
+        /// SIGSTOP, later SIGCONT.
+        BrokerStop = "broker_stop",
+        /// SIGTERM and started again.
+        BrokerRestart = "broker_restart",
+        /// kill -9 of the broker that leads the stream, or a topic's partition.
+        LeaderKill = "leader_kill",
+        /// All connections to the brokers closed, new ones refused.
+        Cut = "cut",
+        /// Every piece of both directions comes late.
+        Delay = "delay",
+        /// Connections stay open and carry nothing; later they go on, or turn out to be dead.
+        HalfOpen = "half_open",
+        /// A file takes what room there is under the embedded log, or under the spool.
+        DiskFull = "disk_full",
+        /// What was not fsynced is gone from the disk under the embedded log, or under the spool.
+        PowerLoss = "power_loss",
+        /// Nobody reads what the bridge prints, at its most talkative.
+        StdoutBlocked = "stdout_blocked",
+        /// A topic, or on NATS the stream, is deleted and made again.
+        TopicDeleted = "topic_deleted",
+        /// The topic, or the stream, takes no large messages for a while.
+        TopicLimit = "topic_limit",
+        /// Several copies of a delivery at once on several connections.
+        Duplicates = "duplicates",
+        /// A captured delivery is sent again with another trace id.
+        Replays = "replays",
+        /// SIGHUP while the configuration file is broken.
+        SighupBroken = "sighup_broken",
+        /// A new signing secret, the old ones kept beside it.
+        SecretRotated = "secret_rotated",
+        /// Deliveries come over HTTPS, and its certificate is replaced.
+        CertificateSwapped = "certificate_swapped",
+        /// The brokers are cut off for so long that a small spool is full.
+        SpoolFull = "spool_full",
+    }
+}
+
+/// What a fault is done to: two faults at once have two targets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    Bridge,
+    Broker,
+    Link,
+    Disk,
+    Stdout,
+    /// Of what is sent, not of what carries it.
+    Traffic,
+}
+
+impl Kind {
+    pub fn target(self) -> Target {
+        match self {
+            Self::BridgeKill | Self::BridgeTerm | Self::SighupBroken | Self::SecretRotated => Target::Bridge,
+            Self::CertificateSwapped | Self::PowerLoss => Target::Bridge,
+            Self::BrokerKill | Self::BrokerStop | Self::BrokerRestart | Self::LeaderKill => Target::Broker,
+            Self::TopicDeleted | Self::TopicLimit => Target::Broker,
+            Self::Cut | Self::Delay | Self::HalfOpen | Self::SpoolFull => Target::Link,
+            Self::DiskFull => Target::Disk,
+            Self::StdoutBlocked => Target::Stdout,
+            Self::Duplicates | Self::Replays => Target::Traffic,
+        }
+    }
+
+    /// Whether the bus has what it is done to.
+    pub fn fits(self, bus: BusName) -> bool {
+        match self.target() {
+            Target::Broker if self == Self::LeaderKill => bus.brokers() > 1,
+            Target::Broker | Target::Link => bus.brokers() > 0,
+            Target::Bridge | Target::Disk | Target::Stdout | Target::Traffic => true,
+        }
+    }
+
+    /// Whether the bridge needs a spool for it, on a bus of brokers.
+    pub fn needs_spool(self) -> bool {
+        matches!(self, Self::DiskFull | Self::PowerLoss | Self::SpoolFull)
+    }
+
+    /// Whether the bridge's directory has to be on a disk of its own.
+    pub fn needs_disk(self) -> bool {
+        matches!(self, Self::DiskFull | Self::PowerLoss)
+    }
+
+    /// Whether it stands between the bus's keeping a message and the sender's reading of the answer:
+    /// where copies are told apart by nobody, one of these excuses a second one.
+    pub fn excuses_a_copy(self) -> bool {
+        !matches!(self.target(), Target::Disk | Target::Stdout | Target::Traffic)
+            && !matches!(self, Self::SighupBroken | Self::SecretRotated | Self::CertificateSwapped)
+    }
+
+    /// Whether a bus of brokers takes nothing, or nothing for a topic that they lead.
+    pub fn takes_the_bus_away(self) -> bool {
+        self.target() == Target::Link || matches!(self, Self::BrokerKill | Self::BrokerStop | Self::LeaderKill)
+    }
+
+    /// Whether the bridge may be away meanwhile.
+    pub fn takes_the_bridge_away(self) -> bool {
+        matches!(self, Self::BridgeKill | Self::BridgeTerm | Self::PowerLoss)
+    }
+}

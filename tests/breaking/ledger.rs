@@ -1,0 +1,155 @@
+//! What was sent, when, and what came back; when which fault stood. Written by the pretend Terra and
+//! by whoever breaks things, read by the judge.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+
+use crate::bodies;
+use crate::kinds::Kind;
+use crate::plan::{Plan, Planned};
+
+pub type Hash = [u8; 32];
+
+pub fn hash(bytes: &[u8]) -> Hash {
+    Sha256::digest(bytes).into()
+}
+
+pub struct Ledger {
+    pub started: Instant,
+    pub entries: Vec<Entry>,
+    sent: AtomicUsize,
+    faults: Mutex<Vec<Fault>>,
+    violations: Mutex<Vec<String>>,
+}
+
+pub struct Entry {
+    pub planned: Planned,
+    /// The first signature's `t` and secret, where all attempts carry that one.
+    pub signed: OnceLock<(i64, String)>,
+    body: OnceLock<Vec<u8>>,
+    attempts: Mutex<Vec<Attempt>>,
+}
+
+/// One request. Times since the ledger's start.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    pub begun: Duration,
+    pub ended: Duration,
+    pub end: End,
+}
+
+#[derive(Debug, Clone)]
+pub enum End {
+    Answered {
+        status: u16,
+        outcome: String,
+        id: Option<String>,
+    },
+    /// The client left by itself.
+    Left,
+    /// No connection, or none any more.
+    Broken,
+    /// The client's patience ended.
+    Unanswered,
+}
+
+impl Attempt {
+    pub fn succeeded(&self) -> bool {
+        matches!(self.end, End::Answered { status: 200..=299, .. })
+    }
+
+    /// The id and whether the bridge called it a duplicate, of a 2xx.
+    pub fn receipt(&self) -> Option<(Option<&str>, bool)> {
+        match &self.end {
+            End::Answered { status: 200..=299, outcome, id } => Some((id.as_deref(), outcome == "duplicate")),
+            _ => None,
+        }
+    }
+
+    pub fn overlaps(&self, fault: &Fault, settles: Duration) -> bool {
+        self.begun <= fault.ended + settles && fault.begun <= self.ended
+    }
+}
+
+/// From before it was done until after it was mended. Times since the ledger's start.
+#[derive(Debug, Clone)]
+pub struct Fault {
+    pub kind: Kind,
+    pub begun: Duration,
+    pub ended: Duration,
+    /// The end of the topic's name, where it was done to one topic alone.
+    pub topic: Option<&'static str>,
+}
+
+impl Entry {
+    pub fn body(&self) -> &[u8] {
+        self.body.get_or_init(|| bodies::body(&self.planned))
+    }
+
+    pub fn topic(&self) -> &'static str {
+        bodies::topic(self.planned.content)
+    }
+
+    pub fn attempts(&self) -> Vec<Attempt> {
+        self.attempts.lock().unwrap().clone()
+    }
+
+    pub fn acknowledged(&self) -> bool {
+        self.attempts.lock().unwrap().iter().any(Attempt::succeeded)
+    }
+}
+
+impl Ledger {
+    pub fn new(plan: &Plan) -> Self {
+        let entry = |planned: &Planned| Entry {
+            planned: planned.clone(),
+            signed: OnceLock::new(),
+            body: OnceLock::new(),
+            attempts: Mutex::default(),
+        };
+        Self {
+            started: Instant::now(),
+            entries: plan.deliveries.iter().map(entry).collect(),
+            sent: AtomicUsize::new(0),
+            faults: Mutex::default(),
+            violations: Mutex::default(),
+        }
+    }
+
+    pub fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// A delivery goes out for the first time.
+    pub fn sends(&self) {
+        self.sent.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn sent(&self) -> usize {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    pub fn record(&self, number: usize, attempt: Attempt) {
+        self.entries[number].attempts.lock().unwrap().push(attempt);
+    }
+
+    pub fn fault(&self, fault: Fault) {
+        self.faults.lock().unwrap().push(fault);
+    }
+
+    pub fn faults(&self) -> Vec<Fault> {
+        self.faults.lock().unwrap().clone()
+    }
+
+    /// Something that must not be, whatever the judge finds.
+    pub fn violation(&self, what: String) {
+        self.violations.lock().unwrap().push(what);
+    }
+
+    pub fn violations(&self) -> Vec<String> {
+        self.violations.lock().unwrap().clone()
+    }
+}

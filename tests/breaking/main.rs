@@ -1,0 +1,227 @@
+//! Breaks things while a pretend Terra delivers, and judges by the promise. See `./tests/faults --help`.
+//!
+//! - `kinds`, `plan`, `bodies`: what a seed means; values alone
+//! - `terra`, `wire`, `ledger`: who sends, over what, and what is written down of it
+//! - `world`, `settings`, `cluster`, `proxy`, `disk`, `admin`: what things are done to; `strikes`: who does them
+//! - `readers`, `judge`, `report`: what the bus has in the end, what it means, and for whom
+
+#![expect(unreachable_pub, reason = "a test crate has no public")]
+
+mod admin;
+mod bodies;
+mod cluster;
+mod disk;
+mod judge;
+mod kinds;
+mod ledger;
+mod plan;
+mod proxy;
+mod readers;
+mod report;
+mod settings;
+mod strikes;
+#[path = "../it/support/mod.rs"]
+#[allow(dead_code, reason = "the tests use the rest")]
+mod support;
+mod terra;
+mod wire;
+mod world;
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+
+use cluster::Cluster;
+use judge::Judge;
+use kinds::{BusName, Kind};
+use ledger::Ledger;
+use plan::{Narrowed, Plan};
+use report::Line;
+use terra::Terra;
+use world::World;
+
+/// From the last mending until everything has its 2xx.
+const DONE_WITHIN: Duration = Duration::from_secs(90);
+
+/// Breaks things while a pretend Terra delivers, and judges by the promise: a 2xx means that the bus
+/// keeps the event, nothing else gets a 2xx, and nothing that Terra signed is lost.
+#[derive(Parser)]
+#[command(name = "tests/faults")]
+struct Arguments {
+    /// Seeds from 1 on
+    #[arg(long, default_value_t = 10, conflicts_with = "seed")]
+    seeds: u64,
+    /// One seed alone
+    #[arg(long)]
+    seed: Option<u64>,
+    /// kafka, nats, embedded, kafka3 or nats3; by turns where not given
+    #[arg(long)]
+    bus: Option<BusName>,
+    /// Only these kinds of fault; --list names them
+    #[arg(long, value_delimiter = ',')]
+    kinds: Option<Vec<Kind>>,
+    /// Begin no further seed after so many minutes; without --seeds, as many as fit
+    #[arg(long)]
+    minutes: Option<u64>,
+    /// Append a line of JSON for each seed to this file
+    #[arg(long)]
+    report: Option<PathBuf>,
+    /// Go on with the report: no seed that it has, and the table over all of it
+    #[arg(long, requires = "report")]
+    resume: bool,
+    /// Name the kinds of fault
+    #[arg(long)]
+    list: bool,
+}
+
+impl Arguments {
+    fn seeds(&self, given: bool) -> std::ops::RangeInclusive<u64> {
+        match (self.seed, self.minutes) {
+            (Some(seed), _) => seed..=seed,
+            (None, Some(_)) if !given => 1..=u64::MAX,
+            (None, _) => 1..=self.seeds,
+        }
+    }
+
+    fn narrowed(&self) -> Narrowed {
+        Narrowed { bus: self.bus, kinds: self.kinds.clone() }
+    }
+
+    /// As on the command line.
+    fn narrowed_text(&self) -> String {
+        let bus = self.bus.map(|bus| format!("--bus {bus}"));
+        let names = |kinds: &Vec<Kind>| kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(",");
+        let kinds = self.kinds.as_ref().map(|kinds| format!("--kinds {}", names(kinds)));
+        bus.into_iter().chain(kinds).collect::<Vec<_>>().join(" ")
+    }
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whether the promise held.
+fn run() -> Result<bool, String> {
+    let matches = <Arguments as clap::CommandFactory>::command().get_matches();
+    let arguments =
+        <Arguments as clap::FromArgMatches>::from_arg_matches(&matches).map_err(|error| error.to_string())?;
+    if arguments.list {
+        list();
+        return Ok(true);
+    }
+    let mut lines = match &arguments.report {
+        Some(path) if arguments.resume => report::read(path)?,
+        _ => Vec::new(),
+    };
+    let given = matches.value_source("seeds") == Some(clap::parser::ValueSource::CommandLine);
+    let (narrowed, text) = (arguments.narrowed(), arguments.narrowed_text());
+    let end = arguments.minutes.map(|minutes| Instant::now() + Duration::from_secs(60 * minutes));
+    let mut clusters = Clusters::default();
+    for seed in arguments.seeds(given) {
+        if end.is_some_and(|end| Instant::now() >= end) {
+            break;
+        }
+        if lines.iter().any(|line| line.seed == seed && line.narrowed == text) {
+            continue;
+        }
+        let plan = plan::plan(seed, &narrowed);
+        if !clusters.has(plan.bus) {
+            eprintln!("seed {seed:>4} {:<8} SKIPPED: this machine has no such broker", plan.bus);
+            continue;
+        }
+        let line = clusters.judged(&plan, Line::new(&plan, &text));
+        eprintln!("{}", line.short());
+        if let Some(path) = &arguments.report {
+            report::append(path, &line).map_err(|error| format!("{}: {error}", path.display()))?;
+        }
+        lines.push(line);
+    }
+    println!("{}", report::table(&lines));
+    Ok(lines.iter().all(|line| line.violations.is_empty()))
+}
+
+fn list() {
+    for kind in Kind::ALL {
+        let buses = BusName::ALL.iter().filter(|bus| kind.fits(**bus)).map(|bus| bus.name());
+        println!("{kind:<22}{}", buses.collect::<Vec<_>>().join(" "));
+    }
+}
+
+/// Brokers take long to start: they are kept from seed to seed.
+#[derive(Default)]
+struct Clusters(BTreeMap<BusName, Cluster>);
+
+impl Clusters {
+    fn has(&mut self, bus: BusName) -> bool {
+        if bus != BusName::Embedded && !self.0.contains_key(&bus) {
+            self.0.extend(Cluster::start(bus).map(|cluster| (bus, cluster)));
+        }
+        bus == BusName::Embedded || self.0.contains_key(&bus)
+    }
+
+    /// Where the seed cannot be carried out or judged at all, that is the violation.
+    fn judged(&mut self, plan: &Plan, line: Line) -> Line {
+        let began = Instant::now();
+        let cluster = self.0.get_mut(&plan.bus);
+        let judged = catch_unwind(AssertUnwindSafe(|| carry_out(plan, line.clone(), cluster)));
+        let mut line = judged.unwrap_or_else(|panic| {
+            let why = format!("it could not be carried out: {}", said(panic.as_ref()));
+            Line { violations: vec![why], ..line }
+        });
+        line.took_ms = began.elapsed().as_millis() as u64;
+        if !line.violations.is_empty() {
+            // The next seed is not to suffer from it.
+            self.0.remove(&plan.bus);
+        }
+        line
+    }
+}
+
+fn said(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked")
+}
+
+fn carry_out(plan: &Plan, line: Line, cluster: Option<&mut Cluster>) -> Line {
+    let mut world = World::prepare(plan, cluster);
+    let ledger = Arc::new(Ledger::new(plan));
+    world.ledger = ledger.clone();
+    let terra = Terra::start(plan, ledger.clone(), world.destination.clone());
+    let skipped = strikes::carry_out(plan, &mut world);
+    world.pass(DONE_WITHIN, |_| terra.is_done());
+    terra.stop();
+    world.drain_spool();
+    world.terminate();
+    let mut judge = Judge::new(&ledger, plan, world.topic(""), line);
+    match plan.bus {
+        BusName::Embedded => {
+            // What is on disk, not what a process may still hold.
+            world.bring_back();
+            readers::embedded(world.bridge.as_ref().expect("it starts on its own log"), |got| judge.sees(got));
+        }
+        _ => readers::brokers(&world.admin(), |got| judge.sees(got)),
+    }
+    let mut line = judge.judges();
+    line.peak_bytes = world.peak();
+    if line.peak_bytes > plan.memory {
+        line.violations.push(format!("the bridge took {} MiB of memory", line.peak_bytes >> 20));
+    }
+    line.skipped = skipped.into_iter().map(|(kind, why)| format!("{kind}: {why}")).collect();
+    if plan.bus != BusName::Embedded {
+        world.admin().clean_up();
+    }
+    line
+}

@@ -1,0 +1,257 @@
+//! What one seed means: every delivery, every fault, and the point in the ledger where it strikes.
+//! Comes in: a seed and what it is narrowed down to. Goes out: a [`Plan`], always the same one.
+//! Knows no clock, no process and no machine.
+
+use fastrand::Rng;
+use terra_bridge::vocabulary::KNOWN;
+
+use crate::kinds::{BusName, Kind, Target};
+
+const DELIVERIES: std::ops::Range<usize> = 500..1400;
+/// New deliveries a second.
+const RATES: std::ops::Range<u64> = 110..190;
+const CONNECTIONS: std::ops::Range<usize> = 12..25;
+const STRIKES: usize = 3;
+/// Topics that get most of the deliveries, so that what happens to one of them is felt.
+pub const BUSY: [&str; 3] = ["daily", "sleep", "activity"];
+const USERS: u64 = 40;
+/// What the memory of the bridge's bodies is set to, and what the whole process may take at its peak.
+pub const BYTES_IN_FLIGHT: u64 = 64 << 20;
+pub const MEMORY: u64 = 384 << 20;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    pub seed: u64,
+    pub bus: BusName,
+    pub deliveries: Vec<Planned>,
+    pub strikes: Vec<Strike>,
+    pub connections: usize,
+    pub rate: u64,
+    /// Of the bridge: `server.publish_timeout`.
+    pub publish_timeout: &'static str,
+    /// Of the embedded log, and of the spool.
+    pub reserve: &'static str,
+    /// On a bus of brokers.
+    pub spool: bool,
+    pub https: bool,
+    pub talkative: bool,
+    pub memory: u64,
+}
+
+impl Plan {
+    /// Whether any fault is of that kind.
+    pub fn has(&self, is: impl Fn(Kind) -> bool) -> bool {
+        self.strikes.iter().flat_map(|strike| &strike.hits).any(|hit| is(hit.kind))
+    }
+}
+
+/// One thing that Terra, or somebody else, sends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Planned {
+    pub number: usize,
+    pub content: Content,
+    /// Bytes, about.
+    pub size: usize,
+    /// What the body's filling is made from.
+    pub salt: u64,
+    pub user: u64,
+    pub traced: bool,
+    /// Whether a retry is signed anew.
+    pub signed_anew: bool,
+    pub manner: Manner,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    /// By its place in the vocabulary.
+    Known(usize),
+    Unknown,
+    Unreadable(Unreadable),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unreadable {
+    NotUtf8,
+    NotJson,
+    NotAnObject,
+    NoType,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    Plain,
+    /// So many copies at the same time.
+    AtOnce(usize),
+    /// The first attempt's client leaves in the middle of the body.
+    LeavesEarly,
+    /// The first attempt's client leaves without reading the answer.
+    LeavesUnanswered,
+    /// Once kept, it is sent again under another trace id.
+    Replayed,
+    Forged(Forgery),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forgery {
+    Unsigned,
+    OtherSecret,
+    OtherBody,
+    OtherTime,
+    TooOld,
+}
+
+impl Manner {
+    pub fn is_forged(self) -> bool {
+        matches!(self, Self::Forged(_))
+    }
+}
+
+/// Faults that come upon each other: the first one holds while the next one strikes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Strike {
+    /// Strikes when so many deliveries were sent for the first time.
+    pub after: usize,
+    pub hits: Vec<Hit>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hit {
+    pub kind: Kind,
+    /// Milliseconds before what comes next.
+    pub hold: u64,
+    /// Which broker, topic or variant.
+    pub pick: u64,
+}
+
+/// What a run was narrowed down to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Narrowed {
+    pub bus: Option<BusName>,
+    pub kinds: Option<Vec<Kind>>,
+}
+
+impl Narrowed {
+    fn kinds(&self, bus: BusName) -> Vec<Kind> {
+        let all = Kind::ALL.iter().copied().filter(|kind| kind.fits(bus));
+        all.filter(|kind| self.kinds.as_ref().is_none_or(|asked| asked.contains(kind))).collect()
+    }
+}
+
+/// The plan of a seed.
+pub fn plan(seed: u64, narrowed: &Narrowed) -> Plan {
+    let mut rng = Rng::with_seed(seed);
+    let buses = BusName::ALL.len() as u64;
+    let bus = narrowed.bus.unwrap_or(BusName::ALL[(seed % buses) as usize]);
+    let round = if narrowed.bus.is_some() { seed } else { seed / buses };
+    let kinds = narrowed.kinds(bus);
+    let (traffic, faults): (Vec<_>, Vec<_>) = kinds.into_iter().partition(|kind| kind.target() == Target::Traffic);
+    let count = rng.usize(DELIVERIES);
+    let strikes = strikes(&mut rng, bus, round, &faults, count);
+    let struck = |is: fn(Kind) -> bool| strikes.iter().flat_map(|strike| &strike.hits).any(|hit| is(hit.kind));
+    let deliveries = (0..count).map(|number| planned(&mut rng, number, &traffic)).collect();
+    Plan {
+        seed,
+        bus,
+        deliveries,
+        connections: rng.usize(CONNECTIONS),
+        rate: rng.u64(RATES),
+        publish_timeout: ["5s", "3s", "2s"][rng.usize(0..3)],
+        // Small ones let the disk fill up under a commit, not only before it.
+        reserve: ["1 MiB", "16 MiB", "64 MiB"][rng.usize(0..3)],
+        spool: bus.brokers() > 0 && (rng.bool() || struck(Kind::needs_spool)),
+        https: struck(|kind| kind == Kind::CertificateSwapped),
+        talkative: struck(|kind| kind == Kind::StdoutBlocked),
+        strikes,
+        memory: MEMORY,
+    }
+}
+
+/// Goes through the kinds from round to round, so that few seeds have them all.
+fn strikes(rng: &mut Rng, bus: BusName, round: u64, kinds: &[Kind], deliveries: usize) -> Vec<Strike> {
+    if kinds.is_empty() {
+        return Vec::new();
+    }
+    let turn = |n: usize| kinds[(round as usize * STRIKES + n) % kinds.len()];
+    let mut strikes: Vec<_> = (0..STRIKES).map(|n| vec![hit(rng, turn(n))]).collect();
+    for hits in &mut strikes {
+        let first = hits[0].kind;
+        // A disk is not full and without power at once.
+        let disk = |kind: Kind| kind.needs_disk();
+        let apart = |kind: &Kind| kind.target() != first.target() && !(disk(*kind) && disk(first));
+        let others: Vec<_> = kinds.iter().copied().filter(apart).collect();
+        // A spool has something to lose only while the brokers are away.
+        let wanted = first.needs_disk() && bus.brokers() > 0;
+        if !others.is_empty() && (wanted || rng.u8(0..5) < 2) {
+            let away: Vec<_> = others.iter().copied().filter(|kind| kind.takes_the_bus_away()).collect();
+            let others = if wanted && !away.is_empty() { away } else { others };
+            let other = others[rng.usize(0..others.len())];
+            hits.push(hit(rng, other));
+            if wanted {
+                hits.reverse();
+            }
+        }
+    }
+    rng.shuffle(&mut strikes);
+    let part = deliveries / (STRIKES + 1);
+    let strikes = strikes.into_iter().enumerate();
+    strikes.map(|(n, hits)| Strike { after: part * n + rng.usize(part / 4..part), hits }).collect()
+}
+
+fn hit(rng: &mut Rng, kind: Kind) -> Hit {
+    let hold = match kind {
+        // Some longer than any answer may take.
+        Kind::BrokerStop | Kind::HalfOpen | Kind::BrokerKill if rng.u8(0..4) == 0 => rng.u64(5000..7000),
+        Kind::BridgeKill | Kind::BridgeTerm | Kind::PowerLoss => rng.u64(0..700),
+        Kind::SpoolFull => rng.u64(5000..9000),
+        _ => rng.u64(500..2500),
+    };
+    Hit { kind, hold, pick: rng.u64(..) }
+}
+
+fn planned(rng: &mut Rng, number: usize, traffic: &[Kind]) -> Planned {
+    let content = match rng.u8(0..100) {
+        0..50 => {
+            let name = BUSY[rng.usize(0..BUSY.len())];
+            Content::Known(KNOWN.iter().position(|known| known.name == name).expect("a known type"))
+        }
+        50..92 => Content::Known(rng.usize(0..KNOWN.len())),
+        92..96 => Content::Unknown,
+        _ => Content::Unreadable(
+            [Unreadable::NotUtf8, Unreadable::NotJson, Unreadable::NotAnObject, Unreadable::NoType][rng.usize(0..4)],
+        ),
+    };
+    let size = match rng.u16(0..1000) {
+        0..4 => rng.usize(5_000_000..10_000_000),
+        4..34 => rng.usize(100_000..1_000_000),
+        _ => rng.usize(500..20_000),
+    };
+    let traced = rng.u8(0..10) < 8;
+    let manner = manner(rng, traffic, traced);
+    Planned {
+        number,
+        content,
+        size,
+        salt: rng.u64(..),
+        user: rng.u64(0..USERS),
+        traced,
+        // Without a trace id the signature is all that tells a retry from another delivery; and who
+        // has captured one cannot sign.
+        signed_anew: traced && manner != Manner::Replayed && rng.bool(),
+        manner,
+    }
+}
+
+fn manner(rng: &mut Rng, traffic: &[Kind], traced: bool) -> Manner {
+    let draw = rng.u8(0..100);
+    let copies = rng.usize(2..5);
+    let forgeries = [Forgery::Unsigned, Forgery::OtherSecret, Forgery::OtherBody, Forgery::OtherTime, Forgery::TooOld];
+    let forgery = forgeries[rng.usize(0..forgeries.len())];
+    match draw {
+        0..5 => Manner::Forged(forgery),
+        5..7 => Manner::LeavesEarly,
+        7..9 => Manner::LeavesUnanswered,
+        9..14 if traffic.contains(&Kind::Duplicates) => Manner::AtOnce(copies),
+        14..17 if traced && traffic.contains(&Kind::Replays) => Manner::Replayed,
+        _ => Manner::Plain,
+    }
+}

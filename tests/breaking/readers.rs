@@ -1,0 +1,95 @@
+//! Everything that a bus keeps, read by clients that the bridge has no part in. Each message is handed
+//! over and let go, as all of them together are large.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::consumer::{AckPolicy, pull};
+use futures_util::StreamExt;
+use rdkafka::consumer::Consumer;
+use rdkafka::message::Message;
+use rdkafka::{Offset, TopicPartitionList};
+
+use crate::admin::{Admin, nats_client};
+use crate::support::bridge::Bridge;
+use crate::support::consumers::{Got, embedded_take, kafka_client, kafka_got, nats_got, runtime};
+use crate::support::{http, until};
+
+/// For what must be there, until the next message comes.
+const COMES_WITHIN: Duration = Duration::from_secs(30);
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+
+/// From the embedded log, over its HTTP.
+pub fn embedded(bridge: &Bridge, mut each: impl FnMut(Got)) {
+    let reader = bridge.reader();
+    let topics = http::get(reader, "/topics").json();
+    for topic in topics.as_array().expect("a list of topics") {
+        let (name, next) = (topic["topic"].as_str().expect("a name"), topic["next"].as_u64().expect("an offset"));
+        let got = embedded_take(reader, name, next as usize);
+        assert_eq!(got.len() as u64, next, "{name} shows as many as it says");
+        got.into_iter().for_each(&mut each);
+    }
+}
+
+pub fn brokers(admin: &Admin, each: impl FnMut(Got)) {
+    match admin.bus.is_nats() {
+        true => nats(admin, each),
+        false => kafka(admin, each),
+    }
+}
+
+fn kafka(admin: &Admin, mut each: impl FnMut(Got)) {
+    let consumer = kafka_client(&admin.directly);
+    let metadata = until("metadata", COMES_WITHIN, || consumer.fetch_metadata(None, COMES_WITHIN).ok());
+    let ours = metadata.topics().iter().filter(|topic| topic.name().starts_with(&admin.prefix));
+    let mut ends = HashMap::new();
+    let mut from = TopicPartitionList::new();
+    for (topic, id) in ours.flat_map(|topic| topic.partitions().iter().map(|one| (topic.name(), one.id()))) {
+        // A partition may still be without its leader.
+        let (low, high) = until("watermarks", COMES_WITHIN, || consumer.fetch_watermarks(topic, id, COMES_WITHIN).ok());
+        if high > low {
+            ends.insert((topic.to_owned(), id), high);
+            from.add_partition_offset(topic, id, Offset::Beginning).expect("an offset");
+        }
+    }
+    consumer.assign(&from).expect("an assignment");
+    let mut last = Instant::now();
+    while !ends.is_empty() {
+        assert!(last.elapsed() < COMES_WITHIN, "Kafka shows no more of {ends:?}");
+        let Some(Ok(message)) = consumer.poll(Duration::from_millis(200)) else { continue };
+        last = Instant::now();
+        let place = (message.topic().to_owned(), message.partition());
+        if ends.get(&place).is_some_and(|end| message.offset() + 1 >= *end) {
+            ends.remove(&place);
+        }
+        each(kafka_got(&message));
+    }
+}
+
+fn nats(admin: &Admin, mut each: impl FnMut(Got)) {
+    let count = admin.stream().state.messages;
+    runtime().block_on(async {
+        let client = nats_client(&admin.directly).await.expect("NATS answers");
+        let context = async_nats::jetstream::new(client);
+        let consumer = async || {
+            let stream = context.get_stream(&admin.prefix).await.ok()?;
+            let config = pull::Config { ack_policy: AckPolicy::None, ..pull::Config::default() };
+            stream.create_consumer(config).await.ok()
+        };
+        // A cluster that has just got a server back may not have agreed on a leader.
+        let end = Instant::now() + COMES_WITHIN;
+        let consumer = loop {
+            match consumer().await {
+                Some(consumer) => break consumer,
+                None => assert!(Instant::now() < end, "NATS makes no consumer"),
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
+        };
+        let mut messages = consumer.stream().max_messages_per_batch(20).messages().await.expect("messages");
+        for at in 0..count {
+            let message = tokio::time::timeout(COMES_WITHIN, messages.next()).await;
+            let message = message.unwrap_or_else(|_| panic!("NATS shows {at} of {count} messages"));
+            each(nats_got(&message.expect("no end").expect("a message")));
+        }
+    });
+}

