@@ -10,6 +10,7 @@
 //! - `https`: TLS on the bridge's own listeners
 //! - `overload`: more than there is room for, and the bound of memory
 //! - `slow`: clients that take their time, hundreds at once, beside an honest one
+//! - `forging`: forgeries by the thousand, none accepted
 //! - `commands`: the binary as a person or a script uses it: configuration, `check`, `send`, `tail`
 //! - `reload`: SIGHUP while deliveries arrive
 //! - `rotation`: secrets that change on disk
@@ -22,6 +23,7 @@
 mod allow;
 mod commands;
 mod contract;
+mod forging;
 mod http;
 mod https;
 mod large;

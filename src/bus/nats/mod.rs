@@ -228,7 +228,10 @@ impl Bus for Nats {
         Box::pin(async move {
             // Draining the client first would break what is still awaited.
             let _ = in_flight.acquire_many(IN_FLIGHT as u32).await;
-            let _ = client.flush().await;
+            // Without a connection there is nobody to flush to.
+            if client.connection_state() == State::Connected {
+                let _ = client.flush().await;
+            }
         })
     }
 }
