@@ -1,0 +1,89 @@
+//! What is counted and said of an outcome. Comes in: how a delivery ended. Goes out: metrics, and at
+//! most one line of a kind in ten seconds. Says nothing of what was in the delivery.
+
+use std::time::Duration;
+
+use crate::bus::Refusal;
+use crate::metrics::Metrics;
+use crate::reply::Outcome;
+use crate::signature::Rejection;
+use crate::telemetry::Throttle;
+
+/// Lines of one kind in the log, at most one in this time.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// Counts an outcome, and says aloud what somebody should hear of.
+pub(super) fn report(metrics: &Metrics, endpoint: &str, outcome: &Outcome, took: Duration) {
+    static OVERSIZED: Throttle = Throttle::new(LOG_EVERY);
+    static ENCODED: Throttle = Throttle::new(LOG_EVERY);
+    static UNTIMELY: Throttle = Throttle::new(LOG_EVERY);
+    static ELSEWHERE: Throttle = Throttle::new(LOG_EVERY);
+    static REFUSED: Throttle = Throttle::new(LOG_EVERY);
+    static OVERLOADED: Throttle = Throttle::new(LOG_EVERY);
+    static UNREADABLE: Throttle = Throttle::new(LOG_EVERY);
+    metrics.ended(endpoint, outcome.as_str(), took);
+    tracing::debug!(endpoint, outcome = outcome.as_str(), milliseconds = took.as_millis() as u64, "delivery ended");
+    match outcome {
+        Outcome::Kept(_) | Outcome::Duplicate(_) | Outcome::Spooled(_) | Outcome::Dropped => {}
+        Outcome::UnknownPath | Outcome::WrongMethod | Outcome::TooSlow | Outcome::Broken => {}
+        Outcome::DeadLettered(_, reason) => {
+            if let Some(more) = UNREADABLE.pass() {
+                let reason = reason.as_str();
+                tracing::warn!(endpoint, reason, more, "kept as a dead letter: Terra signed what nobody can read");
+            }
+        }
+        Outcome::Rejected(reason, _) => {
+            metrics.rejected(endpoint, reason.as_str());
+            let untimely = matches!(reason, Rejection::TooOld | Rejection::TooNew);
+            if let Some(more) = untimely.then(|| UNTIMELY.pass()).flatten() {
+                let reason = reason.as_str();
+                let remedy = "compare this machine's clock, and `max_age` and `max_skew` of the endpoint";
+                tracing::warn!(endpoint, reason, more, remedy, "rejected what Terra signed, for its time alone");
+            }
+            let elsewhere = *reason == Rejection::Address;
+            if let Some(more) = elsewhere.then(|| ELSEWHERE.pass()).flatten() {
+                let remedy = "add Terra's address to `server.allow`, and the proxies in front of the bridge to `server.trusted_proxies`";
+                tracing::warn!(endpoint, more, remedy, "rejected what Terra signed, for its sender's address alone");
+            }
+        }
+        Outcome::TooLarge => {
+            if let Some(more) = OVERSIZED.pass() {
+                let remedy = "if it was Terra's, raise `server.max_body`: some senders do not try again after a 413";
+                tracing::error!(endpoint, more, remedy, "refused a body with a signature: larger than server.max_body");
+            }
+        }
+        Outcome::Encoded => {
+            if let Some(more) = ENCODED.pass() {
+                let remedy = "let nothing between Terra and the bridge compress requests";
+                tracing::error!(endpoint, more, remedy, "refused a signed body with a content-encoding");
+            }
+        }
+        Outcome::Refused(refusal @ Refusal::Transient { .. }) => {
+            if let Some(more) = REFUSED.pass() {
+                tracing::warn!(endpoint, more, reason = %refusal, "not kept, answered 503: Terra will try again");
+            }
+        }
+        Outcome::Refused(refusal @ (Refusal::Permanent { .. } | Refusal::TooLarge { .. })) => {
+            if let Some(more) = REFUSED.pass() {
+                tracing::error!(endpoint, more, reason = %refusal, "not kept, answered 503: no retry helps until this is mended");
+            }
+        }
+        Outcome::Unspooled(refusal) => {
+            if let Some(more) = REFUSED.pass() {
+                let remedy = "see to the bus, so that the spool empties, or give the spool more room";
+                tracing::error!(endpoint, more, remedy, reason = %refusal, "neither the bus nor the spool took it, answered 503");
+            }
+        }
+        Outcome::Unanswered => {
+            if let Some(more) = REFUSED.pass() {
+                tracing::warn!(endpoint, more, "the bus did not confirm in time, answered 503: Terra will try again");
+            }
+        }
+        Outcome::Overloaded => {
+            if let Some(more) = OVERLOADED.pass() {
+                let remedy = "raise `server.bytes_in_flight`, or run more bridges";
+                tracing::warn!(endpoint, more, remedy, "no room for another body, answered 503");
+            }
+        }
+    }
+}
