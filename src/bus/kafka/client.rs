@@ -140,8 +140,8 @@ impl ClientContext for Quiet {
         log(level, facility);
     }
 
-    fn error(&self, error: KafkaError, _: &str) {
-        if let Some(trouble) = error.rdkafka_error_code().and_then(Trouble::of) {
+    fn error(&self, error: KafkaError, why: &str) {
+        if let Some(trouble) = error.rdkafka_error_code().and_then(|code| Trouble::of_report(code, why)) {
             *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(trouble);
         }
     }

@@ -34,9 +34,9 @@ impl ClientContext for Reports {
         client::log(level, facility);
     }
 
-    fn error(&self, error: KafkaError, _: &str) {
+    fn error(&self, error: KafkaError, why: &str) {
         if let Some(code) = error.rdkafka_error_code() {
-            self.0.error(code);
+            self.0.error(code, why);
         }
     }
 

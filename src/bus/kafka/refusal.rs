@@ -31,6 +31,13 @@ impl Trouble {
         }
     }
 
+    /// The same of what the client reports on the side. `why` is its text, which names brokers and goes no
+    /// further: only there does it say that the broker ended a connection for want of a certificate.
+    pub(super) fn of_report(code: Code, why: &str) -> Option<Self> {
+        let alerted = code == Code::BrokerTransportFailure && why.contains("SSL alert");
+        if alerted { Some(Self::Tls) } else { Self::of(code) }
+    }
+
     pub(super) fn says(self) -> &'static str {
         match self {
             Self::Login => "the Kafka brokers refuse the login",
@@ -174,6 +181,15 @@ mod tests {
 
     fn of(code: Code) -> Refusal {
         refusal(code, "terra.daily", None, false)
+    }
+
+    #[test]
+    fn a_connection_that_the_broker_ends_for_want_of_a_certificate_is_trouble_with_tls() {
+        let why =
+            "ssl://h:1/bootstrap: Receive failed: SSL routines::ssl/tls alert bad certificate: SSL alert number 42";
+        assert_eq!(Trouble::of_report(Code::BrokerTransportFailure, why), Some(Trouble::Tls));
+        assert_eq!(Trouble::of_report(Code::BrokerTransportFailure, "Connect failed: refused"), None);
+        assert_eq!(Trouble::of_report(Code::Authentication, ""), Some(Trouble::Login));
     }
 
     #[test]

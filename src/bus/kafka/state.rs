@@ -111,8 +111,8 @@ impl State {
     }
 
     /// What the client says went wrong with the connection, or with itself. Comes twice for each error.
-    pub(super) fn error(&self, code: Code) {
-        match Trouble::of(code) {
+    pub(super) fn error(&self, code: Code, why: &str) {
+        match Trouble::of_report(code, why) {
             Some(trouble) => self.in_trouble(trouble),
             None => tracing::debug!(?code, "the Kafka client reports an error"),
         }
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn trouble_ends_with_the_next_time_the_bus_is_reached() {
         let state = State::new(true);
-        state.error(Code::Authentication);
+        state.error(Code::Authentication, "");
         assert!(matches!(state.refuse(Code::MessageTimedOut, "t"), Refusal::Permanent { .. }));
         state.up();
         assert!(matches!(state.refuse(Code::MessageTimedOut, "t"), Refusal::Transient { .. }));

@@ -10,6 +10,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use tempfile::TempDir;
 
 use super::bridge::signal;
+use super::certificates::Authority;
 use super::{needed, until};
 
 const UP_WITHIN: Duration = Duration::from_secs(60);
@@ -50,6 +51,26 @@ impl Broker {
         let mut broker = Self::configured(kind, port, |dir| lone_kafka(port, dir));
         broker.start();
         Some(broker)
+    }
+
+    /// The same with two more listeners: one for TLS and a login (the user `bridge`, by PLAIN), one for TLS
+    /// with client certificates.
+    pub fn kafka_secured(authority: &Authority, password: &str) -> Option<(Self, Secured)> {
+        let (kind, port) = (Kind::kafka()?, free_port());
+        let secured = Secured { login: free_port(), mutual: free_port() };
+        let mut broker = Self::configured(kind, port, |dir| secured_kafka(port, &secured, dir, authority, password));
+        broker.start();
+        Some((broker, secured))
+    }
+
+    /// Gives a Kafka user a password for one of the SCRAM mechanisms.
+    pub fn add_user(&self, user: &str, mechanism: &str, password: &str) {
+        let mut command = self.java("kafka.admin.ConfigCommand");
+        command.args(["--bootstrap-server", &format!("127.0.0.1:{}", self.port), "--alter"]);
+        command.args(["--entity-type", "users", "--entity-name", user]);
+        command.args(["--add-config", &format!("{mechanism}=[password={password}]")]);
+        let output = command.output().expect("java runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     }
 
     /// A NATS server with JetStream; `None` where the machine has none to start.
@@ -204,6 +225,32 @@ fn lone_kafka(port: u16, dir: &Path) -> String {
         controller = free_port(),
         logs = dir.join("logs").display(),
     )
+}
+
+/// Where a secured Kafka listens beside its plain port.
+pub struct Secured {
+    pub login: u16,
+    pub mutual: u16,
+}
+
+fn secured_kafka(port: u16, secured: &Secured, dir: &Path, authority: &Authority, password: &str) -> String {
+    let plain = format!("PLAINTEXT://127.0.0.1:{port}");
+    let all = format!("{plain},LOGIN://127.0.0.1:{},MUTUAL://127.0.0.1:{}", secured.login, secured.mutual);
+    let modules = "org.apache.kafka.common.security";
+    lone_kafka(port, dir).replace(&plain, &all)
+        + &format!(
+            "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,LOGIN:SASL_SSL,MUTUAL:SSL\n\
+             inter.broker.listener.name=PLAINTEXT\n\
+             ssl.keystore.type=PEM\nssl.keystore.location={keys}\n\
+             ssl.truststore.type=PEM\nssl.truststore.location={ca}\n\
+             listener.name.mutual.ssl.client.auth=required\n\
+             sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512\n\
+             listener.name.login.plain.sasl.jaas.config={modules}.plain.PlainLoginModule required user_bridge=\"{password}\";\n\
+             listener.name.login.scram-sha-256.sasl.jaas.config={modules}.scram.ScramLoginModule required;\n\
+             listener.name.login.scram-sha-512.sasl.jaas.config={modules}.scram.ScramLoginModule required;\n",
+            keys = authority.chain("broker").display(),
+            ca = authority.ca().display(),
+        )
 }
 
 fn lone_nats(port: u16, max_payload: &str, dir: &Path) -> String {

@@ -36,6 +36,13 @@ impl Authority {
         (self.file(name, "pem", &certificate.pem()), self.file(name, "key", &key.serialize_pem()))
     }
 
+    /// Key and certificate in one file.
+    pub fn chain(&self, name: &str) -> PathBuf {
+        let (certificate, key) = self.issue(name);
+        let [key, certificate] = [key, certificate].map(|path| std::fs::read_to_string(path).expect("just written"));
+        self.file(name, "both", &format!("{key}{certificate}"))
+    }
+
     fn file(&self, name: &str, kind: &str, text: &str) -> PathBuf {
         let path: &Path = self.dir.path();
         let path = path.join(format!("{name}.{kind}"));
