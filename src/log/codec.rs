@@ -1,6 +1,7 @@
 //! How the log lies on disk: keys that sort a topic by offset, records, the index of deliveries,
 //! and the head of a segment. Comes in: values. Goes out: bytes, and back.
-//! A value that does not decode to its last byte is [`Corrupt`], never a shorter one.
+//! A value that does not decode to its last byte is [`Corrupt`], never a shorter one; so is a record that
+//! is whole but belongs elsewhere.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::bus::Record;
 use crate::identity::Identity;
@@ -107,6 +109,8 @@ pub(super) fn footprint(topic: &str, value: &[u8]) -> u64 {
 }
 
 pub(super) fn encode_record<'h>(
+    topic: &str,
+    offset: u64,
     draft: &Draft<'_>,
     headers: impl Iterator<Item = (Cow<'h, str>, Cow<'h, str>)>,
 ) -> Vec<u8> {
@@ -126,12 +130,30 @@ pub(super) fn encode_record<'h>(
     }
     value[count_at..count_at + 4].copy_from_slice(&u32::to_be_bytes(count));
     put(&mut value, draft.payload);
+    let seal = seal(topic, offset, &value);
+    value.extend_from_slice(&seal);
     value
+}
+
+/// Binds a record to its place. fjall's own hashes tell a changed value from a whole one, but not a whole
+/// one from another that a disk or a copy put in its place.
+fn seal(topic: &str, offset: u64, value: &[u8]) -> [u8; 8] {
+    let mut hash = Xxh3::new();
+    hash.update(topic.as_bytes());
+    hash.update(&[END_OF_TOPIC]);
+    hash.update(&offset.to_be_bytes());
+    hash.update(value);
+    hash.digest().to_be_bytes()
 }
 
 /// The record, and the bytes of all records of its topic before it. The payload shares `value`.
 pub(super) fn decode_record(topic: &str, offset: u64, value: Bytes) -> Result<(Record, u64), Corrupt> {
-    let mut cursor = Cursor { rest: &value, what: Corrupt("a record") };
+    const WRONG: Corrupt = Corrupt("a record");
+    let (sealed, found) = value.split_last_chunk().ok_or(WRONG)?;
+    if *found != seal(topic, offset, sealed) {
+        return Err(WRONG);
+    }
+    let mut cursor = Cursor { rest: sealed, what: WRONG };
     cursor.version()?;
     let time = cursor.time()?;
     let position = cursor.number()?;
@@ -247,7 +269,7 @@ mod tests {
             payload: b"\xff{}",
         };
         let headers = [("content-type", "application/json"), ("ce-id", "a%20b")];
-        encode_record(&draft, headers.into_iter().map(|(name, value)| (name.into(), value.into())))
+        encode_record("terra.daily", 5, &draft, headers.into_iter().map(|(name, value)| (name.into(), value.into())))
     }
 
     #[test]
@@ -268,23 +290,38 @@ mod tests {
     fn a_record_cut_short_or_too_long_is_corrupt() {
         let whole = sample();
         for len in 0..whole.len() {
-            assert!(decode_record("t", 0, Bytes::copy_from_slice(&whole[..len])).is_err(), "{len} bytes");
+            assert!(decode_record("terra.daily", 5, Bytes::copy_from_slice(&whole[..len])).is_err(), "{len} bytes");
         }
         let mut longer = whole.clone();
         longer.push(0);
-        assert!(decode_record("t", 0, longer.into()).is_err());
+        assert!(decode_record("terra.daily", 5, longer.into()).is_err());
         let mut other = whole;
         other[0] = VERSION + 1;
-        assert!(decode_record("t", 0, other.into()).is_err());
+        assert!(decode_record("terra.daily", 5, other.into()).is_err());
     }
 
     #[test]
-    fn no_bytes_make_the_decoder_panic() {
+    fn a_record_with_another_byte_or_in_another_place_is_corrupt() {
         let whole = sample();
         for at in 0..whole.len() {
             let mut changed = whole.clone();
+            changed[at] ^= 0x20;
+            assert!(decode_record("terra.daily", 5, changed.into()).is_err(), "{at}");
+        }
+        assert!(decode_record("terra.daily", 6, whole.clone().into()).is_err());
+        assert!(decode_record("terra.dailz", 5, whole.into()).is_err());
+    }
+
+    #[test]
+    fn no_sealed_bytes_make_the_decoder_panic() {
+        let whole = sample();
+        let (inner, _) = whole.split_last_chunk::<8>().unwrap();
+        for at in 0..inner.len() {
+            let mut changed = inner.to_vec();
             changed[at] ^= 0xff;
-            let _ = decode_record("t", 0, changed.into());
+            let seal = seal("terra.daily", 5, &changed);
+            changed.extend_from_slice(&seal);
+            let _ = decode_record("terra.daily", 5, changed.into());
         }
     }
 

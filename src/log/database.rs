@@ -3,6 +3,7 @@
 //! Goes out: receipts after an fsync, and records without a gap. Knows no threads but its caller's.
 
 use std::collections::{BTreeMap, HashSet};
+use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use jiff::Timestamp;
 use super::codec::{self, Corrupt, Draft, Head, Mark};
 use super::ledger::{self, Ledger};
 use super::retention::Facts;
+use super::watermark::{Level, Watermark};
 use super::{Keep, Settings, disk};
 use crate::bus::{OpenError, Receipt, Record};
 use crate::dedupe::Known;
@@ -102,6 +104,7 @@ pub(super) struct Log {
     /// Oldest first, never empty; the last is written.
     segments: Vec<Segment>,
     tally: Mutex<Tally>,
+    watermark: Watermark,
     /// Of a log whose records are kept until they are done.
     pub(super) ledger: Option<Ledger>,
 }
@@ -131,26 +134,64 @@ pub(super) struct Appended {
 
 impl Log {
     pub(super) fn open(settings: &Settings) -> Result<Self, Failure> {
-        let database = Database::builder(&settings.dir).max_journaling_size(JOURNALS).open()?;
+        // fjall answers some damage with a panic.
+        let opened = std::panic::catch_unwind(|| Self::open_checked(settings));
+        opened.unwrap_or_else(|_| Err(Corrupt("something that fjall reads").into()))
+    }
+
+    fn open_checked(settings: &Settings) -> Result<Self, Failure> {
+        let dir = &settings.dir;
+        // Looked at before fjall opens, and so perhaps removes, anything; read for good after that has
+        // locked the directory.
+        Watermark::open(dir)?;
+        let database = Database::builder(dir).max_journaling_size(JOURNALS).open()?;
         let mut numbers = Vec::new();
         for name in database.list_keyspace_names().iter().filter(|name| !ledger::owns(name)) {
             let number = name.strip_prefix(SEGMENT_PREFIX).and_then(|number| number.parse().ok());
             numbers.push(number.ok_or(Corrupt("a segment's name"))?);
         }
         numbers.sort_unstable();
+        let (watermark, least) = match Watermark::open(dir)? {
+            Some(opened) => opened,
+            None if numbers.is_empty() => (Watermark::create(dir)?, Level::default()),
+            None => return Err(Corrupt("the watermark").into()),
+        };
+        if numbers.first().is_some_and(|first| *first > least.first) {
+            return Err(Corrupt("the first segment").into());
+        }
         let ledger = match settings.keep {
             Keep::For(_) => None,
+            // It is made before the first segment.
+            Keep::UntilDone { .. } if !numbers.is_empty() && !Ledger::exists(&database) => {
+                return Err(Corrupt("what is pending").into());
+            }
             Keep::UntilDone { known, .. } => Some(Ledger::open(&database, known)?),
         };
         let segments = Vec::with_capacity(numbers.len() + 1);
-        let mut open = Self { database, segments, tally: Mutex::default(), ledger };
+        let mut open = Self { database, segments, tally: Mutex::default(), watermark, ledger };
         for number in numbers {
             open.adopt(number)?;
+        }
+        let found = open.level(&open.ends());
+        if found.records < least.records || found.bytes < least.bytes {
+            return Err(Failure::Short(least.records.saturating_sub(found.records)));
         }
         if open.segments.is_empty() {
             open.begin(0)?;
         }
+        // What was on disk without having been acknowledged is, from now on: a retry is a duplicate.
+        open.watermark.set(found)?;
         Ok(open)
+    }
+
+    /// What is acknowledged where topics have these ends.
+    fn level(&self, ends: &Marks) -> Level {
+        let first = self.segments.first().map_or(0, |segment| segment.number);
+        ends.values().fold(Level { first, ..Level::default() }, |level, end| Level {
+            records: level.records + end.next,
+            bytes: level.bytes + end.position,
+            ..level
+        })
     }
 
     /// Takes up a segment found on disk, checking that it begins where the one before it ended.
@@ -254,8 +295,8 @@ impl Log {
             let topic: &str = message.topic();
             let mut end = ends.get(topic).or_else(|| tally.ends.get(topic)).copied().unwrap_or_default();
             let draft = Draft { time, position: end.position, key: message.key(), payload: message.payload() };
-            let value = codec::encode_record(&draft, message.nats_headers());
             let offset = end.next;
+            let value = codec::encode_record(topic, offset, &draft, message.nats_headers());
             end.position += codec::footprint(topic, &value);
             end.next += 1;
             batch.insert(keyspace, codec::record_key(topic, offset), value);
@@ -273,6 +314,7 @@ impl Log {
             batch.commit()?;
             tally.newest = Some(time);
             tally.ends.extend(ends.iter().map(|(topic, end)| (topic.clone(), *end)));
+            self.watermark.set(self.level(&tally.ends))?;
         }
         Ok(Appended { receipts, ends })
     }
@@ -385,6 +427,8 @@ impl Log {
             return Ok(());
         }
         let oldest = self.segments.remove(0);
+        // Before the segment goes: one that is missing without this is damage.
+        self.watermark.set_synced(self.level(&self.ends()))?;
         self.database.delete_keyspace(oldest.keyspace)?;
         // A journal holds on to the keyspaces that were written to it; fjall looks for journals to
         // remove when a memtable is closed.
@@ -450,6 +494,11 @@ pub(super) enum Failure {
     Corrupt(#[from] Corrupt),
     #[error("what the journal held could not be written anew")]
     Rewrite,
+    /// What was acknowledged is not there.
+    #[error("acknowledged messages are missing from its end, {0} of them")]
+    Short(u64),
+    #[error("{0}")]
+    Watermark(#[from] io::Error),
 }
 
 impl From<fjall::Error> for Failure {
@@ -463,7 +512,9 @@ impl Failure {
         let Settings { section, dir, .. } = settings;
         let dir_shown = dir.display();
         match self {
-            Self::Fjall(fjall::Error::Io(error)) => disk::unusable(section, dir, error),
+            Self::Fjall(fjall::Error::Io(error)) | Self::Watermark(error) if !is_damage(error) => {
+                disk::unusable(section, dir, error)
+            }
             Self::Fjall(fjall::Error::Locked) => OpenError(format!(
                 "another process uses {section}.dir {dir_shown}; stop it, or give each bridge a directory of its own"
             )),
@@ -481,8 +532,18 @@ impl Failure {
     }
 }
 
+/// Whether files lack what should be in them; else the disk is to blame.
+fn is_damage(error: &io::Error) -> bool {
+    use io::ErrorKind::{AlreadyExists, InvalidData, NotFound, UnexpectedEof};
+    matches!(error.kind(), AlreadyExists | InvalidData | NotFound | UnexpectedEof)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
+    use xxhash_rust::xxh3::xxh3_64;
+
     use super::*;
 
     fn append(open: &Log, numbers: Range<u8>) {
@@ -536,5 +597,118 @@ mod tests {
         before.remove(codec::record_key("a", 1)).unwrap();
         drop((open, before));
         assert!(matches!(Log::open(&Settings::sample(dir.path())), Err(Failure::Corrupt(_))));
+    }
+
+    #[test]
+    fn a_record_in_the_place_of_another_is_an_error_and_not_that_record() {
+        const MAGIC: &[u8] = b"BLOB";
+        let dir = tempfile::tempdir().unwrap();
+        let open = Log::open(&Settings::sample(dir.path())).unwrap();
+        // Long enough to lie in a file of their own, where some take as many bytes as others.
+        let payload = |n: u8| (0..4000u32).map(move |at| xxh3_64(&(at * 256 + u32::from(n)).to_be_bytes()) as u8);
+        let messages = (0..40).map(|n| Message::sample("a", "key", [n; 32], payload(n).collect::<Vec<_>>()));
+        let messages: Vec<_> = messages.collect();
+        open.append(messages.iter()).unwrap();
+        open.rewrite().unwrap();
+        drop(open);
+        let file = std::fs::read_dir(dir.path().join("keyspaces/1/blobs")).unwrap().next().unwrap().unwrap().path();
+        let mut bytes = std::fs::read(&file).unwrap();
+        let frames: Vec<_> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(MAGIC)).take(40).collect();
+        let len = |n: usize| frames[n + 1] - frames[n];
+        let mut pairs = (0..39).flat_map(|one| (one + 1..39).map(move |other| (one, other)));
+        let (one, other) = pairs.find(|(one, other)| len(*one) == len(*other)).unwrap();
+        bytes.copy_within(frames[one]..frames[one + 1], frames[other]);
+        std::fs::write(file, bytes).unwrap();
+        // The journal would mend it.
+        File::options().write(true).open(dir.path().join("0.jnl")).unwrap().set_len(0).unwrap();
+        let open = Log::open(&Settings::sample(dir.path())).unwrap();
+        let other = other as u64;
+        let before = open.read("a", 0..other, 99, usize::MAX).unwrap();
+        assert_eq!(before[one].payload, messages[one].payload());
+        let error = open.read("a", other..40, 99, usize::MAX).err().unwrap();
+        assert_eq!(error.to_string(), Corrupt("a record").to_string());
+    }
+
+    #[test]
+    fn a_journal_that_lost_its_end_is_not_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = Log::open(&Settings::sample(dir.path())).unwrap();
+        append(&open, 0..3);
+        append(&open, 3..5);
+        drop(open);
+        let journal = dir.path().join("0.jnl");
+        let whole = std::fs::read(&journal).unwrap();
+        let held = whole.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+        // One bit of the last commit, and one byte less than it.
+        for torn in
+            [[&whole[..held - 2], &[whole[held - 2] ^ 1], &whole[held - 1..]].concat(), whole[..held - 1].to_vec()]
+        {
+            std::fs::write(&journal, torn).unwrap();
+            for _ in 0..2 {
+                let error = Log::open(&Settings::sample(dir.path())).err().unwrap();
+                assert!(matches!(error, Failure::Short(2)), "{error}");
+            }
+            let error = Failure::Short(2).explain(&Settings::sample(dir.path()));
+            assert!(error.0.contains("2 of them") && error.0.contains("restore"), "{error}");
+            std::fs::write(&journal, &whole).unwrap();
+        }
+        assert!(Log::open(&Settings::sample(dir.path())).is_ok());
+    }
+
+    #[test]
+    fn what_was_written_and_never_acknowledged_may_be_there_or_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = Log::open(&Settings::sample(dir.path())).unwrap();
+        append(&open, 0..3);
+        let acknowledged = open.level(&open.ends());
+        append(&open, 3..5);
+        // As if it had been killed between the fsync and the receipt.
+        open.watermark.set(acknowledged).unwrap();
+        drop(open);
+        let open = Log::open(&Settings::sample(dir.path())).unwrap();
+        assert_eq!(open.read("a", 0..5, 9, usize::MAX).unwrap().len(), 5);
+        drop(open);
+        // A retry of those has been answered as a duplicate since: now they have to be there.
+        let (_, least) = Watermark::open(dir.path()).unwrap().unwrap();
+        assert_eq!(least.records, 5);
+    }
+
+    #[test]
+    fn a_segment_that_is_missing_is_damage_unless_retention_removed_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut open = Log::open(&Settings::sample(dir.path())).unwrap();
+        for number in 0..4 {
+            append(&open, number..number + 1);
+            open.roll().unwrap();
+        }
+        open.remove_oldest().unwrap();
+        drop(open);
+        let open = Log::open(&Settings::sample(dir.path())).unwrap();
+        let first = open.segments[0].keyspace.clone();
+        assert_eq!(open.read("a", 1..4, 9, usize::MAX).unwrap().len(), 3);
+        open.database.delete_keyspace(first).unwrap();
+        drop(open);
+        assert!(matches!(Log::open(&Settings::sample(dir.path())), Err(Failure::Corrupt(_))));
+    }
+
+    #[test]
+    fn a_log_without_its_watermark_is_not_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        append(&Log::open(&Settings::sample(dir.path())).unwrap(), 0..1);
+        std::fs::remove_file(dir.path().join("watermark")).unwrap();
+        assert!(matches!(Log::open(&Settings::sample(dir.path())), Err(Failure::Corrupt(_))));
+    }
+
+    #[test]
+    fn a_spool_that_forgot_what_is_pending_is_not_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let keep = Keep::UntilDone { bytes: 1 << 30, known: 0 };
+        let settings = Settings { keep, ..Settings::sample(dir.path()) };
+        let open = Log::open(&settings).unwrap();
+        append(&open, 0..1);
+        let [pending, _] = open.ledger.as_ref().unwrap().written();
+        open.database.delete_keyspace(pending.clone()).unwrap();
+        drop(open);
+        assert!(matches!(Log::open(&settings), Err(Failure::Corrupt(_))));
     }
 }

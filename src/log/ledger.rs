@@ -40,6 +40,10 @@ pub(super) fn owns(name: &str) -> bool {
 }
 
 impl Ledger {
+    pub(super) fn exists(database: &Database) -> bool {
+        database.keyspace_exists(PENDING)
+    }
+
     /// Keeps `known` deliveries in mind, and at most a half more.
     pub(super) fn open(database: &Database, known: usize) -> Result<Self, Failure> {
         let mut ledger = Self {

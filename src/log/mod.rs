@@ -1,8 +1,9 @@
 //! A durable log in a directory of this machine: what the embedded bus and the spool are made of.
 //! Comes in: messages. Goes out: receipts, each after an fsync, and records by topic and offset.
 //!
-//! `database` is the log on disk (`codec`: its bytes), `store` how threads share it, `writer` the one
-//! that writes, `retention` what is kept, `ledger` what a spool has to know of it, `disk` what it lies on.
+//! `database` is the log on disk (`codec`: its bytes, `watermark`: what must be there), `store` how
+//! threads share it, `writer` the one that writes, `retention` what is kept, `ledger` what a spool has to
+//! know of it, `disk` what it lies on.
 
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -22,7 +23,11 @@ pub(crate) mod disk;
 mod ledger;
 mod retention;
 mod store;
+mod watermark;
 mod writer;
+
+#[cfg(test)]
+mod damage;
 
 pub(crate) use retention::Retention;
 pub(crate) use store::{Extent, ReadError, Store};

@@ -1,0 +1,184 @@
+//! What a log is made of. Comes in: a seed. Goes out: a directory that a child process wrote, most often
+//! until `kill -9`, and what it acknowledged.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+use super::super::Settings;
+use super::super::store::Store;
+use super::Dice;
+use crate::bus::Receipt;
+use crate::message::Message;
+
+const TOPICS: u64 = 3;
+/// The one whose messages fill more than one journal: fjall closes one at 64 MB.
+const LARGE: u64 = 6;
+const LONGEST_BATCH: u64 = 12;
+
+const CHILD: &str = "log::damage::script::child_that_writes_a_log_until_it_is_killed";
+const CHILD_DIR: &str = "TERRA_BRIDGE_TEST_DAMAGE_DIR";
+const CHILD_SEED: &str = "TERRA_BRIDGE_TEST_DAMAGE_LOG";
+
+/// What is done to a log, one after the other.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    /// So many messages in one commit.
+    Append(u64),
+    Roll,
+    RemoveOldest,
+    /// Close and open: what the journals hold stays there.
+    Restart,
+    /// As after a failure: what the journals hold goes into tables.
+    Reopen,
+}
+
+pub(super) struct Made {
+    pub(super) dir: TempDir,
+    pub(super) held: Held,
+}
+
+/// What a log has to hold.
+#[derive(Debug, Clone)]
+pub(super) struct Held {
+    pub(super) seed: u64,
+    pub(super) topics: BTreeMap<String, Topic>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Topic {
+    /// Of the messages, in order; the last of them may not have been acknowledged.
+    pub(super) numbers: Vec<u64>,
+    /// So many are.
+    pub(super) acknowledged: u64,
+    /// The log may begin here and not later.
+    pub(super) earliest: u64,
+}
+
+fn topic(seed: u64, number: u64) -> String {
+    format!("topic-{}", Dice(seed ^ (number << 20)).below(TOPICS))
+}
+
+/// The same for the same numbers; many of one length, so that one could pass for another.
+pub(super) fn message(seed: u64, number: u64) -> Message {
+    let mut dice = Dice(seed ^ (number << 20) ^ 1);
+    let len = match dice.below(4) {
+        0 if seed == LARGE => 1 << 20,
+        0 => dice.below(200),
+        1 => 4096 + dice.below(20_000),
+        _ => 2000,
+    };
+    let payload: Vec<u8> = (0..len.div_ceil(8)).flat_map(|_| dice.roll().to_le_bytes()).collect();
+    let mut id = [0; 32];
+    id[..8].copy_from_slice(&number.to_be_bytes());
+    id[8..16].copy_from_slice(&seed.to_be_bytes());
+    Message::sample(&topic(seed, number), "key", id, payload)
+}
+
+fn steps(seed: u64) -> Vec<Step> {
+    let mut dice = Dice(seed ^ 2);
+    let count = 30 + dice.below(60);
+    let step = |_| match dice.below(24) {
+        0 | 1 => Step::Roll,
+        2 => Step::RemoveOldest,
+        3 => Step::Restart,
+        // Every other log is all in its journals.
+        4 if seed % 2 == 1 => Step::Reopen,
+        _ => Step::Append(1 + dice.below(LONGEST_BATCH)),
+    };
+    (0..count).map(step).collect()
+}
+
+/// After so many steps.
+fn held(seed: u64, acknowledged: usize) -> Held {
+    let mut topics = BTreeMap::<String, Topic>::new();
+    // Where each segment begins.
+    let mut segments = vec![BTreeMap::new()];
+    let mut number = 0;
+    for (index, step) in steps(seed).into_iter().enumerate().take(acknowledged + 1) {
+        match step {
+            Step::Append(count) => {
+                for number in number..number + count {
+                    let topic = topics.entry(topic(seed, number)).or_default();
+                    topic.numbers.push(number);
+                    topic.acknowledged += u64::from(index < acknowledged);
+                }
+                number += count;
+            }
+            Step::Roll => {
+                segments.push(topics.iter().map(|(name, topic)| (name.clone(), topic.acknowledged)).collect())
+            }
+            Step::RemoveOldest if segments.len() > 1 => {
+                segments.remove(0);
+            }
+            Step::RemoveOldest | Step::Restart | Step::Reopen => {}
+        }
+    }
+    for (name, topic) in &mut topics {
+        topic.earliest = segments[0].get(name).copied().unwrap_or(0);
+    }
+    Held { seed, topics }
+}
+
+/// A log of which the last steps were cut off, or, of every third, one that was closed.
+pub(super) fn make(seed: u64) -> Made {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut child = Command::new(std::env::current_exe().expect("a test"))
+        .args(["--exact", "--nocapture", CHILD])
+        .env(CHILD_DIR, dir.path())
+        .env(CHILD_SEED, seed.to_string())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("a child");
+    let until = match seed % 3 {
+        0 => usize::MAX,
+        _ => 20 + usize::try_from(Dice(seed ^ 3).below(steps(seed).len() as u64 - 25)).expect("few"),
+    };
+    let mut acknowledged = 0;
+    for line in BufReader::new(child.stdout.take().expect("piped")).lines() {
+        let line = line.expect("text");
+        let Some(step) = line.strip_prefix("acknowledged ").and_then(|step| step.parse::<usize>().ok()) else {
+            continue;
+        };
+        acknowledged = step + 1;
+        if acknowledged == until {
+            child.kill().expect("it is ours");
+        }
+    }
+    child.wait().expect("it is ours");
+    assert!(acknowledged >= until.min(steps(seed).len()), "the child acknowledged {acknowledged} of log {seed}");
+    Made { dir, held: held(seed, acknowledged) }
+}
+
+/// Not a test of its own: the program that [`make`] runs.
+#[test]
+fn child_that_writes_a_log_until_it_is_killed() {
+    let Some(dir) = std::env::var_os(CHILD_DIR) else { return };
+    let seed = std::env::var(CHILD_SEED).expect("with the directory").parse().expect("a number");
+    let opened = || Store::open(&Settings::sample(Path::new(&dir)), std::iter::empty()).expect("it is whole");
+    let mut store = opened();
+    let mut number = 0;
+    for (index, step) in steps(seed).into_iter().enumerate() {
+        match step {
+            Step::Append(count) => {
+                let messages: Vec<_> = (number..number + count).map(|number| message(seed, number)).collect();
+                let receipts = store.append(messages.iter()).expect("it takes writes");
+                assert!(receipts.iter().all(|receipt| *receipt == Receipt::Kept));
+                number += count;
+            }
+            Step::Roll => store.roll().expect("it takes writes"),
+            Step::RemoveOldest => store.remove_oldest(1).expect("it takes writes"),
+            Step::Reopen => store.reopen().expect("it is whole"),
+            Step::Restart => {
+                store.close();
+                store = opened();
+            }
+        }
+        println!("\nacknowledged {index}");
+        std::io::stdout().flush().expect("somebody reads");
+    }
+    store.close();
+}

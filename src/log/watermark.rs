@@ -1,0 +1,138 @@
+//! What a log must hold at least: how much of it was acknowledged, and which segment it begins with.
+//! Comes in: that, before each receipt. Goes out: all of it at the next opening. Knows no records.
+//!
+//! fjall takes the first entry of a journal that does not decode for the end of an unfinished write, so a
+//! damaged journal makes a log that is shorter and fits together. Only what stands beside it can tell.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use xxhash_rust::xxh3::xxh3_64;
+
+/// In the log's directory.
+const NAME: &str = "watermark";
+/// Before it is whole.
+const NEW: &str = "watermark.new";
+
+const VERSION: u8 = 1;
+/// Version, three numbers, and the hash of them all: within one sector, so that it is written whole.
+const LEN: usize = 1 + 3 * 8 + 8;
+
+/// Without these fjall takes the directory for a new one, and removes what it does not know of. They
+/// are there before the watermark is.
+const NEEDED: [&str; 2] = ["version", "keyspaces/0/current"];
+
+/// Records and bytes of all topics together, ever acknowledged, and the number of the first segment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Level {
+    pub(super) records: u64,
+    pub(super) bytes: u64,
+    pub(super) first: u64,
+}
+
+pub(super) struct Watermark(File);
+
+impl Watermark {
+    /// Of the log in `dir`; `None` where none was ever begun. An error of the kind `InvalidData` says
+    /// that it, or what stood beside it, is no longer what was written.
+    pub(super) fn open(dir: &Path) -> io::Result<Option<(Self, Level)>> {
+        let file = match File::options().read(true).write(true).open(dir.join(NAME)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        for needed in NEEDED {
+            if !dir.join(needed).try_exists()? {
+                return Err(invalid("a file of the database is missing"));
+            }
+        }
+        let mut bytes = [0; LEN];
+        let len = file.read_at(&mut bytes, 0)?;
+        let level = (len == LEN).then(|| decode(&bytes)).flatten();
+        let level = level.ok_or_else(|| invalid("the watermark on disk does not decode"))?;
+        Ok(Some((Self(file), level)))
+    }
+
+    /// Of a log that has just been made in `dir`. On disk when it returns.
+    pub(super) fn create(dir: &Path) -> io::Result<Self> {
+        let watermark = Self(File::create(dir.join(NEW))?);
+        watermark.set_synced(Level::default())?;
+        std::fs::rename(dir.join(NEW), dir.join(NAME))?;
+        File::open(dir)?.sync_all()?;
+        Ok(watermark)
+    }
+
+    /// Survives `kill -9`. A power cut may bring back an earlier level, which is true as well: what is
+    /// acknowledged has been on disk before.
+    pub(super) fn set(&self, level: Level) -> io::Result<()> {
+        self.0.write_all_at(&encode(level), 0)
+    }
+
+    /// Survives a power cut too.
+    pub(super) fn set_synced(&self, level: Level) -> io::Result<()> {
+        self.set(level)?;
+        self.0.sync_all()
+    }
+}
+
+fn invalid(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+fn encode(level: Level) -> [u8; LEN] {
+    let mut bytes = [VERSION; LEN];
+    bytes[1..9].copy_from_slice(&level.records.to_be_bytes());
+    bytes[9..17].copy_from_slice(&level.bytes.to_be_bytes());
+    bytes[17..25].copy_from_slice(&level.first.to_be_bytes());
+    let hash = xxh3_64(&bytes[..25]);
+    bytes[25..].copy_from_slice(&hash.to_be_bytes());
+    bytes
+}
+
+fn decode(bytes: &[u8; LEN]) -> Option<Level> {
+    let number = |at: usize| bytes[at..].first_chunk().copied().map(u64::from_be_bytes);
+    let level = Level { records: number(1)?, bytes: number(9)?, first: number(17)? };
+    (encode(level) == *bytes).then_some(level)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEVEL: Level = Level { records: 3, bytes: 1 << 40, first: 7 };
+
+    fn dir() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("keyspaces/0")).unwrap();
+        for needed in NEEDED {
+            std::fs::write(dir.path().join(needed), "").unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn a_level_comes_back_as_it_was_set_and_no_other_bytes_are_one() {
+        let dir = dir();
+        assert!(Watermark::open(dir.path()).unwrap().is_none());
+        Watermark::create(dir.path()).unwrap().set(LEVEL).unwrap();
+        assert_eq!(Watermark::open(dir.path()).unwrap().unwrap().1, LEVEL);
+        let whole = encode(LEVEL);
+        for bit in 0..LEN * 8 {
+            let mut flipped = whole;
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(decode(&flipped), None, "{bit}");
+        }
+        std::fs::write(dir.path().join(NAME), &whole[..LEN - 1]).unwrap();
+        assert_eq!(Watermark::open(dir.path()).err().unwrap().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn a_database_that_would_be_made_anew_is_not_opened() {
+        let dir = dir();
+        Watermark::create(dir.path()).unwrap();
+        std::fs::remove_file(dir.path().join(NEEDED[1])).unwrap();
+        assert_eq!(Watermark::open(dir.path()).err().unwrap().kind(), io::ErrorKind::InvalidData);
+    }
+}
