@@ -291,7 +291,7 @@ fn one_delivery_on_many_connections_at_once_is_one_message(bus: &Bus) {
     const CONNECTIONS: usize = 16;
     const DELIVERIES: usize = 50;
     let bridge = Bridge::ready(&bus.environment());
-    let (to, together) = (bridge.deliveries, Arc::new(std::sync::Barrier::new(CONNECTIONS)));
+    let (to, t, together) = (bridge.deliveries, now(), Arc::new(std::sync::Barrier::new(CONNECTIONS)));
     let senders: Vec<_> = (0..CONNECTIONS)
         .map(|_| {
             let together = together.clone();
@@ -299,7 +299,7 @@ fn one_delivery_on_many_connections_at_once_is_one_message(bus: &Bus) {
                 let mut connection = Connection::open(to).unwrap();
                 let mut outcomes = Vec::new();
                 for n in 0..DELIVERIES {
-                    let attempt = Attempt::of(format!(r#"{{"type":"daily","n":{n}}}"#)).t(now() / 1000 * 1000);
+                    let attempt = Attempt::of(format!(r#"{{"type":"daily","n":{n}}}"#)).t(t);
                     together.wait();
                     let response = attempt.header("x-terra-trace-id", "same").post_on(&mut connection).unwrap();
                     assert_eq!(response.status, 200);

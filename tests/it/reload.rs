@@ -64,6 +64,7 @@ fn the_next_delivery_goes_to_the_new_topic(bus: &Bus) {
 fn a_file_with_mistakes_changes_nothing_and_all_of_them_are_said() {
     let bus = embedded();
     let running = Running::start(&bus, "", &[]);
+    let attempt = Attempt::of(BODY);
     for (broken, mistakes) in [
         ("[routes.types]\ndaily = \"moved\"\n[server]\nmax_body = \"12 M\"\ndeadline = \"7\"\n", 2),
         ("[routes.types]\ndaily = \"moved\"\n[endpoints.terra]\nsecrets = [\"file:DIR/none\"]\n", 1),
@@ -78,7 +79,7 @@ fn a_file_with_mistakes_changes_nothing_and_all_of_them_are_said() {
         for mistake in error["mistakes"].as_str().expect("a text").split(" | ") {
             assert!(said.contains(mistake), "{mistake:?} is not as at start: {said}");
         }
-        assert_eq!(running.status(&Attempt::of(BODY)), 200);
+        assert_eq!(running.status(&attempt), 200);
     }
     assert_eq!(bus.read(&running.bridge, &bus.topic("daily"), 1).len(), bus.count(&running.bridge));
     fs::remove_file(running.dir.path().join("bridge.toml")).expect("ours");
