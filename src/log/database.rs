@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::ops::Range;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -134,9 +135,7 @@ pub(super) struct Appended {
 
 impl Log {
     pub(super) fn open(settings: &Settings) -> Result<Self, Failure> {
-        // fjall answers some damage with a panic.
-        let opened = std::panic::catch_unwind(|| Self::open_checked(settings));
-        opened.unwrap_or_else(|_| Err(Corrupt("something that fjall reads").into()))
+        guarded(|| Self::open_checked(settings))
     }
 
     fn open_checked(settings: &Settings) -> Result<Self, Failure> {
@@ -337,6 +336,16 @@ impl Log {
         records: usize,
         bytes: usize,
     ) -> Result<Vec<Record>, ReadError> {
+        guarded(|| self.read_checked(topic, offsets, records, bytes))
+    }
+
+    fn read_checked(
+        &self,
+        topic: &str,
+        offsets: Range<u64>,
+        records: usize,
+        bytes: usize,
+    ) -> Result<Vec<Record>, ReadError> {
         let mut chunk = Vec::new();
         let mut taken = 0;
         let mut expected = offsets.start;
@@ -450,6 +459,12 @@ impl Log {
         }
         Ok(())
     }
+}
+
+/// fjall answers some damage with a panic; here it is an error like any other.
+fn guarded<T, E: From<Corrupt>>(asked: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+    let answer = std::panic::catch_unwind(AssertUnwindSafe(asked));
+    answer.unwrap_or_else(|_| Err(Corrupt("something that fjall reads").into()))
 }
 
 fn segment_keyspace(database: &Database, number: u64) -> Result<Keyspace, Failure> {
@@ -689,6 +704,12 @@ mod tests {
         open.database.delete_keyspace(first).unwrap();
         drop(open);
         assert!(matches!(Log::open(&Settings::sample(dir.path())), Err(Failure::Corrupt(_))));
+    }
+
+    #[test]
+    fn a_panic_over_damage_is_an_error() {
+        let read: Result<(), ReadError> = guarded(|| panic!("value handle did not match any blob"));
+        assert!(matches!(read, Err(ReadError::Failed(_))));
     }
 
     #[test]
