@@ -28,13 +28,14 @@ const PAYLOAD_LINES: usize = 12;
 const WIDTH: usize = 100;
 
 /// What people see of the headers: name without a CloudEvents prefix, and what it is called here.
-const HEADERS: [(&str, &str); 6] = [
+const HEADERS: [(&str, &str); 7] = [
     ("type", "type"),
     ("id", "id"),
     ("terra-provider", "provider"),
     ("terra-trace-id", "trace"),
     ("terra-reference", "reference"),
     ("terra-dead-letter-reason", "reason"),
+    ("terra-claim-check-problem", "problem"),
 ];
 
 const TYPE_PREFIX: &str = "co.tryterra.";

@@ -7,7 +7,7 @@ use tokio::io::AsyncReadExt;
 
 use crate::support::bridge::{Bridge, command};
 use crate::support::brokers::Broker;
-use crate::support::consumers::Bus;
+use crate::support::consumers::{Bus, object_by_python, runtime};
 use crate::support::terra::Attempt;
 use crate::support::until;
 
@@ -15,7 +15,7 @@ const WITHIN: Duration = Duration::from_secs(30);
 const BUCKET: &str = "TERRA_LARGE";
 
 struct Nats {
-    _broker: Broker,
+    broker: Broker,
     server: String,
     bus: Bus,
 }
@@ -24,7 +24,7 @@ struct Nats {
 fn nats() -> Option<Nats> {
     let broker = Broker::nats_that_takes("1MB")?;
     let server = format!("nats://127.0.0.1:{}", broker.port());
-    Some(Nats { bus: Bus::nats_at(server.clone()), _broker: broker, server })
+    Some(Nats { bus: Bus::nats_at(server.clone()), broker, server })
 }
 
 impl Nats {
@@ -104,6 +104,18 @@ fn a_payload_too_large_for_nats_is_kept_by_claim_check_byte_for_byte() {
     assert_eq!(nats.objects(), 3);
 }
 
+/// Another implementation of the object store than the bridge's.
+#[test]
+fn the_python_client_reads_what_a_claim_check_leads_to() {
+    let Some(nats) = nats() else { return };
+    let bridge = Bridge::ready(&nats.environment());
+    let attempt = large(1, 10 << 20);
+    assert_eq!(attempt.post(bridge.deliveries).status, 200);
+    let got = &nats.bus.read(&bridge, &nats.bus.topic("daily"), 1)[0];
+    let Some(object) = object_by_python(&nats.server, &got.extra("terra-claim-check").unwrap()) else { return };
+    assert!(object == attempt.body, "{} bytes of {}", object.len(), attempt.body.len());
+}
+
 #[test]
 fn a_second_copy_after_a_restart_replaces_the_object() {
     let Some(nats) = nats() else { return };
@@ -142,6 +154,35 @@ fn tail_follows_a_claim_check_and_says_what_is_wrong_with_one() {
     tail.wait().expect("the child is ours");
     assert!(records[0]["payload"].as_str().expect("a payload").as_bytes() == large(0, 2 << 20).body);
     assert_eq!(records[1]["headers"]["terra-claim-check-problem"], "the object is not there");
+    let (code, said) = run(&["tail", "--from", "earliest", "--limit", "2"], &environment);
+    assert!(said.contains("problem the object is not there"), "people see it, too: {said}");
+    assert_eq!(code, Some(0));
+}
+
+#[test]
+fn tail_says_that_an_object_was_altered_and_goes_on() {
+    let Some(nats) = nats() else { return };
+    let bridge = Bridge::ready(&nats.environment());
+    let ids: Vec<String> = (0..2)
+        .map(|n| large(n, 2 << 20).post(bridge.deliveries).json()["id"].as_str().expect("an id").to_owned())
+        .collect();
+    assert_eq!(small(2).post(bridge.deliveries).status, 200);
+    nats.with_jetstream(async |context| {
+        let store = context.get_object_store(BUCKET).await.expect("the bridge made the bucket");
+        store.put(ids[0].as_str(), &mut &b"something else"[..]).await.expect("replaced");
+        // The second object's first chunk: one of three, after the three and the name of the first.
+        let chunks = context.get_stream(format!("OBJ_{BUCKET}")).await.expect("the bucket's stream");
+        chunks.delete_message(5).await.expect("deleted");
+    });
+    let arguments = ["tail", "--from", "earliest", "--limit", "3", "--json"];
+    let (code, said) = run(&arguments, &nats.environment());
+    assert_eq!(code, Some(0));
+    let records: Vec<serde_json::Value> = said.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    for record in &records[..2] {
+        assert_eq!(record["headers"]["terra-claim-check-problem"], "the object is not what the message says");
+        assert_eq!(record["payload"], "", "nothing of it is shown");
+    }
+    assert_eq!(records[2]["payload"].as_str().expect("a payload").as_bytes(), small(2).body);
 }
 
 #[test]
@@ -196,6 +237,91 @@ fn a_bucket_that_forgets_before_the_stream_takes_nothing() {
 }
 
 #[test]
+fn a_bucket_in_memory_takes_nothing() {
+    let Some(nats) = nats() else { return };
+    nats.with_jetstream(async |context| {
+        let config = async_nats::jetstream::object_store::Config {
+            bucket: BUCKET.to_owned(),
+            storage: async_nats::jetstream::stream::StorageType::Memory,
+            ..Default::default()
+        };
+        context.create_object_store(config).await.expect("a bucket");
+    });
+    let bridge = Bridge::ready(&nats.environment());
+    let response = large(1, 2 << 20).post(bridge.deliveries);
+    assert_eq!(response.status, 503, "a restart of the server would lose it");
+    assert_eq!(small(1).post(bridge.deliveries).status, 200);
+    until("an ERROR names the bucket", WITHIN, || {
+        let log = bridge.log();
+        log.lines().any(|line| line.contains("ERROR") && line.contains(BUCKET) && line.contains("memory")).then_some(())
+    });
+    let (code, said) = run(&["check", "--online"], &nats.environment());
+    assert!(said.contains("object store TERRA_LARGE") && said.contains("memory"), "{said}");
+    assert_eq!(code, Some(1));
+}
+
+#[test]
+fn a_stream_that_lacks_one_topic_still_takes_large_payloads_of_the_others() {
+    let Some(nats) = nats() else { return };
+    nats.with_jetstream(async |context| {
+        let config = async_nats::jetstream::stream::Config {
+            name: nats.bus.prefix().to_owned(),
+            subjects: vec![nats.bus.topic("daily")],
+            ..Default::default()
+        };
+        context.create_stream(config).await.expect("a stream that is not the bridge's own");
+    });
+    let bridge = Bridge::ready(&nats.environment());
+    assert_eq!(small(1).post(bridge.deliveries).status, 200);
+    until("the bucket is there, and takes it", WITHIN, || {
+        (large(1, 2 << 20).post(bridge.deliveries).status == 200).then_some(())
+    });
+}
+
+#[test]
+fn a_bucket_that_is_deleted_is_made_again_and_takes_the_retry() {
+    let Some(nats) = nats() else { return };
+    let bridge = Bridge::ready(&nats.environment());
+    assert_eq!(large(1, 2 << 20).post(bridge.deliveries).status, 200);
+    nats.with_jetstream(async |context| context.delete_object_store(BUCKET).await.expect("deleted"));
+    let begun = std::time::Instant::now();
+    assert_eq!(large(2, 2 << 20).post(bridge.deliveries).status, 503);
+    until("it is kept", WITHIN, || (large(2, 2 << 20).post(bridge.deliveries).status == 200).then_some(()));
+    assert!(begun.elapsed() < Duration::from_secs(10), "sooner than the next look: {:?}", begun.elapsed());
+}
+
+#[test]
+fn the_rights_that_the_readme_names_are_enough_for_a_claim_check_and_for_tail() {
+    let rights = |bucket: &str| {
+        format!(
+            "max_payload: 1MB\nauthorization {{ users: [ {{ user: bridge, password: secret, permissions: {{ \
+             publish: [\"*.*\", \"$JS.API.>\"{bucket}], subscribe: [\"_INBOX.>\"] }} }} ] }}\n"
+        )
+    };
+    let Some(broker) = Broker::nats_with(&rights(", \"$O.TERRA_LARGE.>\"")) else { return };
+    let server = format!("nats://127.0.0.1:{}", broker.port());
+    let nats = Nats { bus: Bus::nats_at(server.clone()), broker, server };
+    let mut environment = nats.environment();
+    let login = [("USER", "bridge"), ("PASSWORD", "env:SECRET")];
+    environment.extend(login.map(|(name, value)| (format!("TERRA_BRIDGE_NATS__{name}"), value.to_owned())));
+    environment.push(("SECRET".into(), "secret".into()));
+    let bridge = Bridge::ready(&environment);
+    let attempt = large(1, 2 << 20);
+    assert_eq!(attempt.post(bridge.deliveries).status, 200);
+    let (code, said) = run(&["tail", "--from", "earliest", "--limit", "1", "--json"], &environment);
+    assert_eq!(code, Some(0), "{said}");
+    let record: serde_json::Value = serde_json::from_str(said.trim()).expect("JSON");
+    assert!(record["payload"].as_str().expect("a payload").as_bytes() == attempt.body, "{}", record["headers"]);
+    nats.broker.reload(&rights(""));
+    until("an ERROR names the right that is gone", WITHIN, || {
+        let _ = large(2, 2 << 20).post(bridge.deliveries);
+        let log = bridge.log();
+        log.lines().any(|line| line.contains("ERROR") && line.contains("$O.BUCKET.>")).then_some(())
+    });
+    assert_eq!(small(1).post(bridge.deliveries).status, 200);
+}
+
+#[test]
 fn a_kafka_topic_that_takes_less_is_named_at_the_start_and_nothing_waits_behind() {
     let Some(bus) = Bus::kafka() else { return };
     let mut environment = bus.environment();
@@ -220,4 +346,20 @@ fn a_kafka_topic_that_takes_less_is_named_at_the_start_and_nothing_waits_behind(
     assert_eq!(alike.post(bridge.deliveries).status, 200, "it is compressed before it is measured");
     let got = bus.read(&bridge, &bus.topic("daily"), 2);
     assert!(got[1].payload == alike.body);
+    raise(&bus, "1000000");
+    until("it is kept without a restart", WITHIN, || (noisy.post(bridge.deliveries).status == 200).then_some(()));
+    assert!(bus.read(&bridge, &bus.topic("daily"), 3)[2].payload == noisy.body);
+}
+
+/// `max.message.bytes` of the topic of daily events.
+fn raise(bus: &Bus, bytes: &str) {
+    use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
+    use rdkafka::client::DefaultClientContext;
+    let Bus::Kafka { brokers, .. } = bus else { unreachable!("this test is Kafka's") };
+    let (topic, mut client) = (bus.topic("daily"), rdkafka::ClientConfig::new());
+    let admin: AdminClient<DefaultClientContext> = client.set("bootstrap.servers", brokers).create().expect("a client");
+    let altered = [AlterConfig::new(ResourceSpecifier::Topic(&topic)).set("max.message.bytes", bytes)];
+    let options = AdminOptions::new().request_timeout(Some(WITHIN));
+    let results = runtime().block_on(admin.alter_configs(&altered, &options)).expect("an answer");
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
 }

@@ -47,7 +47,7 @@ async fn ask(config: &config::Nats, setup: &Setup) -> Result<Vec<Finding>, OpenE
                 findings.push(size(&about, "the stream's `max_msg_size`", most, setup.max_body, bucket));
             }
             if let Some(bucket) = bucket {
-                findings.push(of_bucket(&context, bucket, found.max_age, config.create_stream).await);
+                findings.extend(of_bucket(&context, bucket, found, config.create_stream).await);
             }
         }
         Err(_) if config.create_stream => {
@@ -81,7 +81,7 @@ fn size(about: &str, what: &str, most: usize, max_body: usize, bucket: Option<&s
     }
 }
 
-async fn of_bucket(context: &Context, bucket: &str, stream_age: Duration, create: bool) -> Finding {
+async fn of_bucket(context: &Context, bucket: &str, stream: &Config, create: bool) -> Vec<Finding> {
     let about = format!("object store {bucket}");
     let mistake = |says: String, remedy: String| Finding {
         about: about.clone(),
@@ -89,22 +89,44 @@ async fn of_bucket(context: &Context, bucket: &str, stream_age: Duration, create
         says,
         remedy: Some(remedy),
     };
-    match claim_check::age(context, bucket).await {
-        Some(age) if claim_check::outlives(age, stream_age) => {
-            fine(&about, "keeps payloads at least as long as the stream its messages".into())
-        }
-        Some(_) => mistake(
-            "keeps payloads for less time than the stream its messages: those too large for a message get a 503".into(),
-            format!("nats stream edit OBJ_{bucket} --max-age, to at least that of the stream"),
-        ),
+    match claim_check::settings(context, bucket).await {
+        Some(settings) => match claim_check::problem(&settings, stream.max_age) {
+            Some(problem) => {
+                vec![mistake(format!("{}: those too large for a message get a 503", problem.says), problem.remedy)]
+            }
+            None => of_sound_bucket(&about, &settings, stream),
+        },
         None if create && claim_check::is_missing(context, bucket).await => {
-            fine(&about, "is not there yet; the bridge makes it at its start".into())
+            vec![fine(&about, "is not there yet; the bridge makes it at its start".into())]
         }
-        None => mistake(
+        None => vec![mistake(
             "cannot be seen".into(),
             format!("make it (nats object add {bucket}), and grant `$JS.API.>` and `$O.{bucket}.>`"),
-        ),
+        )],
     }
+}
+
+/// A payload is worth no more than its message, and no less.
+fn of_sound_bucket(about: &str, settings: &Config, stream: &Config) -> Vec<Finding> {
+    let mut findings = vec![fine(about, "keeps payloads at least as long as the stream its messages".into())];
+    let name = &settings.name;
+    let mut advice = |says: String, remedy: String| {
+        findings.push(Finding { about: about.into(), level: Level::Advice, says, remedy: Some(remedy) });
+    };
+    let (has, wants) = (settings.num_replicas, stream.num_replicas);
+    if has < wants {
+        let says = format!("has fewer replicas ({has}) than the stream ({wants}): its payloads are lost more easily");
+        advice(says, format!("nats stream edit {name} --replicas {wants}"));
+    }
+    if drops_the_oldest(settings) {
+        let says = "drops its oldest payloads when it is full, though their messages may be there still";
+        advice(says.into(), format!("nats stream edit {name} --discard new"));
+    }
+    findings
+}
+
+fn drops_the_oldest(stream: &Config) -> bool {
+    stream.discard == DiscardPolicy::Old && (stream.max_bytes > 0 || stream.max_messages > 0)
 }
 
 fn of_stream(about: &str, wanted: &Config, found: &Config, create: bool) -> Vec<Finding> {
@@ -136,7 +158,7 @@ fn durability(about: &str, stream: &Config) -> Vec<Finding> {
             remedy: Some("name another stream in `nats.stream`, with file storage and retention `limits`".into()),
         });
     }
-    if stream.discard == DiscardPolicy::Old && (stream.max_bytes > 0 || stream.max_messages > 0) {
+    if drops_the_oldest(stream) {
         findings.push(Finding {
             about: about.into(),
             level: Level::Advice,
@@ -179,4 +201,23 @@ fn replicas(about: &str, replicas: usize) -> Finding {
 
 fn fine(about: &str, says: String) -> Finding {
     Finding { about: about.into(), level: Level::Fine, says, remedy: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_that_is_worth_less_than_the_stream_is_advised_about() {
+        let stream = Config { num_replicas: 3, ..Config::default() };
+        let advised = |settings: &Config| {
+            let findings = of_sound_bucket("b", settings, &stream).into_iter();
+            findings.filter(|finding| finding.level == Level::Advice).map(|finding| finding.says).collect::<Vec<_>>()
+        };
+        assert!(advised(&Config { num_replicas: 3, max_bytes: -1, ..Config::default() }).is_empty());
+        assert!(advised(&Config { num_replicas: 1, ..Config::default() })[0].contains("fewer replicas"));
+        let old = Config { num_replicas: 3, max_bytes: 1, discard: DiscardPolicy::Old, ..Config::default() };
+        assert!(advised(&old)[0].contains("drops its oldest"));
+        assert!(advised(&Config { discard: DiscardPolicy::New, ..old }).is_empty());
+    }
 }

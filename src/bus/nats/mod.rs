@@ -82,7 +82,7 @@ pub(super) fn open(config: &config::Nats, setup: Setup) -> Result<Arc<dyn Bus>, 
     let doubt = Arc::new(Notify::new());
     let wanted = stream::wanted(config, &setup);
     let subjects = watch::Sender::new(wanted.subjects.clone());
-    let claim_checks = ClaimChecks::new(config).map(Arc::new);
+    let claim_checks = ClaimChecks::new(config, timeout).map(Arc::new);
     let max_message = Arc::new(AtomicUsize::new(0));
     let keeper = Keeper {
         context: context.clone(),
@@ -182,7 +182,12 @@ impl Bus for Nats {
                 _ if fits => Bytes::from_owner(Unsent { payload: message.payload().clone(), _room: room }),
                 None => return Err(refusal::too_large(most)),
                 Some(claim_checks) => {
-                    for (name, value) in claim_checks.put(&message, most).await? {
+                    let put = claim_checks.put(&message, most).await.map_err(|refused| {
+                        // The keeper makes a bucket anew that is gone.
+                        events.changed.notify_one();
+                        events.denied().unwrap_or(refused)
+                    });
+                    for (name, value) in put? {
                         headers.insert(name, value);
                     }
                     drop(room);

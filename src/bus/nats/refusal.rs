@@ -8,6 +8,7 @@ use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::{ConnectError, ConnectErrorKind, rustls};
 
+use super::claim_check::Problem;
 use crate::bus::Refusal;
 
 pub(super) const AWAY: Refusal = transient("NATS is not connected");
@@ -18,6 +19,7 @@ pub(super) const UNSENT: Refusal = transient("NATS takes nothing, and there is n
 
 pub(super) const NO_BUCKET: Refusal = transient("the object store was not seen on NATS yet");
 pub(super) const NOT_PUT: Refusal = transient("the object store did not take the payload");
+pub(super) const PUT_TOO_SLOW: Refusal = transient("the object store did not take the payload in time");
 
 const fn transient(reason: &'static str) -> Refusal {
     Refusal::Transient { reason: Cow::Borrowed(reason) }
@@ -38,7 +40,8 @@ pub(super) fn too_large(most: usize) -> Refusal {
 pub(super) fn denied() -> Refusal {
     permanent(
         "NATS denies this user a permission",
-        "grant it publish on the topics and on `$JS.API.>`, and subscribe on its inbox (`_INBOX.>` or `nats.inbox_prefix`)",
+        "grant it publish on the topics, on `$JS.API.>` and, with `nats.object_store`, on `$O.BUCKET.>`, and subscribe on \
+         its inbox (`_INBOX.>` or `nats.inbox_prefix`)",
     )
 }
 
@@ -118,10 +121,10 @@ pub(super) fn lacks_subject(stream: &str) -> Refusal {
     }
 }
 
-pub(super) fn forgetful_bucket(bucket: &str) -> Refusal {
+pub(super) fn unfit_bucket(bucket: &str, problem: Problem) -> Refusal {
     Refusal::Permanent {
-        reason: format!("the object store `{bucket}` would forget the payload before the stream its message").into(),
-        remedy: format!("give the stream `OBJ_{bucket}` at least the max_age of `nats.stream`").into(),
+        reason: format!("the object store `{bucket}` {}", problem.says).into(),
+        remedy: problem.remedy.into(),
     }
 }
 

@@ -215,20 +215,23 @@ impl Keeper {
                 }
             },
         };
-        let of_config = |config: &Config| (config.max_age, config.max_message_size);
-        let (age, most) = match &found {
-            Some(info) => {
-                self.complete(info).await?;
-                of_config(&info.config)
-            }
-            None => {
-                self.make().await?;
-                of_config(&self.wanted)
-            }
+        let Some(info) = found else {
+            self.make().await?;
+            return self.measure(&self.wanted).await;
         };
-        self.max_message.store(usize::try_from(most).unwrap_or(0), Ordering::Relaxed);
+        // What it lacks for some topics is no trouble of the others.
+        let in_order = self.complete(&info).await;
+        let measured = self.measure(&info.config).await;
+        in_order.and(measured)
+    }
+
+    /// What the stream takes at once, and the bucket for what is larger.
+    async fn measure(&self, stream: &Config) -> Result<(), Trouble> {
+        self.max_message.store(usize::try_from(stream.max_message_size).unwrap_or(0), Ordering::Relaxed);
         match &self.claim_checks {
-            Some(claim_checks) => claim_checks.ensure(&self.context, self.create, age).await.map_err(Trouble),
+            Some(claim_checks) => {
+                claim_checks.ensure(&self.context, self.create, stream.max_age).await.map_err(Trouble)
+            }
             None => Ok(()),
         }
     }

@@ -1,8 +1,10 @@
 //! Brokers that belong to one test: they stop, freeze and come back without disturbing another.
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -271,6 +273,13 @@ impl Drop for Broker {
 
 /// A port that was free a moment ago.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("it is bound").port()
+    // The system may give a port again before its broker listens: two tests would share one broker.
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("it is bound").port();
+        if GIVEN.lock().expect("no holder of this lock can panic").insert(port) {
+            return port;
+        }
+    }
 }

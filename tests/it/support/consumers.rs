@@ -223,6 +223,24 @@ pub fn nats_got(message: &async_nats::Message) -> Got {
     Got { topic: message.subject.to_string(), key, headers, payload: message.payload.to_vec() }
 }
 
+/// What the Python client reads at `BUCKET/OBJECT`; `None` where there is no Python.
+pub fn object_by_python(server: &str, place: &str) -> Option<Vec<u8>> {
+    const READ: &str = "\
+import asyncio, nats, sys
+async def read(server, bucket, name):
+    client = await nats.connect(server)
+    store = await client.jetstream().object_store(bucket)
+    sys.stdout.buffer.write((await asyncio.wait_for(store.get(name), 30)).data)
+    await client.close()
+asyncio.run(read(*sys.argv[1:]))";
+    let python = needed("TERRA_BRIDGE_TEST_PYTHON")?;
+    let (bucket, name) = place.split_once('/').expect("BUCKET/OBJECT");
+    let output = std::process::Command::new(python).args(["-c", READ, server, bucket, name]).output();
+    let output = output.expect("Python runs");
+    assert!(output.status.success(), "{}", output.stderr.escape_ascii());
+    Some(output.stdout)
+}
+
 fn nats_count(server: &str, stream: &str) -> usize {
     runtime().block_on(async {
         match nats_stream(server, stream).await {
