@@ -1,24 +1,63 @@
-//! Reads what a delivery reports. Comes in: a [`Delivery`]. Goes out: an [`Event`], or a
-//! [`DeadLetter`] where nobody can read it. One pass over the bytes, no tree; the payload stays
-//! untouched.
+//! Reads what a delivery reports. Comes in: a [`Delivery`], or what its link led to. Goes out: an
+//! [`Event`], or a [`DeadLetter`] where nobody can read it. One pass over the bytes, no tree; the payload
+//! stays untouched.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::config::Secret;
+use crate::server::Payload;
 use crate::signature::Delivery;
 
+/// What S3 signs a link for at most: seven days.
+const LONGEST_OPEN: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// The types of events that are only a link to the real one.
+const LINKS: [&str; 2] = ["s3_payload", "s3_upload"];
+
 /// A delivery whose type is known.
+#[derive(Clone)]
 pub struct Event {
     delivery: Delivery,
     facts: Facts,
+    fetched: Option<Fetched>,
 }
 
 /// A delivery that Terra signed and nobody can read.
 pub struct DeadLetter {
     delivery: Delivery,
     reason: Unreadable,
+    fetched: Option<Fetched>,
+}
+
+/// What a delivery's link led to.
+#[derive(Clone)]
+struct Fetched {
+    payload: Payload,
+    /// What the delivery's own body says.
+    signed: Facts,
+}
+
+/// A link to the real event. A credential: who has it can read the event until it expires.
+#[derive(Debug, Clone)]
+pub struct Link {
+    url: Secret,
+    expires_in: Duration,
+}
+
+impl Link {
+    /// Empty where the event has none.
+    pub fn url(&self) -> &Secret {
+        &self.url
+    }
+
+    /// From the moment when Terra emitted the event; no time at all where it does not say.
+    pub fn expires_in(&self) -> Duration {
+        self.expires_in
+    }
 }
 
 /// Why a signed body is no event.
@@ -69,8 +108,33 @@ impl Event {
     /// The delivery itself, as a dead letter.
     pub fn read(delivery: Delivery) -> Result<Self, DeadLetter> {
         match read(delivery.payload().bytes()) {
-            Ok(facts) => Ok(Self { delivery, facts }),
-            Err(reason) => Err(DeadLetter { delivery, reason }),
+            Ok(facts) => Ok(Self { delivery, facts, fetched: None }),
+            Err(reason) => Err(DeadLetter { delivery, reason, fetched: None }),
+        }
+    }
+
+    /// The link that stands in for the real event; `None` where this is the real one.
+    pub fn link(&self) -> Option<Link> {
+        if !LINKS.contains(&self.facts.event_type.as_str()) {
+            return None;
+        }
+        let text = std::str::from_utf8(self.payload().bytes()).ok()?;
+        let Fields([url, expires_in]) = Fields::read(text, ["url", "expires_in"])?;
+        let seconds = id(expires_in).and_then(|seconds| seconds.parse().ok()).unwrap_or(0);
+        let expires_in = Duration::from_secs(seconds).min(LONGEST_OPEN);
+        Some(Link { url: Secret::new(string(url).unwrap_or_default()), expires_in })
+    }
+
+    /// The event that the link of this one led to.
+    ///
+    /// # Errors
+    /// As with [`Self::read`].
+    pub fn follow(&self, payload: Payload) -> Result<Self, DeadLetter> {
+        let (delivery, read) = (self.delivery.clone(), read(payload.bytes()));
+        let fetched = Some(Fetched { payload, signed: self.facts.clone() });
+        match read {
+            Ok(facts) => Ok(Self { delivery, facts, fetched }),
+            Err(reason) => Err(DeadLetter { delivery, reason, fetched }),
         }
     }
 
@@ -82,8 +146,22 @@ impl Event {
         &self.facts
     }
 
-    pub fn into_delivery(self) -> Delivery {
-        self.delivery
+    /// What the bytes say that Terra signed: of a fetched event, those of its link.
+    pub fn signed_facts(&self) -> &Facts {
+        self.fetched.as_ref().map_or(&self.facts, |fetched| &fetched.signed)
+    }
+
+    pub fn is_fetched(&self) -> bool {
+        self.fetched.is_some()
+    }
+
+    fn payload(&self) -> &Payload {
+        self.fetched.as_ref().map_or(self.delivery.payload(), |fetched| &fetched.payload)
+    }
+
+    /// What to publish.
+    pub fn into_payload(self) -> Payload {
+        self.fetched.map_or_else(|| self.delivery.into_payload(), |fetched| fetched.payload)
     }
 }
 
@@ -96,8 +174,14 @@ impl DeadLetter {
         self.reason
     }
 
-    pub fn into_delivery(self) -> Delivery {
-        self.delivery
+    /// What the bytes say that Terra signed, where those could be read.
+    pub fn signed_facts(&self) -> Option<&Facts> {
+        self.fetched.as_ref().map(|fetched| &fetched.signed)
+    }
+
+    /// What to publish.
+    pub fn into_payload(self) -> Payload {
+        self.fetched.map_or_else(|| self.delivery.into_payload(), |fetched| fetched.payload)
     }
 }
 
@@ -227,6 +311,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::signature::tests::delivery;
 
     fn of(text: &str) -> Facts {
         read(text.as_bytes()).unwrap()
@@ -325,5 +410,20 @@ mod tests {
             });
             prop_assert_eq!(read(text.as_bytes()).ok().map(|facts| facts.event_type), expected);
         }
+    }
+
+    #[test]
+    fn a_link_has_its_url_and_its_time_where_the_body_says_them() {
+        let link = |body: &str| {
+            let Ok(event) = Event::read(delivery(body.as_bytes(), http::HeaderMap::new())) else { panic!("readable") };
+            event.link().map(|link| (String::from_utf8(link.url.expose().to_vec()).unwrap(), link.expires_in.as_secs()))
+        };
+        let is = |url: &str, seconds| Some((url.to_owned(), seconds));
+        assert_eq!(link(r#"{"type":"s3_payload","url":"https:\/\/a","expires_in":300}"#), is("https://a", 300));
+        assert_eq!(link(r#"{"type":"s3_upload","url":"https://a","expires_in":"600"}"#), is("https://a", 600));
+        assert_eq!(link(r#"{"type":"s3_payload","url":7,"expires_in":-1}"#), is("", 0));
+        assert_eq!(link(r#"{"type":"s3_payload"}"#), is("", 0));
+        assert_eq!(link(r#"{"type":"s3_payload","expires_in":18446744073709551615}"#), is("", 604_800));
+        assert_eq!(link(r#"{"type":"daily","url":"https://a","expires_in":300}"#), None);
     }
 }

@@ -7,6 +7,7 @@ pub mod relay;
 pub mod signature;
 pub mod sender;
 pub mod event;
+pub mod fetch;
 pub mod identity;
 pub mod vocabulary;
 pub mod route;

@@ -30,6 +30,10 @@ const MAX_VALUE: usize = 1024;
 
 const DATA_CONTENT_TYPE: &str = "ce-datacontenttype";
 
+/// The header of what a link led to, and that of a link that led to nothing: why.
+const FETCHED: &str = "terra-fetched";
+const UNFETCHED: &str = "terra-unfetched-reason";
+
 /// The header of what a bus refused for good: why.
 pub(crate) const SET_ASIDE: &str = "terra-set-aside-reason";
 
@@ -54,18 +58,19 @@ impl Message {
     pub fn of_event(event: Event, topic: Topic) -> Self {
         let (delivery, facts) = (event.delivery(), event.facts());
         let received = Received::read(delivery.headers());
-        let identity = Identity::of(delivery, received.trace_id.as_deref(), Some(facts));
+        let identity = received.identity(delivery, Some(event.signed_facts()));
         let id = identity.id;
         let key = bounded(key(delivery, facts, &received).unwrap_or_else(|| id.to_string()));
-        let time = received.ordered_at().unwrap_or_else(|| delivery.signed_at());
+        let time = received.emitted_at(delivery);
         let user = &facts.user;
         let person = if user.user_id.is_some() { user } else { &facts.new_user };
         let mut extras = received.extras(delivery);
         extras.extend(known("terra-event-id", facts.event_id.clone()));
         extras.extend(known("terra-provider", user.provider.clone().or_else(|| facts.new_user.provider.clone())));
         extras.extend(known("terra-user-id", person.user_id.clone()));
+        extras.extend(event.is_fetched().then(fetched));
         let attributes = attributes(delivery, id, &facts.event_type, time, &key);
-        let payload = event.into_delivery().into_payload();
+        let payload = event.into_payload();
         Self { topic, key, identity, content_type: "application/json".into(), attributes, extras, payload }
     }
 
@@ -73,14 +78,15 @@ impl Message {
     pub fn of_dead_letter(letter: DeadLetter, topic: Topic) -> Self {
         let delivery = letter.delivery();
         let received = Received::read(delivery.headers());
-        let identity = Identity::of(delivery, received.trace_id.as_deref(), None);
+        let identity = received.identity(delivery, letter.signed_facts());
         let id = identity.id;
         let key = id.to_string();
-        let time = received.ordered_at().unwrap_or_else(|| delivery.signed_at());
+        let time = received.emitted_at(delivery);
         let mut extras = received.extras(delivery);
+        extras.extend(letter.signed_facts().map(|_| fetched()));
         extras.push(("terra-dead-letter-reason".into(), letter.reason().as_str().to_owned()));
         let attributes = attributes(delivery, id, "dead-letter", time, &key);
-        let payload = letter.into_delivery().into_payload();
+        let payload = letter.into_payload();
         Self { topic, key, identity, content_type: "application/octet-stream".into(), attributes, extras, payload }
     }
 
@@ -107,6 +113,12 @@ impl Message {
             extras,
             payload: Payload::stored(record.payload),
         })
+    }
+
+    /// The message of a link with the reason why nobody could follow it.
+    pub(crate) fn unfetched(mut self, reason: &'static str) -> Self {
+        self.extras.push((UNFETCHED.into(), reason.to_owned()));
+        self
     }
 
     /// The same message with the reason why the bus does not take it.
@@ -176,6 +188,16 @@ impl Message {
     }
 }
 
+/// Which delivery an event came with, and when Terra emitted it.
+pub(crate) fn origin(event: &Event) -> (Identity, Timestamp) {
+    let received = Received::read(event.delivery().headers());
+    (received.identity(event.delivery(), Some(event.signed_facts())), received.emitted_at(event.delivery()))
+}
+
+fn fetched() -> (Cow<'static, str>, String) {
+    (FETCHED.into(), "true".to_owned())
+}
+
 fn encoded(value: &str) -> Cow<'_, str> {
     utf8_percent_encode(value, ENCODED).into()
 }
@@ -200,6 +222,15 @@ impl Received {
     fn ordered_at(&self) -> Option<Timestamp> {
         let milliseconds = self.ordering_timestamp.as_ref()?.parse().ok()?;
         SANE_TIMES.contains(&milliseconds).then(|| Timestamp::from_millisecond(milliseconds).ok())?
+    }
+
+    /// As far as anybody knows: at the latest it was signed then.
+    fn emitted_at(&self, delivery: &Delivery) -> Timestamp {
+        self.ordered_at().unwrap_or_else(|| delivery.signed_at())
+    }
+
+    fn identity(&self, delivery: &Delivery, facts: Option<&Facts>) -> Identity {
+        Identity::of(delivery, self.trace_id.as_deref(), facts)
     }
 
     fn extras(self, delivery: &Delivery) -> Vec<(Cow<'static, str>, String)> {

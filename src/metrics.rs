@@ -33,6 +33,12 @@ struct Rejected {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Fetched {
+    endpoint: String,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Published {
     topic: String,
     result: &'static str,
@@ -44,6 +50,7 @@ pub struct Metrics {
     deliveries: Family<Ending, Counter>,
     rejections: Family<Rejected, Counter>,
     published: Family<Published, Counter>,
+    fetched: Family<Fetched, Counter>,
     known_again: Counter,
     whole: Histogram,
     publish: Histogram,
@@ -63,12 +70,26 @@ pub struct Readings {
     pub spool: Box<dyn Fn() -> Option<spool::Reading> + Send + Sync>,
 }
 
+/// Of a bridge at rest without a spool.
+impl Default for Readings {
+    fn default() -> Self {
+        Self {
+            bytes_in_flight: Box::new(|| 0),
+            log_lines_dropped: Box::new(|| 0),
+            remembered: Box::new(|| Remembered { deliveries: 0, evicted: 0 }),
+            handshakes_failed: Box::new(|| 0),
+            spool: Box::new(|| None),
+        }
+    }
+}
+
 impl Metrics {
     pub fn new(readings: Readings) -> Self {
         let mut registry = Registry::with_prefix("terra_bridge");
         let deliveries = Family::default();
         let rejections = Family::default();
         let published = Family::default();
+        let fetched = Family::default();
         let known_again = Counter::default();
         let bus_up = Gauge::default();
         let (whole, publish) = (Histogram::new(TIMES), Histogram::new(TIMES));
@@ -80,6 +101,7 @@ impl Metrics {
             rejections.clone(),
         );
         registry.register("published", "Messages handed to the bus, by topic and result", published.clone());
+        registry.register("fetches", "Links of Terra's that were followed, by result", fetched.clone());
         let help = "Deliveries that were known: kept before, or in flight on another connection";
         registry.register("dedupe_hits", help, known_again.clone());
         registry.register_with_unit(
@@ -102,6 +124,7 @@ impl Metrics {
             deliveries,
             rejections,
             published,
+            fetched,
             known_again,
             whole,
             publish,
@@ -126,6 +149,11 @@ impl Metrics {
     pub fn published(&self, topic: &str, result: &'static str, took: Duration) {
         self.published.get_or_create(&Published { topic: topic.to_owned(), result }).inc();
         self.publish.observe(took.as_secs_f64());
+    }
+
+    /// A link was followed, or was not.
+    pub fn fetched(&self, endpoint: &str, result: &'static str) {
+        self.fetched.get_or_create(&Fetched { endpoint: endpoint.to_owned(), result }).inc();
     }
 
     /// A delivery was kept before, or another attempt at it is in flight.

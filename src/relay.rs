@@ -1,5 +1,7 @@
 //! One delivery from request to outcome: the room that knows every stage and none of their insides.
 
+mod follow;
+mod read;
 mod report;
 
 use std::collections::HashMap;
@@ -7,7 +9,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::CONTENT_ENCODING;
 use http::{HeaderMap, Method, Request};
 use hyper::body::Incoming;
 use jiff::Timestamp;
@@ -18,33 +19,46 @@ use tokio_util::task::TaskTracker;
 use crate::bus::{Bus, Pending, Receipt, Refusal};
 use crate::config::{self, Endpoint};
 use crate::dedupe::{Admission, Dedupe, Ticket};
-use crate::event::{Event, Unreadable};
+use crate::event::Unreadable;
+use crate::fetch::{Fetcher, Unfetched};
 use crate::identity::DeliveryId;
-use crate::message::Message;
+use crate::message::{Message, origin};
 use crate::metrics::Metrics;
 use crate::reply::{Outcome, reply};
-use crate::route::{Route, Table};
+use crate::route::Table;
 use crate::sender::may_try;
-use crate::server::{Body, BodyError, Budget, Gauged, Peer, Reply, Service};
+use crate::server::{Body, BodyError, Budget, Gauged, Peer, Reply, Service, coded};
 use crate::signature::{Claim, Delivery, Proof, Rejection};
 use crate::spool::Spool;
-use report::report;
+use follow::follow;
+use read::{Letter, Read, aside, read};
+use report::{report, unfollowed};
 
 /// What must be left for the bus when the body is complete; a body that comes later is too slow.
 const LEAST_FOR_THE_BUS: Duration = Duration::from_secs(1);
 
-/// Bytes. A larger body takes longer to read than other connections should wait for a worker.
-const READ_ASIDE_FROM: usize = 256 << 10;
-
 /// Takes deliveries to the bus. Cloning shares it. Each request keeps the line that it found.
 #[derive(Clone)]
 pub struct Relay(watch::Sender<Arc<Line>>);
+
+/// What a delivery passes on its way.
+pub struct Stages {
+    pub routes: Arc<Table>,
+    /// `None`: a link is an event like any other.
+    pub fetcher: Option<Fetcher>,
+    pub dedupe: Dedupe<Outcome>,
+    pub bus: Arc<dyn Bus>,
+    pub spool: Option<Spool>,
+    pub budget: Budget,
+    pub metrics: Metrics,
+}
 
 /// Cloning shares all but what the configuration alone decides.
 #[derive(Clone)]
 struct Line {
     endpoints: Endpoints,
     routes: Arc<Table>,
+    fetcher: Option<Fetcher>,
     dedupe: Dedupe<Outcome>,
     bus: Arc<dyn Bus>,
     spool: Option<Spool>,
@@ -60,18 +74,12 @@ struct Line {
 type Endpoints = HashMap<String, Arc<Endpoint>>;
 
 impl Relay {
-    pub fn new(
-        config: &config::Config,
-        routes: Arc<Table>,
-        dedupe: Dedupe<Outcome>,
-        bus: Arc<dyn Bus>,
-        spool: Option<Spool>,
-        budget: Budget,
-        metrics: Metrics,
-    ) -> Self {
+    pub fn new(config: &config::Config, stages: Stages) -> Self {
+        let Stages { routes, fetcher, dedupe, bus, spool, budget, metrics } = stages;
         Self(watch::Sender::new(Arc::new(Line {
             endpoints: by_path(&config.endpoints),
             routes,
+            fetcher,
             dedupe,
             bus,
             spool,
@@ -99,6 +107,13 @@ impl Relay {
         let line = self.line();
         line.publishes.close();
         line.publishes.wait().await;
+    }
+}
+
+impl Line {
+    /// When the bus is waited for no longer, if it is asked now.
+    fn publish_deadline(&self, deadline: Instant) -> Instant {
+        deadline.min(Instant::now() + self.limits.publish_timeout)
     }
 }
 
@@ -148,7 +163,6 @@ async fn relay(
         Ok(payload) => payload,
         Err(error) => return unread(error),
     };
-    let publish_deadline = deadline.min(Instant::now() + line.limits.publish_timeout);
     let delivery = match proof.finish(headers, payload, Timestamp::now()) {
         // Refused only here, so that who may not try is treated as a forger is, byte for byte.
         Ok(_) if !may_try => return rejected(Rejection::Address),
@@ -161,7 +175,7 @@ async fn relay(
     // From here on the event is worth keeping even if its client goes away: hyper would drop this
     // future then, but not the task.
     let (answer, outcome) = oneshot::channel();
-    line.publishes.spawn(keep(line.clone(), delivery, publish_deadline, Answer(answer)));
+    line.publishes.spawn(keep(line.clone(), delivery, deadline, Answer(answer)));
     outcome.await.unwrap_or(Outcome::Unanswered)
 }
 
@@ -171,31 +185,6 @@ fn unread(error: BodyError) -> Outcome {
         BodyError::TooSlow => Outcome::TooSlow,
         BodyError::NoRoom => Outcome::Overloaded,
         BodyError::Broken => Outcome::Broken,
-    }
-}
-
-fn coded(headers: &HeaderMap) -> bool {
-    headers.get_all(CONTENT_ENCODING).iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
-}
-
-/// What a delivery turned out to be.
-enum Read {
-    Message(Message),
-    DeadLetter(Message, Unreadable),
-    Drop,
-}
-
-/// Event, route, message.
-fn read(routes: &Table, delivery: Delivery) -> Read {
-    match Event::read(delivery) {
-        Ok(event) => match routes.resolve(&event.delivery().endpoint().name, &event.facts().event_type) {
-            Route::To(topic) => Read::Message(Message::of_event(event, topic.clone())),
-            Route::Drop => Read::Drop,
-        },
-        Err(letter) => {
-            let reason = letter.reason();
-            Read::DeadLetter(Message::of_dead_letter(letter, routes.dead_letter().clone()), reason)
-        }
     }
 }
 
@@ -210,70 +199,60 @@ impl Answer {
 
 /// Reads the delivery and has the bus keep it, unless that was done already.
 async fn keep(line: Arc<Line>, delivery: Delivery, deadline: Instant, answer: Answer) {
-    let what = if delivery.payload().bytes().len() < READ_ASIDE_FROM {
-        read(&line.routes, delivery)
-    } else {
-        let reading = line.clone();
-        let reading = tokio::task::spawn_blocking(move || read(&reading.routes, delivery));
-        match tokio::time::timeout_at(deadline, reading).await {
-            Ok(Ok(what)) => what,
-            Ok(Err(_)) | Err(_) => return answer.give(Outcome::Unanswered),
-        }
+    let (reading, bytes) = (line.clone(), delivery.payload().bytes().len());
+    let what = match aside(bytes, line.publish_deadline(deadline), move || read(&reading, delivery)).await {
+        Some(Ok(what)) => what,
+        Some(Err(outcome)) => return answer.give(outcome),
+        None => return answer.give(Outcome::Unanswered),
     };
-    let (message, unreadable) = match what {
-        Read::Message(message) => (message, None),
-        Read::DeadLetter(message, reason) => (message, Some(reason)),
-        Read::Drop => return answer.give(Outcome::Dropped),
+    let (identity, deadline) = match &what {
+        Read::Letter(letter) => (*letter.message.identity(), line.publish_deadline(deadline)),
+        Read::Link(event, _) => (origin(event).0, deadline),
     };
-    match line.dedupe.admit(message.identity(), Timestamp::now()) {
-        Admission::First(ticket) => publish(&line, message, unreadable, deadline, ticket, answer).await,
+    let ticket = match line.dedupe.admit(&identity, Timestamp::now()) {
+        Admission::First(ticket) => ticket,
         Admission::Kept => {
             line.metrics.known_again();
-            answer.give(Outcome::Duplicate(message.id()));
+            return answer.give(Outcome::Duplicate(identity.id));
         }
         Admission::Wait(first) => {
             line.metrics.known_again();
             let shared = tokio::time::timeout_at(deadline, first.answer()).await;
-            answer.give(shared.ok().flatten().unwrap_or(Outcome::Unanswered));
+            return answer.give(shared.ok().flatten().unwrap_or(Outcome::Unanswered));
+        }
+    };
+    let letter = match what {
+        Read::Letter(letter) => Ok(letter),
+        Read::Link(event, link) => follow(&line, *event, link, deadline).await,
+    };
+    match letter {
+        Ok(letter) => publish(&line, letter, line.publish_deadline(deadline), ticket, answer).await,
+        Err(outcome) => {
+            ticket.refused(outcome.clone());
+            answer.give(outcome);
         }
     }
 }
 
 /// Has the bus keep the message, or the spool where there is one and the bus does not.
-async fn publish(
-    line: &Line,
-    message: Message,
-    unreadable: Option<Unreadable>,
-    deadline: Instant,
-    ticket: Ticket<Outcome>,
-    answer: Answer,
-) {
-    let (id, message) = (message.id(), Arc::new(message));
-    let kept = || unreadable.map_or(Outcome::Kept(id), |reason| Outcome::DeadLettered(id, reason));
-    let outcome = match &line.spool {
-        Some(spool) if spool.comes_first(&message) => spooled(spool, message, deadline).await,
-        Some(spool) => match ask(line, message.clone(), deadline - line.spool_time).await.0 {
-            Ok(receipt) => of_receipt(receipt, id, kept),
-            Err(_) => {
-                spool.bus_refused();
-                spooled(spool, message, deadline).await
-            }
-        },
-        None => match ask(line, message, deadline).await {
-            (Ok(receipt), _) => of_receipt(receipt, id, kept),
-            (Err(Outcome::Unanswered), Some(asking)) => {
-                answer.give(Outcome::Unanswered);
-                // The retry should find out what became of this attempt.
-                let late = tokio::time::timeout_at(deadline + line.limits.publish_timeout, asking).await;
-                return match late {
-                    Ok(Ok(_)) => ticket.kept(Timestamp::now(), Outcome::Duplicate(id)),
-                    Ok(Err(refusal)) => ticket.refused(Outcome::Refused(refusal)),
-                    Err(_) => ticket.refused(Outcome::Unanswered),
-                };
-            }
-            (Err(outcome), _) => outcome,
-        },
-    };
+async fn publish(line: &Line, letter: Letter, deadline: Instant, ticket: Ticket<Outcome>, answer: Answer) {
+    let Letter { message, unreadable, link } = letter;
+    let id = message.id();
+    let (mut outcome, mut asking) = bring(line, message, unreadable, deadline).await;
+    if let (Outcome::Refused(Refusal::TooLarge { .. }), Some(link)) = (&outcome, link) {
+        unfollowed(Unfetched::TooLarge, false);
+        (outcome, asking) = bring(line, *link, None, deadline).await;
+    }
+    if let Some(asking) = asking {
+        answer.give(outcome);
+        // The retry should find out what became of this attempt.
+        let late = tokio::time::timeout_at(deadline + line.limits.publish_timeout, asking).await;
+        return match late {
+            Ok(Ok(_)) => ticket.kept(Timestamp::now(), Outcome::Duplicate(id)),
+            Ok(Err(refusal)) => ticket.refused(Outcome::Refused(refusal)),
+            Err(_) => ticket.refused(Outcome::Unanswered),
+        };
+    }
     if outcome.status().is_success() {
         let now = Timestamp::now();
         if let Some(spool) = &line.spool {
@@ -284,6 +263,32 @@ async fn publish(
         ticket.refused(outcome.clone());
     }
     answer.give(outcome);
+}
+
+/// The bus first, then the spool. What the bus may still answer comes along where nothing else keeps the
+/// message.
+async fn bring(
+    line: &Line,
+    message: Message,
+    unreadable: Option<Unreadable>,
+    deadline: Instant,
+) -> (Outcome, Option<Pending<Result<Receipt, Refusal>>>) {
+    let (id, message) = (message.id(), Arc::new(message));
+    let kept = || unreadable.map_or(Outcome::Kept(id), |reason| Outcome::DeadLettered(id, reason));
+    match &line.spool {
+        Some(spool) if spool.comes_first(&message) => (spooled(spool, message, deadline).await, None),
+        Some(spool) => match ask(line, message.clone(), deadline - line.spool_time).await.0 {
+            Ok(receipt) => (of_receipt(receipt, id, kept), None),
+            Err(_) => {
+                spool.bus_refused();
+                (spooled(spool, message, deadline).await, None)
+            }
+        },
+        None => match ask(line, message, deadline).await {
+            (Ok(receipt), _) => (of_receipt(receipt, id, kept), None),
+            (Err(outcome), asking) => (outcome, asking),
+        },
+    }
 }
 
 fn of_receipt(receipt: Receipt, id: DeliveryId, kept: impl FnOnce() -> Outcome) -> Outcome {

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::bus::Refusal;
 use crate::event::Unreadable;
+use crate::fetch::Unfetched;
 use crate::identity::DeliveryId;
 use crate::server::{Reply, json};
 use crate::signature::Rejection;
@@ -40,6 +41,8 @@ pub enum Outcome {
     Broken,
     /// No room in the memory budget.
     Overloaded,
+    /// What the event links to could not be fetched for the moment, and a retry may still fetch it.
+    Unfetched(Unfetched),
     /// The bus said no.
     Refused(Refusal),
     /// The bus said no, and so did the spool.
@@ -65,6 +68,7 @@ impl Outcome {
             Self::Encoded => "encoded",
             Self::Broken => "broken",
             Self::Overloaded => "overloaded",
+            Self::Unfetched(_) => "unfetched",
             Self::Refused(_) => "refused",
             Self::Unspooled(_) => "unspooled",
             Self::Unanswered => "unanswered",
@@ -82,7 +86,7 @@ impl Outcome {
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Encoded => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Broken => StatusCode::BAD_REQUEST,
-            Self::Overloaded | Self::Unanswered => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Overloaded | Self::Unfetched(_) | Self::Unanswered => StatusCode::SERVICE_UNAVAILABLE,
             Self::Refused(_) | Self::Unspooled(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -98,9 +102,8 @@ impl Outcome {
             Self::TooLarge => Some("the body is larger than this endpoint takes"),
             Self::Encoded => Some("only the identity content coding is taken"),
             Self::Broken => Some("the body is incomplete"),
-            Self::Overloaded | Self::Refused(_) | Self::Unspooled(_) | Self::Unanswered => {
-                Some("not kept; try again later")
-            }
+            Self::Overloaded | Self::Unfetched(_) => Some("not kept; try again later"),
+            Self::Refused(_) | Self::Unspooled(_) | Self::Unanswered => Some("not kept; try again later"),
         }
     }
 
@@ -108,7 +111,8 @@ impl Outcome {
     fn body_was_read(&self) -> bool {
         match self {
             Self::Kept(_) | Self::Duplicate(_) | Self::Spooled(_) | Self::DeadLettered(..) | Self::Dropped => true,
-            Self::Encoded | Self::Refused(_) | Self::Unspooled(_) | Self::Unanswered => true,
+            Self::Encoded | Self::Unfetched(_) => true,
+            Self::Refused(_) | Self::Unspooled(_) | Self::Unanswered => true,
             Self::Rejected(Rejection::Missing | Rejection::Malformed, _) => false,
             Self::Rejected(Rejection::Forged | Rejection::TooOld | Rejection::TooNew | Rejection::Address, _) => true,
             Self::UnknownPath | Self::WrongMethod | Self::TooSlow | Self::TooLarge => false,

@@ -20,7 +20,8 @@ const MAX_CANDIDATES: usize = 16;
 /// A `t` from here on counts milliseconds: as seconds it would be the year 33658.
 const MILLISECONDS_FROM: u64 = 1_000_000_000_000;
 
-/// One authenticated attempt by Terra.
+/// One authenticated attempt by Terra. Cloning shares the bytes.
+#[derive(Clone)]
 pub struct Delivery {
     endpoint: Arc<Endpoint>,
     headers: HeaderMap,

@@ -18,8 +18,9 @@ use crate::admin::Admin;
 use crate::bus::{self, Bus, Link, OpenError};
 use crate::config::{self, Config, Loaded};
 use crate::dedupe::Dedupe;
+use crate::fetch::{Fetcher, TrustError};
 use crate::metrics::{Metrics, Readings};
-use crate::relay::Relay;
+use crate::relay::{Relay, Stages};
 use crate::reply::Outcome;
 use crate::route::Table;
 use crate::server::{self, Budget, CertificateError, Certificates, Limits};
@@ -38,6 +39,8 @@ pub(super) enum StartError {
     Listen { key: &'static str, address: SocketAddr, source: std::io::Error },
     #[error("{0}")]
     Certificate(#[from] CertificateError),
+    #[error("{0}")]
+    Trust(#[from] TrustError),
     #[error("cannot wait for signals: {0}")]
     Signals(std::io::Error),
     #[error("no thread to reload the configuration: {0}; allow more processes")]
@@ -62,6 +65,7 @@ pub(super) async fn run(
     let telemetry = telemetry::start(&config.log);
     let mut signals = Signals::new().map_err(StartError::Signals)?;
     let tls = Tls::load(config)?;
+    let fetcher = config.s3.as_ref().map(Fetcher::new).transpose()?;
     let dedupe = Dedupe::new(config.dedupe.window, config.dedupe.entries);
     let spool = match &config.spool {
         Some(spool) => Some(Spool::open(spool, config.dedupe.entries, |known| dedupe.restore(&known))?),
@@ -79,7 +83,16 @@ pub(super) async fn run(
     let budget = Budget::new(config.server.bytes_in_flight);
     let metrics = Metrics::new(readings(&budget, &telemetry, &dedupe, spool.clone(), &tls));
     let routes = Arc::new(routes);
-    let relay = Relay::new(config, routes.clone(), dedupe, opened.bus.clone(), spool.clone(), budget, metrics.clone());
+    let stages = Stages {
+        routes: routes.clone(),
+        fetcher,
+        dedupe,
+        bus: opened.bus.clone(),
+        spool: spool.clone(),
+        budget,
+        metrics: metrics.clone(),
+    };
+    let relay = Relay::new(config, stages);
     let drainer = spool.map(|spool| Drainer::start(spool, opened.bus.clone(), config.bus_timeout()));
     let admin = Admin::new(opened.bus.link(), metrics.clone(), stop.clone(), &config.admin);
     announce(config, &ports);

@@ -37,6 +37,8 @@ pub(super) const NETWORK: Check =
     Check { allowed: "an IP address, or a network such as \"10.0.0.0/8\" or \"2001:db8::/32\"", test: is_network };
 pub(super) const PROXY: Check =
     Check { allowed: "an IP address, or a network such as \"10.0.0.0/8\" that is not everybody", test: proxy };
+pub(super) const HOSTS: Check =
+    Check { allowed: "a host such as \"store.example.com\" or \"*.s3.*.amazonaws.com\"", test: hosts };
 
 fn not_empty(text: &str) -> Result<(), &'static str> {
     if text.is_empty() { Err("is empty") } else { Ok(()) }
@@ -76,6 +78,21 @@ fn host_and_port(text: &str) -> Result<(), &'static str> {
 
 fn is_host(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_".contains(&b))
+}
+
+/// A host with or without a port, in which `*` stands for whole parts.
+fn hosts(text: &str) -> Result<(), &'static str> {
+    let bare = text.replace('*', "x");
+    if text.contains("://") || text.contains('/') {
+        return Err("is more than a host");
+    }
+    if text.split(['.', ':']).any(|part| part.contains('*') && part != "*") {
+        return Err("has a * that is only a part of a part");
+    }
+    if bare.split('.').any(str::is_empty) {
+        return Err("has an empty part between dots");
+    }
+    if is_host(&bare) { Ok(()) } else { host_and_port(&bare) }
 }
 
 fn server(text: &str) -> Result<(), &'static str> {

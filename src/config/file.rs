@@ -102,7 +102,10 @@ fn convert(value: &DeValue<'_>) -> Value {
 pub(super) fn written(kind: &Kind, text: &str) -> String {
     match kind {
         Kind::Flag | Kind::Count(..) | Kind::Status => text.to_owned(),
-        Kind::Texts(_) | Kind::Secrets => format!("[{text:?}]"),
+        Kind::Texts(_) | Kind::Secrets => {
+            let parts: Vec<_> = text.split(',').map(|part| format!("{:?}", part.trim())).collect();
+            format!("[{}]", parts.join(", "))
+        }
         _ => format!("{text:?}"),
     }
 }

@@ -95,6 +95,11 @@ pub(super) static KEYS: &[Key] = &[
     key("routes.dead_letter", Text(check::TOPIC), "terra.dead-letter", "The topic of what Terra signed but nobody can read"),
     optional("routes.types.<type>", TopicOrFalse, "health.daily", "The topic of one type, or false to drop it; a final * matches any rest"),
 
+    key("s3.mode", Word(&["fetch", "forward"]), "fetch", "Where Terra sends only a link (s3_payload): fetch what it leads to, or forward the link"),
+    key("s3.hosts", Texts(check::HOSTS), "*.s3.*.amazonaws.com, *.s3.amazonaws.com", "Hosts that links may name, with :port where that is not 443; * stands for one part between dots"),
+    optional("s3.allow_networks", Texts(check::NETWORK), "10.20.0.0/16", "Private networks that links may lead into; otherwise none"),
+    optional("s3.ca", File, "/etc/terra-bridge/ca.pem", "The stores' authority, a PEM file; the machine's own where not given"),
+
     key("dedupe.window", Duration(MINUTE, 60 * 24 * HOUR), "27h", "How long a kept delivery is known again; at least max_age and max_skew of every endpoint"),
     key("dedupe.entries", Count(1, 100_000_000), "1000000", "How many kept deliveries are known, the newest; 58 bytes of memory each"),
 

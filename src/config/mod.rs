@@ -79,6 +79,8 @@ pub struct Config {
     /// At least one, each with its own path.
     pub endpoints: Vec<Endpoint>,
     pub routes: Routes,
+    /// `None`: links are forwarded.
+    pub s3: Option<S3>,
     pub dedupe: Dedupe,
     /// `None`: off.
     pub spool: Option<Spool>,
@@ -169,6 +171,17 @@ pub struct Routes {
     pub dead_letter: String,
     /// Type, or a prefix with a final `*`, to a topic; `None` drops.
     pub types: BTreeMap<String, Option<String>>,
+}
+
+/// How links are followed.
+#[derive(Debug, Clone)]
+pub struct S3 {
+    /// With a port where that is not 443; `*` stands for one part between dots.
+    pub hosts: Vec<String>,
+    /// Networks that are not the internet, and allowed all the same.
+    pub allow_networks: Vec<IpNet>,
+    /// A PEM file; `None`: the machine's own authorities.
+    pub ca: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use http::StatusCode;
+use ipnet::IpNet;
 
 use super::values::Values;
 use super::{
-    Admin, Bus, CertificatePair, Config, Dedupe, Embedded, Endpoint, Kafka, Log, LogFormat, Nats, Routes, Secret,
+    Admin, Bus, CertificatePair, Config, Dedupe, Embedded, Endpoint, Kafka, Log, LogFormat, Nats, Routes, S3, Secret,
     Senders, Server, Spool, Tls, checks,
 };
 
@@ -22,7 +23,7 @@ pub(super) fn config(values: &Values) -> Option<Config> {
     let admin = Admin { listen: values.get("admin.listen")?, ready_needs_bus: values.get("admin.ready_needs_bus")? };
     let dedupe = Dedupe { window: values.get("dedupe.window")?, entries: values.get("dedupe.entries")? };
     let (server, routes, log) = (server(values)?, routes(values)?, log(values)?);
-    Some(Config { bus, server, endpoints, routes, dedupe, spool: spool(values)?, admin, log })
+    Some(Config { bus, server, endpoints, routes, s3: s3(values)?, dedupe, spool: spool(values)?, admin, log })
 }
 
 fn server(values: &Values) -> Option<Server> {
@@ -45,12 +46,13 @@ fn server(values: &Values) -> Option<Server> {
 }
 
 fn senders(values: &Values) -> Option<Senders> {
-    let networks = |key: &str| {
-        let texts = values.get::<Vec<String>>(key)?;
-        Some(texts.iter().filter_map(|text| checks::network(text).ok()).collect())
-    };
-    let allow = networks("server.allow");
-    Some(Senders { allow, trusted_proxies: networks("server.trusted_proxies").unwrap_or_default() })
+    let trusted_proxies = networks(values, "server.trusted_proxies").unwrap_or_default();
+    Some(Senders { allow: networks(values, "server.allow"), trusted_proxies })
+}
+
+fn networks(values: &Values, key: &str) -> Option<Vec<IpNet>> {
+    let texts = values.get::<Vec<String>>(key)?;
+    Some(texts.iter().filter_map(|text| checks::network(text).ok()).collect())
 }
 
 fn endpoint(values: &Values, name: &str) -> Option<Endpoint> {
@@ -73,6 +75,13 @@ pub(super) fn routes(values: &Values) -> Option<Routes> {
         dead_letter: values.get("routes.dead_letter")?,
         types: types.collect::<Option<_>>()?,
     })
+}
+
+fn s3(values: &Values) -> Option<Option<S3>> {
+    let (mode, hosts) = (values.get::<String>("s3.mode")?, values.get("s3.hosts")?);
+    let allow_networks = networks(values, "s3.allow_networks").unwrap_or_default();
+    let ca = values.get::<String>("s3.ca").map(PathBuf::from);
+    Some((mode == "fetch").then_some(S3 { hosts, allow_networks, ca }))
 }
 
 fn spool(values: &Values) -> Option<Option<Spool>> {

@@ -152,6 +152,20 @@ fn each_mistake_in_a_file_has_its_words() {
              set embedded.token to a reference such as \"file:/path\", or listen on 127.0.0.1",
         ),
         (
+            "[s3]\nhosts = [\"*.s3.*.amazonaws.com\", \"https://store\"]",
+            "s3.hosts (t.toml:2) at number 2: is \"https://store\", which is more than a host; allowed: a list, each one \
+             a host such as \"store.example.com\" or \"*.s3.*.amazonaws.com\"",
+        ),
+        (
+            "[s3]\nhosts = \"a*.b\"",
+            "s3.hosts (t.toml:2) is \"a*.b\", which has a * that is only a part of a part; allowed: a list, each one \
+             a host such as \"store.example.com\" or \"*.s3.*.amazonaws.com\"",
+        ),
+        (
+            "[s3]\nmode = \"off\"",
+            "s3.mode (t.toml:2) is \"off\", which is none of the words allowed; allowed: \"fetch\" or \"forward\"",
+        ),
+        (
             "bus = \"kafka\"",
             "kafka.brokers (default) is not given (Brokers to start from, host:port); allowed: a list, each one an address \
              such as \"localhost:9092\"; set it, such as kafka.brokers = [\"localhost:9092\"] or \

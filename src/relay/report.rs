@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::bus::Refusal;
+use crate::fetch::Unfetched;
 use crate::metrics::Metrics;
 use crate::reply::Outcome;
 use crate::signature::Rejection;
@@ -26,6 +27,8 @@ pub(super) fn report(metrics: &Metrics, endpoint: &str, outcome: &Outcome, took:
     match outcome {
         Outcome::Kept(_) | Outcome::Duplicate(_) | Outcome::Spooled(_) | Outcome::Dropped => {}
         Outcome::UnknownPath | Outcome::WrongMethod | Outcome::TooSlow | Outcome::Broken => {}
+        // Was said where it happened.
+        Outcome::Unfetched(_) => {}
         Outcome::DeadLettered(_, reason) => {
             if let Some(more) = UNREADABLE.pass() {
                 let reason = reason.as_str();
@@ -85,5 +88,26 @@ pub(super) fn report(metrics: &Metrics, endpoint: &str, outcome: &Outcome, took:
                 tracing::warn!(endpoint, more, remedy, "no room for another body, answered 503");
             }
         }
+    }
+}
+
+/// Says that a link of Terra's led to nothing. `again`: Terra's retry will follow it.
+pub(super) fn unfollowed(reason: Unfetched, again: bool) {
+    static UNFOLLOWED: Throttle = Throttle::new(LOG_EVERY);
+    let Some(more) = UNFOLLOWED.pass() else { return };
+    let (reason, remedy) = (reason.as_str(), reason.remedy());
+    match again {
+        true => tracing::warn!(
+            reason,
+            more,
+            remedy,
+            "could not fetch what an event links to, answered 503: Terra will try again"
+        ),
+        false => tracing::warn!(
+            reason,
+            more,
+            remedy,
+            "could not fetch what an event links to: the link goes to its own topic, and expires within minutes"
+        ),
     }
 }

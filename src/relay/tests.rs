@@ -5,7 +5,6 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::bus::Link;
-use crate::dedupe::Remembered;
 use crate::metrics::Readings;
 use crate::route::Topic;
 use crate::signature::tests::{delivery, endpoint};
@@ -46,15 +45,10 @@ fn line() -> (Arc<Slow>, Arc<Line>) {
     let environment = [("TERRA_SIGNING_SECRET".into(), "secret".into())];
     let config = config::load(None, environment.into_iter(), false).unwrap().config;
     let routes = Arc::new(Table::build(&config.routes, &["terra"]).unwrap());
-    let readings = Readings {
-        bytes_in_flight: Box::new(|| 0),
-        log_lines_dropped: Box::new(|| 0),
-        remembered: Box::new(|| Remembered { deliveries: 0, evicted: 0 }),
-        handshakes_failed: Box::new(|| 0),
-        spool: Box::new(|| None),
-    };
     let (bus, dedupe) = (Arc::new(Slow::default()), Dedupe::new(Duration::from_secs(60), 10));
-    let relay = Relay::new(&config, routes, dedupe, bus.clone(), None, Budget::new(1 << 20), Metrics::new(readings));
+    let (budget, metrics) = (Budget::new(1 << 20), Metrics::new(Readings::default()));
+    let stages = Stages { routes, fetcher: None, dedupe, bus: bus.clone(), spool: None, budget, metrics };
+    let relay = Relay::new(&config, stages);
     (bus, relay.line())
 }
 

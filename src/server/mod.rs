@@ -9,7 +9,7 @@ mod payload;
 mod pinned;
 mod tls;
 
-pub use body::{Body, BodyError, Budget};
+pub use body::{Body, BodyError, Budget, coded};
 pub use descriptors::raise_limit;
 pub(crate) use host::loopback_host;
 pub use payload::Payload;

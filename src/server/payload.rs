@@ -1,18 +1,21 @@
 //! The bytes of a body with their share of the memory budget.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
-/// Exactly the bytes received. Dropping it gives its share of `server.bytes_in_flight` back.
-#[derive(Debug)]
+/// Exactly the bytes received. Cloning shares them; dropping the last clone gives their share of
+/// `server.bytes_in_flight` back.
+#[derive(Debug, Clone)]
 pub struct Payload {
     bytes: Bytes,
-    _share: Option<OwnedSemaphorePermit>,
+    _share: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 impl Payload {
     pub(super) fn new(bytes: Bytes, share: Option<OwnedSemaphorePermit>) -> Self {
-        Self { bytes, _share: share }
+        Self { bytes, _share: share.map(Arc::new) }
     }
 
     pub fn bytes(&self) -> &Bytes {

@@ -5,6 +5,7 @@
 //! - `spool`: an outage with the spool switched on
 //! - `silence`: no payload, id, URL or secret in anything said
 //! - `large`: deliveries larger than a message of the bus may be
+//! - `links`: events that Terra sends as a link to them
 //! - `http`: replies, limits, slow clients
 //! - `allow`: addresses that may try, and proxies that vouch for them
 //! - `https`: TLS on the bridge's own listeners
@@ -27,6 +28,7 @@ mod forging;
 mod http;
 mod https;
 mod large;
+mod links;
 mod outage;
 mod overload;
 mod reload;

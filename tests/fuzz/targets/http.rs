@@ -15,10 +15,10 @@ use libfuzzer_sys::fuzz_target;
 use sha2::Sha256;
 use terra_bridge::bus::{Bus, Link, Pending, Receipt, Refusal};
 use terra_bridge::config;
-use terra_bridge::dedupe::{Dedupe, Remembered};
+use terra_bridge::dedupe::Dedupe;
 use terra_bridge::message::Message;
 use terra_bridge::metrics::{Metrics, Readings};
-use terra_bridge::relay::Relay;
+use terra_bridge::relay::{Relay, Stages};
 use terra_bridge::route::{Table, Topic};
 use terra_bridge::server::{self, Budget, Limits};
 use tokio::sync::watch;
@@ -62,16 +62,16 @@ static BRIDGE: LazyLock<SocketAddr> = LazyLock::new(|| {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
             sender.send(listener.local_addr().expect("bound")).expect("somebody waits");
             let routes = Arc::new(Table::build(&config.routes, &["terra"]).expect("sound routes"));
-            let readings = Readings {
-                bytes_in_flight: Box::new(|| 0),
-                log_lines_dropped: Box::new(|| 0),
-                remembered: Box::new(|| Remembered { deliveries: 0, evicted: 0 }),
-                handshakes_failed: Box::new(|| 0),
-                spool: Box::new(|| None),
+            let stages = Stages {
+                routes,
+                fetcher: None,
+                dedupe: Dedupe::new(Duration::from_secs(60), 1000),
+                bus: Arc::new(Counting),
+                spool: None,
+                budget: Budget::new(64 << 20),
+                metrics: Metrics::new(Readings::default()),
             };
-            let dedupe = Dedupe::new(Duration::from_secs(60), 1000);
-            let budget = Budget::new(64 << 20);
-            let relay = Relay::new(&config, routes, dedupe, Arc::new(Counting), None, budget, Metrics::new(readings));
+            let relay = Relay::new(&config, stages);
             let limits = Limits::from(&config.server);
             server::serve(listener, None, limits, relay, Arc::default(), CancellationToken::new()).await;
         });

@@ -7,6 +7,7 @@ pub mod changing;
 pub mod consumers;
 pub mod crowd;
 pub mod http;
+pub mod store;
 pub mod terra;
 
 use std::time::{Duration, Instant};

@@ -1,0 +1,165 @@
+//! Which addresses a link may lead to: judged after DNS, on the very address that is connected to, so
+//! that no name leads into an inner network. Comes in: names and addresses. Goes out: those allowed.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::{Arc, LazyLock};
+use std::task::{Context, Poll};
+
+use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
+use ipnet::IpNet;
+use tower_service::Service;
+
+/// Networks that are not the internet, by IANA's registries of special-purpose addresses (RFC 6890),
+/// and multicast.
+const INNER: &[&str] = &[
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.0.0.0/24",
+    "192.0.2.0/24",
+    "192.88.99.0/24",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+    "198.51.100.0/24",
+    "203.0.113.0/24",
+    "224.0.0.0/4",
+    "240.0.0.0/4",
+    "::/96",
+    "64:ff9b:1::/48",
+    "100::/64",
+    "2001::/23",
+    "2001:db8::/32",
+    "3fff::/20",
+    "5f00::/16",
+    "fc00::/7",
+    "fe80::/10",
+    "fec0::/10",
+    "ff00::/8",
+    "::ffff:0:0:0/96",
+];
+
+static INNER_NETWORKS: LazyLock<Vec<IpNet>> =
+    LazyLock::new(|| INNER.iter().map(|network| network.parse().expect("is a network")).collect());
+
+/// Every address of a name is inner.
+#[derive(Debug, thiserror::Error)]
+#[error("leads into an inner network")]
+pub(super) struct NotAllowed;
+
+/// Resolves names to addresses that are allowed. Cloning shares what is allowed.
+#[derive(Clone)]
+pub(super) struct Judge {
+    names: GaiResolver,
+    /// Inner networks that a link may lead to all the same.
+    allowed: Arc<[IpNet]>,
+}
+
+impl Judge {
+    pub(super) fn new(allowed: &[IpNet]) -> Self {
+        Self { names: GaiResolver::new(), allowed: allowed.into() }
+    }
+
+    pub(super) fn allows(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        let within = |networks: &[IpNet]| networks.iter().any(|network| network.contains(&address));
+        within(&self.allowed) || (!within(&INNER_NETWORKS) && carried(address).is_none_or(|inner| self.allows(inner)))
+    }
+}
+
+/// The IPv4 address that a translator or a tunnel makes of an IPv6 one: NAT64 (RFC 6052) and 6to4
+/// (RFC 3056).
+fn carried(address: IpAddr) -> Option<IpAddr> {
+    let IpAddr::V6(address) = address else { return None };
+    let octets = address.octets();
+    let four = |at: usize| IpAddr::from([octets[at], octets[at + 1], octets[at + 2], octets[at + 3]]);
+    let nat64 = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0).octets();
+    if octets[..12] == nat64[..12] {
+        return Some(four(12));
+    }
+    (address.segments()[0] == 0x2002).then(|| four(2))
+}
+
+impl Service<Name> for Judge {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.names.poll_ready(context).map_err(Into::into)
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let (resolving, judge) = (self.names.call(name), self.clone());
+        Box::pin(async move {
+            let addresses: Vec<_> = resolving.await?.filter(|address| judge.allows(address.ip())).collect();
+            if addresses.is_empty() { Err(NotAllowed.into()) } else { Ok(addresses.into_iter()) }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_of_the_internet_and_those_allowed_are() {
+        let judge = Judge::new(&["10.1.0.0/16".parse().unwrap(), "fd00::7/128".parse().unwrap()]);
+        for address in [
+            "52.95.150.1",
+            "3.5.244.1",
+            "2a05:d07a:c000::1",
+            "2600:1f18::1",
+            "10.1.2.3",
+            "fd00::7",
+            "::ffff:10.1.2.3",
+            "64:ff9b::3405:f401",
+        ] {
+            assert!(judge.allows(address.parse().unwrap()), "{address}");
+        }
+        for address in [
+            "0.0.0.0",
+            "10.0.0.1",
+            "100.64.0.1",
+            "127.0.0.1",
+            "127.8.8.8",
+            "169.254.169.254",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.168.1.1",
+            "198.18.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::7f00:1",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
+            "64:ff9b::7f00:1",
+            "64:ff9b::a9fe:a9fe",
+            "64:ff9b:1::1",
+            "2002:7f00:1::",
+            "2002:a9fe:a9fe::1",
+            "2001::1",
+            "fc00::1",
+            "fd00::8",
+            "fe80::1",
+            "fec0::1",
+            "ff02::1",
+        ] {
+            assert!(!judge.allows(address.parse().unwrap()), "{address}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_of_this_machine_leads_nowhere_unless_that_is_allowed() {
+        let name = || "localhost".parse().unwrap();
+        let refused = Judge::new(&[]).call(name()).await.unwrap_err();
+        assert!(refused.is::<NotAllowed>(), "{refused}");
+        let loopback = ["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()];
+        assert!(Judge::new(&loopback).call(name()).await.unwrap().next().is_some());
+    }
+}

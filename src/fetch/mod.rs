@@ -1,0 +1,316 @@
+//! Fetches what a link leads to. Comes in: a [`Link`] that Terra signed. Goes out: the bytes, as they
+//! are, or why they are not here. Goes over HTTPS to the hosts that it was told, and to no inner
+//! network. Reads no JSON; says nothing of the link.
+
+mod address;
+mod host;
+mod trust;
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT_ENCODING, USER_AGENT};
+use http::{HeaderMap, Request, Response, StatusCode, Uri};
+use http_body_util::Empty;
+use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+pub use host::Hosts;
+pub use trust::TrustError;
+
+use crate::config;
+use crate::event::Link;
+use crate::server::{Body, BodyError, Budget, Payload, coded};
+use address::{Judge, NotAllowed};
+
+/// Fetches that run; more wait for one to end, within their deadlines.
+const AT_ONCE: usize = 256;
+
+/// Of one attempt, so that another one fits into the deadline.
+const CONNECTED_WITHIN: Duration = Duration::from_millis(1500);
+const ANSWERED_WITHIN: Duration = Duration::from_secs(3);
+
+/// Between two attempts, doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+const IDLE_CONNECTIONS_PER_HOST: usize = 16;
+const IDLE_FOR: Duration = Duration::from_secs(20);
+
+/// Bytes read ahead on a connection.
+const BUFFER: usize = 64 << 10;
+
+const AGENT: &str = concat!("terra-bridge/", env!("CARGO_PKG_VERSION"));
+
+/// Why there are no bytes. Says nothing of the link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Unfetched {
+    /// No `https` URL.
+    Malformed,
+    /// Not a host of `s3.hosts`, or an address that no link may lead to.
+    NotAllowed,
+    /// The store says no, after the time that Terra gave the link.
+    Expired,
+    /// The store says no.
+    Denied,
+    /// The store names another place; nobody here goes there.
+    Redirected,
+    /// Larger than `server.max_body`.
+    TooLarge,
+    /// With a content coding that nobody asked for.
+    Encoded,
+    /// The link leads to another link.
+    Nested,
+    /// No name, no connection, or one that broke.
+    NoConnection,
+    /// The store proves itself with a certificate that nobody here trusts.
+    Untrusted,
+    TooSlow,
+    /// The store has a trouble of its own: 408, 429, 5xx.
+    Unavailable,
+    /// The bytes ended before the end.
+    Truncated,
+    /// `server.bytes_in_flight` is spent.
+    NoRoom,
+}
+
+impl Unfetched {
+    /// A word for headers, metrics and the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::NotAllowed => "not-allowed",
+            Self::Expired => "expired",
+            Self::Denied => "denied",
+            Self::Redirected => "redirected",
+            Self::TooLarge => "too-large",
+            Self::Encoded => "encoded",
+            Self::Nested => "nested",
+            Self::NoConnection => "no-connection",
+            Self::Untrusted => "untrusted",
+            Self::TooSlow => "too-slow",
+            Self::Unavailable => "unavailable",
+            Self::Truncated => "truncated",
+            Self::NoRoom => "no-room",
+        }
+    }
+
+    /// Whether the same link may lead to its bytes a little later.
+    pub fn is_temporary(self) -> bool {
+        match self {
+            Self::NoConnection | Self::Untrusted | Self::TooSlow => true,
+            Self::Unavailable | Self::Truncated | Self::NoRoom => true,
+            Self::Malformed | Self::NotAllowed | Self::Expired | Self::Denied | Self::Redirected => false,
+            Self::TooLarge | Self::Encoded | Self::Nested => false,
+        }
+    }
+
+    /// What an operator can do about it.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Self::NotAllowed => "add the host to `s3.hosts`, or its private network to `s3.allow_networks`",
+            Self::TooLarge => "raise `server.max_body`, and the bus's limit with it",
+            Self::NoConnection => "let the bridge out to the store: DNS, port 443",
+            Self::Untrusted => "install the machine's authorities (ca-certificates), or set `s3.ca`",
+            Self::NoRoom => "raise `server.bytes_in_flight`, or run more bridges",
+            Self::TooSlow | Self::Unavailable | Self::Truncated => {
+                "see to the way to the store; it may be its own trouble"
+            }
+            Self::Malformed | Self::Expired | Self::Denied | Self::Redirected | Self::Encoded | Self::Nested => {
+                "ask Terra for the data again"
+            }
+        }
+    }
+}
+
+/// What bounds one fetch.
+#[derive(Clone, Copy)]
+pub struct Bounds {
+    /// Bytes.
+    pub max: usize,
+    /// Bytes a second.
+    pub min_rate: u64,
+    pub deadline: Instant,
+}
+
+/// Cloning shares connections and bounds.
+#[derive(Clone)]
+pub struct Fetcher {
+    client: Client<HttpsConnector<HttpConnector<Judge>>, Empty<Bytes>>,
+    hosts: Arc<Hosts>,
+    judge: Judge,
+    running: Arc<Semaphore>,
+}
+
+impl Fetcher {
+    /// # Errors
+    /// Where `s3.ca` has no certificate in it.
+    pub fn new(config: &config::S3) -> Result<Self, TrustError> {
+        let judge = Judge::new(&config.allow_networks);
+        let mut plain = HttpConnector::new_with_resolver(judge.clone());
+        plain.set_nodelay(true);
+        plain.enforce_http(false);
+        plain.set_connect_timeout(Some(CONNECTED_WITHIN));
+        let https = HttpsConnectorBuilder::new().with_tls_config(trust::client(config.ca.as_deref())?);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_FOR)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS_PER_HOST)
+            .http1_max_buf_size(BUFFER)
+            .build(https.https_only().enable_http1().wrap_connector(plain));
+        let hosts = Arc::new(Hosts::new(&config.hosts));
+        Ok(Self { client, hosts, judge, running: Arc::new(Semaphore::new(AT_ONCE)) })
+    }
+
+    /// Fetches; what fails for the moment is tried again until the deadline. Takes of the budget what
+    /// it has got so far. Cancel-safe.
+    ///
+    /// # Errors
+    /// The last reason why not.
+    pub async fn fetch(&self, link: &Link, bounds: Bounds, budget: &Budget) -> Result<Payload, Unfetched> {
+        let uri = self.allowed(link)?;
+        let Ok(running) = tokio::time::timeout_at(bounds.deadline, self.running.acquire()).await else {
+            return Err(Unfetched::NoRoom);
+        };
+        let _running = running.expect("is never closed");
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let failed = match tokio::time::timeout_at(bounds.deadline, self.attempt(&uri, bounds, budget)).await {
+                Ok(Ok(payload)) => return Ok(payload),
+                Ok(Err(failed)) => failed,
+                Err(_) => Unfetched::TooSlow,
+            };
+            if !failed.is_temporary() || Instant::now() + pause >= bounds.deadline {
+                return Err(failed);
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+    }
+
+    /// Where the link leads, as far as the link alone decides.
+    fn allowed(&self, link: &Link) -> Result<Uri, Unfetched> {
+        let uri: Uri = std::str::from_utf8(link.url().expose())
+            .ok()
+            .and_then(|url| url.parse().ok())
+            .filter(|uri: &Uri| uri.scheme_str() == Some("https"))
+            .ok_or(Unfetched::Malformed)?;
+        let authority = uri.authority().ok_or(Unfetched::Malformed)?;
+        if authority.as_str().contains('@') {
+            return Err(Unfetched::Malformed);
+        }
+        let address = authority.host().trim_start_matches('[').trim_end_matches(']').parse().ok();
+        // A name's addresses are judged when it is connected to.
+        let allowed = self.hosts.have(authority) && address.is_none_or(|address| self.judge.allows(address));
+        if allowed { Ok(uri) } else { Err(Unfetched::NotAllowed) }
+    }
+
+    async fn attempt(&self, uri: &Uri, bounds: Bounds, budget: &Budget) -> Result<Payload, Unfetched> {
+        let request = Request::get(uri.clone()).header(ACCEPT_ENCODING, "identity").header(USER_AGENT, AGENT);
+        let request = request.body(Empty::new()).map_err(|_| Unfetched::Malformed)?;
+        let answer = tokio::time::timeout(ANSWERED_WITHIN, self.client.request(request)).await;
+        let answer = answer.map_err(|_| Unfetched::TooSlow)?.map_err(|error| unconnected(&error))?;
+        judged(&answer)?;
+        let (head, body) = answer.into_parts();
+        read(&head.headers, body, bounds, budget).await
+    }
+}
+
+/// What the head of an answer decides.
+fn judged(answer: &Response<Incoming>) -> Result<(), Unfetched> {
+    match answer.status() {
+        StatusCode::OK if coded(answer.headers()) => Err(Unfetched::Encoded),
+        StatusCode::OK => Ok(()),
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Err(Unfetched::Unavailable),
+        status if status.is_server_error() => Err(Unfetched::Unavailable),
+        status if status.is_redirection() => Err(Unfetched::Redirected),
+        _ => Err(Unfetched::Denied),
+    }
+}
+
+async fn read(headers: &HeaderMap, body: Incoming, bounds: Bounds, budget: &Budget) -> Result<Payload, Unfetched> {
+    let body = Body::new(body, headers, bounds.max, bounds.min_rate, bounds.deadline);
+    body.read(budget, |_| ()).await.map_err(|error| match error {
+        BodyError::TooLarge => Unfetched::TooLarge,
+        BodyError::TooSlow => Unfetched::TooSlow,
+        BodyError::NoRoom => Unfetched::NoRoom,
+        BodyError::Broken => Unfetched::Truncated,
+    })
+}
+
+/// Which of its causes an error without an answer has.
+fn unconnected(error: &hyper_util::client::legacy::Error) -> Unfetched {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if error.is::<NotAllowed>() {
+            return Unfetched::NotAllowed;
+        }
+        if let Some(rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
+            return Unfetched::Untrusted;
+        }
+        // An I/O error leaves out of its sources what it was made of.
+        cause = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(within) => Some(within),
+            None => error.source(),
+        };
+    }
+    Unfetched::NoConnection
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Event;
+    use crate::signature::tests::delivery;
+
+    fn allowed(url: &str) -> Result<String, Unfetched> {
+        let hosts = ["store.example", "*.s3.*.amazonaws.com", "198.51.100.7", "10.0.0.7", "[2001:db8::1]"];
+        let config = config::S3 { hosts: hosts.map(str::to_owned).into(), ca: None, allow_networks: Vec::new() };
+        let body = serde_json::json!({"type": "s3_payload", "url": url}).to_string();
+        let Ok(event) = Event::read(delivery(body.as_bytes(), HeaderMap::new())) else { panic!("readable") };
+        let link = event.link().expect("a link");
+        Fetcher::new(&config).unwrap().allowed(&link).map(|uri| uri.to_string())
+    }
+
+    #[tokio::test]
+    async fn a_link_leads_over_https_to_a_host_that_is_allowed_or_nowhere() {
+        let s3 = "https://terra-payload-bucket.s3.eu-west-2.amazonaws.com/a%2Fb+c.json?X-Amz-Signature=a%3D&b=c";
+        assert_eq!(allowed(s3).as_deref(), Ok(s3));
+        assert_eq!(allowed("https://store.example/").as_deref(), Ok("https://store.example/"));
+        for url in [
+            "http://store.example/",
+            "HTTP://store.example/",
+            "ftp://store.example/",
+            "store.example/x",
+            "/x",
+            "",
+            "https://",
+            "https://u:p@store.example/",
+            "https://store.example@10.0.0.1/",
+            "https://store.example/a b",
+        ] {
+            assert_eq!(allowed(url), Err(Unfetched::Malformed), "{url}");
+        }
+        for url in [
+            "https://other.example/",
+            "https://store.example:8443/",
+            "https://store.example.evil.example/",
+            "https://evil.example/?https://store.example/",
+            "https://x.y.s3.eu-west-2.amazonaws.com/",
+            "https://.s3.eu-west-2.amazonaws.com/",
+            "https://10.0.0.7/",
+            "https://198.51.100.7/",
+            "https://[2001:db8::1]/",
+            "https://127.0.0.1/",
+            "https://localhost/",
+        ] {
+            assert_eq!(allowed(url), Err(Unfetched::NotAllowed), "{url}");
+        }
+    }
+}

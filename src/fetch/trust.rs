@@ -1,0 +1,74 @@
+//! Whose certificates the stores may prove themselves with. Comes in: a PEM file, or none. Goes out: what
+//! TLS needs of it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use hyper_rustls::ConfigBuilderExt;
+use rustls::crypto::ring;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+
+/// Why nobody could be trusted, with the remedy.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`s3.ca`: {0}")]
+pub struct TrustError(String);
+
+/// Trusts the authorities in the file; where there is none, the machine's own.
+pub(super) fn client(ca: Option<&Path>) -> Result<ClientConfig, TrustError> {
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("ring speaks them");
+    let config = match ca {
+        Some(ca) => config.with_root_certificates(Arc::new(authorities(ca)?)),
+        None => match config.clone().with_native_roots() {
+            Ok(config) => config,
+            Err(_) => {
+                let remedy = "install ca-certificates, or set `s3.ca`";
+                tracing::warn!(remedy, "this machine trusts no authority: no link can be fetched");
+                config.with_root_certificates(RootCertStore::empty())
+            }
+        },
+    };
+    Ok(config.with_no_client_auth())
+}
+
+fn authorities(ca: &Path) -> Result<RootCertStore, TrustError> {
+    let said = |what: String| TrustError(format!("{} {what}", ca.display()));
+    let pem = std::fs::read(ca).map_err(|error| said(format!("cannot be read: {error}")))?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    let certificates = certificates.map_err(|error| said(format!("is no PEM: {error}")))?;
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates {
+        roots.add(certificate).map_err(|_| said("has a certificate that is no X.509 one".to_owned()))?;
+    }
+    if roots.is_empty() {
+        return Err(said("has no certificate in it; name a PEM file of the authorities to trust".to_owned()));
+    }
+    Ok(roots)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_without_an_authority_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("ca.pem");
+        let error = || client(Some(&file)).unwrap_err().to_string();
+        assert!(error().contains("s3.ca") && error().contains("cannot be read"), "{}", error());
+        for (pem, says) in [
+            ("", "no certificate in it"),
+            ("-----BEGIN CERTIFICATE-----\n!\n", "is no PEM"),
+            ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "no X.509"),
+        ] {
+            std::fs::write(&file, pem).unwrap();
+            assert!(error().contains(says), "{}: {says}", error());
+        }
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        std::fs::write(&file, made.cert.pem()).unwrap();
+        assert!(client(Some(&file)).is_ok());
+    }
+}

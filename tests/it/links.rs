@@ -1,0 +1,332 @@
+//! Events that Terra sends as a link: fetched from a real HTTPS server, which is slow, broken, or lies.
+
+use std::time::{Duration, Instant};
+
+use crate::support::bridge::Bridge;
+use crate::support::brokers::Broker;
+use crate::support::consumers::{Bus, Got};
+use crate::support::store::{Answer, Store};
+use crate::support::terra::{Attempt, now};
+
+const LINK_IS_OPEN: i64 = 300;
+/// Long enough for a retry to follow it.
+const LINK_STAYS_OPEN: i64 = 600;
+
+const SLEEP: &str =
+    "{ \"data\" : [1.50, \"\\u00e9\"],\n\"user\":{\"user_id\":\"u-7\",\"provider\":\"OURA\"}, \"type\":\"sleep\" }\n";
+
+fn link(url: &str, expires_in: i64) -> Attempt {
+    let body = serde_json::json!({"type": "s3_payload", "status": "success", "url": url, "expires_in": expires_in});
+    emitted(Attempt::of(body.to_string()), 0)
+}
+
+fn emitted(attempt: Attempt, seconds_ago: i64) -> Attempt {
+    attempt.header("x-terra-ordering-timestamp", &((now() - seconds_ago) * 1000).to_string())
+}
+
+fn bridge(bus: &Bus, store: &Store, settings: &[(&str, &str)]) -> Bridge {
+    let mut environment = bus.environment();
+    environment.extend(store.environment());
+    environment.extend(settings.iter().map(|(key, value)| (format!("TERRA_BRIDGE_{key}"), (*value).to_owned())));
+    Bridge::ready(&environment)
+}
+
+fn embedded(settings: &[(&str, &str)]) -> (Bus, Store, Bridge) {
+    let (bus, store) = (Bus::embedded().expect("needs no broker"), Store::start());
+    let bridge = bridge(&bus, &store, settings);
+    (bus, store, bridge)
+}
+
+fn kept(bridge: &Bridge, attempt: &Attempt) -> String {
+    let reply = attempt.post(bridge.deliveries);
+    assert_eq!((reply.status, &reply.json()["outcome"]), (200, &"kept".into()), "{}", reply.json());
+    reply.json()["id"].as_str().expect("an id").to_owned()
+}
+
+/// The link itself, as it has to be where nobody could follow it.
+fn unfetched(got: &Got, attempt: &Attempt, reason: &str) {
+    assert_eq!(got.payload, attempt.body);
+    assert_eq!(got.attribute("type").as_deref(), Some("co.tryterra.s3_payload"));
+    assert_eq!(got.extra("terra-unfetched-reason").as_deref(), Some(reason));
+    assert_eq!(got.extra("terra-fetched"), None);
+}
+
+fn the_real_event_is_on_its_topic(bus: Option<Bus>) {
+    let Some(bus) = bus else { return };
+    let store = Store::start();
+    let bridge = bridge(&bus, &store, &[]);
+    let attempt = link(&store.hold("/sleep", [Answer::json(SLEEP)]), LINK_IS_OPEN);
+    let attempt = attempt.header("x-terra-trace-id", "trace-1").header("terra-reference", "r-1");
+    let id = kept(&bridge, &attempt);
+    let got = &bus.read(&bridge, &bus.topic("sleep"), 1)[0];
+    assert_eq!(got.payload, SLEEP.as_bytes(), "as fetched, to the byte");
+    assert_eq!((got.key.as_deref(), got.attribute("partitionkey").as_deref()), (Some("u-7"), Some("u-7")));
+    assert_eq!(got.attribute("id"), Some(id.clone()));
+    assert_eq!(got.attribute("type").as_deref(), Some("co.tryterra.sleep"));
+    for (name, value) in [
+        ("terra-fetched", "true"),
+        ("terra-trace-id", "trace-1"),
+        ("terra-reference", "r-1"),
+        ("terra-user-id", "u-7"),
+        ("terra-provider", "OURA"),
+        ("terra-ordering-timestamp", &attempt.headers[1].1),
+    ] {
+        assert_eq!(got.extra(name).as_deref(), Some(value), "{name}");
+    }
+    assert_eq!(got.extra("terra-unfetched-reason"), None);
+    let retry = attempt.post(bridge.deliveries).json();
+    assert_eq!((&retry["outcome"], &retry["id"]), (&"duplicate".into(), &id.into()));
+    let asked = store.asked("/sleep");
+    assert_eq!(asked.len(), 1, "a duplicate is not fetched again");
+    let head = asked[0].to_ascii_lowercase();
+    assert!(head.contains("accept-encoding: identity\r\n"), "{head}");
+    assert!(bridge.metrics().contains("terra_bridge_fetches_total{endpoint=\"terra\",result=\"fetched\"} 1"));
+}
+
+#[test]
+fn the_real_event_is_on_its_topic_of_the_embedded_log() {
+    the_real_event_is_on_its_topic(Bus::embedded());
+}
+
+#[test]
+fn the_real_event_is_on_its_topic_of_kafka() {
+    the_real_event_is_on_its_topic(Bus::kafka());
+}
+
+#[test]
+fn the_real_event_is_on_its_topic_of_nats() {
+    the_real_event_is_on_its_topic(Bus::nats());
+}
+
+#[test]
+fn a_link_that_leads_to_nothing_is_kept_with_the_reason() {
+    let (bus, store, bridge) = embedded(&[("SERVER__MAX_BODY", "100 KiB")]);
+    let redirect = format!("location: {}\r\n", store.hold("/elsewhere", [Answer::json(SLEEP)]));
+    let large = vec![b' '; 200 << 10];
+    let nested = r#"{"type":"s3_payload","status":"success","url":"https://localhost/","expires_in":600}"#;
+    let held = |path: &str, answer: Answer| store.hold(path, [answer]);
+    let cases = [
+        ("denied", held("/denied", Answer::status("403 Forbidden", ""))),
+        ("denied", store.link("/missing")),
+        ("denied", held("/no-content", Answer::status("204 No Content", ""))),
+        ("redirected", held("/redirect", Answer::status("302 Found", &redirect))),
+        ("redirected", held("/moved", Answer::status("307 Temporary Redirect", &redirect))),
+        ("too-large", held("/large", Answer::json(&large))),
+        ("too-large", held("/chunked", Answer::chunked(&large))),
+        ("too-large", held("/liar", Answer::lying(1 << 40, "{}"))),
+        ("encoded", held("/gzip", Answer::with("content-encoding: gzip\r\n", SLEEP))),
+        ("nested", held("/nested", Answer::json(nested))),
+        ("malformed", store.link("/sleep").replace("https", "http")),
+        ("malformed", String::new()),
+        ("malformed", store.link("/sleep").replace("localhost", "me@localhost")),
+        ("not-allowed", store.link("/sleep").replace("localhost", "127.0.0.2")),
+        ("not-allowed", "https://localhost/sleep".to_owned()),
+        ("not-allowed", "https://bucket.example.com/sleep".to_owned()),
+    ];
+    for (_, url) in &cases {
+        kept(&bridge, &link(url, LINK_STAYS_OPEN));
+    }
+    let got = bus.read(&bridge, &bus.topic("s3_payload"), cases.len());
+    for ((reason, url), got) in cases.iter().zip(&got) {
+        let body = serde_json::from_slice::<serde_json::Value>(&got.payload).expect("the link's own JSON");
+        assert_eq!(body["url"], *url);
+        assert_eq!(got.extra("terra-unfetched-reason").as_deref(), Some(*reason), "{url}");
+    }
+    assert!(store.asked("/elsewhere").is_empty(), "nobody follows a redirect");
+    assert_eq!(
+        bridge
+            .said("could not fetch what an event links to: the link goes to its own topic, and expires within minutes")
+            .len(),
+        1
+    );
+}
+
+#[test]
+fn a_link_that_the_store_denies_after_its_time_is_expired() {
+    let (bus, store, bridge) = embedded(&[]);
+    let url = store.hold("/late", [Answer::status("403 Forbidden", "")]);
+    let body = link(&url, LINK_IS_OPEN).body;
+    let attempt = emitted(Attempt::of(body), LINK_IS_OPEN + 1);
+    kept(&bridge, &attempt);
+    unfetched(&bus.read(&bridge, &bus.topic("s3_payload"), 1)[0], &attempt, "expired");
+}
+
+#[test]
+fn no_name_leads_into_an_inner_network() {
+    // The host is on the list, and its address is this machine's.
+    let (bus, store) = (Bus::embedded().expect("needs no broker"), Store::start());
+    let settings = [("S3__ALLOW_NETWORKS", "10.0.0.0/8")];
+    let bridge = bridge(&bus, &store, &settings);
+    for host in ["localhost", "127.0.0.1"] {
+        let attempt = link(&store.hold("/inner", [Answer::json(SLEEP)]).replace("localhost", host), LINK_STAYS_OPEN);
+        kept(&bridge, &attempt);
+    }
+    for got in bus.read(&bridge, &bus.topic("s3_payload"), 2) {
+        assert_eq!(got.extra("terra-unfetched-reason").as_deref(), Some("not-allowed"));
+    }
+    assert!(store.asked("/inner").is_empty());
+}
+
+#[test]
+fn what_fails_for_the_moment_is_fetched_again_within_the_deadline() {
+    let (bus, store, bridge) = embedded(&[]);
+    let truncated = Answer::lying(SLEEP.len() + 100, SLEEP);
+    for (n, failures) in [
+        vec![Answer::status("503 Slow Down", ""), Answer::status("500 Internal Server Error", "")],
+        vec![Answer::status("429 Too Many Requests", "")],
+        vec![truncated],
+        vec![Answer::Raw(Vec::new())],
+        vec![Answer::Raw(b"nonsense".to_vec())],
+        vec![Answer::Stall(b"HTTP/1.1 200 OK\r\n".to_vec())],
+        vec![Answer::Raw(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{".to_vec())],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let path = format!("/{n}");
+        let attempts = failures.len() + 1;
+        let answers = [failures, vec![Answer::json(SLEEP)]].concat();
+        kept(&bridge, &link(&store.hold(&path, answers), LINK_IS_OPEN));
+        assert_eq!(store.asked(&path).len(), attempts, "{path}");
+        assert_eq!(bus.read(&bridge, &bus.topic("sleep"), n + 1)[n].payload, SLEEP.as_bytes());
+    }
+}
+
+#[test]
+fn a_store_that_stays_in_trouble_gets_a_503_while_the_link_stays_open_for_a_retry() {
+    let (bus, store, bridge) = embedded(&[("SERVER__DEADLINE", "2s"), ("SERVER__PUBLISH_TIMEOUT", "1s")]);
+    let slow = || Answer::Stall(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{".to_vec());
+    for (n, (reason, answer)) in
+        [("unavailable", Answer::status("503 Slow Down", "")), ("too-slow", slow())].into_iter().enumerate()
+    {
+        let path = format!("/{reason}");
+        let url = store.hold(&path, [answer]);
+        let patient = link(&url, LINK_STAYS_OPEN);
+        let asked = Instant::now();
+        let reply = patient.post(bridge.deliveries);
+        assert_eq!((reply.status, &reply.json()["outcome"]), (503, &"unfetched".into()));
+        assert!(reply.header("retry-after").is_some());
+        assert!(asked.elapsed() < Duration::from_secs(4), "within the deadline: {:?}", asked.elapsed());
+        // The same delivery, later: the link is about to expire.
+        let late = emitted(Attempt::of(patient.body.clone()), LINK_STAYS_OPEN - 5 * 60);
+        kept(&bridge, &late);
+        unfetched(&bus.read(&bridge, &bus.topic("s3_payload"), 2 * n + 1)[2 * n], &late, reason);
+        kept(&bridge, &link(&url, LINK_IS_OPEN));
+        let got = bus.read(&bridge, &bus.topic("s3_payload"), 2 * n + 2);
+        assert_eq!(got[2 * n + 1].extra("terra-unfetched-reason").as_deref(), Some(reason));
+    }
+    // And what a retry finds open is fetched.
+    let url = store.hold("/mended", [Answer::status("503 Slow Down", "")]);
+    let attempt = link(&url, LINK_STAYS_OPEN);
+    assert_eq!(attempt.post(bridge.deliveries).status, 503);
+    store.hold("/mended", [Answer::json(SLEEP)]);
+    kept(&bridge, &attempt);
+    assert_eq!(bus.read(&bridge, &bus.topic("sleep"), 1)[0].payload, SLEEP.as_bytes());
+}
+
+#[test]
+fn a_store_that_nobody_vouches_for_is_not_trusted() {
+    let (bus, store) = (Bus::embedded().expect("needs no broker"), Store::start());
+    let stranger = Store::start();
+    let ca = stranger.authority.ca().display().to_string();
+    let bridge = bridge(&bus, &store, &[("S3__CA", &ca)]);
+    let attempt = link(&store.hold("/sleep", [Answer::json(SLEEP)]), LINK_IS_OPEN);
+    kept(&bridge, &attempt);
+    unfetched(&bus.read(&bridge, &bus.topic("s3_payload"), 1)[0], &attempt, "untrusted");
+    assert!(store.asked("/sleep").is_empty());
+}
+
+#[test]
+fn what_nobody_can_read_of_what_was_fetched_is_a_dead_letter() {
+    let (bus, store, bridge) = embedded(&[]);
+    for (n, (reason, body, answer)) in [
+        ("not-json", "<Error/>", Answer::json("<Error/>")),
+        ("no-type", "{}", Answer::json("{}")),
+        ("not-an-object", "[]", Answer::json("[]")),
+        ("not-json", &SLEEP[..20], Answer::lying(20, SLEEP)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let reply = link(&store.hold(&format!("/{n}"), [answer]), LINK_IS_OPEN).post(bridge.deliveries);
+        assert_eq!((reply.status, &reply.json()["outcome"]), (200, &"dead_lettered".into()));
+        let got = &bus.read(&bridge, &bus.topic("dead-letter"), n + 1)[n];
+        assert_eq!(got.payload, body.as_bytes());
+        assert_eq!(got.extra("terra-dead-letter-reason").as_deref(), Some(reason));
+        assert_eq!(got.extra("terra-fetched").as_deref(), Some("true"));
+    }
+}
+
+#[test]
+fn a_type_that_is_dropped_is_dropped_also_when_fetched() {
+    let (bus, store, bridge) = embedded(&[("ROUTES__TYPES", "{ sleep = false }")]);
+    let reply = link(&store.hold("/sleep", [Answer::json(SLEEP)]), LINK_IS_OPEN).post(bridge.deliveries);
+    assert_eq!((reply.status, &reply.json()["outcome"]), (200, &"dropped".into()));
+    kept(&bridge, &link(&store.hold("/daily", [Answer::json(SLEEP.replace("sleep", "daily"))]), LINK_IS_OPEN));
+    assert_eq!(bus.count(&bridge), 1);
+}
+
+#[test]
+fn a_link_is_forwarded_where_the_user_wants_that() {
+    let (bus, store, bridge) = embedded(&[("S3__MODE", "forward")]);
+    let attempt = link(&store.hold("/sleep", [Answer::json(SLEEP)]), LINK_IS_OPEN);
+    kept(&bridge, &attempt);
+    let got = &bus.read(&bridge, &bus.topic("s3_payload"), 1)[0];
+    assert_eq!(got.payload, attempt.body);
+    assert_eq!((got.extra("terra-fetched"), got.extra("terra-unfetched-reason")), (None, None));
+    assert!(store.asked("/sleep").is_empty());
+}
+
+#[test]
+fn fetched_bytes_share_the_memory_of_all_bodies() {
+    let settings = [("SERVER__MAX_BODY", "1 MiB"), ("SERVER__BYTES_IN_FLIGHT", "1 MiB"), ("SERVER__DEADLINE", "2s")];
+    let settings = [&settings[..], &[("SERVER__PUBLISH_TIMEOUT", "1s")]].concat();
+    let (bus, store, bridge) = embedded(&settings);
+    let body = format!("{{\"type\":\"sleep\",\"filling\":\"{}\"}}", "x".repeat((1 << 20) - 100));
+    let attempt = link(&store.hold("/large", [Answer::json(body)]), LINK_IS_OPEN);
+    kept(&bridge, &attempt);
+    unfetched(&bus.read(&bridge, &bus.topic("s3_payload"), 1)[0], &attempt, "no-room");
+}
+
+#[test]
+fn what_is_too_large_for_the_bus_leaves_the_link_to_its_consumers() {
+    let Some(broker) = Broker::nats_that_takes("1MB") else { return };
+    let bus = Bus::nats_at(format!("nats://127.0.0.1:{}", broker.port()));
+    let store = Store::start();
+    let bridge = bridge(&bus, &store, &[]);
+    let body = format!("{{\"type\":\"sleep\",\"filling\":\"{}\"}}", "x".repeat(2 << 20));
+    let attempt = link(&store.hold("/large", [Answer::json(body)]), LINK_IS_OPEN);
+    kept(&bridge, &attempt);
+    unfetched(&bus.read(&bridge, &bus.topic("s3_payload"), 1)[0], &attempt, "too-large");
+}
+
+#[test]
+fn what_was_fetched_outlives_an_outage_in_the_spool() {
+    let Some(mut broker) = Broker::nats() else { return };
+    let bus = Bus::nats_at(format!("nats://127.0.0.1:{}", broker.port()));
+    let store = Store::start();
+    let dir = tempfile::TempDir::new().expect("a temporary directory");
+    let dir = dir.path().join("spool").display().to_string();
+    let bridge = bridge(&bus, &store, &[("SPOOL__DIR", &dir), ("SERVER__PUBLISH_TIMEOUT", "1s")]);
+    broker.kill();
+    let reply = link(&store.hold("/sleep", [Answer::json(SLEEP)]), LINK_IS_OPEN).post(bridge.deliveries);
+    assert_eq!((reply.status, &reply.json()["outcome"]), (200, &"spooled".into()));
+    store.hold("/sleep", [Answer::status("403 Forbidden", "")]);
+    broker.start();
+    let got = &bus.read(&bridge, &bus.topic("sleep"), 1)[0];
+    assert_eq!((got.payload.as_slice(), got.extra("terra-fetched").as_deref()), (SLEEP.as_bytes(), Some("true")));
+}
+
+#[test]
+fn no_part_of_a_link_is_said_anywhere() {
+    let (bus, store, bridge) = embedded(&[("LOG__FILTER", "trace")]);
+    let url = store.hold("/canary-path", [Answer::json(SLEEP)]);
+    kept(&bridge, &link(&url, LINK_IS_OPEN));
+    kept(&bridge, &link(&store.hold("/canary-denied", [Answer::status("403 Forbidden", "")]), LINK_IS_OPEN));
+    kept(&bridge, &link("https://canary-host.example/canary-path", LINK_IS_OPEN));
+    let wait = bus.read(&bridge, &bus.topic("sleep"), 1);
+    let headers: String = wait[0].headers.values().cloned().collect();
+    for said in [bridge.log(), bridge.metrics(), headers] {
+        assert!(!said.contains("canary") && !said.contains("u-7\""), "{said}");
+    }
+}
