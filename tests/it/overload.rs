@@ -8,6 +8,7 @@ use crate::support::bridge::Bridge;
 use crate::support::brokers::Broker;
 use crate::support::consumers::Bus;
 use crate::support::crowd::{Client, count, runtime, statuses};
+use crate::support::store::{Answer, Store};
 use crate::support::terra::Attempt;
 use crate::support::until;
 
@@ -124,6 +125,44 @@ fn memory_stays_below_its_bound_whatever_clients_do_and_an_honest_one_is_served(
     let (peak, bound) = (bridge.peak_memory(), bound(crowd + 10, 2));
     drop(resting);
     eprintln!("{crowd} clients: peak {} MiB, bound {} MiB, honest {kept}", peak / MIB, bound / MIB);
+    assert!(peak < bound, "{peak} of {bound} bytes");
+}
+
+/// What fetches that run at once add to the bound.
+const FETCHES: usize = 32 * MIB;
+
+#[test]
+fn links_into_a_store_that_hangs_stay_within_the_bound_and_an_honest_client_is_served() {
+    let crowd = count("TERRA_BRIDGE_TEST_CROWD", 400);
+    let (bus, store) = (Bus::embedded().expect("needs no broker"), Store::start());
+    let mut environment = environment(&bus, crowd + 10);
+    environment.extend(store.environment());
+    let bridge = Bridge::ready(&environment);
+    let to = bridge.deliveries;
+    // A little, and then nothing.
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {MAX_BODY}\r\n\r\n");
+    let url = store.hold("/hangs", [Answer::Stall([head.as_bytes(), &[b' '; 8 * KIB]].concat())]);
+    let runtime = runtime();
+    let links = (0..crowd).map(|n| {
+        let body = serde_json::json!({"type": "s3_payload", "url": url, "expires_in": 300, "n": n});
+        let attempt = Attempt::of(body.to_string()).header("connection", "close");
+        runtime.spawn(deliver(to, [attempt.head(attempt.body.len()).as_bytes(), &attempt.body].concat()))
+    });
+    let links: Vec<_> = links.collect();
+    let links = std::thread::spawn(move || {
+        runtime.block_on(async {
+            for link in links {
+                assert_eq!(link.await.expect("no client panics").0, [200], "the link itself is kept");
+            }
+        });
+    });
+    until("fetches run", Duration::from_secs(10), || (store.asked("/hangs").len() > crowd / 4).then_some(()));
+    let asked = Instant::now();
+    assert_eq!(Attempt::of(HONEST).post(to).status, 200);
+    assert!(asked.elapsed() < AT_ONCE, "after {:?}", asked.elapsed());
+    links.join().expect("every link is kept");
+    let (peak, bound) = (bridge.peak_memory(), bound(crowd + 10, 2) + FETCHES);
+    eprintln!("{crowd} links: peak {} MiB, bound {} MiB", peak / MIB, bound / MIB);
     assert!(peak < bound, "{peak} of {bound} bytes");
 }
 

@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::os::unix::ffi::OsStringExt;
 
 use libfuzzer_sys::fuzz_target;
-use terra_bridge::config;
+use terra_bridge::config::{self, Source};
 
 const SECRET: &str = "canary-7f3a9c";
 
@@ -28,6 +28,11 @@ fuzz_target!(|data: &[u8]| {
         Ok(loaded) => format!("{}{:?}", loaded.effective, loaded.config),
         Err(mistakes) => {
             assert!(!mistakes.all.is_empty(), "an error without a mistake");
+            for mistake in &mistakes.all {
+                // A file as a whole is no place for a key.
+                let nowhere = !mistake.key.is_empty() && matches!(mistake.source, Source::File { line: None, .. });
+                assert!(!nowhere && !mistake.wrong.is_empty(), "{mistake}");
+            }
             mistakes.all.iter().map(|mistake| format!("{mistake}\n")).collect()
         }
     };

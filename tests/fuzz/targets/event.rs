@@ -74,6 +74,13 @@ fuzz_target!(|body: &[u8]| {
             for (read, name) in [(&facts.user, "user"), (&facts.new_user, "new_user")] {
                 assert!(!exact(tree.get(name)) || *read == person(tree.get(name)), "{name}");
             }
+            if let Some(link) = event.link() {
+                let url = filled(tree.get("url")).unwrap_or_default();
+                assert!(name.starts_with("s3_") && link.url().expose() == url.as_bytes());
+                let followed = event.follow(Payload::stored(Bytes::copy_from_slice(body)));
+                let followed = followed.unwrap_or_else(|_| panic!("the same bytes were read before"));
+                assert_eq!((followed.facts(), followed.signed_facts()), (event.facts(), event.facts()));
+            }
         }
         (Err(_), None) => {}
         (Ok(_), None) => panic!("read a type where there is none"),
