@@ -12,6 +12,7 @@ use rdkafka::types::RDKafkaErrorCode;
 
 use crate::cluster::node_name;
 use crate::kinds::BusName;
+use crate::settings::bucket;
 use crate::support::consumers::{kafka_client, runtime};
 use crate::support::until;
 
@@ -108,6 +109,7 @@ impl Admin {
     pub fn clean_up(&self) {
         if self.bus.is_nats() {
             self.jetstream(async |context| context.delete_stream(&self.prefix).await.ok());
+            self.jetstream(async |context| context.delete_object_store(bucket(&self.prefix)).await.ok());
             return;
         }
         let Ok(found) = kafka_client(&self.directly).fetch_metadata(None, ASK) else { return };

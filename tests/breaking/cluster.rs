@@ -136,8 +136,10 @@ fn nats(node: usize, places: &Places<'_>, dir: &Path) -> String {
     };
     format!(
         "server_name: \"{name}\"\nlisten: \"127.0.0.1:{direct}\"\nclient_advertise: \"127.0.0.1:{proxy}\"\n\
-         max_payload: 16MB\njetstream {{ store_dir: {store:?}, max_file: 20GB }}\n{cluster}",
+         max_payload: {max_payload}\njetstream {{ store_dir: {store:?}, max_file: 20GB }}\n{cluster}",
         name = node_name(node),
+        // A cluster has what is larger as claim checks.
+        max_payload = if among.len() == 1 { "16MB" } else { "1MB" },
     )
 }
 

@@ -4,11 +4,13 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use async_nats::jetstream;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use futures_util::StreamExt;
 use rdkafka::consumer::Consumer;
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
+use tokio::io::AsyncReadExt;
 
 use crate::admin::{Admin, nats_client};
 use crate::support::bridge::Bridge;
@@ -89,7 +91,30 @@ fn nats(admin: &Admin, mut each: impl FnMut(Got)) {
         for at in 0..count {
             let message = tokio::time::timeout(COMES_WITHIN, messages.next()).await;
             let message = message.unwrap_or_else(|_| panic!("NATS shows {at} of {count} messages"));
-            each(nats_got(&message.expect("no end").expect("a message")));
+            let mut got = nats_got(&message.expect("no end").expect("a message"));
+            if let Some(place) = got.extra("terra-claim-check") {
+                got.payload = object(&context, &place).await;
+            }
+            each(got);
         }
     });
+}
+
+/// What a claim check stands for.
+async fn object(context: &jetstream::Context, place: &str) -> Vec<u8> {
+    let (bucket, name) = place.split_once('/').expect("a bucket and an object");
+    let end = Instant::now() + COMES_WITHIN;
+    loop {
+        let read = async {
+            let store = context.get_object_store(bucket).await.ok()?;
+            let mut bytes = Vec::new();
+            store.get(name).await.ok()?.read_to_end(&mut bytes).await.ok()?;
+            Some(bytes)
+        };
+        match read.await {
+            Some(bytes) => return bytes,
+            None => assert!(Instant::now() < end, "a claim check stands for nothing"),
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
 }

@@ -22,7 +22,13 @@ pub fn secret(at: usize) -> String {
     format!("secret-{at}")
 }
 
-pub fn of(plan: &Plan, dir: &Path, disk: Option<&Disk>) -> Vec<(String, String)> {
+/// Where a NATS cluster keeps what is too large for a message.
+pub fn bucket(prefix: &str) -> String {
+    format!("{prefix}-large")
+}
+
+/// `prefix`: of all topics' names.
+pub fn of(plan: &Plan, prefix: &str, dir: &Path, disk: Option<&Disk>) -> Vec<(String, String)> {
     let path = |name: &str| dir.join(name).display().to_string();
     let secrets: Vec<_> = (0..SECRETS).map(|at| format!("file:{}", path(&secret(at)))).collect();
     let root = disk.map_or_else(|| dir.to_owned(), Disk::root);
@@ -35,7 +41,9 @@ pub fn of(plan: &Plan, dir: &Path, disk: Option<&Disk>) -> Vec<(String, String)>
     ];
     match plan.bus {
         BusName::Kafka3 => settings.push(("KAFKA__REPLICATION_FACTOR", "3".to_owned())),
-        BusName::Nats3 => settings.push(("NATS__REPLICAS", "3".to_owned())),
+        BusName::Nats3 => {
+            settings.extend([("NATS__REPLICAS", "3".to_owned()), ("NATS__OBJECT_STORE", bucket(prefix))]);
+        }
         BusName::Kafka | BusName::Nats => {}
         BusName::Embedded => settings.extend([
             ("EMBEDDED__DIR", root.join("log").display().to_string()),

@@ -49,7 +49,7 @@ fn inject(world: &mut World<'_>, hit: &Hit) -> Result<Standing, String> {
     let begun = world.ledger.now();
     let busy = BUSY[(hit.pick % BUSY.len() as u64) as usize];
     let topic = world.topic(busy);
-    let nodes = world.cluster.is_some().then(|| world.admin().bus.brokers()).unwrap_or_default();
+    let nodes = if world.cluster.is_some() { world.admin().bus.brokers() } else { 0 };
     let mut node = (hit.pick % nodes.max(1) as u64) as usize;
     if hit.kind == Kind::LeaderKill {
         node = world.admin().leader(&topic);

@@ -95,7 +95,7 @@ impl<'c> World<'c> {
         };
         world.write_secrets();
         world.write_config(false);
-        let own = settings::of(plan, world.dir.path(), world.disk.as_ref());
+        let own = settings::of(plan, world.bus.prefix(), world.dir.path(), world.disk.as_ref());
         world.environment = on_free_ports().into_iter().chain(world.bus.environment()).chain(own).collect();
         if plan.https {
             world.swap_certificate();
