@@ -76,7 +76,7 @@ pub enum Unfetched {
     Unavailable,
     /// The bytes ended before the end.
     Truncated,
-    /// `server.bytes_in_flight` is spent.
+    /// `server.bytes_in_flight` is spent, or too many fetches run.
     NoRoom,
 }
 

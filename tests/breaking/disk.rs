@@ -72,8 +72,10 @@ impl Disk {
         }
     }
 
+    /// For good: also where the power is cut next.
     pub fn free(&self) {
-        std::fs::remove_file(self.filler()).expect("the disk is ours");
+        let removed = std::fs::remove_file(self.filler());
+        removed.and_then(|()| File::open(self.root())?.sync_all()).expect("the disk is ours");
     }
 
     /// Nothing is written any more, and what was not on disk never will be.

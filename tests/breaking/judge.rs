@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use terra_bridge::samples::SAMPLES;
 
-use crate::kinds::BusName;
+use crate::kinds::{BusName, Kind};
 use crate::ledger::{Attempt, End, Entry, Fault, Hash, Ledger, hash};
 use crate::plan::{Manner, Plan};
 use crate::report::Line;
@@ -28,12 +28,18 @@ const TOLD: usize = 8;
 pub struct Judge<'l> {
     ledger: &'l Ledger,
     bus: BusName,
-    /// Whether the bridge's memory of what was kept survives it.
-    remembers: bool,
+    remembers: Memory,
     prefix: String,
     numbers: HashMap<Hash, usize>,
     copies: BTreeMap<usize, Vec<Copy>>,
     line: Line,
+}
+
+/// Where the bridge remembers what was kept.
+enum Memory {
+    Process,
+    Spool,
+    Log,
 }
 
 struct Copy {
@@ -44,8 +50,12 @@ struct Copy {
 impl<'l> Judge<'l> {
     pub fn new(ledger: &'l Ledger, plan: &Plan, prefix: String, line: Line) -> Self {
         let numbers = ledger.entries.iter().map(|entry| (hash(entry.body()), entry.planned.number)).collect();
-        let (bus, remembers) = (plan.bus, plan.spool || plan.bus == BusName::Embedded);
-        Self { ledger, bus, remembers, prefix, numbers, copies: BTreeMap::new(), line }
+        let remembers = match (plan.bus, plan.spool) {
+            (BusName::Embedded, _) => Memory::Log,
+            (_, true) => Memory::Spool,
+            (_, false) => Memory::Process,
+        };
+        Self { ledger, bus: plan.bus, remembers, prefix, numbers, copies: BTreeMap::new(), line }
     }
 
     /// One message of the bus.
@@ -157,7 +167,7 @@ impl<'l> Judge<'l> {
         }
         if copies.len() > 1 {
             let replayed = entry.planned.manner == Manner::Replayed;
-            let forgot = replayed && !self.remembers && restarted(attempts, faults);
+            let forgot = replayed && self.forgets(attempts, faults);
             self.doubled(number, copies.len(), usize::from(forgot), attempts, faults);
         }
     }
@@ -170,6 +180,19 @@ impl<'l> Judge<'l> {
         if ids.len() > 1 || ids.first() == Some(&None) {
             self.fails(format!("delivery {number} has {} ids, of messages and answers", ids.len()));
         }
+    }
+
+    /// Whether the bridge may have forgotten between the first attempt and the last what it had kept. A
+    /// spool's memory of that outlives the process; a power cut may take the end of it.
+    fn forgets(&self, attempts: &[Attempt], faults: &[Fault]) -> bool {
+        let (Some(first), Some(last)) = (attempts.first(), attempts.last()) else { return false };
+        let between = |fault: &Fault| fault.begun <= last.ended && fault.ended >= first.begun;
+        let forgets = |fault: &Fault| match self.remembers {
+            Memory::Log => false,
+            Memory::Spool => fault.kind == Kind::PowerLoss,
+            Memory::Process => fault.kind.takes_the_bridge_away(),
+        };
+        faults.iter().any(|fault| forgets(fault) && between(fault))
     }
 
     /// Where the bus itself tells copies apart there is one. Elsewhere one more for each attempt that
@@ -202,18 +225,11 @@ impl<'l> Judge<'l> {
     }
 }
 
-/// Whether the bridge was started anew between the first attempt and the last.
-fn restarted(attempts: &[Attempt], faults: &[Fault]) -> bool {
-    let (Some(first), Some(last)) = (attempts.first(), attempts.last()) else { return false };
-    let between = |fault: &Fault| fault.begun <= last.ended && fault.ended >= first.begun;
-    faults.iter().any(|fault| fault.kind.takes_the_bridge_away() && between(fault))
-}
-
 /// Whether the obligation ended with the topic.
 fn deleted(topic: &str, attempts: &[Attempt], faults: &[Fault]) -> bool {
-    let deletions = faults.iter().filter(|fault| {
-        fault.kind == crate::kinds::Kind::TopicDeleted && fault.topic.is_none_or(|deleted| deleted == topic)
-    });
+    let deletions = faults
+        .iter()
+        .filter(|fault| fault.kind == Kind::TopicDeleted && fault.topic.is_none_or(|deleted| deleted == topic));
     let Some(last) = deletions.map(|fault| fault.ended).max() else { return false };
     let earlier = attempts.iter().any(|attempt| attempt.begun <= last);
     attempts.iter().any(|attempt| match attempt.receipt() {

@@ -219,6 +219,9 @@ fn carry_out(plan: &Plan, line: Line, cluster: Option<&mut Cluster>) -> Line {
     if line.peak_bytes > plan.memory {
         line.violations.push(format!("the bridge took {} MiB of memory", line.peak_bytes >> 20));
     }
+    if !line.violations.is_empty() {
+        line.said = world.said();
+    }
     line.skipped = skipped.into_iter().map(|(kind, why)| format!("{kind}: {why}")).collect();
     if plan.bus != BusName::Embedded {
         world.admin().clean_up();

@@ -19,6 +19,7 @@ use crate::support::{http, until};
 
 /// For what must be there, until the next message comes.
 const COMES_WITHIN: Duration = Duration::from_secs(30);
+const READ_WITHIN: Duration = Duration::from_secs(120);
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// From the embedded log, over its HTTP.
@@ -88,10 +89,19 @@ fn nats(admin: &Admin, mut each: impl FnMut(Got)) {
             tokio::time::sleep(ASK_AGAIN).await;
         };
         let mut messages = consumer.stream().max_messages_per_batch(20).messages().await.expect("messages");
-        for at in 0..count {
+        let (mut at, end) = (0, Instant::now() + READ_WITHIN);
+        while at < count {
             let message = tokio::time::timeout(COMES_WITHIN, messages.next()).await;
             let message = message.unwrap_or_else(|_| panic!("NATS shows {at} of {count} messages"));
-            let mut got = nats_got(&message.expect("no end").expect("a message"));
+            let mut got = match message.expect("no end") {
+                Ok(message) => nats_got(&message),
+                // The leader of the consumer is being chosen.
+                Err(error) => {
+                    assert!(Instant::now() < end, "NATS shows {at} of {count} messages: {error}");
+                    continue;
+                }
+            };
+            at += 1;
             if let Some(place) = got.extra("terra-claim-check") {
                 got.payload = object(&context, &place).await;
             }

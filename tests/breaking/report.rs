@@ -45,6 +45,8 @@ pub struct Line {
     pub peak_bytes: u64,
     pub took_ms: u64,
     pub violations: Vec<String>,
+    /// By the bridge, where there are violations.
+    pub said: Vec<String>,
 }
 
 impl Line {
@@ -151,6 +153,9 @@ pub fn table(lines: &[Line]) -> String {
         text += &format!("  faults stood: {}\n", line.stood.join(", "));
         for violation in line.violations.iter().take(SHOWN) {
             text += &format!("  {violation}\n");
+        }
+        for said in &line.said {
+            text += &format!("  {said}\n");
         }
     }
     text

@@ -27,6 +27,8 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 const ENDS_WITHIN: Duration = Duration::from_secs(DRAIN_TIMEOUT + 6);
 const DRAINED_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Lines of the bridge that are kept for whoever has to find out what went wrong.
+const SAID: usize = 60;
 /// A supervisor's wait before the next start.
 const START_AGAIN: Duration = Duration::from_millis(500);
 
@@ -52,6 +54,8 @@ pub struct World<'c> {
     secrets: Vec<String>,
     spool: bool,
     peak: u64,
+    /// By bridges that are gone.
+    said: Vec<String>,
 }
 
 impl<'c> World<'c> {
@@ -92,6 +96,7 @@ impl<'c> World<'c> {
             secrets: vec![SECRET.to_owned(); SECRETS],
             spool: plan.spool,
             peak: 0,
+            said: Vec::new(),
         };
         world.write_secrets();
         world.write_config(false);
@@ -185,6 +190,7 @@ impl<'c> World<'c> {
         self.measure();
         self.wanted = false;
         if let Some(bridge) = self.bridge.take() {
+            self.said.push(bridge.log());
             bridge.kill();
         }
         *self.destination.address.lock().unwrap() = None;
@@ -205,6 +211,7 @@ impl<'c> World<'c> {
                 Some(status) => self.ledger.violation(format!("after SIGTERM the bridge ended with {status}")),
                 None => self.ledger.violation(format!("the bridge did not end within {ENDS_WITHIN:?} of SIGTERM")),
             }
+            self.said.push(bridge.log());
         }
         *self.destination.address.lock().unwrap() = None;
     }
@@ -224,7 +231,7 @@ impl<'c> World<'c> {
             if !self.may_end {
                 self.ledger.violation(format!("the bridge ended by itself with {status}"));
             }
-            self.bridge = None;
+            self.said.extend(self.bridge.take().map(|bridge| bridge.log()));
             *self.destination.address.lock().unwrap() = None;
         }
         if self.wanted && self.bridge.is_none() && Instant::now() >= self.next_start {
@@ -274,5 +281,12 @@ impl<'c> World<'c> {
     /// Bytes of memory that any of the bridge's processes had at its peak.
     pub fn peak(&self) -> u64 {
         self.peak
+    }
+
+    /// What the bridges said last, but for what they say of each delivery.
+    pub fn said(&self) -> Vec<String> {
+        let lines = self.said.iter().flat_map(|log| log.lines()).filter(|line| !line.contains("\"DEBUG\""));
+        let lines: Vec<_> = lines.map(str::to_owned).collect();
+        lines[lines.len().saturating_sub(SAID)..].to_vec()
     }
 }
