@@ -26,9 +26,11 @@ pub const SAMPLES: &[Sample] = samples![
     "activity.dispatched",
     "activity.metric.dispatched",
     "athlete",
+    "athlete.registered",
     "auth",
     "auth_cancelled",
     "body",
+    "coach.registered",
     "connection_error",
     "daily",
     "deauth",
@@ -86,7 +88,7 @@ mod tests {
         for name in known {
             assert_eq!(sample(name).map(|sample| sample.name), Some(name));
         }
-        assert_eq!(sample("coach.registered"), None);
+        assert_eq!(sample("coach.unregistered"), None);
     }
 
     #[test]
@@ -111,7 +113,8 @@ mod tests {
                 (says("/user/user_id"), Concerns::User),
                 (says("/new_user/user_id"), Concerns::NewUser),
                 (says("/data/order_id"), Concerns::Order),
-                (says("/data/reference_id") || says("/reference_id"), Concerns::Reference),
+                (says("/data/reference_id"), Concerns::DataReference),
+                (says("/reference_id"), Concerns::Reference),
             ];
             let expected = found.map(|(_, concerns)| (concerns == known.concerns, concerns));
             assert_eq!(found, expected, "{}", known.name);

@@ -29,7 +29,7 @@ pub fn body(planned: &Planned) -> Vec<u8> {
             let event = if name.contains('.') { format!(r#""event_id":"{mark}","#) } else { String::new() };
             (format!(r#"{{"{field}":"{name}",{user},{event}"mark":"{mark}","data":[""#), b"\"]}")
         }
-        Content::Unknown => (format!(r#"{{"type":"coach.registered",{user},"mark":"{mark}","data":[""#), b"\"]}"),
+        Content::Unknown => (format!(r#"{{"type":"brand.new",{user},"mark":"{mark}","data":[""#), b"\"]}"),
         Content::Unreadable(Unreadable::NotUtf8) => {
             (format!(r#"{{"type":"daily","mark":"{mark}","data":""#), b"\xff\"}")
         }
