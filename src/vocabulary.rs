@@ -95,7 +95,7 @@ pub const KNOWN: &[Known] = {
         row("processing", Health, User, "the provider still prepares the data", "nothing; it comes, or ask after `retry_after_seconds`", "Site, Event Types"),
         row("rate_limit_hit", Health, User, "the provider limits requests; Terra tries again", "nothing; Terra tries again", "Site, Event Types"),
         row("route", Health, User, "a route", "store it; the vendor publishes no schema", "Guides, webhooks"),
-        row("s3_payload", Health, Nobody, "a link to an event too large to send", "get `url` within `expires_in` seconds; it is a credential", "openapi-v2, S3PayloadEvent"),
+        row("s3_payload", Health, Nobody, "a link to an event too large to send", "`terra-unfetched-reason` says why the bridge did not follow it: get `url` within `expires_in` seconds; it is a credential", "openapi-v2, S3PayloadEvent"),
         row("s3_upload", Health, Nobody, "a link to an event, under the name of the destination's setting", "as `s3_payload`", "Site, Event Types; openapi-v2, webhooks, s3_upload, says s3_payload"),
         row("sleep", Health, User, "a night or a nap", "overwrite by `metadata.summary_id`", "openapi-v2, SleepEvent"),
         row("test.dispatched", Teams, Nobody, "athletes' tests, as requested", "match it to your request by `terra-reference`", "openapi-teams, DataSentToDestination"),

@@ -1,6 +1,7 @@
 //! The product from outside: the real binary, a pretend Terra, real brokers, stock clients.
 //!
 //! - `contract`: what every bus must do, run against each of them
+//! - `shapes`: every shape of the vendor's, by example and made up by the thousand
 //! - `outage`: brokers that stop, freeze and come back; the bridge killed
 //! - `spool`: an outage with the spool switched on
 //! - `silence`: no payload, id, URL or secret in anything said
@@ -34,6 +35,7 @@ mod overload;
 mod reload;
 mod rotation;
 mod secured;
+mod shapes;
 mod silence;
 mod slow;
 mod spool;

@@ -251,7 +251,11 @@ fn nats_count(server: &str, stream: &str) -> usize {
 }
 
 pub fn embedded_take(reader: SocketAddr, topic: &str, count: usize) -> Vec<Got> {
-    let target = format!("/topics/{topic}/messages?from=earliest&limit={count}");
+    embedded_from(reader, topic, "earliest", count)
+}
+
+pub fn embedded_from(reader: SocketAddr, topic: &str, from: impl std::fmt::Display, count: usize) -> Vec<Got> {
+    let target = format!("/topics/{topic}/messages?from={from}&limit={count}");
     let response = http::get(reader, &target);
     assert_eq!(response.status, 200, "{}", response.body.escape_ascii());
     let lines = response.body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());

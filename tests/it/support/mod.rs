@@ -6,7 +6,10 @@ pub mod certificates;
 pub mod changing;
 pub mod consumers;
 pub mod crowd;
+pub mod expected;
 pub mod http;
+pub mod json;
+pub mod shapes;
 pub mod store;
 pub mod terra;
 

@@ -1,0 +1,166 @@
+//! What a delivery has to become, by a reading of its own. Comes in: what was meant, and the headers.
+//! Goes out: the differences of a message from it. Shares nothing with the bridge but the vocabulary.
+
+use sha2::{Digest, Sha256};
+use terra_bridge::vocabulary::known;
+
+use super::consumers::{Bus, Got};
+use super::json::Json;
+use super::terra::{Attempt, now};
+
+/// Longer values give way to their digest.
+const MAX_VALUE: usize = 1024;
+
+#[derive(Debug, Clone)]
+pub enum Meaning {
+    Event(Json),
+    /// Why nobody can read it.
+    Unreadable(&'static str),
+}
+
+/// A delivery and what was meant by it.
+#[derive(Debug, Clone)]
+pub struct Sent {
+    pub body: Vec<u8>,
+    pub meaning: Meaning,
+    /// Unix seconds.
+    pub t: i64,
+    pub trace: Option<String>,
+    pub reference: Option<String>,
+    /// Unix milliseconds.
+    pub ordered_at: Option<i64>,
+}
+
+impl Sent {
+    /// An event, or what is no event for want of a type.
+    pub fn new(body: impl Into<Vec<u8>>, json: Json) -> Self {
+        let meaning = if event_type(&json).is_some() { Meaning::Event(json) } else { Meaning::Unreadable("no-type") };
+        Self { body: body.into(), meaning, t: now(), trace: None, reference: None, ordered_at: None }
+    }
+
+    pub fn attempt(&self) -> Attempt {
+        let ordered_at = self.ordered_at.map(|time| time.to_string());
+        let headers = [
+            ("x-terra-trace-id", &self.trace),
+            ("terra-reference", &self.reference),
+            ("x-terra-ordering-timestamp", &ordered_at),
+        ];
+        let headers = headers.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?)));
+        headers.fold(Attempt::of(self.body.clone()).t(self.t), |attempt, (name, value)| attempt.header(name, value))
+    }
+
+    pub fn outcome(&self) -> &'static str {
+        match self.meaning {
+            Meaning::Event(_) => "kept",
+            Meaning::Unreadable(_) => "dead_lettered",
+        }
+    }
+
+    /// What stands for the type in the name of its topic.
+    pub fn topic(&self) -> String {
+        match self.event() {
+            Some(json) => known(&event_type(json).expect("an event")).map_or("unknown", |known| known.name).to_owned(),
+            None => "dead-letter".to_owned(),
+        }
+    }
+
+    /// The type and the id that Terra gave the event: deliveries that share them are one.
+    pub fn event_id(&self) -> Option<(String, String)> {
+        let json = self.event()?;
+        Some((event_type(json)?, json.get("event_id")?.id()?))
+    }
+
+    fn event(&self) -> Option<&Json> {
+        match &self.meaning {
+            Meaning::Event(json) => Some(json),
+            Meaning::Unreadable(_) => None,
+        }
+    }
+
+    fn key(&self, id: &str) -> String {
+        let Some(json) = self.event() else { return id.to_owned() };
+        let of = |path: &[&str]| at(json, path);
+        let direct = [["user", "user_id"], ["new_user", "user_id"], ["data", "order_id"]];
+        let reference = || of(&["data", "reference_id"]).or_else(|| of(&["reference_id"]));
+        let hashed = || reference().map(|reference| digest(&["reference", "terra", &reference]));
+        let found = direct.iter().find_map(|path| of(path)).or_else(hashed);
+        bounded(found.or_else(|| self.trace.clone()).unwrap_or_else(|| id.to_owned()))
+    }
+
+    /// Every `terra-…` header but the time of receipt.
+    fn extras(&self) -> Vec<(&'static str, Option<String>)> {
+        let of = |path: &[&str]| at(self.event()?, path).map(bounded);
+        let either = |name| of(&["user", name]).or_else(|| of(&["new_user", name]));
+        let reason = match self.meaning {
+            Meaning::Event(_) => None,
+            Meaning::Unreadable(reason) => Some(reason.to_owned()),
+        };
+        vec![
+            ("terra-endpoint", Some("terra".to_owned())),
+            ("terra-trace-id", self.trace.clone()),
+            ("terra-reference", self.reference.clone()),
+            ("terra-ordering-timestamp", self.ordered_at.map(|time| time.to_string())),
+            ("terra-event-id", of(&["event_id"])),
+            ("terra-user-id", either("user_id")),
+            ("terra-provider", either("provider")),
+            ("terra-dead-letter-reason", reason),
+        ]
+    }
+
+    /// In what the message differs from what it has to be; `id` is that of the answer.
+    pub fn differences(&self, got: &Got, id: &str, bus: &Bus) -> Vec<String> {
+        let event_type = self.event().and_then(event_type).unwrap_or_else(|| "dead-letter".to_owned());
+        let content_type = if self.event().is_some() { "application/json" } else { "application/octet-stream" };
+        let time = jiff::Timestamp::from_millisecond(self.ordered_at.unwrap_or(self.t * 1000)).expect("a time");
+        let mut compared = vec![
+            ("topic", Some(got.topic.clone()), Some(bus.topic(&self.topic()))),
+            ("key", got.key.clone(), Some(self.key(id))),
+            ("content-type", got.headers.get("content-type").cloned(), Some(content_type.to_owned())),
+        ];
+        let attributes = [
+            ("specversion", "1.0".to_owned()),
+            ("id", id.to_owned()),
+            ("source", "/terra/terra".to_owned()),
+            ("type", bounded(format!("co.tryterra.{event_type}"))),
+            ("time", format!("{time:.3}")),
+            ("partitionkey", self.key(id)),
+        ];
+        compared.extend(attributes.map(|(name, value)| (name, got.attribute(name), Some(value))));
+        compared.extend(self.extras().into_iter().map(|(name, value)| (name, got.extra(name), value)));
+        let differ = compared.into_iter().filter(|(_, got, expected)| got != expected);
+        let mut differences: Vec<_> =
+            differ.map(|(what, got, expected)| format!("{what}: {got:?} instead of {expected:?}")).collect();
+        if got.payload != self.body {
+            differences.push(format!("payload: {}", got.payload.escape_ascii()));
+        }
+        let extra = |name: &str| name == "terra-received-at" || self.extras().iter().any(|(known, _)| *known == name);
+        let unforeseen = got.headers.keys().filter(|name| name.starts_with("terra-") && !extra(name));
+        differences.extend(unforeseen.map(|name| format!("a header {name}")));
+        differences
+    }
+}
+
+fn event_type(json: &Json) -> Option<String> {
+    ["type", "event_type"].iter().find_map(|name| json.get(name)?.said())
+}
+
+fn at(json: &Json, path: &[&str]) -> Option<String> {
+    path.iter().try_fold(json, |json, name| json.get(name))?.id()
+}
+
+/// Over each field after its length.
+fn digest(fields: &[&str]) -> String {
+    let mut hash = Sha256::new();
+    for field in fields {
+        hash.update((field.len() as u64).to_be_bytes());
+        hash.update(field);
+    }
+    data_encoding::HEXLOWER.encode(&hash.finalize())
+}
+
+fn bounded(value: String) -> String {
+    if value.len() <= MAX_VALUE {
+        return value;
+    }
+    format!("sha256:{}", data_encoding::HEXLOWER.encode(&Sha256::digest(value)))
+}
