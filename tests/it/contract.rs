@@ -44,7 +44,7 @@ macro_rules! contract {
 contract!(kafka, nats, embedded);
 
 fn every_known_type_and_a_stranger_arrive_byte_for_byte(bus: &Bus) {
-    let bridge = Bridge::ready(&bus.environment());
+    let bridge = Bridge::ready(&bus.forwarding());
     for sample in SAMPLES {
         let json: serde_json::Value = serde_json::from_str(sample.body).unwrap();
         let mut sent = Sent::new(sample.body, (&json).into());

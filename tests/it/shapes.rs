@@ -42,7 +42,7 @@ fn every_example_arrives_byte_for_byte_on_the_embedded_log() {
 }
 
 fn every_example_arrives_byte_for_byte(bus: &Bus) {
-    let bridge = Bridge::ready(&bus.environment());
+    let bridge = Bridge::ready(&bus.forwarding());
     let mut arriving: BTreeMap<String, Vec<(Sent, String)>> = BTreeMap::new();
     for (place, example) in examples().enumerate() {
         let json: Value = serde_json::from_str(example).expect("an example is JSON");
@@ -91,7 +91,7 @@ fn every_known_type_has_a_shape_and_every_published_one_an_example() {
 fn generated_deliveries_arrive_as_what_they_are() {
     let (count, seed) = (number("TERRA_BRIDGE_TEST_GENERATED", USUAL), number("TERRA_BRIDGE_TEST_GENERATED_SEED", 1));
     let bus = Bus::embedded().expect("a directory");
-    let bridge = Bridge::ready(&bus.environment());
+    let bridge = Bridge::ready(&bus.forwarding());
     let shapes = Shapes::read();
     let events = shapes.events();
     let mut read = BTreeMap::new();

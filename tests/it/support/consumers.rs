@@ -110,6 +110,13 @@ impl Bus {
         environment.into_iter().map(|(name, value)| (format!("TERRA_BRIDGE_{name}"), value)).collect()
     }
 
+    /// The same for a bridge that follows no link.
+    pub fn forwarding(&self) -> Vec<(String, String)> {
+        let mut environment = self.environment();
+        environment.push(("TERRA_BRIDGE_S3__MODE".into(), "forward".into()));
+        environment
+    }
+
     /// The first `count` messages of a topic, in order.
     pub fn read(&self, bridge: &Bridge, topic: &str, count: usize) -> Vec<Got> {
         let got = self.take(bridge, topic, count);
