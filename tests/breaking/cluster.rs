@@ -116,6 +116,7 @@ fn kafka(node: usize, places: &Places<'_>, dir: &Path) -> String {
          default.replication.factor={nodes}\n\
          min.insync.replicas={in_sync}\n\
          offsets.topic.replication.factor=1\n\
+         auto.leader.rebalance.enable=false\n\
          group.initial.rebalance.delay.ms=0\n",
         id = node + 1,
         logs = dir.join("logs").display(),

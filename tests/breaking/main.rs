@@ -202,6 +202,9 @@ fn carry_out(plan: &Plan, line: Line, cluster: Option<&mut Cluster>) -> Line {
     let terra = Terra::start(plan, ledger.clone(), world.destination.clone());
     let skipped = strikes::carry_out(plan, &mut world);
     world.pass(DONE_WITHIN, |_| terra.is_done());
+    if !terra.is_done() {
+        world.looks_itself();
+    }
     terra.stop();
     world.drain_spool();
     world.terminate();

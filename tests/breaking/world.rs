@@ -5,6 +5,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rdkafka::consumer::Consumer;
 use tempfile::TempDir;
 use terra_bridge::samples::SAMPLES;
 
@@ -16,7 +17,7 @@ use crate::ledger::Ledger;
 use crate::plan::Plan;
 use crate::settings::{self, CERTIFICATE, CONFIG, DRAIN_TIMEOUT, KEY, SECRETS, secret};
 use crate::support::bridge::{Bridge, command, on_free_ports};
-use crate::support::consumers::Bus;
+use crate::support::consumers::{Bus, kafka_client};
 use crate::support::terra::{Attempt, SECRET};
 use crate::support::{http, unique, until};
 use crate::terra::Destination;
@@ -26,6 +27,7 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 /// What bus and spool may take beyond it, and a busy machine.
 const ENDS_WITHIN: Duration = Duration::from_secs(DRAIN_TIMEOUT + 6);
 const DRAINED_WITHIN: Duration = Duration::from_secs(60);
+const LOOK_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Lines of the bridge that are kept for whoever has to find out what went wrong.
 const SAID: usize = 60;
@@ -281,6 +283,13 @@ impl<'c> World<'c> {
     /// Bytes of memory that any of the bridge's processes had at its peak.
     pub fn peak(&self) -> u64 {
         self.peak
+    }
+
+    /// Notes whether a client that has only just begun gets to the brokers on the bridge's way.
+    pub fn looks_itself(&mut self) {
+        let Some(cluster) = self.cluster.as_ref().filter(|_| self.name.is_kafka()) else { return };
+        let found = kafka_client(&cluster.through_proxies()).fetch_metadata(None, LOOK_WITHIN);
+        self.said.push(format!("a new client reaches the brokers through the proxies: {}", found.is_ok()));
     }
 
     /// What the bridges said last, but for what they say of each delivery.

@@ -99,22 +99,24 @@ impl Line {
         self.client.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Replaces a client that failed for good; what it still had is answered as transient. Blocks.
-    /// Returns why it had failed, and `None` where it had not.
-    pub(super) fn replace_if_fatal(&self) -> Option<Code> {
-        let (code, _) = self.client()?.client().fatal_error()?;
-        let made = client::create(&self.config, Reports(Arc::clone(&self.state)));
-        match made {
+    /// Why the client failed for good; `None` where it has not.
+    pub(super) fn fatal(&self) -> Option<Code> {
+        self.client()?.client().fatal_error().map(|(code, _)| code)
+    }
+
+    /// Replaces the client; what it still had is answered as transient.
+    pub(super) fn replace(&self) {
+        match client::create(&self.config, Reports(Arc::clone(&self.state))) {
             Ok(client) => {
                 let mut slot = self.client.write().unwrap_or_else(PoisonError::into_inner);
                 // Closed meanwhile: stays closed.
                 let old = slot.is_some().then(|| slot.replace(Arc::new(client)));
                 drop(slot);
-                drop(old);
+                // Closing blocks, and one that is stuck may do so for long.
+                std::thread::spawn(move || drop(old));
             }
             Err(error) => tracing::error!("the failed Kafka client cannot be replaced: {error}"),
         }
-        Some(code)
     }
 
     /// Waits for the reports of all that was handed over, then closes. Blocks, for `patience` at most

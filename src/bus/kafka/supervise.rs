@@ -20,12 +20,17 @@ const BREATH: Duration = Duration::from_millis(200);
 const LOOK: Duration = Duration::from_secs(30);
 
 /// Between two replacements of a client that fails again without a receipt in between.
-const REPLACE_MOST: Duration = Duration::from_secs(10);
+const REPLACE_MOST: Duration = Duration::from_secs(60);
+
+/// A client that hears of no broker for so long is replaced, as a restart of the bridge would: a broker that
+/// has only just started may name no broker at all in its metadata, and librdkafka (2.12.1) then lets go of
+/// every one it knows and looks for none again.
+const LONG: Duration = Duration::from_secs(10);
 
 /// Runs until it is dropped. The calls to the brokers block, each with a deadline, on threads of
 /// their own.
 pub(super) async fn supervise(line: Arc<Line>, state: Arc<State>, mut topics: Topics, patience: Duration) {
-    let mut replacing = Replacing::default();
+    let (mut replacing, mut silence, mut lost) = (Replacing::default(), Silence::default(), false);
     let mut next_look = Instant::now();
     loop {
         if let Some(told) = state.take_told() {
@@ -35,20 +40,30 @@ pub(super) async fn supervise(line: Arc<Line>, state: Arc<State>, mut topics: To
         let (asked, topic, before) = (Arc::clone(&line), topics.first(), state.receipts());
         let due = replacing.due();
         let round = tokio::task::spawn_blocking(move || {
-            let failed = due.then(|| asked.replace_if_fatal()).flatten();
-            (failed, reached(&asked, topic.as_deref(), patience))
+            let fatal = asked.fatal();
+            let replaced = due && (lost || fatal.is_some());
+            if replaced {
+                asked.replace();
+            }
+            (replaced, fatal, reached(&asked, topic.as_deref(), patience))
         });
-        let Ok((failed, reached)) = round.await else { return };
-        if let Some(code) = failed {
-            tracing::warn!(?code, "the Kafka client failed for good and was replaced");
-            if let Some(trouble) = Trouble::of(code) {
+        let Ok((replaced, fatal, reached)) = round.await else { return };
+        if replaced {
+            match fatal {
+                Some(code) => tracing::warn!(?code, "the Kafka client failed for good and was replaced"),
+                None => tracing::info!("no Kafka broker answered for a while: looking for them with a new client"),
+            }
+            if let Some(trouble) = fatal.and_then(Trouble::of) {
                 state.in_trouble(trouble);
             }
             replacing.done(before);
+            silence = Silence::default();
         }
         replacing.settle(state.receipts());
         // A receipt says more than a slow answer about metadata.
-        if reached || state.receipts() != before {
+        let heard = reached || state.receipts() != before;
+        lost = silence.is_long(heard, Instant::now());
+        if heard {
             state.up();
         } else {
             state.away();
@@ -97,5 +112,38 @@ impl Replacing {
         if self.not_before.is_some() && receipts != self.receipts {
             *self = Self::default();
         }
+    }
+}
+
+/// Since when no broker was heard of.
+#[derive(Default)]
+struct Silence(Option<Instant>);
+
+impl Silence {
+    /// Another look: whether it has lasted for [`LONG`].
+    fn is_long(&mut self, heard: bool, now: Instant) -> bool {
+        if heard {
+            self.0 = None;
+            return false;
+        }
+        now - *self.0.get_or_insert(now) >= LONG
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silence_is_long_where_nothing_breaks_it() {
+        let begun = Instant::now();
+        let mut silence = Silence::default();
+        let mut look = |heard, seconds| silence.is_long(heard, begun + Duration::from_secs(seconds));
+        assert!(!look(true, 0));
+        assert!(!look(false, 100), "the first look that hears nothing");
+        assert!(!look(false, 109));
+        assert!(!look(true, 110));
+        assert!(!look(false, 111));
+        assert!(look(false, 121));
     }
 }
