@@ -39,6 +39,11 @@ struct Fetched {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct At {
+    endpoint: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Published {
     topic: String,
     result: &'static str,
@@ -52,7 +57,7 @@ pub struct Metrics {
     published: Family<Published, Counter>,
     fetched: Family<Fetched, Counter>,
     known_again: Counter,
-    whole: Histogram,
+    whole: Family<At, Histogram, fn() -> Histogram>,
     publish: Histogram,
     pub(crate) connections: Arc<AtomicI64>,
     pub(crate) publishes: Arc<AtomicI64>,
@@ -92,7 +97,8 @@ impl Metrics {
         let fetched = Family::default();
         let known_again = Counter::default();
         let bus_up = Gauge::default();
-        let (whole, publish) = (Histogram::new(TIMES), Histogram::new(TIMES));
+        let whole = Family::new_with_constructor((|| Histogram::new(TIMES)) as fn() -> Histogram);
+        let publish = Histogram::new(TIMES);
         let (connections, publishes) = (Arc::new(AtomicI64::new(0)), Arc::new(AtomicI64::new(0)));
         registry.register("deliveries", "Requests to an endpoint, by how they ended", deliveries.clone());
         registry.register(
@@ -138,7 +144,7 @@ impl Metrics {
     /// One request to `endpoint` ended.
     pub fn ended(&self, endpoint: &str, outcome: &'static str, took: Duration) {
         self.deliveries.get_or_create(&Ending { endpoint: endpoint.to_owned(), outcome }).inc();
-        self.whole.observe(took.as_secs_f64());
+        self.whole.get_or_create(&At { endpoint: endpoint.to_owned() }).observe(took.as_secs_f64());
     }
 
     pub fn rejected(&self, endpoint: &str, reason: &'static str) {

@@ -247,6 +247,7 @@ pub(crate) mod tests {
             max_age: Duration::from_secs(26 * 3600),
             max_skew: Duration::from_secs(300),
             rejected_status: http::StatusCode::UNAUTHORIZED,
+            routes: crate::config::OwnRoutes::default(),
         })
     }
 

@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 use super::serve::Tls;
 use super::{CheckArgs, Failure, quiet_on_broken_pipe, setup};
 use crate::bus::{self, Finding, Level};
-use crate::config::{Config, Ignored, Loaded};
+use crate::config::{Config, Endpoint, Ignored, Loaded};
 use crate::route::{Route, Table};
 use crate::spool;
 
@@ -18,6 +18,10 @@ pub(super) async fn run(args: &CheckArgs, loaded: &Loaded, table: &Table) -> Res
     text.push_str(&ignored(&loaded.effective.ignored));
     let _ = write!(text, "\nRoutes\n\n{}", routes(table));
     print(&text)?;
+    let shared = shared(&loaded.config.endpoints);
+    if !shared.is_empty() {
+        print(&format!("\nEndpoints\n\n{}", described(&shared)))?;
+    }
     certificates(&loaded.config)?;
     let failed = |error: bus::OpenError| Failure::Running(error.to_string());
     let mut findings = Vec::new();
@@ -34,6 +38,21 @@ pub(super) async fn run(args: &CheckArgs, loaded: &Loaded, table: &Table) -> Res
         0 => Ok(()),
         mistakes => Err(Failure::Running(format!("not all is as it must be: {mistakes} to mend, see above"))),
     }
+}
+
+/// Endpoints that one secret opens, which is allowed.
+fn shared(endpoints: &[Endpoint]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (at, one) in endpoints.iter().enumerate() {
+        let opens = |other: &&Endpoint| other.secrets.iter().any(|secret| one.secrets.contains(secret));
+        findings.extend(endpoints[at + 1..].iter().filter(opens).map(|other| Finding {
+            about: format!("endpoints.{} and endpoints.{}", one.name, other.name),
+            level: Level::Advice,
+            says: "have a secret in common: what is captured on its way to one is taken at the other".into(),
+            remedy: Some("give each its own: Terra has one for each environment and destination".into()),
+        }));
+    }
+    findings
 }
 
 /// Whether the listeners could prove themselves.

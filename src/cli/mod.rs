@@ -271,8 +271,7 @@ fn load(file: Option<&Path>) -> Result<(Loaded, Table), Failure> {
 
 fn judged(file: Option<&Path>) -> Result<(Loaded, Table), Mistakes> {
     let loaded = config::load(file, std::env::vars_os(), io::stdout().is_terminal())?;
-    let endpoints: Vec<_> = loaded.config.endpoints.iter().map(|endpoint| endpoint.name.as_str()).collect();
-    let table = Table::build(&loaded.config.routes, &endpoints).expect("the configuration was judged with its table");
+    let table = Table::of(&loaded.config).expect("the configuration was judged with its table");
     Ok((loaded, table))
 }
 

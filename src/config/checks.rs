@@ -18,8 +18,10 @@ pub(super) struct Check {
 
 pub(super) const ANY: Check = Check { allowed: "a text that is not empty", test: not_empty };
 pub(super) const PATH: Check = Check { allowed: "a path such as \"/terra\", without ? and #", test: path };
-pub(super) const TOPIC: Check =
-    Check { allowed: "a topic of letters, digits, \".\", \"_\" and \"-\", at most 249", test: units::topic_name };
+pub(super) const TOPIC: Check = Check {
+    allowed: "a topic of letters, digits, \".\", \"_\" and \"-\", at most 249, and {endpoint} if you like",
+    test: topic,
+};
 pub(super) const TEMPLATE: Check = Check {
     allowed: "a topic with {type} in it, such as \"terra.{type}\", and {endpoint} if you like",
     test: template,
@@ -53,6 +55,10 @@ fn path(text: &str) -> Result<(), &'static str> {
     }
     let plain = text.bytes().all(|b| b.is_ascii_graphic());
     if plain { Ok(()) } else { Err("has a character that a path cannot have") }
+}
+
+fn topic(text: &str) -> Result<(), &'static str> {
+    units::topic_name(&text.replace("{endpoint}", "x"))
 }
 
 fn template(text: &str) -> Result<(), &'static str> {

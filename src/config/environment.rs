@@ -60,9 +60,14 @@ impl Environment {
     }
 }
 
-/// The variable that sets a key.
+/// The variable that sets a key. In the name of an endpoint `_` stands for `-`, which no shell can export.
 pub(super) fn variable(path: &[String]) -> String {
-    let levels: Vec<String> = path.iter().map(|name| name.replace('.', LEVEL).to_uppercase()).collect();
+    let mut levels: Vec<String> = path.iter().map(|name| name.replace('.', LEVEL).to_uppercase()).collect();
+    if let [section, endpoint, ..] = levels.as_mut_slice()
+        && section == "ENDPOINTS"
+    {
+        *endpoint = endpoint.replace('-', "_");
+    }
     format!("{PREFIX}{}", levels.join(LEVEL))
 }
 

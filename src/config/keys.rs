@@ -33,7 +33,7 @@ pub(super) const LIVE: &[&str] =
     &["endpoints", "routes", "server.allow", "server.trusted_proxies", "embedded.token", "log.filter"];
 
 /// The tables whose names have dots: deeper levels join into one name.
-pub(super) const JOINED: [[&str; 2]; 3] = [["routes", "types"], ["kafka", "topic_config"], ["kafka", "properties"]];
+const JOINED: [&str; 4] = ["routes.types", "endpoints.<name>.routes.types", "kafka.topic_config", "kafka.properties"];
 
 /// The endpoint that exists where no other is named.
 pub(super) const TERRA: &str = "terra";
@@ -90,7 +90,12 @@ pub(super) static KEYS: &[Key] = &[
     key("endpoints.<name>.max_skew", Duration(SECOND, HOUR), "5m", "A signature further in the future than this is rejected"),
     key("endpoints.<name>.rejected_status", Status, "401", "The answer to a rejected delivery: 401, or 503, after which every sender tries again"),
 
-    key("routes.template", Text(check::TEMPLATE), "terra.{type}", "The topic of a known type that routes.types does not name; {type} and {endpoint} are filled in"),
+    optional("endpoints.<name>.routes.template", Text(check::TEMPLATE), "terra.{endpoint}.{type}", "This endpoint's own, which comes before all common routes: the topic of a known type that its own types do not name"),
+    optional("endpoints.<name>.routes.unknown", TopicOrFalse, "terra.{endpoint}.unknown", "The topic of all unknown types that its own types do not name; false drops them"),
+    optional("endpoints.<name>.routes.dead_letter", Text(check::TOPIC), "terra.{endpoint}.dead-letter", "The topic of what Terra signed for it but nobody can read"),
+    optional("endpoints.<name>.routes.types.<type>", TopicOrFalse, "terra.{endpoint}.days", "The topic of one type, or false to drop it; a final * matches any rest"),
+
+    key("routes.template", Text(check::TEMPLATE), "terra.{type}", "The topic of a known type that routes.types does not name; {type} and, as in every topic here, {endpoint} are filled in"),
     key("routes.unknown", TopicOrFalse, "terra.unknown", "The topic of all unknown types; false drops them"),
     key("routes.dead_letter", Text(check::TOPIC), "terra.dead-letter", "The topic of what Terra signed but nobody can read"),
     optional("routes.types.<type>", TopicOrFalse, "health.daily", "The topic of one type, or false to drop it; a final * matches any rest"),
@@ -166,24 +171,27 @@ pub(super) enum Meaning {
 }
 
 pub(super) fn meaning(path: &[String]) -> Meaning {
-    let fits = |key: &&Key| {
-        let mut parts = key.name.split('.');
-        path.iter()
-            .all(|name| parts.next().is_some_and(|part| part == name || (part.starts_with('<') && !name.is_empty())))
-    };
-    let mut fitting = KEYS.iter().filter(fits);
+    let mut fitting = KEYS.iter().filter(|key| fits(key.name, path)).peekable();
+    let is_table = fitting.peek().is_some();
     match fitting.find(|key| key.name.split('.').count() == path.len()) {
         Some(key) => Meaning::Key(key),
-        None if KEYS.iter().any(|key| fits(&key)) => Meaning::Table,
+        None if is_table => Meaning::Table,
         None => Meaning::Unknown,
     }
 }
 
+/// Whether the path leads to what is called so, or to a table above it.
+fn fits(called: &str, path: &[String]) -> bool {
+    let mut parts = called.split('.');
+    path.iter().all(|name| parts.next().is_some_and(|part| part == name || (part.starts_with('<') && !name.is_empty())))
+}
+
 /// Joins the levels below a table whose names have dots.
 pub(super) fn join(mut path: Vec<String>) -> Vec<String> {
-    let joined = JOINED.iter().any(|[section, table]| path.len() > 3 && path[0] == *section && path[1] == *table);
-    if joined {
-        let name = path.split_off(2).join(".");
+    let levels = |table: &str| table.split('.').count();
+    let below = |table: &&&str| path.get(..levels(table)).is_some_and(|above| fits(table, above));
+    if let Some(table) = JOINED.iter().find(below).filter(|table| path.len() > levels(table) + 1) {
+        let name = path.split_off(levels(table)).join(".");
         path.push(name);
     }
     path

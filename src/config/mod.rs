@@ -160,8 +160,19 @@ pub struct Endpoint {
     pub max_skew: Duration,
     /// 401 or 503.
     pub rejected_status: http::StatusCode,
+    pub routes: OwnRoutes,
 }
 
+/// What an endpoint says itself, before the common routes. Names are as theirs.
+#[derive(Debug, Clone, Default)]
+pub struct OwnRoutes {
+    pub template: Option<String>,
+    pub unknown: Option<Option<String>>,
+    pub dead_letter: Option<String>,
+    pub types: BTreeMap<String, Option<String>>,
+}
+
+/// Every topic may have `{endpoint}` in it.
 #[derive(Debug, Clone)]
 pub struct Routes {
     /// Has `{type}` in it.

@@ -9,8 +9,8 @@ use ipnet::IpNet;
 
 use super::values::Values;
 use super::{
-    Admin, Bus, CertificatePair, Config, Dedupe, Embedded, Endpoint, Kafka, Log, LogFormat, Nats, Routes, S3, Secret,
-    Senders, Server, Spool, Tls, checks,
+    Admin, Bus, CertificatePair, Config, Dedupe, Embedded, Endpoint, Kafka, Log, LogFormat, Nats, OwnRoutes, Routes,
+    S3, Secret, Senders, Server, Spool, Tls, checks,
 };
 
 pub(super) fn config(values: &Values) -> Option<Config> {
@@ -64,16 +64,26 @@ fn endpoint(values: &Values, name: &str) -> Option<Endpoint> {
         max_age: values.get(&key("max_age"))?,
         max_skew: values.get(&key("max_skew"))?,
         rejected_status: StatusCode::from_u16(values.get(&key("rejected_status"))?).ok()?,
+        routes: own_routes(values, name)?,
+    })
+}
+
+pub(super) fn own_routes(values: &Values, endpoint: &str) -> Option<OwnRoutes> {
+    let table = format!("endpoints.{endpoint}.routes");
+    Some(OwnRoutes {
+        template: values.get(&format!("{table}.template")),
+        unknown: values.topic(&format!("{table}.unknown")),
+        dead_letter: values.get(&format!("{table}.dead_letter")),
+        types: types(values, &format!("{table}.types"))?,
     })
 }
 
 pub(super) fn routes(values: &Values) -> Option<Routes> {
-    let types = values.below("routes.types").map(|(key, name)| Some((name.to_owned(), values.topic(key)?)));
     Some(Routes {
         template: values.get("routes.template")?,
         unknown: values.topic("routes.unknown")?,
         dead_letter: values.get("routes.dead_letter")?,
-        types: types.collect::<Option<_>>()?,
+        types: types(values, "routes.types")?,
     })
 }
 
@@ -82,6 +92,10 @@ fn s3(values: &Values) -> Option<Option<S3>> {
     let allow_networks = networks(values, "s3.allow_networks").unwrap_or_default();
     let ca = values.get::<String>("s3.ca").map(PathBuf::from);
     Some((mode == "fetch").then_some(S3 { hosts, allow_networks, ca }))
+}
+
+fn types(values: &Values, table: &str) -> Option<BTreeMap<String, Option<String>>> {
+    values.below(table).map(|(key, name)| Some((name.to_owned(), values.topic(key)?))).collect()
 }
 
 fn spool(values: &Values) -> Option<Option<Spool>> {

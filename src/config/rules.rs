@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::mistake::{Mistake, Source};
+use super::mistake::Mistake;
 use super::values::Values;
 use super::{resolve, units};
 use crate::bus;
-use crate::route::Table;
+use crate::route::{Misroute, Table};
 
 pub(super) fn judge(values: &Values) -> Vec<Mistake> {
     let rules = [times, sizes, certificates, ports, paths, routes, dedupe, kafka, nats, embedded];
@@ -72,17 +72,22 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
 }
 
 fn paths(values: &Values) -> Vec<Mistake> {
-    let mut taken: BTreeMap<String, String> = BTreeMap::new();
+    // What stands between a sender and the bridge may add or take away a final slash.
+    let mut taken: BTreeMap<String, (String, String)> = BTreeMap::new();
     let mut mistakes = Vec::new();
     for endpoint in &values.endpoints {
         let key = format!("endpoints.{endpoint}.path");
         let Some(path) = values.get::<String>(&key) else { continue };
-        match taken.get(&path) {
-            Some(other) => {
-                let wrong = format!("is {path:?}, as {other} is ({})", values.source(other));
+        match taken.get(path.trim_end_matches('/')) {
+            Some((other, theirs)) => {
+                let place = values.source(other);
+                let wrong = match *theirs == path {
+                    true => format!("is {path:?}, as {other} is ({place})"),
+                    false => format!("is {path:?}, which only a slash tells from {other} ({place})"),
+                };
                 mistakes.push(together(&key, values, wrong, "give each endpoint a path of its own"));
             }
-            None => drop(taken.insert(path, key)),
+            None => drop(taken.insert(path.trim_end_matches('/').to_owned(), (key, path))),
         }
     }
     mistakes
@@ -90,10 +95,25 @@ fn paths(values: &Values) -> Vec<Mistake> {
 
 fn routes(values: &Values) -> Vec<Mistake> {
     let Some(routes) = resolve::routes(values) else { return Vec::new() };
-    let endpoints: Vec<&str> = values.endpoints.iter().map(String::as_str).collect();
+    let own = |name: &String| Some((name.clone(), resolve::own_routes(values, name)?));
+    let own: Vec<_> = values.endpoints.iter().filter_map(own).collect();
     // Only the complete table shows topics that collide over all known types.
-    let wrong = Table::build(&routes, &endpoints).err().unwrap_or_default();
-    wrong.into_iter().map(|wrong| Mistake::new("routes", &Source::Together, wrong)).collect()
+    let wrongs = Table::build(&routes, own.iter().map(|(name, own)| (name.as_str(), own))).err().unwrap_or_default();
+    let mistake = |wrong| match wrong {
+        Misroute::Illegal { key, topic, problem } => {
+            let wrong = format!("makes the topic `{topic}`, which is no name for one: it {problem}");
+            together(&key, values, wrong, "change it")
+        }
+        Misroute::Confusable { key, topic, other, others_key } => {
+            let place = values.source(&others_key);
+            let wrong = format!(
+                "makes the topic `{topic}`, which differs only in `.` and `_` from `{other}` of {others_key} ({place}), \
+                 and Kafka refuses that"
+            );
+            together(&key, values, wrong, "rename one of them")
+        }
+    };
+    wrongs.into_iter().map(mistake).collect()
 }
 
 /// Who replays a delivery that is still taken must find it remembered.

@@ -69,6 +69,20 @@ impl Settings {
         self.mistakes.extend(other.mistakes);
     }
 
+    /// No shell can export a name with `-`: `my_staging` is `my-staging` where only that one is named otherwise.
+    fn name_endpoints_as(&mut self, file: &Self) {
+        let in_file: BTreeSet<String> = file.all.iter().filter_map(Setting::endpoint).collect();
+        let here = self.all.iter().filter_map(Setting::endpoint);
+        let dashed: BTreeSet<String> = in_file.iter().cloned().chain(here).filter(|name| name.contains('-')).collect();
+        for setting in &mut self.all {
+            let Some(name) = setting.endpoint().filter(|name| !in_file.contains(name)) else { continue };
+            let mut meant = dashed.iter().filter(|dashed| dashed.replace('-', "_") == name);
+            if let (Some(only), None) = (meant.next(), meant.next()) {
+                setting.path[1].clone_from(only);
+            }
+        }
+    }
+
     /// Keeps what is known and given once.
     fn check(mut self) -> Self {
         let mut first: BTreeMap<Vec<String>, Source> = BTreeMap::new();
@@ -122,12 +136,14 @@ impl Setting {
 /// `Err` where the file cannot be used at all: what it leaves unsaid would only make false mistakes.
 pub(super) fn lay(path: Option<&Path>, environment: &Environment) -> Result<Sheet, Vec<Mistake>> {
     let path: Option<PathBuf> = path.map(Path::to_owned).or_else(|| environment.config());
-    let from_environment = environment.read().check();
+    let mut from_environment = environment.read();
     let all = match path.as_deref().map(file::read).transpose() {
         Ok(all) => all.unwrap_or_default(),
-        Err(mistake) => return Err([vec![*mistake], from_environment.mistakes].concat()),
+        Err(mistake) => return Err([vec![*mistake], from_environment.check().mistakes].concat()),
     };
     let from_file = Settings { all, mistakes: Vec::new() }.check();
+    from_environment.name_endpoints_as(&from_file);
+    let from_environment = from_environment.check();
 
     let given = from_file.all.iter().chain(&from_environment.all);
     let mut endpoints: BTreeSet<String> = given.filter_map(Setting::endpoint).collect();

@@ -125,6 +125,48 @@ fn each_mistake_in_a_file_has_its_words() {
             "endpoints.b.path (t.toml:3) is \"/x\", as endpoints.a.path is (t.toml:2); give each endpoint a path of its own",
         ),
         (
+            "[endpoints]\na = { path = \"/x/\", secrets = \"env:TERRA_SIGNING_SECRET\" }\n\
+             b = { path = \"/x\", secrets = \"env:TERRA_SIGNING_SECRET\" }",
+            "endpoints.b.path (t.toml:3) is \"/x\", which only a slash tells from endpoints.a.path (t.toml:2); \
+             give each endpoint a path of its own",
+        ),
+        (
+            "[endpoints.terra.routes]\ntypes.daily = \"my day\"",
+            "endpoints.terra.routes.types.daily (t.toml:2) is \"my day\", which has a character that not every bus takes; \
+             allowed: a topic of letters, digits, \".\", \"_\" and \"-\", at most 249, and {endpoint} if you like, or false",
+        ),
+        (
+            "[endpoints.terra.routes]\ntemplate = \"staging\"",
+            "endpoints.terra.routes.template (t.toml:2) is \"staging\", which has no {type} in it, so that all types would \
+             share a topic; allowed: a topic with {type} in it, such as \"terra.{type}\", and {endpoint} if you like",
+        ),
+        (
+            "[endpoints.terra.routes]\ntemplat = \"staging\"",
+            "endpoints.terra.routes.templat (t.toml:2) is not a key; did you mean endpoints.terra.routes.template?",
+        ),
+        (
+            "[endpoints.terra.routes.types]\n\"a*b\" = \"x\"",
+            "endpoints.terra.routes.types.a*b (t.toml:2) has a * before its end; allowed: a type such as \"daily\", or its \
+             beginning and a final *",
+        ),
+        (
+            "[endpoints.terra]\nroutes = \"x\"",
+            "endpoints.terra.routes (t.toml:2) is a text in quotes; allowed: a table, such as { name = \"value\" }",
+        ),
+        (
+            "[endpoints.terra.routes.types]\na.b = \"x\"\n\"a.b\" = \"y\"",
+            "endpoints.terra.routes.types.a.b (t.toml:3) is given twice, also by t.toml:2; keep one",
+        ),
+        (
+            "[routes.types]\ndaily = \"my.daily\"\n[endpoints.terra.routes.types]\nsleep = \"my_daily\"\ndaily = \"my.daily\"",
+            "endpoints.terra.routes.types.sleep (t.toml:4) makes the topic `my_daily`, which differs only in `.` and `_` from \
+             `my.daily` of endpoints.terra.routes.types.daily (t.toml:5), and Kafka refuses that; rename one of them",
+        ),
+        (
+            "[endpoints.terra.routes]\ntemplate = \"TEMPLATE{type}\"",
+            "@endpoints.terra.routes.template (t.toml:2) makes the topic `xxx",
+        ),
+        (
             "[endpoints.Big]\npath = \"/x\"\nsecrets = \"env:TERRA_SIGNING_SECRET\"",
             "endpoints.Big (t.toml:2) is not a name for an endpoint; allowed: a-z, 0-9, \"_\" and \"-\"",
         ),
@@ -135,7 +177,8 @@ fn each_mistake_in_a_file_has_its_words() {
         ),
         (
             "[routes]\ndead_letter = false",
-            "routes.dead_letter (t.toml:2) is a flag; allowed: a topic of letters, digits, \".\", \"_\" and \"-\", at most 249",
+            "routes.dead_letter (t.toml:2) is a flag; allowed: a topic of letters, digits, \".\", \"_\" and \"-\", at most 249, \
+             and {endpoint} if you like",
         ),
         (
             "[routes.types]\n\"a*b\" = \"x\"",
@@ -207,6 +250,7 @@ fn each_mistake_in_a_file_has_its_words() {
         ),
     ];
     for (toml, words) in cases {
+        let toml = &toml.replace("TEMPLATE", &"x".repeat(245));
         let said = said(from_file(toml));
         match words.strip_prefix('@') {
             Some(beginning) => assert!(said.starts_with(beginning), "{toml}\n{said}"),
@@ -352,6 +396,60 @@ fn the_environment_alone_is_enough() {
     assert_eq!(config.endpoints[0].secrets[1].expose(), b" \"0012\" ");
     let ignored: Vec<&str> = loaded.effective.ignored.iter().map(|ignored| ignored.name.as_str()).collect();
     assert_eq!(ignored, ["TERRA_BRIDGE_PORT", "TERRA_BRIDGE_TEST_KAFKA"]);
+}
+
+#[test]
+fn endpoints_with_routes_of_their_own_come_from_the_environment_alone() {
+    let loaded = from_environment(&[
+        ("TERRA_BRIDGE_ENDPOINTS__TERRA__MAX_AGE", "1h"),
+        ("TERRA_BRIDGE_ENDPOINTS__STAGING__PATH", "/staging"),
+        ("TERRA_BRIDGE_ENDPOINTS__STAGING__SECRETS", "env:TERRA_SIGNING_SECRET"),
+        ("TERRA_BRIDGE_ENDPOINTS__STAGING__REJECTED_STATUS", "503"),
+        ("TERRA_BRIDGE_ENDPOINTS__STAGING__ROUTES__TEMPLATE", "{endpoint}.{type}"),
+        ("TERRA_BRIDGE_ENDPOINTS__STAGING__ROUTES__UNKNOWN", "false"),
+        ("TERRA_BRIDGE_ENDPOINTS__STAGING__ROUTES__DEAD_LETTER", "{endpoint}.letters"),
+        ("TERRA_BRIDGE_ENDPOINTS__STAGING__ROUTES__TYPES", "{ \"lab_report.*\" = \"labs\", daily = false }"),
+        ("TERRA_BRIDGE_ENDPOINTS__STAGING__ROUTES__TYPES__ORDER__STATUS_CHANGED", "orders"),
+        ("TERRA_BRIDGE_ENDPOINTS__EU-WEST_1", "{ path = \"/eu\", secrets = [\"env:TERRA_SIGNING_SECRET\"] }"),
+        ("TERRA_BRIDGE_ENDPOINTS__EU_WEST_1__ROUTES__TYPES__DAILY", "eu.days"),
+        ("TERRA_BRIDGE_ENDPOINTS__EU_NORTH__PATH", "/north"),
+        ("TERRA_BRIDGE_ENDPOINTS__EU_NORTH__SECRETS", "env:TERRA_SIGNING_SECRET"),
+    ]);
+    let config = loaded.unwrap_or_else(|mistakes| panic!("{mistakes}")).config;
+    let [west, north, staging, terra] = &config.endpoints[..] else { panic!("{:?}", config.endpoints) };
+    assert_eq!([&west.name, &north.name, &staging.name, &terra.name], ["eu-west_1", "eu_north", "staging", "terra"]);
+    assert_eq!((terra.path.as_str(), terra.max_age.as_secs()), ("/terra", 3600));
+    assert_eq!(west.routes.types, [("daily".to_owned(), Some("eu.days".to_owned()))].into());
+    assert_eq!(staging.rejected_status, 503);
+    assert_eq!(staging.routes.template.as_deref(), Some("{endpoint}.{type}"));
+    assert_eq!(staging.routes.unknown, Some(None));
+    assert_eq!(staging.routes.dead_letter.as_deref(), Some("{endpoint}.letters"));
+    let types: Vec<_> = staging.routes.types.iter().map(|(of, topic)| (of.as_str(), topic.as_deref())).collect();
+    let expected = [("daily", None), ("lab_report.*", Some("labs")), ("order.status_changed", Some("orders"))];
+    assert_eq!(types, expected);
+    assert!(terra.routes.types.is_empty() && terra.routes.template.is_none());
+}
+
+#[test]
+fn underscores_in_the_environment_are_the_dashes_of_the_file_unless_that_names_both() {
+    let toml = |name: &str| format!("[endpoints.{name}]\npath = \"/{name}\"\nsecrets = \"env:TERRA_SIGNING_SECRET\"\n");
+    let variables = [SIGNED, ("TERRA_BRIDGE_ENDPOINTS__MY_STAGING__PATH", "/given")];
+    let paths = |toml: String| {
+        let config = read(Some(&toml), &variables).unwrap_or_else(|mistakes| panic!("{mistakes}")).config;
+        config.endpoints.into_iter().map(|endpoint| (endpoint.name, endpoint.path)).collect::<Vec<_>>()
+    };
+    let pair = |name: &str, path: &str| (name.to_owned(), path.to_owned());
+    assert_eq!(paths(toml("my-staging")), [pair("my-staging", "/given")]);
+    let both = toml("my-staging") + &toml("my_staging");
+    assert_eq!(paths(both), [pair("my-staging", "/my-staging"), pair("my_staging", "/given")]);
+    let missing = said(read(Some("[endpoints.my-staging]\npath = \"/a\""), &[SIGNED]));
+    assert!(
+        missing.ends_with("or TERRA_BRIDGE_ENDPOINTS__MY_STAGING__SECRETS=env:MY_STAGING_SIGNING_SECRET"),
+        "{missing}"
+    );
+    let twice = [variables[1], ("TERRA_BRIDGE_ENDPOINTS__MY-STAGING__PATH", "/other"), SIGNED];
+    let said = said(read(Some(&toml("my-staging")), &twice));
+    assert!(said.contains("endpoints.my-staging.path") && said.contains("is given twice"), "{said}");
 }
 
 #[test]

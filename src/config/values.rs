@@ -124,7 +124,7 @@ pub(super) fn walk(sheet: Sheet, environment: &Environment, is_terminal: bool) -
 
 fn hold(values: &mut Values, name: String, given: Given, environment: &Environment) {
     let Given { key, value, source } = given;
-    values.mistakes.extend(judge_name(&name, &source));
+    values.mistakes.extend(judge_name(key, &name, &source));
     let lenient = !matches!(source, Source::File { .. });
     match key.kind.parse(&value, lenient, environment) {
         Ok(parsed) => {
@@ -145,8 +145,8 @@ fn remedy_of(key: &Key, name: &str, remedy: &str) -> String {
 }
 
 /// What stands in a name in place of its angle brackets.
-fn judge_name(name: &str, source: &Source) -> Option<Mistake> {
-    let pattern = name.strip_prefix("routes.types.")?;
+fn judge_name(key: &Key, name: &str, source: &Source) -> Option<Mistake> {
+    let (_, pattern) = name.split_once("routes.types.").filter(|_| key.name.ends_with("<type>"))?;
     checks::type_pattern(pattern)
         .err()
         .map(|why| Mistake::new(name, source, why).allowed("a type such as \"daily\", or its beginning and a final *"))

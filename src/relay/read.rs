@@ -50,7 +50,8 @@ pub(super) fn of_event(routes: &Table, event: Event) -> Result<Letter, Outcome> 
 
 pub(super) fn of_dead_letter(routes: &Table, letter: DeadLetter) -> Letter {
     let unreadable = Some(letter.reason());
-    Letter { message: Message::of_dead_letter(letter, routes.dead_letter().clone()), unreadable, link: None }
+    let topic = routes.dead_letter(&letter.delivery().endpoint().name).clone();
+    Letter { message: Message::of_dead_letter(letter, topic), unreadable, link: None }
 }
 
 /// Reads `bytes` of them here where that is quick, and aside where others would wait for it; `None`

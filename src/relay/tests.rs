@@ -44,7 +44,7 @@ impl Bus for Slow {
 fn line() -> (Arc<Slow>, Arc<Line>) {
     let environment = [("TERRA_SIGNING_SECRET".into(), "secret".into())];
     let config = config::load(None, environment.into_iter(), false).unwrap().config;
-    let routes = Arc::new(Table::build(&config.routes, &["terra"]).unwrap());
+    let routes = Arc::new(Table::of(&config).unwrap());
     let (bus, dedupe) = (Arc::new(Slow::default()), Dedupe::new(Duration::from_secs(60), 10));
     let (budget, metrics) = (Budget::new(1 << 20), Metrics::new(Readings::default()));
     let stages = Stages { routes, fetcher: None, dedupe, bus: bus.clone(), spool: None, budget, metrics };

@@ -89,7 +89,7 @@ fn every_mistake_is_told_at_once_and_no_port_opens() {
             "server.listn",
             "server.deadline",
             "kafka.properties.acks (TERRA_BRIDGE_KAFKA__PROPERTIES__ACKS)",
-            "`a.b` and `a_b`",
+            "the topic `a_b`, which differs only in `.` and `_` from `a.b`",
             "endpoints.terra.secrets",
         ] {
             assert!(said.contains(part), "{part}: {said}");

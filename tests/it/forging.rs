@@ -10,7 +10,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
-use terra_bridge::config::{Endpoint, Secret};
+use terra_bridge::config::{Endpoint, OwnRoutes, Secret};
 use terra_bridge::samples::SAMPLES;
 use terra_bridge::server::Payload;
 use terra_bridge::signature::{Claim, Proof};
@@ -158,6 +158,7 @@ fn no_forgery_is_accepted_and_every_true_delivery_is() {
         max_age: Duration::from_secs(MAX_AGE as u64),
         max_skew: Duration::from_secs(MAX_SKEW as u64),
         rejected_status: StatusCode::UNAUTHORIZED,
+        routes: OwnRoutes::default(),
     });
     let (count, seed) = (number("TERRA_BRIDGE_TEST_FORGERIES", USUAL), number("TERRA_BRIDGE_TEST_FORGERIES_SEED", 1));
     let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get() as u64);

@@ -8,6 +8,7 @@
 //! - `large`: deliveries larger than a message of the bus may be
 //! - `links`: events that Terra sends as a link to them
 //! - `http`: replies, limits, slow clients
+//! - `endpoints`: several of them on one bridge, each with what is its own
 //! - `allow`: addresses that may try, and proxies that vouch for them
 //! - `https`: TLS on the bridge's own listeners
 //! - `overload`: more than there is room for, and the bound of memory
@@ -25,6 +26,7 @@
 mod allow;
 mod commands;
 mod contract;
+mod endpoints;
 mod forging;
 mod http;
 mod https;

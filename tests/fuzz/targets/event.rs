@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use sha2::Sha256;
-use terra_bridge::config::{Endpoint, Secret};
+use terra_bridge::config::{Endpoint, OwnRoutes, Secret};
 use terra_bridge::event::{Event, Person};
 use terra_bridge::server::Payload;
 use terra_bridge::signature::{Claim, Delivery, Proof};
@@ -26,6 +26,7 @@ static ENDPOINT: LazyLock<Arc<Endpoint>> = LazyLock::new(|| {
         max_age: Duration::from_secs(3600),
         max_skew: Duration::from_secs(300),
         rejected_status: StatusCode::UNAUTHORIZED,
+        routes: OwnRoutes::default(),
     })
 });
 

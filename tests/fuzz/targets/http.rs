@@ -61,7 +61,7 @@ static BRIDGE: LazyLock<SocketAddr> = LazyLock::new(|| {
         runtime.expect("a runtime").block_on(async move {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
             sender.send(listener.local_addr().expect("bound")).expect("somebody waits");
-            let routes = Arc::new(Table::build(&config.routes, &["terra"]).expect("sound routes"));
+            let routes = Arc::new(Table::of(&config).expect("sound routes"));
             let stages = Stages {
                 routes,
                 fetcher: None,

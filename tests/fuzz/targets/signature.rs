@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use jiff::Timestamp;
 use libfuzzer_sys::fuzz_target;
-use terra_bridge::config::{Endpoint, Secret};
+use terra_bridge::config::{Endpoint, OwnRoutes, Secret};
 use terra_bridge::server::Payload;
 use terra_bridge::signature::{Claim, Proof};
 
@@ -26,6 +26,7 @@ static ENDPOINT: LazyLock<Arc<Endpoint>> = LazyLock::new(|| {
         max_age: Duration::from_secs(3600),
         max_skew: Duration::from_secs(300),
         rejected_status: StatusCode::UNAUTHORIZED,
+        routes: OwnRoutes::default(),
     })
 });
 

@@ -1,0 +1,141 @@
+//! One layer of routes: what an endpoint says itself, or what is said for all. Comes in: the configuration.
+//! Goes out: for each type the route that it says, with the key that says so, and the mistakes that only
+//! all topics together show.
+
+use std::collections::BTreeMap;
+
+use super::{Route, Topic};
+use crate::config;
+use crate::vocabulary::KNOWN;
+
+/// What only the whole table shows. Each names its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Misroute {
+    /// A template and a type that are legal apart may be too long together.
+    Illegal { key: String, topic: Topic, problem: &'static str },
+    /// Kafka refuses two topics that differ only in `.` and `_`: their metrics would collide.
+    Confusable { key: String, topic: Topic, other: Topic, others_key: String },
+}
+
+/// A route, and the key that says so.
+pub(super) type Said = (Route, String);
+
+/// One of the two tables that say where an endpoint's events go.
+pub(super) struct Layer<'a> {
+    endpoint: &'a str,
+    /// The name of its table.
+    table: String,
+    template: Option<&'a str>,
+    pub(super) unknown: Option<&'a Option<String>>,
+    dead_letter: Option<&'a str>,
+    pub(super) types: &'a BTreeMap<String, Option<String>>,
+}
+
+impl<'a> Layer<'a> {
+    pub(super) fn own(endpoint: &'a str, routes: &'a config::OwnRoutes) -> Self {
+        Self {
+            endpoint,
+            table: format!("endpoints.{endpoint}.routes"),
+            template: routes.template.as_deref(),
+            unknown: routes.unknown.as_ref(),
+            dead_letter: routes.dead_letter.as_deref(),
+            types: &routes.types,
+        }
+    }
+
+    pub(super) fn common(endpoint: &'a str, routes: &'a config::Routes) -> Self {
+        Self {
+            endpoint,
+            table: "routes".to_owned(),
+            template: Some(&routes.template),
+            unknown: Some(&routes.unknown),
+            dead_letter: Some(&routes.dead_letter),
+            types: &routes.types,
+        }
+    }
+
+    /// `None`: it leaves the type to the other table.
+    pub(super) fn route(&self, event_type: &str) -> Option<Said> {
+        let exact = || self.types.get(event_type).map(|topic| self.of_type(event_type, topic));
+        let pattern = || {
+            let mut patterns = self.patterns().into_iter();
+            patterns.find(|(prefix, _)| event_type.starts_with(prefix.as_str())).map(|(_, said)| said)
+        };
+        exact().or_else(pattern).or_else(|| match KNOWN.iter().any(|known| known.name == event_type) {
+            true => self.templated(event_type),
+            false => self.unknown(),
+        })
+    }
+
+    fn of_type(&self, name: &str, topic: &Option<String>) -> Said {
+        self.said(&format!("types.{name}"), topic.as_deref())
+    }
+
+    /// Prefixes, the longest first.
+    pub(super) fn patterns(&self) -> Vec<(String, Said)> {
+        let prefix = |name: &'a String| name.strip_suffix('*');
+        let mut patterns: Vec<_> = self
+            .types
+            .iter()
+            .filter_map(|(name, topic)| Some((prefix(name)?.to_owned(), self.of_type(name, topic))))
+            .collect();
+        patterns.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
+        patterns
+    }
+
+    fn templated(&self, event_type: &str) -> Option<Said> {
+        self.template.map(|template| self.said("template", Some(&template.replace("{type}", event_type))))
+    }
+
+    pub(super) fn unknown(&self) -> Option<Said> {
+        self.unknown.map(|topic| self.said("unknown", topic.as_deref()))
+    }
+
+    pub(super) fn dead_letter(&self) -> Option<(Topic, String)> {
+        self.dead_letter.map(|name| (self.filled(name), format!("{}.dead_letter", self.table)))
+    }
+
+    fn said(&self, key: &str, topic: Option<&str>) -> Said {
+        let route = topic.map_or(Route::Drop, |name| Route::To(self.filled(name)));
+        (route, format!("{}.{key}", self.table))
+    }
+
+    fn filled(&self, name: &str) -> Topic {
+        Topic(name.replace("{endpoint}", self.endpoint).into())
+    }
+}
+
+/// Every topic, with the first key that makes it.
+#[derive(Default)]
+pub(super) struct Made(BTreeMap<Topic, String>);
+
+impl Made {
+    pub(super) fn keep(&mut self, (route, key): Said) -> Route {
+        if let Some(topic) = route.topic() {
+            self.0.entry(topic.clone()).or_insert(key);
+        }
+        route
+    }
+
+    /// One of a sort for each key.
+    pub(super) fn mistakes(&self) -> Vec<Misroute> {
+        let mut mistakes = BTreeMap::new();
+        let mut shapes: BTreeMap<String, (&Topic, &String)> = BTreeMap::new();
+        for (topic, key) in &self.0 {
+            if let Err(problem) = config::topic_name(topic) {
+                let illegal = || Misroute::Illegal { key: key.clone(), topic: topic.clone(), problem };
+                mistakes.entry((key, None)).or_insert_with(illegal);
+            }
+            let (other, others_key) = *shapes.entry(topic.replace('.', "_")).or_insert((topic, key));
+            if other != topic {
+                mistakes.entry((key, Some(others_key))).or_insert_with(|| Misroute::Confusable {
+                    key: key.clone(),
+                    topic: topic.clone(),
+                    other: other.clone(),
+                    others_key: others_key.clone(),
+                });
+            }
+        }
+        mistakes.into_values().collect()
+    }
+}
