@@ -39,8 +39,15 @@ pub(super) fn report(metrics: &Metrics, endpoint: &str, outcome: &Outcome, took:
             metrics.rejected(endpoint, reason.as_str());
             let untimely = matches!(reason, Rejection::TooOld | Rejection::TooNew);
             if let Some(more) = untimely.then(|| UNTIMELY.pass()).flatten() {
+                let remedy = match reason {
+                    Rejection::TooNew => {
+                        "this machine's clock is probably slow: compare it, and then `max_skew` of the endpoint"
+                    }
+                    _ => {
+                        "this machine's clock is probably fast, or a retry came later than `max_age` of the endpoint allows: compare both"
+                    }
+                };
                 let reason = reason.as_str();
-                let remedy = "compare this machine's clock, and `max_age` and `max_skew` of the endpoint";
                 tracing::warn!(endpoint, reason, more, remedy, "rejected what Terra signed, for its time alone");
             }
             let elsewhere = *reason == Rejection::Address;

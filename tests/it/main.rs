@@ -9,6 +9,7 @@
 //! - `links`: events that Terra sends as a link to them
 //! - `http`: replies, limits, slow clients
 //! - `endpoints`: several of them on one bridge, each with what is its own
+//! - `time`: signature times, old and new, and clocks that are wrong
 //! - `allow`: addresses that may try, and proxies that vouch for them
 //! - `https`: TLS on the bridge's own listeners
 //! - `overload`: more than there is room for, and the bound of memory
@@ -41,6 +42,7 @@ mod shapes;
 mod silence;
 mod slow;
 mod spool;
+mod time;
 #[path = "../breaking/kinds.rs"]
 #[allow(dead_code, reason = "the faults program uses the rest")]
 mod kinds;
