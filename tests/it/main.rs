@@ -10,6 +10,7 @@
 //! - `http`: replies, limits, slow clients
 //! - `endpoints`: several of them on one bridge, each with what is its own
 //! - `time`: signature times, old and new, and clocks that are wrong
+//! - `order`: late retries of old deliveries, and the consumer's rule
 //! - `allow`: addresses that may try, and proxies that vouch for them
 //! - `https`: TLS on the bridge's own listeners
 //! - `overload`: more than there is room for, and the bound of memory
@@ -33,6 +34,7 @@ mod http;
 mod https;
 mod large;
 mod links;
+mod order;
 mod outage;
 mod overload;
 mod reload;

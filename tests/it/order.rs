@@ -1,0 +1,165 @@
+//! Late retries of old deliveries: `terra-ordering-timestamp` reaches the consumer as Terra stamped it, and
+//! the rule of the README (overwrite only when newer or equal) leaves it with the newest state, on every bus.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::support::bridge::Bridge;
+use crate::support::brokers::Broker;
+use crate::support::consumers::{Bus, Got};
+use crate::support::http::Connection;
+use crate::support::terra::{Attempt, now};
+use crate::support::until;
+
+const DRAINED_WITHIN: Duration = Duration::from_secs(60);
+const HOUR: i64 = 3600;
+
+/// What Terra says of one day of one user, stamped so many seconds ago.
+fn day(steps: u64, trace: &str, stamped: i64) -> Attempt {
+    let body =
+        format!(r#"{{"type":"daily","user":{{"user_id":"u"}},"data":[{{"day":"2026-01-01","steps":{steps}}}]}}"#);
+    let stamp = (now() - stamped) * 1000 + 7;
+    Attempt::of(body).header("x-terra-trace-id", trace).header("x-terra-ordering-timestamp", &stamp.to_string())
+}
+
+fn stamp(attempt: &Attempt) -> &str {
+    &attempt.headers.iter().find(|(name, _)| name == "x-terra-ordering-timestamp").expect("stamped").1
+}
+
+/// An attempt that ends for Terra without an answer.
+fn cut_off(bridge: &Bridge, attempt: &Attempt) {
+    let mut connection = Connection::open(bridge.deliveries).expect("a connection");
+    connection.write(attempt.head(attempt.body.len()).as_bytes()).expect("the head goes out");
+    connection.write(&attempt.body[..10]).expect("some of the body goes out");
+}
+
+fn expect_outcome(bridge: &Bridge, attempt: &Attempt, outcome: &str) {
+    let reply = attempt.post(bridge.deliveries);
+    assert_eq!((reply.status, reply.json()["outcome"].as_str()), (200, Some(outcome)));
+}
+
+/// A service that keeps one state for each key.
+#[derive(Default)]
+struct Consumer(BTreeMap<String, (i64, Vec<u8>)>);
+
+impl Consumer {
+    fn take(&mut self, got: &Got, by_the_rule: bool) {
+        let stamp = got.extra("terra-ordering-timestamp").expect("a stamp").parse().expect("milliseconds");
+        let key = got.key.clone().expect("a key");
+        let stale = self.0.get(&key).is_some_and(|(held, _)| stamp < *held);
+        if !(stale && by_the_rule) {
+            self.0.insert(key, (stamp, got.payload.clone()));
+        }
+    }
+
+    fn steps(&self) -> u64 {
+        let event: serde_json::Value = serde_json::from_slice(&self.0["u"].1).expect("JSON");
+        event["data"][0]["steps"].as_u64().expect("steps")
+    }
+}
+
+/// Those messages as they must be, in this order, and what a consumer makes of them with and without the rule.
+fn expect_states(bus: &Bus, bridge: &Bridge, arrived: &[&Attempt], [with, without]: [u64; 2]) {
+    let got = bus.read(bridge, &bus.topic("daily"), arrived.len());
+    assert_eq!(bus.count(bridge), arrived.len(), "each of them once");
+    let (mut consumer, mut careless) = (Consumer::default(), Consumer::default());
+    for (got, attempt) in got.iter().zip(arrived) {
+        assert_eq!(got.payload, attempt.body);
+        assert_eq!(got.extra("terra-ordering-timestamp").as_deref(), Some(stamp(attempt)));
+        consumer.take(got, true);
+        careless.take(got, false);
+    }
+    assert_eq!([consumer.steps(), careless.steps()], [with, without]);
+}
+
+fn an_old_delivery_that_is_retried_late_overwrites_nothing_newer(bus: Option<Bus>) {
+    let Some(bus) = bus else { return };
+    let bridge = Bridge::ready(&bus.environment());
+    let (old, older) = (day(10, "old", 4 * HOUR), day(5, "older", 8 * HOUR));
+    let new = day(20, "new", HOUR);
+    // Of one moment: the later to arrive counts.
+    let mut corrected = day(21, "corrected", HOUR);
+    corrected.headers[2].1 = stamp(&new).to_owned();
+    cut_off(&bridge, &older);
+    cut_off(&bridge, &old);
+    expect_outcome(&bridge, &new, "kept");
+    expect_outcome(&bridge, &corrected, "kept");
+    expect_outcome(&bridge, &old, "kept");
+    expect_outcome(&bridge, &old.clone().t(now() + 1), "duplicate");
+    // Signed afresh for the retry.
+    expect_outcome(&bridge, &older.clone().t(now() + 1), "kept");
+    expect_states(&bus, &bridge, &[&new, &corrected, &old, &older], [21, 5]);
+}
+
+/// The same through the spool: the bus is away while the deliveries come, and the bridge is killed before
+/// it is back.
+fn spooled_deliveries_keep_their_stamps_and_the_rule_holds(bus: &Bus, away: &[(String, String)], back: impl FnOnce()) {
+    let dir = TempDir::new().expect("a temporary directory");
+    let mut environment = bus.environment();
+    environment.push(("TERRA_BRIDGE_SPOOL__DIR".into(), dir.path().join("spool").display().to_string()));
+    environment.push(("TERRA_BRIDGE_SPOOL__RESERVE".into(), "1 MiB".into()));
+    let bridge = Bridge::start(&[&environment, away].concat());
+    let (old, new) = (day(10, "old", 4 * HOUR), day(20, "new", HOUR));
+    cut_off(&bridge, &old);
+    expect_outcome(&bridge, &new, "spooled");
+    expect_outcome(&bridge, &old, "spooled");
+    bridge.kill();
+    back();
+    let bridge = Bridge::start(&environment);
+    let empty = |line: &str| line == "terra_bridge_spool_messages 0";
+    until("the spool is empty", DRAINED_WITHIN, || bridge.metrics().lines().any(empty).then_some(()));
+    expect_outcome(&bridge, &old.clone().t(now() + 1), "duplicate");
+    expect_states(bus, &bridge, &[&new, &old], [20, 10]);
+}
+
+mod embedded {
+    use super::*;
+
+    #[test]
+    fn an_old_delivery_that_is_retried_late_overwrites_nothing_newer() {
+        super::an_old_delivery_that_is_retried_late_overwrites_nothing_newer(Bus::embedded());
+    }
+
+    #[test]
+    fn spooled_deliveries_keep_their_stamps_and_the_rule_holds() {
+        let bus = Bus::embedded().expect("needs no broker");
+        let no_space = ("TERRA_BRIDGE_EMBEDDED__RESERVE".to_owned(), "100000 TiB".to_owned());
+        super::spooled_deliveries_keep_their_stamps_and_the_rule_holds(&bus, &[no_space], || {});
+    }
+}
+
+mod kafka {
+    use super::*;
+
+    #[test]
+    fn an_old_delivery_that_is_retried_late_overwrites_nothing_newer() {
+        super::an_old_delivery_that_is_retried_late_overwrites_nothing_newer(Bus::kafka());
+    }
+
+    #[test]
+    fn spooled_deliveries_keep_their_stamps_and_the_rule_holds() {
+        let Some(mut broker) = Broker::kafka() else { return };
+        let bus = Bus::kafka_at(format!("127.0.0.1:{}", broker.port()));
+        broker.kill();
+        super::spooled_deliveries_keep_their_stamps_and_the_rule_holds(&bus, &[], || broker.start());
+    }
+}
+
+mod nats {
+    use super::*;
+
+    #[test]
+    fn an_old_delivery_that_is_retried_late_overwrites_nothing_newer() {
+        super::an_old_delivery_that_is_retried_late_overwrites_nothing_newer(Bus::nats());
+    }
+
+    #[test]
+    fn spooled_deliveries_keep_their_stamps_and_the_rule_holds() {
+        let Some(mut broker) = Broker::nats() else { return };
+        let bus = Bus::nats_at(format!("nats://127.0.0.1:{}", broker.port()));
+        broker.kill();
+        super::spooled_deliveries_keep_their_stamps_and_the_rule_holds(&bus, &[], || broker.start());
+    }
+}
