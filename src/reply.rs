@@ -4,6 +4,7 @@
 use http::header::{ALLOW, CONNECTION, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 use serde_json::json;
+use strum::{IntoStaticStr, VariantNames};
 
 use crate::bus::Refusal;
 use crate::event::Unreadable;
@@ -16,7 +17,8 @@ use crate::signature::Rejection;
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("5");
 
 /// How a delivery ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, IntoStaticStr, VariantNames)]
+#[strum(serialize_all = "snake_case")]
 pub enum Outcome {
     /// The bus keeps it.
     Kept(DeliveryId),
@@ -54,25 +56,7 @@ pub enum Outcome {
 impl Outcome {
     /// A word for metrics and replies.
     pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::Kept(_) => "kept",
-            Self::Duplicate(_) => "duplicate",
-            Self::Spooled(_) => "spooled",
-            Self::DeadLettered(..) => "dead_lettered",
-            Self::Dropped => "dropped",
-            Self::Rejected(..) => "rejected",
-            Self::UnknownPath => "unknown_path",
-            Self::WrongMethod => "wrong_method",
-            Self::TooSlow => "too_slow",
-            Self::TooLarge => "too_large",
-            Self::Encoded => "encoded",
-            Self::Broken => "broken",
-            Self::Overloaded => "overloaded",
-            Self::Unfetched(_) => "unfetched",
-            Self::Refused(_) => "refused",
-            Self::Unspooled(_) => "unspooled",
-            Self::Unanswered => "unanswered",
-        }
+        self.into()
     }
 
     pub fn status(&self) -> StatusCode {

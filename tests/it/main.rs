@@ -8,6 +8,7 @@
 //! - `large`: deliveries larger than a message of the bus may be
 //! - `links`: events that Terra sends as a link to them
 //! - `http`: replies, limits, slow clients
+//! - `answers`: every row of the README's reply table against Terra's and Vantage's rules of retrying
 //! - `endpoints`: several of them on one bridge, each with what is its own
 //! - `time`: signature times, old and new, and clocks that are wrong
 //! - `order`: late retries of old deliveries, and the consumer's rule
@@ -26,6 +27,7 @@
 #![expect(unreachable_pub, reason = "a test crate has no public")]
 
 mod allow;
+mod answers;
 mod commands;
 mod contract;
 mod endpoints;

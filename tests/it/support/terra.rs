@@ -40,6 +40,11 @@ impl Attempt {
         self
     }
 
+    pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.body = body.into();
+        self
+    }
+
     pub fn t(mut self, t: impl ToString) -> Self {
         self.t = t.to_string();
         self
