@@ -28,6 +28,9 @@ const NOT_TEXT: &AsciiSet = CONTROLS;
 /// message that a bus refuses for its headers.
 const MAX_VALUE: usize = 1024;
 
+/// More digits are no chunk's number: a billion chunks are no request.
+const CHUNK_DIGITS: usize = 9;
+
 const DATA_CONTENT_TYPE: &str = "ce-datacontenttype";
 
 /// The header of what a link led to, and that of a link that led to nothing: why.
@@ -235,7 +238,9 @@ impl Received {
 
     fn extras(self, delivery: &Delivery) -> Vec<(Cow<'static, str>, String)> {
         let mut extras = Vec::with_capacity(8);
+        let chunk = self.trace_id.as_deref().and_then(chunk).map(|(_, number)| number.to_owned());
         extras.extend(known("terra-trace-id", self.trace_id));
+        extras.extend(known("terra-chunk", chunk));
         extras.extend(known("terra-reference", self.reference));
         extras.extend(known("terra-ordering-timestamp", self.ordering_timestamp));
         extras.push(("terra-received-at".into(), rfc3339(delivery.received_at())));
@@ -297,12 +302,15 @@ fn key(delivery: &Delivery, facts: &Facts, received: &Received) -> Option<String
     concerned.into_iter().find_map(Clone::clone).or_else(by_reference).or_else(by_trace)
 }
 
-/// `<id>:chunk:<n>` is the `n`th part of request `<id>`.
 fn without_chunk(trace: &str) -> &str {
-    match trace.rsplit_once(":chunk:") {
-        Some((id, n)) if !id.is_empty() && !n.is_empty() && n.bytes().all(|digit| digit.is_ascii_digit()) => id,
-        _ => trace,
-    }
+    chunk(trace).map_or(trace, |(id, _)| id)
+}
+
+/// `<id>:chunk:<n>` is the `n`th part of request `<id>`: both, where the trace id is such a one.
+pub(crate) fn chunk(trace: &str) -> Option<(&str, &str)> {
+    let (id, n) = trace.rsplit_once(":chunk:")?;
+    let is_number = (1..=CHUNK_DIGITS).contains(&n.len()) && n.bytes().all(|digit| digit.is_ascii_digit());
+    (!id.is_empty() && is_number).then_some((id, n))
 }
 
 #[cfg(test)]
@@ -356,6 +364,20 @@ mod tests {
             [("a:chunk:1", "a"), ("a:chunk:", "a:chunk:"), ("a:chunk:x", "a:chunk:x"), (":chunk:1", ":chunk:1")]
         {
             assert_eq!(without_chunk(trace), id, "{trace}");
+        }
+    }
+
+    #[test]
+    fn the_number_of_a_chunk_is_a_header_of_its_own() {
+        let number = |trace: &'static [u8]| {
+            let message = message(r#"{"type":"t"}"#, headers(&[("x-terra-trace-id", trace)]));
+            assert_eq!(kafka(&message, "terra-chunk"), nats(&message, "terra-chunk"));
+            kafka(&message, "terra-chunk")
+        };
+        assert_eq!(number(b"a:chunk:0").as_deref(), Some("0"));
+        assert_eq!(number(b"a:chunk:1:chunk:123456789").as_deref(), Some("123456789"));
+        for odd in [&b"a"[..], b"a:chunk:", b"a:chunk:+1", b"a:chunk:1234567890", b"a:chunk:1 ", b":chunk:1"] {
+            assert_eq!(number(odd), None, "{}", odd.escape_ascii());
         }
     }
 
