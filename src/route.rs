@@ -122,10 +122,18 @@ impl Table {
     pub fn topics(&self) -> Vec<Topic> {
         let mut topics = BTreeSet::new();
         for ways in self.0.values() {
-            let patterns = ways.patterns.iter().map(|(_, route)| route);
-            let routes = ways.named.values().chain(patterns).chain([&ways.unknown]);
-            topics.extend(routes.filter_map(Route::topic).cloned());
+            topics.extend(ways.named.values().chain(ways.unnamed()).filter_map(Route::topic).cloned());
             topics.insert(ways.dead_letter.clone());
+        }
+        topics.into_iter().collect()
+    }
+
+    /// The topics of the types that are wanted, once, sorted; a pattern may stand for any.
+    pub fn topics_of(&self, wanted: impl Fn(&str) -> bool) -> Vec<Topic> {
+        let mut topics = BTreeSet::new();
+        for ways in self.0.values() {
+            let named = ways.named.iter().filter(|(name, _)| wanted(name)).map(|(_, route)| route);
+            topics.extend(named.chain(ways.unnamed()).filter_map(Route::topic).cloned());
         }
         topics.into_iter().collect()
     }
@@ -176,6 +184,11 @@ impl Ways {
         let (dead_letter, key) = own.dead_letter().or_else(|| common.dead_letter()).expect(COMMON);
         made.keep((Route::To(dead_letter.clone()), key));
         Self { named, patterns, unknown: made.keep(unknown), dead_letter }
+    }
+
+    /// The ways of types without a name.
+    fn unnamed(&self) -> impl Iterator<Item = &Route> {
+        self.patterns.iter().map(|(_, route)| route).chain([&self.unknown])
     }
 
     /// Beside the types that have names.

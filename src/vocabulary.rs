@@ -121,6 +121,27 @@ pub fn known(name: &str) -> Option<&'static Known> {
     KNOWN.binary_search_by(|known| known.name.cmp(name)).ok().map(|at| &KNOWN[at])
 }
 
+/// What one payload of a large request is: a user's data, or a link to it. A stranger may be that, too.
+pub fn may_carry_data(name: &str) -> bool {
+    let data = matches!(
+        name,
+        "activity"
+            | "athlete"
+            | "body"
+            | "daily"
+            | "hormone"
+            | "health_observation"
+            | "menstruation"
+            | "nutrition"
+            | "planned_workout"
+            | "route"
+            | "sleep"
+            | "s3_payload"
+            | "s3_upload"
+    );
+    data || known(name).is_none()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -210,5 +231,13 @@ mod tests {
             let expected = if known.product == Product::Vantage { "event_type" } else { "type" };
             assert_eq!(known.type_field, expected, "{}", known.name);
         }
+    }
+
+    #[test]
+    fn data_and_links_to_it_are_thirteen_of_the_known_types() {
+        let data: Vec<_> = KNOWN.iter().filter(|known| may_carry_data(known.name)).collect();
+        assert_eq!(data.len(), 11 + 2, "of the contract");
+        assert!(data.iter().all(|known| known.product == Product::Health));
+        assert!(may_carry_data("brand.new"));
     }
 }

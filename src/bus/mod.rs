@@ -155,6 +155,20 @@ pub type Records = Pin<Box<dyn futures_util::Stream<Item = Result<Record, TailEr
 #[error("{0}")]
 pub struct TailError(pub String);
 
+/// What [`replay`] gives.
+#[derive(Debug)]
+pub enum Step {
+    Record(Record),
+    /// Once: all that was kept at the call was given. What follows arrived since.
+    CaughtUp,
+}
+
+/// An endless stream of steps; an error ends it.
+pub type Replay = Pin<Box<dyn futures_util::Stream<Item = Result<Step, TailError>> + Send>>;
+
+/// Whether a payload is wanted, judged by the record without it.
+pub type Wanted = fn(&Record) -> bool;
+
 /// What `check --online` reports of the configured bus.
 ///
 /// # Errors
@@ -167,6 +181,9 @@ pub async fn inspect(config: &config::Bus, setup: &Setup) -> Result<Vec<Finding>
     }
 }
 
+/// How long [`replay`] waits for the next of the records that a bus says it keeps.
+const SILENCE: Duration = Duration::from_secs(20);
+
 /// Reads what the configured bus keeps, without disturbing any consumer.
 ///
 /// # Errors
@@ -176,5 +193,19 @@ pub async fn tail(config: &config::Bus, topics: Vec<String>, from: From) -> Resu
         config::Bus::Embedded(config) => embedded::tail(config, topics, from).await,
         config::Bus::Kafka(config) => kafka::tail(config, topics, from).await,
         config::Bus::Nats(config) => nats::tail(config, topics, from).await,
+    }
+}
+
+/// Reads these topics from their earliest message, without disturbing any consumer. Records come without
+/// their payload unless it is wanted: NATS then does not send it at all.
+///
+/// # Errors
+/// An unknown topic, a bus that cannot be reached. In the stream: a bus that stays silent before it gave
+/// all that it keeps.
+pub async fn replay(config: &config::Bus, topics: Vec<String>, wanted: Wanted) -> Result<Replay, TailError> {
+    match config {
+        config::Bus::Embedded(config) => embedded::replay(config, topics, wanted).await,
+        config::Bus::Kafka(config) => kafka::replay(config, topics, wanted).await,
+        config::Bus::Nats(config) => nats::replay(config, topics, wanted).await,
     }
 }

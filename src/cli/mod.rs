@@ -4,10 +4,11 @@
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::num::{NonZeroU64, NonZeroUsize};
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
 use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand, ValueHint};
@@ -22,6 +23,7 @@ mod check;
 mod health;
 mod pretty;
 mod reload;
+mod requests;
 mod send;
 mod serve;
 mod tail;
@@ -52,7 +54,9 @@ Examples:
   terra-bridge send daily
       post a signed sample to the bridge that runs here
   terra-bridge tail
-      watch what arrives on the bus";
+      watch what arrives on the bus
+  terra-bridge requests --follow
+      watch large historical requests arrive";
 
 /// Receives Terra's webhooks, proves who sent them, and keeps every event on Kafka, NATS JetStream
 /// or an embedded log.
@@ -96,6 +100,12 @@ enum Command {
     /// Reads beside all consumers: it joins no consumer group and leaves no durable consumer behind.
     #[command(after_help = with_codes(tail::EXAMPLES))]
     Tail(TailArgs),
+    /// Show how much of each large historical request has arrived
+    ///
+    /// Reads what the configured bus keeps, whichever bridge took it, beside all consumers, and compares what
+    /// arrived with what Terra announced. A request is what shares an endpoint and a `terra-reference`.
+    #[command(after_help = with_codes(requests::EXPLAINED))]
+    Requests(RequestsArgs),
     /// Print a completion script for a shell
     #[command(
         after_help = "Example:\n  terra-bridge completions bash > ~/.local/share/bash-completion/completions/terra-bridge"
@@ -135,6 +145,9 @@ pub(crate) struct SendArgs {
     /// A body with an `event_id` is one event, however often it is sent: the bridge keeps it once.
     #[arg(long, group = "what", value_name = "FILE", value_hint = ValueHint::FilePath)]
     file: Option<PathBuf>,
+    /// A historical request as Terra sends it: announced, then N chunks
+    #[arg(long, group = "what", value_name = "N", conflicts_with = "count")]
+    large_request: Option<NonZeroU32>,
     /// Where to, in full, path included; http or https [default: the bridge that runs here]
     ///
     /// The default is made of `server.listen` and the endpoint's path.
@@ -181,6 +194,24 @@ pub(crate) struct TailArgs {
     /// End after N messages; without it, Ctrl-C ends it
     #[arg(long, value_name = "N")]
     limit: Option<NonZeroU64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RequestsArgs {
+    /// Only the request of this reference, even where it is no large one
+    #[arg(long, value_name = "R")]
+    reference: Option<String>,
+    /// Go on with what arrives; Ctrl-C ends it
+    ///
+    /// A terminal is redrawn; elsewhere each change is a line.
+    #[arg(long)]
+    follow: bool,
+    /// One JSON object a line for each request; with --follow, again at each change
+    #[arg(long)]
+    json: bool,
+    /// What is not finished and got nothing for so long is stalled
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
+    stalled_after: Duration,
 }
 
 /// Why a command ends with another code than 0, in words for people.
@@ -244,6 +275,11 @@ fn execute(cli: Cli) -> Result<(), Failure> {
             let (loaded, table) = load()?;
             let topics = table.topics().iter().map(ToString::to_string).collect();
             finish(tail::run(&args, &loaded.config.bus, topics))
+        }
+        Command::Requests(args) => {
+            let (loaded, table) = load()?;
+            let topics = table.topics_of(requests::may_concern).iter().map(ToString::to_string).collect();
+            finish(requests::run(&args, &loaded.config.bus, topics))
         }
         Command::Completions { shell } => completions(shell),
         Command::Health => finish(health::run(&load()?.0.config.admin)),
@@ -324,6 +360,10 @@ fn from(text: &str) -> Result<From, String> {
         "latest" => Ok(From::Latest),
         _ => text.parse().map(From::Offset).map_err(|_| "expected earliest, latest or an offset".to_owned()),
     }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    config::parse_duration(text).map_err(|why| format!("{why}; expected numbers with units, such as 90s or 1h 30m"))
 }
 
 fn url(text: &str) -> Result<http::Uri, String> {
@@ -409,6 +449,19 @@ mod tests {
         assert_eq!(from("terra-bridge tail --from 1200"), From::Offset(1200));
         refused("terra-bridge tail --from -1");
         refused("terra-bridge tail --from yesterday");
+    }
+
+    #[test]
+    fn requests_are_stalled_after_a_time_with_a_unit() {
+        let stalled_after = |line: &str| match parsed(line).expect(line).command {
+            Some(Command::Requests(args)) => args.stalled_after,
+            other => panic!("{line}: {other:?}"),
+        };
+        assert_eq!(stalled_after("terra-bridge requests"), Duration::from_secs(600));
+        assert_eq!(stalled_after("terra-bridge requests --follow --stalled-after 1h30m"), Duration::from_secs(5400));
+        let says = refused("terra-bridge requests --stalled-after 10").to_string();
+        assert!(says.contains("has no unit") && says.contains("90s"), "{says}");
+        refused("terra-bridge requests some-reference");
     }
 
     #[test]

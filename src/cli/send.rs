@@ -36,6 +36,7 @@ Up to 50 deliveries print each reply, more a summary with rate and percentiles.
 Examples:
   terra-bridge send daily sleep
   terra-bridge send --all
+  terra-bridge send --large-request 12
   terra-bridge send daily --count 10000 --concurrency 32
   terra-bridge send --file event.json --url https://bridge.example.com/terra
   terra-bridge send daily --forge";
@@ -115,6 +116,8 @@ struct Body {
     bytes: Bytes,
     /// A sample's, to be replaced each time: by it the bridge knows an event again.
     event_id: Option<String>,
+    /// Its number among those of a large request.
+    chunk: Option<u32>,
 }
 
 impl Body {
@@ -125,7 +128,7 @@ impl Body {
         }
         let identified = serde_json::from_str(sample.body).unwrap_or(Identified { event_id: None });
         let bytes = Bytes::from_static(sample.body.as_bytes());
-        Self { name: sample.name.to_owned(), bytes, event_id: identified.event_id }
+        Self { name: sample.name.to_owned(), bytes, event_id: identified.event_id, chunk: None }
     }
 
     fn file(path: &Path) -> Result<Self, Failure> {
@@ -135,7 +138,7 @@ impl Body {
             _ => std::fs::read(path).map(|read| bytes = read),
         };
         read.map_err(|error| Failure::Mistake(format!("{}: {error}", path.display())))?;
-        Ok(Self { name: path.display().to_string(), bytes: bytes.into(), event_id: None })
+        Ok(Self { name: path.display().to_string(), bytes: bytes.into(), event_id: None, chunk: None })
     }
 
     fn fresh(&self, fresh: &Fresh) -> Bytes {
@@ -148,7 +151,21 @@ impl Body {
     }
 }
 
+/// Two announcements and so many chunks.
+fn large_request(chunks: u32) -> Vec<Body> {
+    let [processing, mut sending, daily] = ["large_request_processing", "large_request_sending", "daily"]
+        .map(|name| Body::sample(sample(name).expect("every known type has one")));
+    let mut said: serde_json::Value = serde_json::from_slice(&sending.bytes).expect("a sample is JSON");
+    said["expected_payloads"] = chunks.into();
+    sending.bytes = said.to_string().into();
+    let chunk = |n| Body { name: daily.name.clone(), bytes: daily.bytes.clone(), event_id: None, chunk: Some(n) };
+    [processing, sending].into_iter().chain((0..chunks).map(chunk)).collect()
+}
+
 fn bodies(args: &SendArgs) -> Result<Vec<Body>, Failure> {
+    if let Some(chunks) = args.large_request {
+        return Ok(large_request(chunks.get()));
+    }
     match &args.file {
         Some(path) => Ok(vec![Body::file(path)?]),
         None if args.all => Ok(SAMPLES.iter().map(Body::sample).collect()),
@@ -260,7 +277,7 @@ impl Sender {
     }
 
     async fn post<'a>(&self, body: &'a Body, planned: u64) -> Answer<'a> {
-        let request = self.request(body.fresh(&self.fresh), planned);
+        let request = self.request(body, planned);
         let started = Instant::now();
         let reply = tokio::time::timeout(DEADLINE, self.exchange(request)).await;
         let took = started.elapsed();
@@ -273,7 +290,9 @@ impl Sender {
         Answer { name: &body.name, ending, says, took, reached }
     }
 
-    fn request(&self, body: Bytes, planned: u64) -> Request<Full<Bytes>> {
+    fn request(&self, body: &Body, planned: u64) -> Request<Full<Bytes>> {
+        let trace = body.chunk.map_or_else(|| self.fresh.uuid(), |n| format!("{}:chunk:{n}", self.reference));
+        let body = body.fresh(&self.fresh);
         let now = Timestamp::now();
         let t = self.fresh.signed_at(now, planned);
         Request::post(&self.url)
@@ -281,7 +300,7 @@ impl Sender {
             .header("user-agent", concat!("terra-bridge/", env!("CARGO_PKG_VERSION")))
             .header("terra-signature", signature(&self.secret, t, &body))
             .header("terra-reference", &self.reference)
-            .header("x-terra-trace-id", self.fresh.uuid())
+            .header("x-terra-trace-id", trace)
             .header("x-terra-ordering-timestamp", now.as_millisecond())
             .body(Full::new(body))
             .expect("these names and values are legal")

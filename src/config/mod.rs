@@ -33,6 +33,7 @@ mod tests;
 pub use inventory::{Difference, Inventory, Looked};
 pub use mistake::{Ignored, Mistake, Mistakes, Source};
 pub use print::{Effective, Line};
+pub(crate) use units::parse_duration;
 pub use units::topic_name;
 
 /// What [`load`] gives.

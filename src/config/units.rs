@@ -13,7 +13,7 @@ const TOPIC_NAME_LIMIT: usize = 249;
 
 /// One or more numbers with a unit each, largest unit first: `7.5s`, `26h`, `1h 30m`.
 /// A day has 24 hours. What is finer than a millisecond is a mistake.
-pub(super) fn parse_duration(text: &str) -> Result<Duration, &'static str> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, &'static str> {
     if text.parse::<f64>().is_ok() {
         return Err("has no unit");
     }

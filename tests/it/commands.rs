@@ -13,22 +13,22 @@ use crate::support::{needed, until};
 
 const BODY: &str = r#"{"type":"daily","user":{"user_id":"reader"}}"#;
 
-fn run(arguments: &[&str], environment: &[(String, String)]) -> Output {
+pub fn run(arguments: &[&str], environment: &[(String, String)]) -> Output {
     let mut command = command();
     command.args(arguments).envs(environment.iter().map(|(name, value)| (name, value)));
     command.output().expect("the binary runs")
 }
 
-fn out(output: &Output) -> String {
+pub fn out(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn err(output: &Output) -> String {
+pub fn err(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// The environment in which a command finds a bridge that runs.
-fn beside(bus: &Bus, bridge: &Bridge) -> Vec<(String, String)> {
+pub fn beside(bus: &Bus, bridge: &Bridge) -> Vec<(String, String)> {
     let mut environment = bus.environment();
     environment.retain(|(name, _)| name != "TERRA_BRIDGE_EMBEDDED__LISTEN");
     environment.push(("TERRA_BRIDGE_SERVER__LISTEN".into(), bridge.deliveries.to_string()));

@@ -18,6 +18,7 @@
 //! - `slow`: clients that take their time, hundreds at once, beside an honest one
 //! - `forging`: forgeries by the thousand, none accepted
 //! - `commands`: the binary as a person or a script uses it: configuration, `check`, `send`, `tail`
+//! - `requests`: how much of a large historical request has arrived
 //! - `reload`: SIGHUP while deliveries arrive
 //! - `rotation`: secrets that change on disk
 //! - `plans`: what the faults program (`tests/breaking`) makes of a seed
@@ -40,6 +41,7 @@ mod order;
 mod outage;
 mod overload;
 mod reload;
+mod requests;
 mod rotation;
 mod secured;
 mod shapes;

@@ -1,7 +1,7 @@
 //! The embedded adapter: the durable log as a bus, read over HTTP.
 //! Comes in: messages. Goes out: receipts, each after an fsync.
 //!
-//! `api` and `follow` are how others read it (`wire`: the lines), `tail` and `inspect` the commands.
+//! `api` and `follow` are how others read it (`wire`: the lines), `tail`, `replay` and `inspect` the commands.
 
 use std::sync::Arc;
 
@@ -16,11 +16,13 @@ use crate::route::Topic;
 mod api;
 mod follow;
 mod inspect;
+mod replay;
 mod tail;
 mod wire;
 
 pub use api::Api;
 pub use inspect::inspect;
+pub use replay::replay;
 pub use tail::tail;
 
 struct Embedded {

@@ -2,7 +2,6 @@
 //! Comes in: topics and where to begin. Goes out: records, in order within each topic.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -48,6 +47,7 @@ pub async fn tail(config: &config::Embedded, topics: Vec<String>, from: From) ->
 #[derive(Debug, Deserialize)]
 pub(super) struct TopicState {
     pub(super) topic: String,
+    pub(super) next: u64,
     pub(super) bytes: u64,
     pub(super) messages: u64,
 }
@@ -84,16 +84,21 @@ impl Client {
         serde_json::from_slice(&bytes).map_err(|error| self.broken(&error))
     }
 
-    async fn follow(&self, topic: &str, from: From) -> Result<Records, TailError> {
+    pub(super) async fn follow(&self, topic: &str, from: From) -> Result<Records, TailError> {
+        Ok(Box::pin(records(self.lines(topic, from, true).await?, topic.to_owned())))
+    }
+
+    /// Without `follow` they end with what there is now.
+    pub(super) async fn lines(&self, topic: &str, from: From, follow: bool) -> Result<Lines, TailError> {
         let from = match from {
             From::Earliest => "earliest".to_owned(),
             From::Latest => "latest".to_owned(),
             From::Offset(offset) => offset.to_string(),
         };
         let topic_in_path = utf8_percent_encode(topic, NON_ALPHANUMERIC);
-        let body = self.get(&format!("/topics/{topic_in_path}/messages?from={from}&follow=true")).await;
+        let body = self.get(&format!("/topics/{topic_in_path}/messages?from={from}&follow={follow}")).await;
         let body = body.map_err(|error| TailError(format!("{topic}: {error}")))?;
-        Ok(Box::pin(records(Lines { body, buffer: BytesMut::new(), searched: 0 }, topic.to_owned())))
+        Ok(Lines { body, buffer: BytesMut::new(), searched: 0 })
     }
 
     async fn get(&self, path: &str) -> Result<Incoming, TailError> {
@@ -159,12 +164,10 @@ fn records(lines: Lines, topic: String) -> impl Stream<Item = Result<Record, Tai
         let topic = topic.clone();
         async move {
             let mut lines = lines?;
-            let record = match Pin::new(&mut lines).next().await {
-                Ok(Some(line)) => wire::parse(&line).map_err(|error| TailError(format!("{topic}: {error}"))),
+            let record = match lines.record(&topic).await {
+                Ok(Some(record)) => Ok(record),
                 Ok(None) => Err(TailError(format!("{topic}: the bridge stopped"))),
-                Err(reason) => {
-                    Err(TailError(format!("{topic}: the stream was cut off ({reason}); read on from the next offset")))
-                }
+                Err(error) => Err(error),
             };
             let rest = record.is_ok().then_some(lines);
             Some((record, rest))
@@ -172,7 +175,7 @@ fn records(lines: Lines, topic: String) -> impl Stream<Item = Result<Record, Tai
     })
 }
 
-struct Lines {
+pub(super) struct Lines {
     body: Incoming,
     buffer: BytesMut,
     /// Bytes of the buffer that have no line's end.
@@ -180,6 +183,13 @@ struct Lines {
 }
 
 impl Lines {
+    /// `None` at the end of the body.
+    pub(super) async fn record(&mut self, topic: &str) -> Result<Option<Record>, TailError> {
+        let cut = |reason| format!("{topic}: the stream was cut off ({reason}); read on from the next offset");
+        let Some(line) = self.next().await.map_err(|reason| TailError(cut(reason)))? else { return Ok(None) };
+        wire::parse(&line).map(Some).map_err(|error| TailError(format!("{topic}: {error}")))
+    }
+
     async fn next(&mut self) -> Result<Option<Bytes>, String> {
         loop {
             if let Some(end) = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n') {

@@ -20,6 +20,7 @@ mod inspect;
 mod producer;
 mod properties;
 mod refusal;
+mod replay;
 mod state;
 mod supervise;
 mod tail;
@@ -32,6 +33,7 @@ mod mocked;
 
 pub(crate) use inspect::inspect;
 pub(crate) use properties::{harmless, judge};
+pub(crate) use replay::replay;
 pub(crate) use tail::tail;
 
 /// The most that one question to the brokers may take while the link is watched.

@@ -14,11 +14,11 @@ use rdkafka::{ClientConfig, Offset};
 use super::client::{self, Asker, Quiet, Unanswered};
 use super::producer::code;
 use super::refusal::Trouble;
-use crate::bus::{From, Record, Records, TailError};
+use crate::bus::{From, Record, Records, TailError, Wanted};
 use crate::config;
 
 /// For all questions before the first record.
-const ASK: Duration = Duration::from_secs(10);
+pub(super) const ASK: Duration = Duration::from_secs(10);
 
 /// Reads kept messages without disturbing any consumer. `Latest` means from the moment of the call.
 /// An offset that a partition does not have is an error, and so is a topic that does not exist. While
@@ -70,7 +70,7 @@ fn offsets(asker: &Asker, topic: &str, from: From, deadline: Instant) -> Result<
         .collect()
 }
 
-fn partitions(asker: &Asker, topic: &str, deadline: Instant) -> Result<i32, TailError> {
+pub(super) fn partitions(asker: &Asker, topic: &str, deadline: Instant) -> Result<i32, TailError> {
     let metadata = asker.metadata(Some(topic), left(deadline)).map_err(|error| unanswered(topic, &error))?;
     let found = metadata.topics().first();
     match found.and_then(|topic| topic.error()).map(Code::from) {
@@ -88,7 +88,7 @@ fn has(topic: &str, partition: i32, offset: u64, (first, next): (i64, i64)) -> R
 }
 
 /// Closing a consumer blocks, so that a thread of its own does it.
-struct Reader(Option<StreamConsumer<Quiet>>);
+pub(super) struct Reader(Option<StreamConsumer<Quiet>>);
 
 impl Drop for Reader {
     fn drop(&mut self) {
@@ -98,18 +98,21 @@ impl Drop for Reader {
 }
 
 impl Reader {
-    fn open(settings: &ClientConfig, list: &TopicPartitionList) -> Result<Self, TailError> {
+    pub(super) fn open(settings: &ClientConfig, list: &TopicPartitionList) -> Result<Self, TailError> {
         let consumer: StreamConsumer<Quiet> =
             client::create(settings, Quiet::default()).map_err(|error| TailError(error.0))?;
         consumer.assign(list).map_err(|error| refused("the topics", code(&error)))?;
         Ok(Self(Some(consumer)))
     }
 
+    pub(super) fn consumer(&self) -> &StreamConsumer<Quiet> {
+        self.0.as_ref().expect("only drop takes it")
+    }
+
     async fn next(&self) -> Result<Record, TailError> {
-        let consumer = self.0.as_ref().expect("only drop takes it");
         loop {
-            match consumer.recv().await {
-                Ok(message) => return Ok(record(&message)),
+            match self.consumer().recv().await {
+                Ok(message) => return Ok(record(&message, |_| true)),
                 Err(error) if passing(code(&error)) => tracing::debug!(code = ?code(&error), "reading waits for Kafka"),
                 Err(error) => return Err(refused("a topic", code(&error))),
             }
@@ -118,7 +121,7 @@ impl Reader {
 }
 
 /// Errors that the consumer gets over by itself.
-fn passing(code: Code) -> bool {
+pub(super) fn passing(code: Code) -> bool {
     matches!(
         code,
         Code::AllBrokersDown
@@ -136,14 +139,14 @@ fn passing(code: Code) -> bool {
     )
 }
 
-fn unanswered(topic: &str, unanswered: &Unanswered) -> TailError {
+pub(super) fn unanswered(topic: &str, unanswered: &Unanswered) -> TailError {
     match unanswered.trouble {
         Some(trouble) => TailError(format!("{}; {}", trouble.says(), trouble.remedy())),
         None => refused(topic, unanswered.code),
     }
 }
 
-fn refused(topic: &str, code: Code) -> TailError {
+pub(super) fn refused(topic: &str, code: Code) -> TailError {
     TailError(match code {
         Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition => {
             format!(
@@ -171,22 +174,27 @@ fn refused(topic: &str, code: Code) -> TailError {
     })
 }
 
-fn left(deadline: Instant) -> Duration {
+pub(super) fn left(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
 }
 
-fn record(message: &BorrowedMessage<'_>) -> Record {
+/// With its payload where that is wanted.
+pub(super) fn record(message: &BorrowedMessage<'_>, wanted: Wanted) -> Record {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
-    Record {
+    let mut record = Record {
         topic: message.topic().to_owned(),
         key: message.key().map(text),
         partition: message.partition(),
         offset: message.offset().try_into().unwrap_or_default(),
         time: time(message.timestamp().to_millis()),
         headers: headers.map(|header| (header.key.to_owned(), text(header.value.unwrap_or_default()))).collect(),
-        payload: Bytes::copy_from_slice(message.payload().unwrap_or_default()),
+        payload: Bytes::new(),
+    };
+    if wanted(&record) {
+        record.payload = Bytes::copy_from_slice(message.payload().unwrap_or_default());
     }
+    record
 }
 
 /// The broker's time of the record; the epoch where it has none that can be.

@@ -5,10 +5,12 @@ mod claim_check;
 mod client;
 mod inspect;
 mod refusal;
+mod replay;
 mod stream;
 mod tail;
 
 pub(super) use inspect::inspect;
+pub(super) use replay::replay;
 pub(super) use tail::tail;
 
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -19,12 +19,8 @@ const CONNECTS_WITHIN: Duration = Duration::from_secs(5);
 /// Follows the topics, all of the stream's where none is named.
 pub(in crate::bus) async fn tail(config: &config::Nats, topics: Vec<String>, from: From) -> Result<Records, TailError> {
     let stream = reach(config).await?;
+    takes(&stream, &topics)?;
     let info = stream.cached_info();
-    let missing = stream::lacking(&topics, &info.config.subjects);
-    if !missing.is_empty() {
-        let missing = missing.into_iter().collect::<Vec<_>>().join(", ");
-        return Err(TailError(format!("the stream `{}` does not take {missing}", config.stream)));
-    }
     let (first, next) = (info.state.first_sequence, info.state.last_sequence + 1);
     let deliver_policy = match from {
         From::Earliest => DeliverPolicy::All,
@@ -35,7 +31,6 @@ pub(in crate::bus) async fn tail(config: &config::Nats, topics: Vec<String>, fro
         From::Offset(start_sequence) => DeliverPolicy::ByStartSequence { start_sequence },
     };
     let ordered = OrderedConfig { deliver_policy, filter_subjects: topics, ..OrderedConfig::default() };
-    let failed = |what: &str| TailError(format!("NATS refuses {what}; may this user make consumers?"));
     let consumer = stream.create_consumer(ordered).await.map_err(|_| failed("a consumer"))?;
     let messages = consumer.messages().await.map_err(|_| failed("to deliver"))?;
     // A connection of its own: what an ordered consumer delivers must not wait behind an object.
@@ -51,13 +46,28 @@ pub(in crate::bus) async fn tail(config: &config::Nats, topics: Vec<String>, fro
     })))
 }
 
+pub(super) fn failed(what: &str) -> TailError {
+    TailError(format!("NATS refuses {what}; may this user make consumers?"))
+}
+
 /// The configured stream, on a connection of its own.
 pub(super) async fn reach(config: &config::Nats) -> Result<Stream, TailError> {
     let lacking = |_| TailError(format!("the stream `{}` cannot be found", config.stream));
     connect(config).await?.get_stream(&config.stream).await.map_err(lacking)
 }
 
-async fn connect(config: &config::Nats) -> Result<Context, TailError> {
+/// An error names the topics that the stream does not take.
+pub(super) fn takes(stream: &Stream, topics: &[String]) -> Result<(), TailError> {
+    let config = &stream.cached_info().config;
+    let missing = stream::lacking(topics, &config.subjects);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let missing = missing.into_iter().collect::<Vec<_>>().join(", ");
+    Err(TailError(format!("the stream `{}` does not take {missing}", config.name)))
+}
+
+pub(super) async fn connect(config: &config::Nats) -> Result<Context, TailError> {
     let options = client::options(config, CONNECTS_WITHIN).map_err(|error| TailError(error.0))?;
     let connected = tokio::time::timeout(CONNECTS_WITHIN, options.connect(config.servers.clone())).await;
     let away = || TailError("NATS cannot be reached, or refuses the login".into());
@@ -65,7 +75,7 @@ async fn connect(config: &config::Nats) -> Result<Context, TailError> {
     Ok(context(config, client, CONNECTS_WITHIN))
 }
 
-fn record(message: &async_nats::jetstream::Message) -> Result<Record, TailError> {
+pub(super) fn record(message: &async_nats::jetstream::Message) -> Result<Record, TailError> {
     let info = message.info().map_err(|_| TailError("a message without its place in the stream".into()))?;
     let time = Timestamp::from_nanosecond(info.published.unix_timestamp_nanos());
     let headers = message.headers.iter().flat_map(|headers| headers.iter());
