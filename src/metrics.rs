@@ -57,6 +57,7 @@ pub struct Metrics {
     published: Family<Published, Counter>,
     fetched: Family<Fetched, Counter>,
     known_again: Counter,
+    astray: Counter,
     whole: Family<At, Histogram, fn() -> Histogram>,
     publish: Histogram,
     pub(crate) connections: Arc<AtomicI64>,
@@ -95,7 +96,7 @@ impl Metrics {
         let rejections = Family::default();
         let published = Family::default();
         let fetched = Family::default();
-        let known_again = Counter::default();
+        let (known_again, astray) = (Counter::default(), Counter::default());
         let bus_up = Gauge::default();
         let whole = Family::new_with_constructor((|| Histogram::new(TIMES)) as fn() -> Histogram);
         let publish = Histogram::new(TIMES);
@@ -110,6 +111,7 @@ impl Metrics {
         registry.register("fetches", "Links of Terra's that were followed, by result", fetched.clone());
         let help = "Deliveries that were known: kept before, or in flight on another connection";
         registry.register("dedupe_hits", help, known_again.clone());
+        registry.register("unknown_paths", "Requests to a path that no endpoint has", astray.clone());
         registry.register_with_unit(
             "delivery",
             "From the first byte of a request to its answer",
@@ -132,6 +134,7 @@ impl Metrics {
             published,
             fetched,
             known_again,
+            astray,
             whole,
             publish,
             connections,
@@ -165,6 +168,11 @@ impl Metrics {
     /// A delivery was kept before, or another attempt at it is in flight.
     pub fn known_again(&self) {
         self.known_again.inc();
+    }
+
+    /// A request to a path that no endpoint has.
+    pub fn astray(&self) {
+        self.astray.inc();
     }
 
     pub fn bus(&self, up: bool) {

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Method, Request};
+use http::{HeaderMap, Method, Request, StatusCode};
 use hyper::body::Incoming;
 use jiff::Timestamp;
 use tokio::sync::{oneshot, watch};
@@ -32,7 +32,7 @@ use crate::signature::{Claim, Delivery, Proof, Rejection};
 use crate::spool::Spool;
 use follow::follow;
 use read::{Letter, Read, aside, read};
-use report::{report, unfollowed};
+use report::{astray, report, unfollowed};
 
 /// What must be left for the bus when the body is complete; a body that comes later is too slow.
 const LEAST_FOR_THE_BUS: Duration = Duration::from_secs(1);
@@ -126,7 +126,8 @@ impl Service for Relay {
         let (head, body) = request.into_parts();
         let line = self.line();
         let Some(endpoint) = line.endpoints.get(head.uri.path()).cloned() else {
-            return reply(&Outcome::UnknownPath);
+            astray(&line.metrics, Claim::read(&head.headers).is_ok());
+            return reply(&Outcome::UnknownPath, StatusCode::UNAUTHORIZED);
         };
         let outcome = match head.method {
             Method::POST => {
@@ -136,7 +137,7 @@ impl Service for Relay {
             _ => Outcome::WrongMethod,
         };
         report(&line.metrics, &endpoint.name, &outcome, arrived.elapsed());
-        reply(&outcome)
+        reply(&outcome, endpoint.rejected_status)
     }
 }
 
@@ -149,10 +150,9 @@ async fn relay(
     peer: Option<IpAddr>,
     arrived: Instant,
 ) -> Outcome {
-    let rejected = |reason| Outcome::Rejected(reason, endpoint.rejected_status);
     let claim = match Claim::read(&headers) {
         Ok(claim) => claim,
-        Err(reason) => return rejected(reason),
+        Err(reason) => return Outcome::Rejected(reason),
     };
     let may_try = may_try(&line.limits.senders, peer, &headers);
     let deadline = arrived + line.limits.deadline;
@@ -165,9 +165,9 @@ async fn relay(
     };
     let delivery = match proof.finish(headers, payload, Timestamp::now()) {
         // Refused only here, so that who may not try is treated as a forger is, byte for byte.
-        Ok(_) if !may_try => return rejected(Rejection::Address),
+        Ok(_) if !may_try => return Outcome::Rejected(Rejection::Address),
         Ok(delivery) => delivery,
-        Err(reason) => return rejected(reason),
+        Err(reason) => return Outcome::Rejected(reason),
     };
     if coded(delivery.headers()) {
         return Outcome::Encoded;
@@ -253,7 +253,7 @@ async fn publish(line: &Line, letter: Letter, deadline: Instant, ticket: Ticket<
             Err(_) => ticket.refused(Outcome::Unanswered),
         };
     }
-    if outcome.status().is_success() {
+    if outcome.is_success() {
         let now = Timestamp::now();
         if let Some(spool) = &line.spool {
             let _ = tokio::time::timeout_at(deadline, spool.remember(ticket.known(now))).await;

@@ -30,8 +30,8 @@ pub enum Outcome {
     DeadLettered(DeliveryId, Unreadable),
     /// The user's own route drops this type.
     Dropped,
-    /// Terra did not sign it, or not in time. The status is the endpoint's choice.
-    Rejected(Rejection, StatusCode),
+    /// Terra did not sign it, or not in time.
+    Rejected(Rejection),
     UnknownPath,
     WrongMethod,
     /// The body came too slowly to leave time for the bus.
@@ -59,11 +59,20 @@ impl Outcome {
         self.into()
     }
 
-    pub fn status(&self) -> StatusCode {
+    /// Whether somebody durable has the event, or nobody wants it.
+    pub fn is_success(&self) -> bool {
+        self.status(StatusCode::UNAUTHORIZED).is_success()
+    }
+
+    /// `rejected` is the endpoint's choice: 401, or 503 where its sender takes other 4xx as final.
+    fn status(&self, rejected: StatusCode) -> StatusCode {
+        let final_at_their_end = rejected == StatusCode::SERVICE_UNAVAILABLE;
         match self {
             Self::Kept(_) | Self::Duplicate(_) | Self::Spooled(_) => StatusCode::OK,
             Self::DeadLettered(..) | Self::Dropped => StatusCode::OK,
-            Self::Rejected(_, status) => *status,
+            Self::Rejected(_) => rejected,
+            // Until somebody mends it, for as long as the sender tries.
+            Self::TooLarge | Self::Encoded | Self::Broken if final_at_their_end => StatusCode::SERVICE_UNAVAILABLE,
             Self::UnknownPath => StatusCode::NOT_FOUND,
             Self::WrongMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
@@ -79,7 +88,7 @@ impl Outcome {
     fn reason(&self) -> Option<&'static str> {
         match self {
             Self::Kept(_) | Self::Duplicate(_) | Self::Spooled(_) | Self::DeadLettered(..) | Self::Dropped => None,
-            Self::Rejected(..) => Some("no valid signature"),
+            Self::Rejected(_) => Some("no valid signature"),
             Self::UnknownPath => Some("no endpoint has this path"),
             Self::WrongMethod => Some("deliveries are POSTed"),
             Self::TooSlow => Some("the body came too slowly"),
@@ -97,16 +106,16 @@ impl Outcome {
             Self::Kept(_) | Self::Duplicate(_) | Self::Spooled(_) | Self::DeadLettered(..) | Self::Dropped => true,
             Self::Encoded | Self::Unfetched(_) => true,
             Self::Refused(_) | Self::Unspooled(_) | Self::Unanswered => true,
-            Self::Rejected(Rejection::Missing | Rejection::Malformed, _) => false,
-            Self::Rejected(Rejection::Forged | Rejection::TooOld | Rejection::TooNew | Rejection::Address, _) => true,
+            Self::Rejected(Rejection::Missing | Rejection::Malformed) => false,
+            Self::Rejected(Rejection::Forged | Rejection::TooOld | Rejection::TooNew | Rejection::Address) => true,
             Self::UnknownPath | Self::WrongMethod | Self::TooSlow | Self::TooLarge => false,
             Self::Broken | Self::Overloaded => false,
         }
     }
 }
 
-/// The reply to an outcome.
-pub fn reply(outcome: &Outcome) -> Reply {
+/// The reply to an outcome, at an endpoint that answers `rejected` to what it rejects.
+pub fn reply(outcome: &Outcome, rejected: StatusCode) -> Reply {
     let mut body = match outcome {
         Outcome::Kept(id) | Outcome::Duplicate(id) | Outcome::Spooled(id) | Outcome::DeadLettered(id, _) => {
             json!({"outcome": outcome.as_str(), "id": id.to_string()})
@@ -116,9 +125,10 @@ pub fn reply(outcome: &Outcome) -> Reply {
     if let Some(reason) = outcome.reason() {
         body["reason"] = reason.into();
     }
-    let mut reply = json(outcome.status(), &body);
+    let status = outcome.status(rejected);
+    let mut reply = json(status, &body);
     let headers = reply.headers_mut();
-    if outcome.status() == StatusCode::SERVICE_UNAVAILABLE {
+    if status == StatusCode::SERVICE_UNAVAILABLE {
         headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
     }
     if *outcome == Outcome::WrongMethod {

@@ -35,7 +35,7 @@ pub(super) fn report(metrics: &Metrics, endpoint: &str, outcome: &Outcome, took:
                 tracing::warn!(endpoint, reason, more, "kept as a dead letter: Terra signed what nobody can read");
             }
         }
-        Outcome::Rejected(reason, _) => {
+        Outcome::Rejected(reason) => {
             metrics.rejected(endpoint, reason.as_str());
             let untimely = matches!(reason, Rejection::TooOld | Rejection::TooNew);
             if let Some(more) = untimely.then(|| UNTIMELY.pass()).flatten() {
@@ -95,6 +95,16 @@ pub(super) fn report(metrics: &Metrics, endpoint: &str, outcome: &Outcome, took:
                 tracing::warn!(endpoint, more, remedy, "no room for another body, answered 503");
             }
         }
+    }
+}
+
+/// Counts what no endpoint has a path for, and says so where it `looks_signed`.
+pub(super) fn astray(metrics: &Metrics, looks_signed: bool) {
+    static ASTRAY: Throttle = Throttle::new(LOG_EVERY);
+    metrics.astray();
+    if let Some(more) = looks_signed.then(|| ASTRAY.pass()).flatten() {
+        let remedy = "compare the URL in the sender's settings with the paths of `endpoints`";
+        tracing::warn!(more, remedy, "answered 404 to what looks like a delivery, on a path that no endpoint has");
     }
 }
 

@@ -128,8 +128,7 @@ fn every_endpoint_has_a_place_for_dead_letters() {
 
 #[test]
 fn topics_of_some_types_are_theirs_and_those_of_strangers() {
-    let table =
-        table(&[("sleep", Some("nights")), ("daily", None), ("new.*", Some("new")), ("auth", Some("nights"))]);
+    let table = table(&[("sleep", Some("nights")), ("daily", None), ("new.*", Some("new")), ("auth", Some("nights"))]);
     let topics = table.topics_of(|name| ["sleep", "daily", "body"].contains(&name));
     let topics: Vec<_> = topics.iter().map(|topic| &**topic).collect();
     assert_eq!(topics, ["new", "nights", "terra.body", "terra.unknown"]);

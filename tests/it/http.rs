@@ -20,6 +20,18 @@ fn bridge(settings: &[(&str, &str)]) -> (Bus, Bridge) {
 }
 
 #[test]
+fn a_delivery_to_a_path_that_no_endpoint_has_is_counted_and_said() {
+    let bus = Bus::embedded().expect("needs no broker");
+    let bridge = Bridge::ready(&bus.environment());
+    let warning = "answered 404 to what looks like a delivery, on a path that no endpoint has";
+    assert_eq!(Attempt::of(BODY).path("/favicon.ico").signature("").post(bridge.deliveries).status, 404);
+    assert!(bridge.said(warning).is_empty());
+    assert_eq!(Attempt::of(BODY).path("/tera").post(bridge.deliveries).status, 404);
+    until("it is said", Duration::from_secs(10), || (!bridge.said(warning).is_empty()).then_some(()));
+    assert!(bridge.metrics().contains("terra_bridge_unknown_paths_total 2"), "{}", bridge.metrics());
+}
+
+#[test]
 fn every_request_that_is_no_delivery_gets_its_status_and_publishes_nothing() {
     let (bus, bridge) = bridge(&[("SERVER__MAX_BODY", "64 KiB")]);
     let large = vec![b' '; 70_000];
