@@ -48,6 +48,9 @@ impl Watermark {
                 return Err(invalid("a file of the database is missing"));
             }
         }
+        if !has_journal(dir)? {
+            return Err(invalid("the journal is missing"));
+        }
         let mut bytes = [0; LEN];
         let len = file.read_at(&mut bytes, 0)?;
         let level = (len == LEN).then(|| decode(&bytes)).flatten();
@@ -75,6 +78,17 @@ impl Watermark {
         self.set(level)?;
         self.0.sync_all()
     }
+}
+
+/// Without any journal fjall numbers what is written from zero on, and takes it at the next opening for
+/// older than its tables: it would drop what was acknowledged in between.
+fn has_journal(dir: &Path) -> io::Result<bool> {
+    for entry in std::fs::read_dir(dir)? {
+        if Path::new(&entry?.file_name()).extension().is_some_and(|end| end == "jnl") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn invalid(what: &'static str) -> io::Error {
@@ -109,6 +123,7 @@ mod tests {
         for needed in NEEDED {
             std::fs::write(dir.path().join(needed), "").unwrap();
         }
+        std::fs::write(dir.path().join("0.jnl"), "").unwrap();
         dir
     }
 
@@ -130,9 +145,12 @@ mod tests {
 
     #[test]
     fn a_database_that_would_be_made_anew_is_not_opened() {
-        let dir = dir();
-        Watermark::create(dir.path()).unwrap();
-        std::fs::remove_file(dir.path().join(NEEDED[1])).unwrap();
-        assert_eq!(Watermark::open(dir.path()).err().unwrap().kind(), io::ErrorKind::InvalidData);
+        for missing in NEEDED.into_iter().chain(["0.jnl"]) {
+            let dir = dir();
+            Watermark::create(dir.path()).unwrap();
+            assert!(Watermark::open(dir.path()).is_ok());
+            std::fs::remove_file(dir.path().join(missing)).unwrap();
+            assert_eq!(Watermark::open(dir.path()).err().unwrap().kind(), io::ErrorKind::InvalidData, "{missing}");
+        }
     }
 }
