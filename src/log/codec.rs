@@ -1,5 +1,5 @@
-//! How the log lies on disk: keys that sort a topic by offset, records, the index of deliveries,
-//! and the head of a segment. Comes in: values. Goes out: bytes, and back.
+//! How the log lies on disk: keys that sort a topic by offset, records, whether they are pending, the index
+//! of deliveries, and the head of a segment. Comes in: values. Goes out: bytes, and back.
 //! A value that does not decode to its last byte is [`Corrupt`], never a shorter one; so is a record that
 //! is whole but belongs elsewhere.
 
@@ -23,6 +23,7 @@ const END_OF_TOPIC: u8 = 0;
 const RECORD: u8 = b'r';
 const ID: u8 = b'i';
 const SIGNED: u8 = b's';
+const WHETHER_PENDING: u8 = b'p';
 
 /// The key of a segment's head.
 pub(super) const HEAD: &[u8] = b"h";
@@ -30,6 +31,13 @@ pub(super) const HEAD: &[u8] = b"h";
 /// All records of a segment lie in `RECORDS..RECORDS_END`.
 pub(super) const RECORDS: &[u8] = &[RECORD];
 pub(super) const RECORDS_END: &[u8] = &[RECORD + 1];
+
+/// What a segment of a spool says of its records lies in `PENDING..PENDING_END`.
+pub(super) const PENDING: &[u8] = &[WHETHER_PENDING];
+pub(super) const PENDING_END: &[u8] = &[WHETHER_PENDING + 1];
+
+/// Said of a record that is no longer pending.
+pub(super) const DONE: &[u8] = &[VERSION];
 
 /// What stands on disk is not what this program wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -60,8 +68,17 @@ pub(super) struct Draft<'a> {
 }
 
 pub(super) fn record_key(topic: &str, offset: u64) -> Vec<u8> {
+    place_key(RECORD, topic, offset)
+}
+
+/// Where it says whether a record is pending.
+pub(super) fn pending_key(topic: &str, offset: u64) -> Vec<u8> {
+    place_key(WHETHER_PENDING, topic, offset)
+}
+
+fn place_key(kind: u8, topic: &str, offset: u64) -> Vec<u8> {
     let mut key = Vec::with_capacity(topic.len() + 10);
-    key.push(RECORD);
+    key.push(kind);
     key.extend_from_slice(topic.as_bytes());
     key.push(END_OF_TOPIC);
     key.extend_from_slice(&offset.to_be_bytes());
@@ -89,11 +106,36 @@ pub(super) fn after_topic(topic: &str) -> Vec<u8> {
 
 /// Topic and offset of a record's key.
 pub(super) fn read_record_key(key: &[u8]) -> Result<(&str, u64), Corrupt> {
-    const WRONG: Corrupt = Corrupt("a record's key");
-    let (&RECORD, rest) = key.split_first().ok_or(WRONG)? else { return Err(WRONG) };
-    let (rest, offset) = rest.split_last_chunk::<8>().ok_or(WRONG)?;
-    let (&END_OF_TOPIC, topic) = rest.split_last().ok_or(WRONG)? else { return Err(WRONG) };
-    Ok((std::str::from_utf8(topic).map_err(|_| WRONG)?, u64::from_be_bytes(*offset)))
+    read_place_key(RECORD, key).ok_or(Corrupt("a record's key"))
+}
+
+/// Topic and offset of the record of which it is said whether it is pending.
+pub(super) fn read_pending_key(key: &[u8]) -> Result<(&str, u64), Corrupt> {
+    read_place_key(WHETHER_PENDING, key).ok_or(Corrupt("what is pending"))
+}
+
+fn read_place_key(kind: u8, key: &[u8]) -> Option<(&str, u64)> {
+    let rest = key.strip_prefix(&[kind])?;
+    let (rest, offset) = rest.split_last_chunk::<8>()?;
+    let topic = rest.strip_suffix(&[END_OF_TOPIC])?;
+    Some((std::str::from_utf8(topic).ok()?, u64::from_be_bytes(*offset)))
+}
+
+/// Said of a record that is pending: the digest of its key.
+pub(super) fn encode_pending(key: u64) -> [u8; 9] {
+    encode_offset(key)
+}
+
+/// The digest of the record's key; `None` where it is done.
+pub(super) fn decode_pending(value: &[u8]) -> Result<Option<u64>, Corrupt> {
+    if value == DONE {
+        return Ok(None);
+    }
+    let mut cursor = Cursor { rest: value, what: Corrupt("what is pending") };
+    cursor.version()?;
+    let key = cursor.number()?;
+    cursor.end()?;
+    Ok(Some(key))
 }
 
 pub(super) fn encode_offset(offset: u64) -> [u8; 9] {
@@ -337,6 +379,18 @@ mod tests {
         }
         assert!(read_record_key(b"r").is_err());
         assert!(read_record_key(b"itopic\0\0\0\0\0\0\0\0\0").is_err());
+        assert!(read_record_key(&pending_key("a", 1)).is_err());
+        assert_eq!(read_pending_key(&pending_key("a", 1)).unwrap(), ("a", 1));
+    }
+
+    #[test]
+    fn whether_a_record_is_pending_is_said_with_every_byte() {
+        let pending = encode_pending(u64::MAX);
+        assert_eq!(decode_pending(&pending), Ok(Some(u64::MAX)));
+        assert_eq!(decode_pending(DONE), Ok(None));
+        for value in [&pending[..8], &[], &[VERSION + 1], &[pending.as_slice(), &[0]].concat()] {
+            assert!(decode_pending(value).is_err(), "{value:?}");
+        }
     }
 
     #[test]

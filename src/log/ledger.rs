@@ -1,26 +1,21 @@
-//! What a spool keeps beside its records: which of them are still pending, and what is known to be
-//! kept elsewhere. Comes in: records as they are written, what became of them, and what was kept.
-//! Goes out: all of that again after a restart.
+//! What a spool keeps beside its records: what is known to be kept elsewhere. Comes in: that. Goes out: all
+//! of it again after a restart. What is lost of it costs at most a second copy.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use jiff::Timestamp;
 
-use super::codec::{self, Corrupt};
-use super::database::Failure;
+use super::codec::Corrupt;
+use super::failure::Failure;
 use crate::dedupe::Known;
 
-const PENDING: &str = "pending";
 const KNOWN_PREFIX: &str = "known-";
 
 /// What is known lies in so many parts of which the oldest goes whole, and one more being written.
 const PARTS: usize = 4;
 
 pub(super) struct Ledger {
-    /// Topic and offset to the digest of the key.
-    pending: Keyspace,
     /// Oldest first, never empty; the last is written.
     known: VecDeque<Part>,
     /// Deliveries.
@@ -36,21 +31,13 @@ struct Part {
 
 /// Whether the database's keyspace of this name is a ledger's.
 pub(super) fn owns(name: &str) -> bool {
-    name == PENDING || name.starts_with(KNOWN_PREFIX)
+    name.starts_with(KNOWN_PREFIX)
 }
 
 impl Ledger {
-    pub(super) fn exists(database: &Database) -> bool {
-        database.keyspace_exists(PENDING)
-    }
-
     /// Keeps `known` deliveries in mind, and at most a half more.
     pub(super) fn open(database: &Database, known: usize) -> Result<Self, Failure> {
-        let mut ledger = Self {
-            pending: database.keyspace(PENDING, KeyspaceCreateOptions::default)?,
-            known: VecDeque::new(),
-            part: known.div_ceil(PARTS).max(1),
-        };
+        let mut ledger = Self { known: VecDeque::new(), part: known.div_ceil(PARTS).max(1) };
         let names = database.list_keyspace_names();
         let mut numbers: Vec<u64> =
             names.iter().filter_map(|name| name.strip_prefix(KNOWN_PREFIX)?.parse().ok()).collect();
@@ -67,42 +54,8 @@ impl Ledger {
     }
 
     /// Whose memtables count when a commit must not get stuck.
-    pub(super) fn written(&self) -> [&Keyspace; 2] {
-        [&self.pending, &self.known.back().expect("never empty").keyspace]
-    }
-
-    /// Adds one record to the batch that writes it.
-    pub(super) fn add(&self, batch: &mut OwnedWriteBatch, topic: &str, offset: u64, key: u64) {
-        batch.insert(&self.pending, codec::record_key(topic, offset), key.to_be_bytes().as_slice());
-    }
-
-    /// These records are pending no more. Survives `kill -9`, and a power cut only with the next fsync:
-    /// what comes back then is sent again, under the same id.
-    pub(super) fn done<'r>(
-        &self,
-        database: &Database,
-        records: impl Iterator<Item = (&'r str, u64)>,
-    ) -> Result<(), Failure> {
-        let mut batch = database.batch().durability(Some(PersistMode::Buffer));
-        for (topic, offset) in records {
-            batch.remove(&self.pending, codec::record_key(topic, offset));
-        }
-        Ok(batch.commit()?)
-    }
-
-    /// Every pending record, by topic and then by offset, with the digest of its key.
-    pub(super) fn pending(&self, mut each: impl FnMut(Arc<str>, u64, u64)) -> Result<(), Failure> {
-        let mut last: Arc<str> = "".into();
-        for pair in self.pending.iter() {
-            let (key, value) = pair.into_inner()?;
-            let (topic, offset) = codec::read_record_key(&key)?;
-            if *last != *topic {
-                last = topic.into();
-            }
-            let key = value.first_chunk().ok_or(Corrupt("a pending record"))?;
-            each(last.clone(), offset, u64::from_be_bytes(*key));
-        }
-        Ok(())
+    pub(super) fn written(&self) -> &Keyspace {
+        &self.known.back().expect("never empty").keyspace
     }
 
     /// Survives `kill -9`.
@@ -186,22 +139,5 @@ mod tests {
         let kept = all_known(&ledger);
         assert!((8..=12).contains(&kept.len()), "{}", kept.len());
         assert_eq!(kept.last(), Some(&known(19)));
-    }
-
-    #[test]
-    fn pending_is_what_is_not_done() {
-        let dir = tempfile::tempdir().unwrap();
-        let (database, ledger) = opened(dir.path(), 1);
-        let mut batch = database.batch();
-        for (topic, offset) in [("a", 0), ("a", 1), ("b", 0), ("a", 300)] {
-            ledger.add(&mut batch, topic, offset, offset + 7);
-        }
-        batch.commit().unwrap();
-        ledger.done(&database, [("a", 1)].into_iter()).unwrap();
-        drop((database, ledger));
-        let (_database, ledger) = opened(dir.path(), 1);
-        let mut pending = Vec::new();
-        ledger.pending(|topic, offset, key| pending.push((topic.to_string(), offset, key))).unwrap();
-        assert_eq!(pending, [("a".to_owned(), 0, 7), ("a".to_owned(), 300, 307), ("b".to_owned(), 0, 7)]);
     }
 }

@@ -1,9 +1,9 @@
 //! A durable log in a directory of this machine: what the embedded bus and the spool are made of.
 //! Comes in: messages. Goes out: receipts, each after an fsync, and records by topic and offset.
 //!
-//! `database` is the log on disk (`codec`: its bytes, `watermark`: what must be there), `store` how
-//! threads share it, `writer` the one that writes, `retention` what is kept, `ledger` what a spool has to
-//! know of it, `disk` what it lies on.
+//! `database` is the log on disk (`opening`: how it begins, `segment`: its parts, `codec`: their bytes,
+//! `ledger`: what a spool keeps beside them, `watermark`: what must be there, `failure`: what can go wrong),
+//! `store` how threads share it, `writer` the one that writes, `retention` what is kept, `disk` what it lies on.
 
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -20,8 +20,11 @@ use writer::{Append, Order, Writer};
 mod codec;
 mod database;
 pub(crate) mod disk;
+mod failure;
 mod ledger;
+mod opening;
 mod retention;
+mod segment;
 mod store;
 mod watermark;
 mod writer;

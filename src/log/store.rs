@@ -8,9 +8,11 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-pub(crate) use super::database::{AppendError, Extent, ReadError};
-use super::database::{Log, Marks};
+pub(crate) use super::database::Extent;
+use super::database::Log;
+pub(crate) use super::failure::{AppendError, ReadError};
 use super::retention::Facts;
+use super::segment::Marks;
 use super::{Settings, disk};
 use crate::bus::{OpenError, Receipt, Record};
 use crate::dedupe::Known;
@@ -98,16 +100,17 @@ impl Store {
         read(&self.open).as_ref().map_or(0, |open| open.drained(cursors))
     }
 
-    /// What a spool has to know after a restart: every pending record, by topic and then by offset, with
-    /// the digest of its key; and what is known to be kept, the oldest first. Blocks on the disk.
+    /// What a spool has to know after a restart: every pending record, each topic's by offset, with the
+    /// digest of its key; and what is known to be kept, the oldest first. An error where it is not said of
+    /// every record whether it is pending. Blocks on the disk.
     pub(crate) fn recall(
         &self,
         pending: impl FnMut(Arc<str>, u64, u64),
         known: impl FnMut(Known),
     ) -> Result<(), OpenError> {
         let slot = read(&self.open);
-        let Some(ledger) = slot.as_ref().and_then(|open| open.ledger.as_ref()) else { return Ok(()) };
-        let all = ledger.pending(pending).and_then(|()| ledger.known(known));
+        let Some(open) = slot.as_ref() else { return Ok(()) };
+        let all = open.pending(pending).and_then(|()| open.known(known));
         all.map_err(|error| error.explain(&self.settings))
     }
 

@@ -1,31 +1,33 @@
 //! Breaks copies of logs at seeded places, and judges what opening and reading them gives: every
-//! acknowledged record with its bytes in its order, or an error; never fewer, never others, no panic,
-//! no hang.
+//! acknowledged record with its bytes in its order, all that a spool has pending, or an error; never fewer,
+//! never others, no panic, no hang.
 //!
-//! `script` is what a log is made of and a child process that makes it, `faults` how files are broken.
+//! `script` makes a log, `model` is what it has to hold then, `faults` how files are broken.
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use super::ReadError;
 use super::store::Store;
-use super::{ReadError, Settings};
-use crate::bus::Record;
+use crate::bus::{OpenError, Record};
 use crate::message::Message;
 use faults::Fault;
-use script::{Held, Made};
+use model::{Held, Place};
+use script::Made;
 
 mod faults;
+mod model;
 mod script;
 
 /// `FROM..TO`, where others than these are to be tried.
 const SEEDS: &str = "TERRA_BRIDGE_TEST_DAMAGE_SEEDS";
-const USUAL_SEEDS: std::ops::Range<u64> = 0..48;
+const USUAL_SEEDS: std::ops::Range<u64> = 0..80;
 
 /// Logs that are made; each is broken in many ways.
-const LOGS: u64 = 7;
+const LOGS: u64 = 12;
 
 /// Opening and reading one.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -56,12 +58,14 @@ enum Outcome {
 
 /// What is wrong with the log's answer, or how it protected its records.
 fn judge(dir: &Path, held: &Held) -> Result<Outcome, String> {
-    let settings = Settings::sample(dir);
-    let store = match Store::open(&settings, std::iter::empty()) {
-        Ok(store) => store,
+    let settings = script::settings(held.seed, dir);
+    let opened = Store::open(&settings, std::iter::empty()).and_then(|store| Ok((pending(&store)?, store)));
+    let (recalled, store) = match opened {
+        Ok(opened) => opened,
         Err(error) if error.0.contains("; ") => return Ok(Outcome::Refused),
         Err(error) => return Err(format!("no remedy: {error}")),
     };
+    judge_pending(&recalled, held)?;
     let first = read_all(&store, held)?;
     if first == Outcome::ReadError {
         return Ok(first);
@@ -74,8 +78,43 @@ fn judge(dir: &Path, held: &Held) -> Result<Outcome, String> {
         return Ok(Outcome::ReadError);
     }
     let store = Store::open(&settings, std::iter::empty()).map_err(|error| format!("not a second time: {error}"))?;
+    let recalled = pending(&store).map_err(|error| format!("not recalled a second time: {error}"))?;
+    judge_pending(&recalled, held)?;
     let second = read_all(&store, held)?;
     if second == Outcome::Whole { Ok(first) } else { Err("whole at first, and not a second time".to_owned()) }
+}
+
+/// What a spool is told when it opens, with the digests of the keys.
+fn pending(store: &Store) -> Result<BTreeMap<Place, u64>, OpenError> {
+    let mut pending = BTreeMap::new();
+    let each = |topic: Arc<str>, offset, key| {
+        pending.insert((topic.to_string(), offset), key);
+    };
+    store.recall(each, |_| {})?;
+    Ok(pending)
+}
+
+fn judge_pending(recalled: &BTreeMap<Place, u64>, held: &Held) -> Result<(), String> {
+    if !script::is_spool(held.seed) {
+        return Ok(());
+    }
+    if let Some(missing) = held.pending.iter().find(|place| !recalled.contains_key(*place)) {
+        return Err(format!("{missing:?} is pending no more: {} of {}", recalled.len(), held.pending.len()));
+    }
+    for ((topic, offset), key) in recalled {
+        let number = held.topics.get(topic).and_then(|topic| topic.numbers.get(usize::try_from(*offset).ok()?));
+        if number.is_some_and(|number| script::message(held.seed, *number).key_digest() != *key) {
+            return Err(format!("{topic} has another key at {offset}"));
+        }
+    }
+    Ok(())
+}
+
+/// What an unbroken log takes for pending that is done.
+fn too_many(dir: &Path, held: &Held) -> Option<Place> {
+    let store = Store::open(&script::settings(held.seed, dir), std::iter::empty()).expect("unbroken");
+    let mut recalled = pending(&store).expect("unbroken").into_keys();
+    recalled.find(|place| !held.pending.contains(place) && !held.undecided.contains(place))
 }
 
 fn read_all(store: &Store, held: &Held) -> Result<Outcome, String> {
@@ -155,7 +194,8 @@ fn a_broken_log_has_every_acknowledged_record_or_says_that_it_has_not() {
     for made in &made {
         let dir = tempfile::tempdir().expect("a directory");
         faults::copy(made.dir.path(), dir.path()).expect("it can be copied");
-        assert_eq!(judge(dir.path(), &made.held), Ok(Outcome::Whole), "unbroken");
+        assert_eq!(too_many(dir.path(), &made.held), None, "done, and pending again in {}", made.held.seed);
+        assert_eq!(judge(dir.path(), &made.held), Ok(Outcome::Whole), "unbroken {}", made.held.seed);
     }
     let (mut outcomes, mut wrong) = (BTreeMap::new(), Vec::new());
     for seed in seeds {

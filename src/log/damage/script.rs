@@ -1,22 +1,25 @@
 //! What a log is made of. Comes in: a seed. Goes out: a directory that a child process wrote, most often
 //! until `kill -9`, and what it acknowledged.
 
-use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use super::super::Settings;
 use super::super::store::Store;
+use super::super::{Keep, Settings};
 use super::Dice;
+use super::model::{Held, Model};
 use crate::bus::Receipt;
 use crate::message::Message;
 
 const TOPICS: u64 = 3;
-/// The one whose messages fill more than one journal: fjall closes one at 64 MB.
-const LARGE: u64 = 6;
+const KEYS: u64 = 5;
+/// From this one on they are spools.
+const FIRST_SPOOL: u64 = 7;
+/// Those whose messages fill more than one journal: fjall closes one at 64 MB.
+const LARGE: [u64; 2] = [6, 11];
 const LONGEST_BATCH: u64 = 12;
 
 const CHILD: &str = "log::damage::script::child_that_writes_a_log_until_it_is_killed";
@@ -28,7 +31,10 @@ const CHILD_SEED: &str = "TERRA_BRIDGE_TEST_DAMAGE_LOG";
 enum Step {
     /// So many messages in one commit.
     Append(u64),
+    /// Of a spool: some are pending no more, which ones being up to these dice.
+    Drain(u64),
     Roll,
+    /// Of a spool: all that have nothing pending.
     RemoveOldest,
     /// Close and open: what the journals hold stays there.
     Restart,
@@ -41,24 +47,19 @@ pub(super) struct Made {
     pub(super) held: Held,
 }
 
-/// What a log has to hold.
-#[derive(Debug, Clone)]
-pub(super) struct Held {
-    pub(super) seed: u64,
-    pub(super) topics: BTreeMap<String, Topic>,
+pub(super) fn is_spool(seed: u64) -> bool {
+    seed >= FIRST_SPOOL
 }
 
-#[derive(Debug, Clone, Default)]
-pub(super) struct Topic {
-    /// Of the messages, in order; the last of them may not have been acknowledged.
-    pub(super) numbers: Vec<u64>,
-    /// So many are.
-    pub(super) acknowledged: u64,
-    /// The log may begin here and not later.
-    pub(super) earliest: u64,
+pub(super) fn settings(seed: u64, dir: &Path) -> Settings {
+    let settings = Settings::sample(dir);
+    match is_spool(seed) {
+        true => Settings { section: "spool", keep: Keep::UntilDone { bytes: 1 << 40, known: 100 }, ..settings },
+        false => settings,
+    }
 }
 
-fn topic(seed: u64, number: u64) -> String {
+pub(super) fn topic(seed: u64, number: u64) -> String {
     format!("topic-{}", Dice(seed ^ (number << 20)).below(TOPICS))
 }
 
@@ -66,7 +67,7 @@ fn topic(seed: u64, number: u64) -> String {
 pub(super) fn message(seed: u64, number: u64) -> Message {
     let mut dice = Dice(seed ^ (number << 20) ^ 1);
     let len = match dice.below(4) {
-        0 if seed == LARGE => 1 << 20,
+        0 if LARGE.contains(&seed) => 1 << 20,
         0 => dice.below(200),
         1 => 4096 + dice.below(20_000),
         _ => 2000,
@@ -75,52 +76,43 @@ pub(super) fn message(seed: u64, number: u64) -> Message {
     let mut id = [0; 32];
     id[..8].copy_from_slice(&number.to_be_bytes());
     id[8..16].copy_from_slice(&seed.to_be_bytes());
-    Message::sample(&topic(seed, number), "key", id, payload)
+    let key = format!("key-{}", dice.below(KEYS));
+    Message::sample(&topic(seed, number), &key, id, payload)
 }
 
 fn steps(seed: u64) -> Vec<Step> {
     let mut dice = Dice(seed ^ 2);
-    let count = 30 + dice.below(60);
+    // So many that a spool, of which a part of the steps drains, fills a journal too.
+    let least = if is_spool(seed) && LARGE.contains(&seed) { 150 } else { 30 };
+    let count = least + dice.below(60);
     let step = |_| match dice.below(24) {
         0 | 1 => Step::Roll,
         2 => Step::RemoveOldest,
         3 => Step::Restart,
         // Every other log is all in its journals.
         4 if seed % 2 == 1 => Step::Reopen,
+        5 | 6 if seed % 2 == 1 && is_spool(seed) => Step::Reopen,
+        7..10 if is_spool(seed) => Step::Drain(dice.roll()),
         _ => Step::Append(1 + dice.below(LONGEST_BATCH)),
     };
-    (0..count).map(step).collect()
+    // What is in tables is what a torn journal leaves: so everything is, of those that are closed.
+    (0..count).map(step).chain([Step::Reopen]).collect()
 }
 
 /// After so many steps.
 fn held(seed: u64, acknowledged: usize) -> Held {
-    let mut topics = BTreeMap::<String, Topic>::new();
-    // Where each segment begins.
-    let mut segments = vec![BTreeMap::new()];
-    let mut number = 0;
+    let mut model = Model::new(seed);
     for (index, step) in steps(seed).into_iter().enumerate().take(acknowledged + 1) {
         match step {
-            Step::Append(count) => {
-                for number in number..number + count {
-                    let topic = topics.entry(topic(seed, number)).or_default();
-                    topic.numbers.push(number);
-                    topic.acknowledged += u64::from(index < acknowledged);
-                }
-                number += count;
-            }
-            Step::Roll => {
-                segments.push(topics.iter().map(|(name, topic)| (name.clone(), topic.acknowledged)).collect())
-            }
-            Step::RemoveOldest if segments.len() > 1 => {
-                segments.remove(0);
-            }
-            Step::RemoveOldest | Step::Restart | Step::Reopen => {}
+            Step::Append(count) => drop(model.append(count, index < acknowledged)),
+            Step::Drain(roll) => drop(model.drain(roll, index < acknowledged)),
+            Step::Roll => model.roll(),
+            Step::RemoveOldest if is_spool(seed) => model.remove_oldest(model.drained()),
+            Step::RemoveOldest => model.remove_oldest(1),
+            Step::Restart | Step::Reopen => {}
         }
     }
-    for (name, topic) in &mut topics {
-        topic.earliest = segments[0].get(name).copied().unwrap_or(0);
-    }
-    Held { seed, topics }
+    model.held()
 }
 
 /// A log of which the last steps were cut off, or, of every third, one that was closed.
@@ -158,18 +150,31 @@ pub(super) fn make(seed: u64) -> Made {
 fn child_that_writes_a_log_until_it_is_killed() {
     let Some(dir) = std::env::var_os(CHILD_DIR) else { return };
     let seed = std::env::var(CHILD_SEED).expect("with the directory").parse().expect("a number");
-    let opened = || Store::open(&Settings::sample(Path::new(&dir)), std::iter::empty()).expect("it is whole");
+    let opened = || Store::open(&settings(seed, Path::new(&dir)), std::iter::empty()).expect("it is whole");
     let mut store = opened();
-    let mut number = 0;
+    let mut model = Model::new(seed);
     for (index, step) in steps(seed).into_iter().enumerate() {
         match step {
             Step::Append(count) => {
-                let messages: Vec<_> = (number..number + count).map(|number| message(seed, number)).collect();
+                let messages: Vec<_> = model.append(count, true).map(|number| message(seed, number)).collect();
                 let receipts = store.append(messages.iter()).expect("it takes writes");
                 assert!(receipts.iter().all(|receipt| *receipt == Receipt::Kept));
-                number += count;
             }
-            Step::Roll => store.roll().expect("it takes writes"),
+            Step::Drain(roll) => {
+                let done = model.drain(roll, true);
+                let records = done.iter().map(|(topic, offset)| (topic.as_str(), *offset));
+                store.done(records).expect("it takes writes");
+            }
+            Step::Roll => {
+                model.roll();
+                store.roll().expect("it takes writes");
+            }
+            Step::RemoveOldest if is_spool(seed) => {
+                let drained = store.drained(&model.cursors());
+                assert_eq!(drained, model.drained());
+                model.remove_oldest(drained);
+                store.remove_oldest(drained).expect("it takes writes");
+            }
             Step::RemoveOldest => store.remove_oldest(1).expect("it takes writes"),
             Step::Reopen => store.reopen().expect("it is whole"),
             Step::Restart => {

@@ -1,0 +1,115 @@
+//! What a log has to hold. Comes in: what is done to it, step by step. Goes out: every topic's records, and
+//! of a spool what is pending. Touches no disk.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::Dice;
+use super::script;
+
+/// Where a record is.
+pub(super) type Place = (String, u64);
+
+#[derive(Debug, Clone)]
+pub(super) struct Held {
+    pub(super) seed: u64,
+    pub(super) topics: BTreeMap<String, Topic>,
+    /// Of a spool.
+    pub(super) pending: BTreeSet<Place>,
+    /// What may be pending or not.
+    pub(super) undecided: BTreeSet<Place>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Topic {
+    /// Of the messages, in order; the last of them may not have been acknowledged.
+    pub(super) numbers: Vec<u64>,
+    /// So many are.
+    pub(super) acknowledged: u64,
+    /// The log may begin here and not later.
+    pub(super) earliest: u64,
+}
+
+pub(super) struct Model {
+    held: Held,
+    /// Where each segment begins.
+    segments: Vec<BTreeMap<String, u64>>,
+    number: u64,
+}
+
+impl Model {
+    pub(super) fn new(seed: u64) -> Self {
+        let held = Held { seed, topics: BTreeMap::new(), pending: BTreeSet::new(), undecided: BTreeSet::new() };
+        Self { held, segments: vec![BTreeMap::new()], number: 0 }
+    }
+
+    /// The numbers of the next messages.
+    pub(super) fn append(&mut self, count: u64, acknowledged: bool) -> std::ops::Range<u64> {
+        let numbers = self.number..self.number + count;
+        for number in numbers.clone() {
+            let name = script::topic(self.held.seed, number);
+            let topic = self.held.topics.entry(name.clone()).or_default();
+            let place = (name, topic.numbers.len() as u64);
+            topic.numbers.push(number);
+            topic.acknowledged += u64::from(acknowledged);
+            let into = if acknowledged { &mut self.held.pending } else { &mut self.held.undecided };
+            into.insert(place);
+        }
+        self.number = numbers.end;
+        numbers
+    }
+
+    /// What is pending no more: most often all of it in one topic and some of it in another.
+    pub(super) fn drain(&mut self, roll: u64, acknowledged: bool) -> Vec<Place> {
+        let mut dice = Dice(roll);
+        let mut shares = BTreeMap::new();
+        let mut done = Vec::new();
+        for place in &self.held.pending {
+            let share = *shares.entry(place.0.as_str()).or_insert_with(|| dice.below(6));
+            if dice.below(4) < share {
+                done.push(place.clone());
+            }
+        }
+        for place in &done {
+            self.held.pending.remove(place);
+            if !acknowledged {
+                self.held.undecided.insert(place.clone());
+            }
+        }
+        done
+    }
+
+    pub(super) fn roll(&mut self) {
+        let ends = self.held.topics.iter().map(|(name, topic)| (name.clone(), topic.numbers.len() as u64));
+        self.segments.push(ends.collect());
+    }
+
+    pub(super) fn remove_oldest(&mut self, count: usize) {
+        let count = count.min(self.segments.len() - 1);
+        self.segments.drain(..count);
+    }
+
+    /// Before which offset of each topic nothing is pending.
+    pub(super) fn cursors(&self) -> BTreeMap<Arc<str>, u64> {
+        let ends = self.held.topics.iter().map(|(name, topic)| (Arc::from(name.as_str()), topic.numbers.len() as u64));
+        let mut cursors: BTreeMap<Arc<str>, u64> = ends.collect();
+        for (topic, offset) in self.held.pending.iter().rev() {
+            cursors.insert(topic.as_str().into(), *offset);
+        }
+        cursors
+    }
+
+    /// How many of the oldest segments have nothing pending.
+    pub(super) fn drained(&self) -> usize {
+        let cursors = self.cursors();
+        let before = |(topic, begin): (&String, &u64)| *begin <= cursors[topic.as_str()];
+        self.segments.iter().skip(1).take_while(|begins| begins.iter().all(before)).count()
+    }
+
+    pub(super) fn held(mut self) -> Held {
+        for (name, topic) in &mut self.held.topics {
+            topic.earliest = self.segments[0].get(name).copied().unwrap_or(0);
+        }
+        self.held
+    }
+}

@@ -1,0 +1,117 @@
+//! What can go wrong with a log on disk. Comes in: errors of fjall, of the disk and of what was read.
+//! Goes out: whether to try again, or what somebody has to do.
+
+use std::io;
+use std::panic::AssertUnwindSafe;
+
+use super::codec::Corrupt;
+use super::database::Extent;
+use super::{Settings, disk};
+use crate::bus::OpenError;
+
+/// Why nothing was kept.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AppendError {
+    /// Nothing was written; the next attempt may well succeed.
+    #[error("the disk is behind with its writes")]
+    Behind,
+    /// Some of it may be on disk. The log takes nothing more until it is opened anew.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Why nothing was read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadError {
+    #[error("no such topic")]
+    UnknownTopic,
+    /// Removed by retention.
+    #[error("the log begins at offset {}", .0.earliest)]
+    Gone(Extent),
+    #[error("the log is closed")]
+    Closed,
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<fjall::Error> for ReadError {
+    fn from(error: fjall::Error) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+impl From<Corrupt> for ReadError {
+    fn from(error: Corrupt) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+/// Why the log was not opened, or takes nothing more.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error("{0}")]
+    Fjall(fjall::Error),
+    #[error("{0}")]
+    Corrupt(#[from] Corrupt),
+    #[error("what the journal held could not be written anew")]
+    Rewrite,
+    /// What was acknowledged is not there.
+    #[error("acknowledged messages are missing from its end, {0} of them")]
+    Short(u64),
+    #[error("{0}")]
+    Watermark(#[from] io::Error),
+}
+
+impl From<fjall::Error> for Failure {
+    fn from(error: fjall::Error) -> Self {
+        Self::Fjall(error)
+    }
+}
+
+impl Failure {
+    pub(super) fn explain(&self, settings: &Settings) -> OpenError {
+        let Settings { section, dir, .. } = settings;
+        let dir_shown = dir.display();
+        match self {
+            Self::Fjall(fjall::Error::Io(error)) | Self::Watermark(error) if !is_damage(error) => {
+                disk::unusable(section, dir, error)
+            }
+            Self::Fjall(fjall::Error::Locked) => OpenError(format!(
+                "another process uses {section}.dir {dir_shown}; stop it, or give each bridge a directory of its own"
+            )),
+            Self::Fjall(fjall::Error::InvalidVersion(_)) => OpenError(format!(
+                "{section}.dir {dir_shown} holds a database of another version of fjall; choose an empty directory"
+            )),
+            Self::Rewrite => {
+                OpenError(format!("{section}.dir {dir_shown} does not take writes; free some space there"))
+            }
+            _ => OpenError(format!(
+                "the log in {section}.dir {dir_shown} is damaged: {self}; restore the directory from a copy, or move it \
+                 aside and start with an empty one"
+            )),
+        }
+    }
+}
+
+/// Whether files lack what should be in them; else the disk is to blame.
+fn is_damage(error: &io::Error) -> bool {
+    use io::ErrorKind::{AlreadyExists, InvalidData, NotFound, UnexpectedEof};
+    matches!(error.kind(), AlreadyExists | InvalidData | NotFound | UnexpectedEof)
+}
+
+/// fjall answers some damage with a panic; here it is an error like any other.
+pub(super) fn guarded<T, E: From<Corrupt>>(asked: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+    let answer = std::panic::catch_unwind(AssertUnwindSafe(asked));
+    answer.unwrap_or_else(|_| Err(Corrupt("something that fjall reads").into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_over_damage_is_an_error() {
+        let read: Result<(), ReadError> = guarded(|| panic!("value handle did not match any blob"));
+        assert!(matches!(read, Err(ReadError::Failed(_))));
+    }
+}

@@ -1,0 +1,249 @@
+//! Opens the log, and knows whether it is whole. Comes in: the directory. Goes out: the log with all that it
+//! acknowledged, or what is wrong with it; never a shorter one. What is pending in a spool is looked at when
+//! it is asked for.
+
+use std::sync::Mutex;
+
+use fjall::Database;
+
+use super::codec::{self, Corrupt};
+use super::database::{Log, Tally};
+use super::failure::{Failure, guarded};
+use super::ledger::{self, Ledger};
+use super::segment::{self, Segment};
+use super::watermark::{Level, Watermark};
+use super::{Keep, Settings};
+
+/// Above this fjall writes out what keeps the oldest journal from being removed.
+const JOURNALS: u64 = 128 * 1024 * 1024;
+
+impl Log {
+    pub(super) fn open(settings: &Settings) -> Result<Self, Failure> {
+        guarded(|| Self::open_checked(settings))
+    }
+
+    fn open_checked(settings: &Settings) -> Result<Self, Failure> {
+        let dir = &settings.dir;
+        // Looked at before fjall opens, and so perhaps removes, anything; read for good after that has
+        // locked the directory.
+        Watermark::open(dir)?;
+        let database = Database::builder(dir).max_journaling_size(JOURNALS).open()?;
+        let mut numbers = Vec::new();
+        for name in database.list_keyspace_names().iter().filter(|name| !ledger::owns(name)) {
+            numbers.push(segment::number(name)?);
+        }
+        numbers.sort_unstable();
+        let (watermark, least) = match Watermark::open(dir)? {
+            Some(opened) => opened,
+            None if numbers.is_empty() => (Watermark::create(dir)?, Level::default()),
+            None => return Err(Corrupt("the watermark").into()),
+        };
+        if numbers.first().is_some_and(|first| *first > least.first) {
+            return Err(Corrupt("the first segment").into());
+        }
+        let ledger = match settings.keep {
+            Keep::For(_) => None,
+            Keep::UntilDone { known, .. } => Some(Ledger::open(&database, known)?),
+        };
+        let segments = Vec::with_capacity(numbers.len() + 1);
+        let mut open = Self { database, segments, tally: Mutex::default(), watermark, ledger };
+        for number in numbers {
+            open.adopt(number)?;
+        }
+        let found = open.level(&open.ends());
+        if found.records < least.records || found.bytes < least.bytes {
+            return Err(Failure::Short(least.records.saturating_sub(found.records)));
+        }
+        if open.segments.is_empty() {
+            open.begin(0)?;
+        }
+        // What was on disk without having been acknowledged is, from now on: a retry is a duplicate.
+        open.watermark.set(found)?;
+        Ok(open)
+    }
+
+    /// Takes up a segment found on disk, checking that it begins where the one before it ended.
+    fn adopt(&mut self, number: u64) -> Result<(), Failure> {
+        let keyspace = segment::keyspace(&self.database, number)?;
+        let Some(head) = keyspace.get(codec::HEAD)? else {
+            // Cut off between its creation and its head: nothing was written to it.
+            return if keyspace.is_empty()? { self.begin(number) } else { Err(Corrupt("a segment's head").into()) };
+        };
+        let head = codec::decode_head(&head)?;
+        if !self.segments.is_empty() && self.ends() != head.marks {
+            return Err(Corrupt("the seam of two segments").into());
+        }
+        let mut ends = head.marks.clone();
+        let newest = segment::survey(&keyspace, &mut ends)?;
+        self.close_last();
+        *self.tally() = Tally { ends, newest };
+        self.segments.push(Segment { number, head, keyspace, newest: None });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    #[test]
+    fn a_segment_that_was_never_begun_is_begun_at_the_next_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = Log::open(&Settings::sample(dir.path())).unwrap();
+        open.append_samples(0..2);
+        segment::keyspace(&open.database, 1).unwrap();
+        drop(open);
+        let open = Log::open(&Settings::sample(dir.path())).unwrap();
+        open.append_samples(2..3);
+        assert_eq!(open.segments.len(), 2);
+        assert_eq!(open.read("a", 0..3, 9, usize::MAX).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn a_log_that_does_not_begin_where_its_head_says_is_not_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = Log::open(&Settings::sample(dir.path())).unwrap();
+        open.append_samples(0..5);
+        open.last().keyspace.remove(codec::record_key("a", 0)).unwrap();
+        drop(open);
+        let error = Log::open(&Settings::sample(dir.path())).err().unwrap().explain(&Settings::sample(dir.path()));
+        assert!(error.0.contains("damaged") && error.0.contains("restore"), "{error}");
+    }
+
+    #[test]
+    fn a_seam_that_does_not_fit_is_not_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut open = Log::open(&Settings::sample(dir.path())).unwrap();
+        open.append_samples(0..2);
+        let before = open.last().keyspace.clone();
+        open.roll().unwrap();
+        open.append_samples(2..3);
+        before.remove(codec::record_key("a", 1)).unwrap();
+        drop((open, before));
+        assert!(matches!(Log::open(&Settings::sample(dir.path())), Err(Failure::Corrupt(_))));
+    }
+
+    #[test]
+    fn a_journal_that_lost_its_end_is_not_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = Log::open(&Settings::sample(dir.path())).unwrap();
+        open.append_samples(0..3);
+        open.append_samples(3..5);
+        drop(open);
+        let journal = dir.path().join("0.jnl");
+        let whole = std::fs::read(&journal).unwrap();
+        let held = whole.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+        // One bit of the last commit, and one byte less than it.
+        for torn in
+            [[&whole[..held - 2], &[whole[held - 2] ^ 1], &whole[held - 1..]].concat(), whole[..held - 1].to_vec()]
+        {
+            std::fs::write(&journal, torn).unwrap();
+            for _ in 0..2 {
+                let error = Log::open(&Settings::sample(dir.path())).err().unwrap();
+                assert!(matches!(error, Failure::Short(2)), "{error}");
+            }
+            let error = Failure::Short(2).explain(&Settings::sample(dir.path()));
+            assert!(error.0.contains("2 of them") && error.0.contains("restore"), "{error}");
+            std::fs::write(&journal, &whole).unwrap();
+        }
+        assert!(Log::open(&Settings::sample(dir.path())).is_ok());
+    }
+
+    #[test]
+    fn what_was_written_and_never_acknowledged_may_be_there_or_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = Log::open(&Settings::sample(dir.path())).unwrap();
+        open.append_samples(0..3);
+        let acknowledged = open.level(&open.ends());
+        open.append_samples(3..5);
+        // As if it had been killed between the fsync and the receipt.
+        open.watermark.set(acknowledged).unwrap();
+        drop(open);
+        let open = Log::open(&Settings::sample(dir.path())).unwrap();
+        assert_eq!(open.read("a", 0..5, 9, usize::MAX).unwrap().len(), 5);
+        drop(open);
+        // A retry of those has been answered as a duplicate since: now they have to be there.
+        let (_, least) = Watermark::open(dir.path()).unwrap().unwrap();
+        assert_eq!(least.records, 5);
+    }
+
+    #[test]
+    fn a_segment_that_is_missing_is_damage_unless_retention_removed_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut open = Log::open(&Settings::sample(dir.path())).unwrap();
+        for number in 0..4 {
+            open.append_samples(number..number + 1);
+            open.roll().unwrap();
+        }
+        open.remove_oldest().unwrap();
+        drop(open);
+        let open = Log::open(&Settings::sample(dir.path())).unwrap();
+        let first = open.segments[0].keyspace.clone();
+        assert_eq!(open.read("a", 1..4, 9, usize::MAX).unwrap().len(), 3);
+        open.database.delete_keyspace(first).unwrap();
+        drop(open);
+        assert!(matches!(Log::open(&Settings::sample(dir.path())), Err(Failure::Corrupt(_))));
+    }
+
+    #[test]
+    fn a_log_without_its_watermark_is_not_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        Log::open(&Settings::sample(dir.path())).unwrap().append_samples(0..1);
+        std::fs::remove_file(dir.path().join("watermark")).unwrap();
+        assert!(matches!(Log::open(&Settings::sample(dir.path())), Err(Failure::Corrupt(_))));
+    }
+
+    fn spool(dir: &std::path::Path) -> Settings {
+        Settings { keep: Keep::UntilDone { bytes: 1 << 30, known: 0 }, ..Settings::sample(dir) }
+    }
+
+    fn pending(open: &Log) -> Result<Vec<u64>, Failure> {
+        let mut pending = Vec::new();
+        open.pending(|_, offset, _| pending.push(offset))?;
+        Ok(pending)
+    }
+
+    #[test]
+    fn what_is_pending_lies_where_its_records_do_and_is_done_one_by_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut open = Log::open(&spool(dir.path())).unwrap();
+        open.append_samples(0..4);
+        open.roll().unwrap();
+        open.append_samples(4..6);
+        open.done([("a", 1), ("a", 2), ("a", 4)].into_iter()).unwrap();
+        open.rewrite().unwrap();
+        drop(open);
+        // All that is in no table yet is lost with it; so nothing may be there alone.
+        File::options().write(true).open(dir.path().join("0.jnl")).unwrap().set_len(0).unwrap();
+        let mut open = Log::open(&spool(dir.path())).unwrap();
+        assert_eq!(pending(&open).unwrap(), [0, 3, 5]);
+        open.done([("a", 0), ("a", 3)].into_iter()).unwrap();
+        open.remove_oldest().unwrap();
+        open.done([("a", 3)].into_iter()).unwrap();
+        drop(open);
+        assert_eq!(pending(&Log::open(&spool(dir.path())).unwrap()).unwrap(), [5]);
+    }
+
+    #[test]
+    fn a_spool_that_forgot_whether_a_record_is_pending_says_so() {
+        for forgotten in 0..3 {
+            let dir = tempfile::tempdir().unwrap();
+            let open = Log::open(&spool(dir.path())).unwrap();
+            open.append_samples(0..3);
+            open.done([("a", 1)].into_iter()).unwrap();
+            open.last().keyspace.remove(codec::pending_key("a", forgotten)).unwrap();
+            drop(open);
+            let error = pending(&Log::open(&spool(dir.path())).unwrap()).err().unwrap().explain(&spool(dir.path()));
+            assert!(error.0.contains("what is pending") && error.0.contains("restore"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_log_that_was_no_spool_is_not_taken_for_one_that_is_drained() {
+        let dir = tempfile::tempdir().unwrap();
+        Log::open(&Settings::sample(dir.path())).unwrap().append_samples(0..1);
+        assert!(matches!(pending(&Log::open(&spool(dir.path())).unwrap()), Err(Failure::Corrupt(_))));
+    }
+}

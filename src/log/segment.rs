@@ -1,0 +1,118 @@
+//! A part of the log that retention removes whole: a keyspace with a head, records, their index, and of a
+//! spool what is pending of them. Comes in: how far each topic was. Goes out: how far it is, records
+//! without a gap, and everything that is pending or an error.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, UserValue};
+use jiff::Timestamp;
+
+use super::codec::{self, Corrupt, Head, Mark};
+use super::failure::{Failure, ReadError};
+
+/// Held in memory before it is written as a table.
+const MEMTABLE: u64 = 32 * 1024 * 1024;
+
+const PREFIX: &str = "segment-";
+
+/// How far each topic is.
+pub(super) type Marks = BTreeMap<Arc<str>, Mark>;
+
+pub(super) struct Segment {
+    pub(super) number: u64,
+    pub(super) head: Head,
+    pub(super) keyspace: Keyspace,
+    /// When its last record was taken; for the last segment see [`super::database::Tally::newest`].
+    pub(super) newest: Option<Timestamp>,
+}
+
+/// The number of the segment whose keyspace has this name.
+pub(super) fn number(name: &str) -> Result<u64, Corrupt> {
+    let number = name.strip_prefix(PREFIX).and_then(|number| number.parse().ok());
+    number.ok_or(Corrupt("a segment's name"))
+}
+
+/// Made where it is missing.
+pub(super) fn keyspace(database: &Database, number: u64) -> Result<Keyspace, Failure> {
+    let name = format!("{PREFIX}{number:020}");
+    // Payloads go to files of their own: compaction then moves keys alone.
+    let separation = KvSeparationOptions::default();
+    Ok(database.keyspace(&name, || {
+        KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE).with_kv_separation(Some(separation))
+    })?)
+}
+
+impl Segment {
+    /// The offset of the topic's first record here, or in the segments behind it.
+    pub(super) fn begin(&self, topic: &str) -> u64 {
+        self.head.marks.get(topic).map_or(0, |mark| mark.next)
+    }
+
+    /// The topic's records at `offsets`, as far as they are here. An error where one is missing between two.
+    pub(super) fn records(
+        &self,
+        topic: &str,
+        offsets: Range<u64>,
+    ) -> impl Iterator<Item = Result<UserValue, ReadError>> + use<> {
+        let keys = codec::record_key(topic, offsets.start)..codec::record_key(topic, offsets.end);
+        self.keyspace.range(keys).zip(offsets).map(|(pair, expected)| {
+            let (key, value) = pair.into_inner()?;
+            let (_, offset) = codec::read_record_key(&key)?;
+            if offset == expected { Ok(value) } else { Err(Corrupt("the order of offsets").into()) }
+        })
+    }
+
+    /// Every record that is pending, by topic and then by offset, with the digest of its key. Each record
+    /// says whether it is, so that none is taken for done because nothing is known of it: that is an error.
+    /// `ends` is how far each topic is behind this segment.
+    pub(super) fn pending(&self, ends: &Marks, mut each: impl FnMut(Arc<str>, u64, u64)) -> Result<(), Failure> {
+        const WRONG: Corrupt = Corrupt("what is pending");
+        let nexts = |marks: &Marks| marks.iter().map(|(topic, mark)| (topic.clone(), mark.next)).collect();
+        let mut reached: BTreeMap<Arc<str>, u64> = nexts(&self.head.marks);
+        let mut topic: Arc<str> = "".into();
+        for pair in self.keyspace.range(codec::PENDING..codec::PENDING_END) {
+            let (key, value) = pair.into_inner()?;
+            let (name, offset) = codec::read_pending_key(&key)?;
+            if *topic != *name {
+                topic = name.into();
+            }
+            let expected = reached.entry(topic.clone()).or_default();
+            if offset != *expected {
+                return Err(WRONG.into());
+            }
+            *expected += 1;
+            if let Some(key) = codec::decode_pending(&value)? {
+                each(topic.clone(), offset, key);
+            }
+        }
+        if reached == nexts(ends) { Ok(()) } else { Err(WRONG.into()) }
+    }
+}
+
+/// Goes through the topics of a segment, checking their first and last records against how far
+/// each topic was, and carries `ends` on to the segment's end. Goes out: when its last record was taken.
+pub(super) fn survey(keyspace: &Keyspace, ends: &mut Marks) -> Result<Option<Timestamp>, Failure> {
+    let mut newest = None;
+    let mut from = codec::RECORDS.to_vec();
+    while let Some(first) = keyspace.range(from.as_slice()..codec::RECORDS_END).next() {
+        let (key, value) = first.into_inner()?;
+        let (topic, offset) = codec::read_record_key(&key)?;
+        let (_, position) = codec::decode_place(&value)?;
+        let begin = Mark { next: offset, position };
+        if ends.get(topic).copied().unwrap_or_default() != begin {
+            return Err(Corrupt("the first record of a topic in a segment").into());
+        }
+        from = codec::after_topic(topic);
+        let last = keyspace.range(key.to_vec()..from.clone()).next_back();
+        let (key, value) = last.ok_or(Corrupt("the last record of a topic in a segment"))?.into_inner()?;
+        let (_, offset) = codec::read_record_key(&key)?;
+        let footprint = codec::footprint(topic, &value);
+        let (record, position) = codec::decode_record(topic, offset, Bytes::from_owner(value))?;
+        newest = newest.max(Some(record.time));
+        ends.insert(topic.into(), Mark { next: offset + 1, position: position + footprint });
+    }
+    Ok(newest)
+}
