@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -26,6 +26,9 @@ use crate::route::Table;
 use crate::server::{self, Budget, CertificateError, Certificates, Limits};
 use crate::spool::{self, Spool};
 use crate::telemetry::{self, Telemetry};
+
+/// Connections that wait to be accepted: as many as Linux lets wait (`net.core.somaxconn`).
+const BACKLOG: u32 = 4096;
 
 /// What the bus may take beyond the drain timeout to let its client go.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
@@ -72,7 +75,7 @@ pub(super) async fn run(
         None => None,
     };
     let opened = bus::open(&config.bus, setup(config, &routes))?;
-    let ports = Ports::bind(config).await?;
+    let ports = Ports::bind(config)?;
     let descriptors = server::raise_limit();
     if descriptors.is_some_and(|most| most < config.server.max_connections as u64) {
         let remedy = "raise the hard limit (LimitNOFILE=, ulimit -Hn), or lower `server.max_connections`";
@@ -258,21 +261,28 @@ struct Ports {
 }
 
 impl Ports {
-    async fn bind(config: &Config) -> Result<Self, StartError> {
+    fn bind(config: &Config) -> Result<Self, StartError> {
         let reader = match &config.bus {
-            config::Bus::Embedded(embedded) => Some(bind("embedded.listen", embedded.listen).await?),
+            config::Bus::Embedded(embedded) => Some(bind("embedded.listen", embedded.listen)?),
             config::Bus::Kafka(_) | config::Bus::Nats(_) => None,
         };
         Ok(Self {
-            deliveries: bind("server.listen", config.server.listen).await?,
-            admin: bind("admin.listen", config.admin.listen).await?,
+            deliveries: bind("server.listen", config.server.listen)?,
+            admin: bind("admin.listen", config.admin.listen)?,
             reader,
         })
     }
 }
 
-async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|source| StartError::Listen { key, address, source })
+fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    let listen = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        // What an earlier process left closing does not keep its successor from starting.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listen().map_err(|source| StartError::Listen { key, address, source })
 }
 
 /// One line for each listener, and one with what this bus promises.

@@ -25,7 +25,15 @@ const ELSEWHERE: &[u8] = b"the secret of another endpoint";
 #[derive(Clone)]
 struct Delivery {
     signature: Vec<u8>,
+    /// A further header, before or after the other.
+    second: Option<(&'static str, Vec<u8>)>,
     body: Vec<u8>,
+}
+
+impl Delivery {
+    fn new(signature: impl Into<Vec<u8>>, body: impl Into<Vec<u8>>) -> Self {
+        Self { signature: signature.into(), second: None, body: body.into() }
+    }
 }
 
 fn mac(secret: &[u8], parts: &[&[u8]]) -> String {
@@ -40,13 +48,16 @@ fn hex(bytes: &[u8]) -> String {
 
 fn signed(secret: &[u8], t: &str, body: &[u8]) -> Delivery {
     let v1 = mac(secret, &[t.as_bytes(), b".", body]);
-    Delivery { signature: format!("t={t},v1={v1}").into_bytes(), body: body.to_vec() }
+    Delivery::new(format!("t={t},v1={v1}"), body)
 }
 
 fn accepted(endpoint: &Arc<Endpoint>, delivery: &Delivery) -> bool {
     let mut headers = HeaderMap::new();
     let Ok(value) = HeaderValue::from_bytes(&delivery.signature) else { return false };
     headers.insert("terra-signature", value);
+    if let Some((name, value)) = &delivery.second {
+        headers.append(*name, HeaderValue::from_bytes(value).expect("plain text"));
+    }
     let Ok(claim) = Claim::read(&headers) else { return false };
     let mut proof = Proof::begin(endpoint.clone(), claim);
     proof.update(&delivery.body);
@@ -67,12 +78,9 @@ fn forged(rng: &mut Rng) -> (Delivery, &'static str) {
     let (mut delivery, t) = valid(rng);
     let text = t.to_string();
     let v1 = String::from_utf8(delivery.signature.split_off(text.len() + 6)).expect("hex");
-    let with = |t: &str, v1: &str, body: &[u8]| Delivery {
-        signature: format!("t={t},v1={v1}").into_bytes(),
-        body: body.to_vec(),
-    };
+    let with = |t: &str, v1: &str, body: &[u8]| Delivery::new(format!("t={t},v1={v1}"), body);
     let body = delivery.body.clone();
-    match rng.u8(..16) {
+    match rng.u8(..18) {
         0 => {
             let (at, bit) = (rng.usize(..body.len()), rng.u8(..8));
             delivery.body[at] ^= 1 << bit;
@@ -117,7 +125,7 @@ fn forged(rng: &mut Rng) -> (Delivery, &'static str) {
         }
         11 => {
             let other = [format!("t={t},v0={v1}"), format!("t={t},{v1}"), format!("v1={v1}"), format!("t={t};v1={v1}")];
-            (Delivery { signature: other[rng.usize(..4)].clone().into_bytes(), body }, "another scheme")
+            (Delivery::new(other[rng.usize(..4)].clone(), body), "another scheme")
         }
         12 => {
             let t = if rng.bool() {
@@ -136,11 +144,21 @@ fn forged(rng: &mut Rng) -> (Delivery, &'static str) {
         }
         14 => {
             let twice = format!("t={t},t={},v1={v1}", t + 1);
-            (Delivery { signature: twice.into_bytes(), body }, "two times")
+            (Delivery::new(twice, body), "two times")
+        }
+        15 | 16 => {
+            // One header is true of one body, the other of another under a secret that the forger has.
+            let mut altered = body.clone();
+            altered.push(b' ');
+            let (mine, theirs) = (signed(ELSEWHERE, &text, &altered).signature, with(&text, &v1, &body).signature);
+            let name = ["terra-signature", "x-terra-signature"][rng.usize(..2)];
+            let (first, second) = if rng.bool() { (mine, theirs) } else { (theirs, mine) };
+            let body = if rng.bool() { altered } else { body };
+            (Delivery { second: Some((name, second)), ..Delivery::new(first, body) }, "two headers that disagree")
         }
         _ => {
-            let noise = (0..rng.usize(1..120)).map(|_| rng.u8(..)).collect();
-            (Delivery { signature: noise, body }, "noise")
+            let noise: Vec<u8> = (0..rng.usize(1..120)).map(|_| rng.u8(..)).collect();
+            (Delivery::new(noise, body), "noise")
         }
     }
 }

@@ -4,12 +4,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use nkeys::KeyPair;
+use serde_json::json;
 
+use crate::support::accounts::Operator;
 use crate::support::bridge::{Bridge, command};
 use crate::support::brokers::Broker;
 use crate::support::certificates::Authority;
 use crate::support::consumers::Bus;
-use crate::support::terra::Attempt;
+use crate::support::terra::{Attempt, now};
 use crate::support::{unique, until};
 
 const SAID_WITHIN: Duration = Duration::from_secs(30);
@@ -141,6 +143,96 @@ mod nats {
             (&right.public_key(), &login(&right_seed)),
             (&wrong.public_key(), &login(&wrong_seed)),
         );
+    }
+
+    #[test]
+    fn credentials_of_an_operators_account_get_in_and_others_are_named_until_they_are_known() {
+        let operator = Operator::new();
+        let (account, other) = (operator.account(), operator.account());
+        let Some(mut broker) = Broker::nats_with(&operator.lines(&[&account])) else { return };
+        let bus = Bus::nats_at(format!("nats://127.0.0.1:{}", broker.port()));
+        let login = |credentials: &str| {
+            let more = [("TERRA_BRIDGE_NATS__CREDENTIALS", "env:SECRET"), ("SECRET", credentials)];
+            with(bus.environment(), &more)
+        };
+        gets_in(&login(&account.user(json!({})).0), &bus.topic("daily"));
+        let (expired, seed) = account.user(json!({"exp": now() - 60}));
+        stays_out(&login(&expired), LOGIN, &seed);
+        let (foreign, seed) = other.user(json!({}));
+        let bridge = stays_out(&login(&foreign), LOGIN, &seed);
+        broker.restart_with(&operator.lines(&[&account, &other]));
+        heals(&bridge);
+    }
+
+    /// A user who may only do this: deliveries get a 503, and log and `check --online` say what to grant.
+    fn is_denied(permissions: impl Fn(&Bus) -> String, in_the_log: &str, checked: Option<&str>, more: &[(&str, &str)]) {
+        let Some(broker) = Broker::nats() else { return };
+        let bus = Bus::nats_at(format!("nats://127.0.0.1:{}", broker.port()));
+        let password = unique();
+        let user = |permissions: &str| {
+            format!(
+                "authorization {{ users: [ {{ user: bridge, password: {password}, permissions: {{ {permissions} }} }} ] }}\n"
+            )
+        };
+        broker.reload(&user(&permissions(&bus)));
+        let login = [
+            ("TERRA_BRIDGE_NATS__USER", "bridge"),
+            ("TERRA_BRIDGE_NATS__PASSWORD", "env:SECRET"),
+            ("SECRET", &password),
+        ];
+        let environment = with(with(bus.environment(), &login), more);
+        let bridge = Bridge::start(&environment);
+        until("the log says what to grant", SAID_WITHIN, || {
+            assert_eq!(delivery().post(bridge.deliveries).status, 503);
+            bridge.log().contains(in_the_log).then_some(())
+        });
+        if let Some(says) = checked {
+            let check = command()
+                .envs(environment.iter().map(|(name, value)| (name, value)))
+                .args(["check", "--online"])
+                .output()
+                .expect("the binary runs");
+            let report = String::from_utf8_lossy(&check.stdout).into_owned() + &String::from_utf8_lossy(&check.stderr);
+            assert!(!check.status.success() && report.contains(says), "{report}");
+        }
+        assert!(!bridge.log().contains(&password), "the secret is shown");
+        broker.reload(&user("publish: \">\", subscribe: \">\""));
+        heals(&bridge);
+    }
+
+    const MAY_NOT_USE: &str =
+        "this user may not use JetStream; grant publish on `$JS.API.>` and subscribe on its inbox";
+
+    #[test]
+    fn who_may_not_ask_jetstream_is_told_what_to_grant() {
+        let permissions = |bus: &Bus| format!("publish: [\"{}.>\"], subscribe: [\"_INBOX.>\"]", bus.prefix());
+        is_denied(permissions, MAY_NOT_USE, Some(MAY_NOT_USE), &[]);
+    }
+
+    #[test]
+    fn who_may_not_publish_on_a_topic_is_told_what_to_grant() {
+        let permissions = |_: &Bus| "publish: [\"$JS.API.>\"], subscribe: [\"_INBOX.>\"]".to_owned();
+        is_denied(permissions, "NATS denies this user a permission", None, &[]);
+    }
+
+    #[test]
+    fn who_may_not_subscribe_on_its_inbox_is_told_what_to_grant_and_another_inbox_helps() {
+        let own = |bus: &Bus| format!("publish: \">\", subscribe: [\"_INBOX_{}.>\"]", bus.prefix());
+        is_denied(own, MAY_NOT_USE, Some(MAY_NOT_USE), &[]);
+        let Some(broker) = Broker::nats() else { return };
+        let bus = Bus::nats_at(format!("nats://127.0.0.1:{}", broker.port()));
+        let permissions = "publish: \">\", subscribe: [\"_INBOX_OURS.>\"]";
+        broker.reload(&format!(
+            "authorization {{ users: [ {{ user: bridge, password: given, permissions: {{ {permissions} }} }} ] }}\n"
+        ));
+        let more = [
+            ("TERRA_BRIDGE_NATS__USER", "bridge"),
+            ("TERRA_BRIDGE_NATS__PASSWORD", "env:SECRET"),
+            ("SECRET", "given"),
+            ("TERRA_BRIDGE_NATS__INBOX_PREFIX", "_INBOX_OURS"),
+        ];
+        let bridge = Bridge::start(&with(bus.environment(), &more));
+        heals(&bridge);
     }
 
     #[test]

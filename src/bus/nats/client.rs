@@ -111,15 +111,20 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// # Errors
 /// Where a key or certificate cannot be used.
 pub(super) fn lazy(config: &config::Nats, timeout: Duration, events: Arc<Events>) -> Result<Client, OpenError> {
-    let options = options(config, timeout)?.retry_on_initial_connect().event_callback(move |event| {
-        events.take(&event);
-        std::future::ready(())
-    });
+    let options = heard(options(config, timeout)?.retry_on_initial_connect(), events);
     // With retry_on_initial_connect this returns at its first poll, connected or not.
     let connecting = options.connect(config.servers.clone());
     futures_util::FutureExt::now_or_never(connecting)
         .unwrap_or_else(|| Err(std::io::Error::other("the client did not start").into()))
         .map_err(|error| OpenError(format!("nats: {}; see `nats.servers` and `nats.tls`", error.kind())))
+}
+
+/// With somebody who hears what the server says on the side.
+pub(super) fn heard(options: ConnectOptions, events: Arc<Events>) -> ConnectOptions {
+    options.event_callback(move |event| {
+        events.take(&event);
+        std::future::ready(())
+    })
 }
 
 /// Connects once more, to learn why the client does not: its events tell no refused certificate from

@@ -1,12 +1,14 @@
 //! What `check --online` says of NATS.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::Context;
+use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{Config, DiscardPolicy};
+use async_nats::jetstream::{Context, ErrorCode};
 
 use super::refusal::Trouble;
-use super::stream::{HEADROOM, MARK, lacking, unfit, wanted};
+use super::stream::{HEADROOM, MARK, lacking, silent, unfit, unusable, wanted};
 use super::{claim_check, client, context};
 use crate::bus::{Finding, Level, OpenError, Setup};
 use crate::config;
@@ -20,7 +22,8 @@ pub(in crate::bus) async fn inspect(config: &config::Nats, setup: &Setup) -> Res
 }
 
 async fn ask(config: &config::Nats, setup: &Setup) -> Result<Vec<Finding>, OpenError> {
-    let options = client::options(config, ASKS_WITHIN / 2)?;
+    let events = Arc::new(client::Events::default());
+    let options = client::heard(client::options(config, ASKS_WITHIN / 2)?, Arc::clone(&events));
     let away = |error: async_nats::ConnectError| {
         let trouble = Trouble::of(&error);
         OpenError(format!("{}; {}", trouble.says(), trouble.remedy()))
@@ -50,16 +53,27 @@ async fn ask(config: &config::Nats, setup: &Setup) -> Result<Vec<Finding>, OpenE
                 findings.extend(of_bucket(&context, bucket, found, config.create_stream).await);
             }
         }
-        Err(_) if config.create_stream => {
-            findings.push(fine(&about, "is not there yet; the bridge makes it at its start".into()));
-            findings.extend(durability(&about, &wanted));
+        Err(error) => {
+            let trouble = match error.kind() {
+                GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => None,
+                GetStreamErrorKind::JetStream(error) => Some(unusable(&config.stream, &error)),
+                GetStreamErrorKind::EmptyName | GetStreamErrorKind::Request | GetStreamErrorKind::InvalidStreamName => {
+                    Some(silent(events.denied().is_some()))
+                }
+            };
+            let mistake = |says, remedy| Finding { about: about.clone(), level: Level::Mistake, says, remedy };
+            match trouble {
+                None if config.create_stream => {
+                    findings.push(fine(&about, "is not there yet; the bridge makes it at its start".into()));
+                    findings.extend(durability(&about, &wanted));
+                }
+                None => findings.push(mistake(
+                    "is not there: every delivery gets a 503".into(),
+                    Some("make it, or set `nats.create_stream = true`".into()),
+                )),
+                Some(trouble) => findings.push(mistake(trouble.0, None)),
+            }
         }
-        Err(_) => findings.push(Finding {
-            about,
-            level: Level::Mistake,
-            says: "is not there: every delivery gets a 503".into(),
-            remedy: Some("make it, or set `nats.create_stream = true`".into()),
-        }),
     }
     Ok(findings)
 }

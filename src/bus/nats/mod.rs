@@ -13,7 +13,7 @@ pub(super) use inspect::inspect;
 pub(super) use replay::replay;
 pub(super) use tail::tail;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -96,6 +96,7 @@ pub(super) fn open(config: &config::Nats, setup: Setup) -> Result<Arc<dyn Bus>, 
         wanted,
         subjects: subjects.subscribe(),
         create: config.create_stream,
+        unanswered: AtomicBool::new(false),
         ensured: ensured.clone(),
         events: events.clone(),
         doubt: doubt.clone(),

@@ -2,7 +2,7 @@
 //! carries our mark gets the subjects that it lacks; nothing else of any stream is touched.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,8 @@ pub(super) const MARK: &str = "terra-bridge";
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often to ask why there is no connection.
 const EXPLAIN_EVERY: Duration = Duration::from_secs(5);
+/// How often to connect anew where JetStream does not answer: long enough for an answer in between.
+const RENEW_EVERY: Duration = Duration::from_secs(10);
 /// How often to look at a stream that was in order.
 const LOOK_AGAIN_EVERY: Duration = Duration::from_secs(30);
 
@@ -115,6 +117,8 @@ pub(super) struct Keeper {
     /// Those of `wanted` from now on.
     pub subjects: watch::Receiver<Vec<String>>,
     pub create: bool,
+    /// Whether JetStream gave no answer at the last look.
+    pub unanswered: AtomicBool,
     pub ensured: Arc<RwLock<Ensured>>,
     pub events: Arc<Events>,
     pub doubt: Arc<Notify>,
@@ -122,13 +126,14 @@ pub(super) struct Keeper {
 }
 
 /// Why a stream is not in order, with what to do.
-struct Trouble(String);
+pub(super) struct Trouble(pub(super) String);
 
 impl Keeper {
     pub(super) async fn run(mut self) {
         let mut said = None;
         let mut small = None;
         let mut explained: Option<Instant> = None;
+        let mut renewed = Instant::now();
         while !self.link.is_closed() {
             let connected = self.context.client().connection_state() == State::Connected;
             let mut pause = LOOK_EVERY;
@@ -153,6 +158,11 @@ impl Keeper {
                     tracing::error!(problem = trouble, "the NATS stream is not as it must be");
                 }
                 said = trouble;
+                // Who was denied its inbox hears nothing until another connection asks for it again.
+                if self.unanswered.swap(false, Ordering::Relaxed) && renewed.elapsed() > RENEW_EVERY {
+                    renewed = Instant::now();
+                    let _ = self.context.client().force_reconnect().await;
+                }
             } else if explained.is_none_or(|at| at.elapsed() > EXPLAIN_EVERY) && self.events.take_unexplained() {
                 explained = Some(Instant::now());
                 if let Some(trouble) = client::trouble(&self.config, self.patience).await {
@@ -299,31 +309,39 @@ impl Keeper {
     }
 
     fn unusable(&self, error: &async_nats::jetstream::Error) -> Trouble {
-        let name = &self.wanted.name;
-        let (what, remedy) = match error.error_code() {
-            ErrorCode::STREAM_SUBJECT_OVERLAP => {
-                ("another stream takes some of its topics", "name that stream in `nats.stream`, or change `routes`")
-            }
-            ErrorCode::CLUSTER_NO_PEERS | ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED => {
-                ("there are fewer servers than `nats.replicas`", "lower it, or add servers")
-            }
-            ErrorCode::INSUFFICIENT_RESOURCES => ("the servers lack resources", "raise JetStream's limits"),
-            ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT => {
-                ("JetStream is not enabled", "enable it for the server and the account")
-            }
-            _ => ("the server refuses it", "see the server's log"),
-        };
-        Trouble(format!("stream `{name}`: {what} (code {}); {remedy}", error.error_code().0))
+        unusable(&self.wanted.name, error)
     }
 
     fn silent(&self) -> Trouble {
-        if self.events.denied().is_some() {
-            return Trouble(
-                "this user may not use JetStream; grant publish on `$JS.API.>` and subscribe on its inbox".into(),
-            );
-        }
-        Trouble("JetStream does not answer; enable it, and see `nats.domain`".into())
+        self.unanswered.store(true, Ordering::Relaxed);
+        silent(self.events.denied().is_some())
     }
+}
+
+/// What the servers say of a stream that they do not make or show.
+pub(super) fn unusable(name: &str, error: &async_nats::jetstream::Error) -> Trouble {
+    let (what, remedy) = match error.error_code() {
+        ErrorCode::STREAM_SUBJECT_OVERLAP => {
+            ("another stream takes some of its topics", "name that stream in `nats.stream`, or change `routes`")
+        }
+        ErrorCode::CLUSTER_NO_PEERS | ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED => {
+            ("there are fewer servers than `nats.replicas`", "lower it, or add servers")
+        }
+        ErrorCode::INSUFFICIENT_RESOURCES => ("the servers lack resources", "raise JetStream's limits"),
+        ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT => {
+            ("JetStream is not enabled", "enable it for the server and the account")
+        }
+        _ => ("the server refuses it", "see the server's log"),
+    };
+    Trouble(format!("stream `{name}`: {what} (code {}); {remedy}", error.error_code().0))
+}
+
+/// Why JetStream gives no answer. `denied`: a server has just said that this user may not do something.
+pub(super) fn silent(denied: bool) -> Trouble {
+    Trouble(match denied {
+        true => "this user may not use JetStream; grant publish on `$JS.API.>` and subscribe on its inbox".into(),
+        false => "JetStream does not answer; enable it, and see `nats.domain`".into(),
+    })
 }
 
 const UNPOISONED: &str = "no holder of this lock can panic";

@@ -103,6 +103,14 @@ impl Broker {
         signal(self.child.as_ref().expect("it runs").id(), "HUP");
     }
 
+    /// Starts a NATS server anew with other lines of configuration.
+    pub fn restart_with(&mut self, more: &str) {
+        self.kill();
+        let text = lone_nats(self.port, "16MB", self.dir.path()) + more;
+        std::fs::write(self.config(), text).expect("the directory is ours");
+        self.start();
+    }
+
     /// Not started yet: its configuration is what `settings` makes of its directory, and it has to
     /// answer plain clients on `port`.
     pub fn configured(kind: Kind, port: u16, settings: impl FnOnce(&Path) -> String) -> Self {

@@ -1,5 +1,6 @@
 //! What the tests stand on.
 
+pub mod accounts;
 pub mod bridge;
 pub mod brokers;
 pub mod certificates;
