@@ -10,14 +10,6 @@ use crate::support::terra::Attempt;
 const BODY: &str = r#"{"type":"daily","user":{"user_id":"u"}}"#;
 const ALLOWED: &str = "198.51.100.7";
 
-fn bridge(settings: &[(&str, &str)]) -> (Bus, Bridge) {
-    let bus = Bus::embedded().expect("needs no broker");
-    let mut environment = bus.environment();
-    environment.extend(settings.iter().map(|(key, value)| (format!("TERRA_BRIDGE_{key}"), (*value).to_owned())));
-    let bridge = Bridge::ready(&environment);
-    (bus, bridge)
-}
-
 fn through(hops: &str) -> Attempt {
     Attempt::of(BODY).header("x-forwarded-for", hops)
 }
@@ -42,7 +34,7 @@ fn rejections(bridge: &Bridge, reason: &str) -> u64 {
 #[test]
 fn a_refused_address_gets_byte_for_byte_what_a_forger_gets() {
     for status in ["401", "503"] {
-        let (bus, bridge) = bridge(&[
+        let (bus, bridge) = Bus::embedded_with(&[
             ("SERVER__ALLOW", ALLOWED),
             ("SERVER__TRUSTED_PROXIES", "127.0.0.1"),
             ("SERVER__MAX_BODY", "1 KiB"),
@@ -77,14 +69,15 @@ fn a_refused_address_gets_byte_for_byte_what_a_forger_gets() {
 
 #[test]
 fn a_proxy_that_is_not_trusted_speaks_for_nobody() {
-    let (bus, bridge) = bridge(&[("SERVER__ALLOW", ALLOWED), ("SERVER__TRUSTED_PROXIES", "192.0.2.1")]);
+    let (bus, bridge) = Bus::embedded_with(&[("SERVER__ALLOW", ALLOWED), ("SERVER__TRUSTED_PROXIES", "192.0.2.1")]);
     assert_eq!(through(ALLOWED).post(bridge.deliveries).status, 401);
     assert_eq!(bus.count(&bridge), 0);
 }
 
 #[test]
 fn a_trusted_proxy_is_believed_as_far_as_it_vouches() {
-    let (bus, bridge) = bridge(&[("SERVER__ALLOW", ALLOWED), ("SERVER__TRUSTED_PROXIES", "127.0.0.0/8,10.0.0.0/8")]);
+    let (bus, bridge) =
+        Bus::embedded_with(&[("SERVER__ALLOW", ALLOWED), ("SERVER__TRUSTED_PROXIES", "127.0.0.0/8,10.0.0.0/8")]);
     let status = |attempt: Attempt| attempt.post(bridge.deliveries).status;
     assert_eq!(status(through(ALLOWED)), 200);
     assert_eq!(status(through("198.51.100.7:4567, 10.0.0.1")), 200);
@@ -97,7 +90,7 @@ fn a_trusted_proxy_is_believed_as_far_as_it_vouches() {
 
 #[test]
 fn a_peer_that_is_allowed_itself_needs_no_proxy() {
-    let (bus, bridge) = bridge(&[("SERVER__ALLOW", "127.0.0.1")]);
+    let (bus, bridge) = Bus::embedded_with(&[("SERVER__ALLOW", "127.0.0.1")]);
     assert_eq!(Attempt::of(BODY).post(bridge.deliveries).status, 200);
     assert_eq!(through("203.0.113.9").post(bridge.deliveries).status, 200);
     assert_eq!(Attempt::of(BODY).secret("another secret").post(bridge.deliveries).status, 401, "never instead of it");

@@ -142,9 +142,7 @@ fn with<'s>(settings: &[(&'s str, &'s str)], more: &[(&'s str, &'s str)]) -> Vec
 }
 
 fn start(bus: &Bus, settings: &[(&str, &str)]) -> Bridge {
-    let mut environment = bus.environment();
-    environment.extend(settings.iter().map(|(key, value)| (format!("TERRA_BRIDGE_{key}"), (*value).to_owned())));
-    Bridge::start(&environment)
+    Bridge::start(&bus.environment_with(settings))
 }
 
 /// With the embedded log of one test.

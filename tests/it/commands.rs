@@ -156,35 +156,6 @@ fn send_and_tail_show_every_sample(bus: &Bus) {
     assert!(out(&output).contains(&daily) && out(&output).contains("type daily"), "{}", out(&output));
 }
 
-macro_rules! on_every_bus {
-    ($($test:ident),*) => {$(
-        mod $test {
-            use crate::support::consumers::Bus;
-
-            #[test]
-            fn on_kafka() {
-                if let Some(bus) = Bus::kafka() {
-                    super::$test(&bus);
-                }
-            }
-
-            #[test]
-            fn on_nats() {
-                if let Some(bus) = Bus::nats() {
-                    super::$test(&bus);
-                }
-            }
-
-            #[test]
-            fn on_the_embedded_log() {
-                if let Some(bus) = Bus::embedded() {
-                    super::$test(&bus);
-                }
-            }
-        }
-    )*};
-}
-
 on_every_bus!(check_online_speaks_of_durability, send_and_tail_show_every_sample);
 
 #[test]

@@ -145,9 +145,8 @@ fn metric(bridge: &Bridge, name: &str, labels: &[(&str, &str)]) -> u64 {
     bridge.metrics().lines().find_map(|metric| metric.strip_prefix(&line)?.parse().ok()).unwrap_or(0)
 }
 
-fn each_has_its_path_secret_topics_and_metrics(bus: Option<Bus>) {
-    let Some(bus) = bus else { return };
-    let running = five_on(&bus);
+fn each_has_its_path_secret_topics_and_metrics(bus: &Bus) {
+    let running = five_on(bus);
     let mut on_topic = std::collections::BTreeMap::new();
     for own in &OWN {
         for (body, topic) in own.topics {
@@ -176,20 +175,7 @@ fn each_has_its_path_secret_topics_and_metrics(bus: Option<Bus>) {
     assert_eq!(bus.count(&running.bridge), on_topic.values().sum::<usize>(), "and nothing elsewhere");
 }
 
-#[test]
-fn each_has_its_path_secret_topics_and_metrics_on_the_embedded_log() {
-    each_has_its_path_secret_topics_and_metrics(Bus::embedded());
-}
-
-#[test]
-fn each_has_its_path_secret_topics_and_metrics_on_kafka() {
-    each_has_its_path_secret_topics_and_metrics(Bus::kafka());
-}
-
-#[test]
-fn each_has_its_path_secret_topics_and_metrics_on_nats() {
-    each_has_its_path_secret_topics_and_metrics(Bus::nats());
-}
+on_every_bus!(each_has_its_path_secret_topics_and_metrics);
 
 #[test]
 fn each_has_its_tolerance() {

@@ -3,7 +3,6 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use crate::support::bridge::Bridge;
 use crate::support::consumers::Bus;
 use crate::support::http::{Connection, get};
 use crate::support::terra::Attempt;
@@ -11,18 +10,9 @@ use crate::support::until;
 
 const BODY: &str = r#"{"type":"daily","user":{"user_id":"u"}}"#;
 
-fn bridge(settings: &[(&str, &str)]) -> (Bus, Bridge) {
-    let bus = Bus::embedded().expect("needs no broker");
-    let mut environment = bus.environment();
-    environment.extend(settings.iter().map(|(key, value)| (format!("TERRA_BRIDGE_{key}"), (*value).to_owned())));
-    let bridge = Bridge::ready(&environment);
-    (bus, bridge)
-}
-
 #[test]
 fn a_delivery_to_a_path_that_no_endpoint_has_is_counted_and_said() {
-    let bus = Bus::embedded().expect("needs no broker");
-    let bridge = Bridge::ready(&bus.environment());
+    let (_bus, bridge) = Bus::embedded_with(&[]);
     let warning = "answered 404 to what looks like a delivery, on a path that no endpoint has";
     assert_eq!(Attempt::of(BODY).path("/favicon.ico").signature("").post(bridge.deliveries).status, 404);
     assert!(bridge.said(warning).is_empty());
@@ -33,7 +23,7 @@ fn a_delivery_to_a_path_that_no_endpoint_has_is_counted_and_said() {
 
 #[test]
 fn every_request_that_is_no_delivery_gets_its_status_and_publishes_nothing() {
-    let (bus, bridge) = bridge(&[("SERVER__MAX_BODY", "64 KiB")]);
+    let (bus, bridge) = Bus::embedded_with(&[("SERVER__MAX_BODY", "64 KiB")]);
     let large = vec![b' '; 70_000];
     let cases = [
         (Attempt::of(BODY).path("/"), 404, "unknown_path"),
@@ -61,14 +51,14 @@ fn every_request_that_is_no_delivery_gets_its_status_and_publishes_nothing() {
 
 #[test]
 fn rejected_status_is_the_endpoints_choice() {
-    let (_bus, bridge) = bridge(&[("ENDPOINTS__TERRA__REJECTED_STATUS", "503")]);
+    let (_bus, bridge) = Bus::embedded_with(&[("ENDPOINTS__TERRA__REJECTED_STATUS", "503")]);
     let response = Attempt::of(BODY).secret("wrong").post(bridge.deliveries);
     assert_eq!((response.status, response.header("retry-after").is_some()), (503, true));
 }
 
 #[test]
 fn a_body_of_unknown_length_is_held_to_the_limit_as_it_comes() {
-    let (_bus, bridge) = bridge(&[("SERVER__MAX_BODY", "64 KiB")]);
+    let (_bus, bridge) = Bus::embedded_with(&[("SERVER__MAX_BODY", "64 KiB")]);
     let send = |chunks: usize| {
         let body = vec![b' '; chunks * 1000];
         let attempt = Attempt::of(body);
@@ -88,7 +78,7 @@ fn a_body_of_unknown_length_is_held_to_the_limit_as_it_comes() {
 
 #[test]
 fn hypers_own_refusals_are_as_documented() {
-    let (_bus, bridge) = bridge(&[("SERVER__MAX_HEADERS", "20"), ("SERVER__MAX_HEADER_BYTES", "8 KiB")]);
+    let (_bus, bridge) = Bus::embedded_with(&[("SERVER__MAX_HEADERS", "20"), ("SERVER__MAX_HEADER_BYTES", "8 KiB")]);
     let status = |request: &str| {
         let mut connection = Connection::open(bridge.deliveries).unwrap();
         connection.request(request, b"").map(|response| response.status).ok()
@@ -104,7 +94,7 @@ fn hypers_own_refusals_are_as_documented() {
 
 #[test]
 fn one_connection_carries_many_deliveries() {
-    let (bus, bridge) = bridge(&[]);
+    let (bus, bridge) = Bus::embedded_with(&[]);
     let mut connection = Connection::open(bridge.deliveries).unwrap();
     for n in 0..20 {
         let attempt = Attempt::of(format!(r#"{{"type":"daily","n":{n}}}"#));
@@ -126,7 +116,7 @@ fn one_connection_carries_many_deliveries() {
 
 #[test]
 fn slow_clients_of_four_kinds_are_cut_off_and_hurt_nobody() {
-    let (_bus, bridge) = bridge(&[
+    let (_bus, bridge) = Bus::embedded_with(&[
         ("SERVER__HEADER_TIMEOUT", "1s"),
         ("SERVER__IDLE_TIMEOUT", "2s"),
         ("SERVER__MIN_BODY_RATE", "1 MiB/s"),
@@ -173,7 +163,7 @@ fn closed_after(to: std::net::SocketAddr, bytes: &[u8]) -> Duration {
 
 #[test]
 fn announced_bytes_cost_nothing_and_sent_ones_are_bounded() {
-    let (_bus, bridge) = bridge(&[("SERVER__MAX_BODY", "1 MiB"), ("SERVER__BYTES_IN_FLIGHT", "1 MiB")]);
+    let (_bus, bridge) = Bus::embedded_with(&[("SERVER__MAX_BODY", "1 MiB"), ("SERVER__BYTES_IN_FLIGHT", "1 MiB")]);
     // Twenty clients announce 1 MiB each and send nothing of it.
     let silent: Vec<_> = (0..20)
         .map(|_| {
@@ -207,7 +197,7 @@ fn announced_bytes_cost_nothing_and_sent_ones_are_bounded() {
 
 #[test]
 fn a_client_that_leaves_does_not_undo_its_publish() {
-    let (bus, bridge) = bridge(&[]);
+    let (bus, bridge) = Bus::embedded_with(&[]);
     let attempt = Attempt::of(BODY);
     for _ in 0..10 {
         let mut connection = Connection::open(bridge.deliveries).unwrap();
@@ -220,7 +210,7 @@ fn a_client_that_leaves_does_not_undo_its_publish() {
 
 #[test]
 fn an_early_answer_is_readable_even_while_the_body_is_still_being_sent() {
-    let (_bus, bridge) = bridge(&[("SERVER__MAX_BODY", "64 KiB")]);
+    let (_bus, bridge) = Bus::embedded_with(&[("SERVER__MAX_BODY", "64 KiB")]);
     for attempt in [Attempt::of(vec![b' '; 8 << 20]), Attempt::of(vec![b' '; 8 << 20]).signature("")] {
         let response = attempt.post(bridge.deliveries);
         assert!(matches!(response.status, 413 | 401));
@@ -230,7 +220,7 @@ fn an_early_answer_is_readable_even_while_the_body_is_still_being_sent() {
 
 #[test]
 fn the_admin_listener_tells_health_to_this_machine_alone() {
-    let (_bus, bridge) = bridge(&[]);
+    let (_bus, bridge) = Bus::embedded_with(&[]);
     assert_eq!(get(bridge.admin, "/livez").status, 200);
     assert_eq!(get(bridge.admin, "/nothing").status, 404);
     assert_eq!(bridge.readiness().1["bus"], "up");

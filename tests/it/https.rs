@@ -59,9 +59,8 @@ impl Pair {
 
 fn bridge(pair: &Pair, settings: &[(&str, &str)]) -> (Bus, Bridge) {
     let bus = Bus::embedded().expect("needs no broker");
-    let mut environment = bus.environment();
+    let mut environment = bus.environment_with(settings);
     environment.extend(pair.environment("SERVER"));
-    environment.extend(settings.iter().map(|(key, value)| (format!("TERRA_BRIDGE_{key}"), (*value).to_owned())));
     let bridge = Bridge::ready(&environment);
     (bus, bridge)
 }

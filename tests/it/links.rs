@@ -25,9 +25,8 @@ fn emitted(attempt: Attempt, seconds_ago: i64) -> Attempt {
 }
 
 fn bridge(bus: &Bus, store: &Store, settings: &[(&str, &str)]) -> Bridge {
-    let mut environment = bus.environment();
-    environment.extend(store.environment());
-    environment.extend(settings.iter().map(|(key, value)| (format!("TERRA_BRIDGE_{key}"), (*value).to_owned())));
+    let mut environment = bus.environment_with(settings);
+    environment.splice(0..0, store.environment());
     Bridge::ready(&environment)
 }
 
@@ -51,10 +50,9 @@ fn unfetched(got: &Got, attempt: &Attempt, reason: &str) {
     assert_eq!(got.extra("terra-fetched"), None);
 }
 
-fn the_real_event_is_on_its_topic(bus: Option<Bus>) {
-    let Some(bus) = bus else { return };
+fn the_real_event_is_on_its_topic(bus: &Bus) {
     let store = Store::start();
-    let bridge = bridge(&bus, &store, &[]);
+    let bridge = bridge(bus, &store, &[]);
     let attempt = link(&store.hold("/sleep", [Answer::json(SLEEP)]), LINK_IS_OPEN);
     let attempt = attempt.header("x-terra-trace-id", "trace-1").header("terra-reference", "r-1");
     let id = kept(&bridge, &attempt);
@@ -83,20 +81,7 @@ fn the_real_event_is_on_its_topic(bus: Option<Bus>) {
     assert!(bridge.metrics().contains("terra_bridge_fetches_total{endpoint=\"terra\",result=\"fetched\"} 1"));
 }
 
-#[test]
-fn the_real_event_is_on_its_topic_of_the_embedded_log() {
-    the_real_event_is_on_its_topic(Bus::embedded());
-}
-
-#[test]
-fn the_real_event_is_on_its_topic_of_kafka() {
-    the_real_event_is_on_its_topic(Bus::kafka());
-}
-
-#[test]
-fn the_real_event_is_on_its_topic_of_nats() {
-    the_real_event_is_on_its_topic(Bus::nats());
-}
+on_every_bus!(the_real_event_is_on_its_topic);
 
 #[test]
 fn a_link_that_leads_to_nothing_is_kept_with_the_reason() {

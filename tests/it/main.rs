@@ -23,9 +23,13 @@
 //! - `rotation`: secrets that change on disk
 //! - `plans`: what the faults program (`tests/breaking`) makes of a seed
 //! - `secured`: brokers that want TLS and a login, and refuse the wrong one
+//! - `every_bus`: how one test becomes one for each bus
 //! - `support`: the bridge on free ports, the pretend Terra, the brokers
 
 #![expect(unreachable_pub, reason = "a test crate has no public")]
+
+#[macro_use]
+mod every_bus;
 
 mod allow;
 mod answers;

@@ -77,30 +77,12 @@ fn a_bridge_that_starts_before_its_broker_connects_when_it_comes(mut broker: Bro
     assert_eq!(bridge.readiness().0, 200);
 }
 
-macro_rules! outages {
-    ($bus:ident, $at:expr; $($test:ident),*) => {
-        mod $bus {
-            use super::*;
-
-            $(
-                #[test]
-                fn $test() {
-                    if let Some(broker) = Broker::$bus() {
-                        let bus = $at(broker.port());
-                        super::$test(broker, &bus);
-                    }
-                }
-            )*
-        }
-    };
-}
-
-outages!(kafka, |port| Bus::kafka_at(format!("127.0.0.1:{port}"));
+on_a_broker_of_its_own!(kafka;
     stopped_broker_gets_503_and_its_return_needs_no_restart,
     frozen_broker_gets_503_in_time,
     a_publish_timeout_of_one_second_holds,
     a_bridge_that_starts_before_its_broker_connects_when_it_comes);
-outages!(nats, |port| Bus::nats_at(format!("nats://127.0.0.1:{port}"));
+on_a_broker_of_its_own!(nats;
     stopped_broker_gets_503_and_its_return_needs_no_restart,
     frozen_broker_gets_503_in_time,
     a_publish_timeout_of_one_second_holds,

@@ -18,35 +18,6 @@ use crate::support::{unique, until};
 
 const WITHIN: Duration = Duration::from_secs(30);
 
-macro_rules! on_every_bus {
-    ($($test:ident),*) => {$(
-        mod $test {
-            use crate::support::consumers::Bus;
-
-            #[test]
-            fn on_kafka() {
-                if let Some(bus) = Bus::kafka() {
-                    super::$test(&bus);
-                }
-            }
-
-            #[test]
-            fn on_nats() {
-                if let Some(bus) = Bus::nats() {
-                    super::$test(&bus);
-                }
-            }
-
-            #[test]
-            fn on_the_embedded_log() {
-                if let Some(bus) = Bus::embedded() {
-                    super::$test(&bus);
-                }
-            }
-        }
-    )*};
-}
-
 on_every_bus!(
     what_arrived_is_compared_with_what_was_announced,
     those_who_follow_see_a_request_stall_and_the_rest_arrive

@@ -138,28 +138,10 @@ fn a_drain_on_sigterm_empties_the_spool_or_says_what_is_left(mut broker: Broker,
     assert_eq!(bus.count(&bridge), 5);
 }
 
-macro_rules! spooling {
-    ($bus:ident, $at:expr; $($test:ident),*) => {
-        mod $bus {
-            use super::*;
-
-            $(
-                #[test]
-                fn $test() {
-                    if let Some(broker) = Broker::$bus() {
-                        let bus = $at(broker.port());
-                        super::$test(broker, &bus);
-                    }
-                }
-            )*
-        }
-    };
-}
-
-spooling!(kafka, |port| Bus::kafka_at(format!("127.0.0.1:{port}"));
+on_a_broker_of_its_own!(kafka;
     an_outage_is_answered_200_and_drained_in_order_after_kill_9,
     what_the_bus_kept_is_known_again_after_kill_9);
-spooling!(nats, |port| Bus::nats_at(format!("nats://127.0.0.1:{port}"));
+on_a_broker_of_its_own!(nats;
     an_outage_is_answered_200_and_drained_in_order_after_kill_9,
     what_the_bus_kept_is_known_again_after_kill_9,
     a_full_spool_is_answered_503_and_empties,

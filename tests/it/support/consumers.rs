@@ -110,11 +110,23 @@ impl Bus {
         environment.into_iter().map(|(name, value)| (format!("TERRA_BRIDGE_{name}"), value)).collect()
     }
 
+    /// The same with further settings, named as in the environment.
+    pub fn environment_with(&self, settings: &[(&str, &str)]) -> Vec<(String, String)> {
+        let mut environment = self.environment();
+        environment.extend(settings.iter().map(|(key, value)| (format!("TERRA_BRIDGE_{key}"), (*value).to_owned())));
+        environment
+    }
+
     /// The same for a bridge that follows no link.
     pub fn forwarding(&self) -> Vec<(String, String)> {
-        let mut environment = self.environment();
-        environment.push(("TERRA_BRIDGE_S3__MODE".into(), "forward".into()));
-        environment
+        self.environment_with(&[("S3__MODE", "forward")])
+    }
+
+    /// An embedded log, and the bridge that keeps it.
+    pub fn embedded_with(settings: &[(&str, &str)]) -> (Self, Bridge) {
+        let bus = Self::embedded().expect("needs no broker");
+        let bridge = Bridge::ready(&bus.environment_with(settings));
+        (bus, bridge)
     }
 
     /// The first `count` messages of a topic, in order.
