@@ -18,6 +18,7 @@ pub mod embedded;
 pub(crate) mod kafka;
 mod nats;
 mod record;
+mod trouble;
 
 pub use record::Record;
 

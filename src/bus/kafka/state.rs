@@ -4,23 +4,18 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::types::RDKafkaErrorCode as Code;
 use tokio::sync::{Notify, watch};
 
 use super::refusal::{self, Trouble};
+use crate::bus::trouble::Troubles;
 use crate::bus::{Link, Refusal};
 use crate::route::Topic;
 
-/// How often the same trouble is logged, and for how long it explains what goes wrong.
-const REPEAT: Duration = Duration::from_secs(60);
-
-struct Seen {
-    trouble: Trouble,
-    logged: Instant,
-    last: Instant,
-}
+/// How long a trouble explains what goes wrong.
+const EXPLAINS_FOR: Duration = Duration::from_secs(60);
 
 pub(super) struct State {
     link: watch::Sender<Link>,
@@ -28,7 +23,7 @@ pub(super) struct State {
     lacking: RwLock<BTreeMap<Topic, Refusal>>,
     /// Whether a topic that is not there will be made.
     creates: AtomicBool,
-    trouble: Mutex<Option<Seen>>,
+    trouble: Troubles<Trouble>,
     /// Whether there is any: spares each receipt the lock.
     troubled: AtomicBool,
     receipts: AtomicU64,
@@ -44,7 +39,7 @@ impl State {
             link: watch::Sender::new(Link::Waiting),
             lacking: RwLock::default(),
             creates: AtomicBool::new(creates),
-            trouble: Mutex::default(),
+            trouble: Troubles::default(),
             troubled: AtomicBool::new(false),
             receipts: AtomicU64::new(0),
             look: AtomicBool::new(false),
@@ -88,7 +83,7 @@ impl State {
 
     fn recovered(&self) {
         if self.troubled.swap(false, Ordering::Relaxed) {
-            *locked(&self.trouble) = None;
+            self.trouble.over();
         }
     }
 
@@ -120,13 +115,8 @@ impl State {
     }
 
     pub(super) fn in_trouble(&self, trouble: Trouble) {
-        let now = Instant::now();
-        match &mut *locked(&self.trouble) {
-            Some(seen) if seen.trouble == trouble && now - seen.logged < REPEAT => {
-                seen.last = now;
-                return;
-            }
-            seen => *seen = Some(Seen { trouble, logged: now, last: now }),
+        if !self.trouble.meet(trouble) {
+            return;
         }
         self.troubled.store(true, Ordering::Relaxed);
         tracing::error!(remedy = trouble.remedy(), "{}", trouble.says());
@@ -145,9 +135,7 @@ impl State {
         // A timeout while no broker answers has a better name.
         let gone = code == Code::MessageTimedOut && *self.link.borrow() != Link::Up;
         let code = if gone { Code::AllBrokersDown } else { code };
-        let trouble =
-            locked(&self.trouble).as_ref().filter(|seen| seen.last.elapsed() < REPEAT).map(|seen| seen.trouble);
-        refusal::refusal(code, topic, trouble, self.creates.load(Ordering::Relaxed))
+        refusal::refusal(code, topic, self.trouble.within(EXPLAINS_FOR), self.creates.load(Ordering::Relaxed))
     }
 
     /// Messages go to these topics from now on.

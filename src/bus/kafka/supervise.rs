@@ -63,15 +63,17 @@ pub(super) async fn supervise(line: Arc<Line>, state: Arc<State>, mut topics: To
         // A receipt says more than a slow answer about metadata.
         let heard = reached || state.receipts() != before;
         lost = silence.is_long(heard, Instant::now());
-        if heard {
-            state.up();
-        } else {
+        if !heard {
             state.away();
         }
         let mut settled = true;
         if reached && (state.take_look() || Instant::now() >= next_look) {
             settled = topics.tend(&line, &state, patience).await;
             next_look = Instant::now() + if settled { LOOK } else { BUSY };
+        }
+        // Up, and so ready, only once its topics were seen to: what came before that would be refused.
+        if heard {
+            state.up();
         }
         let pause = if reached && settled && replacing.due() { CALM } else { BUSY };
         // A message wakes at any rate; rounds keep a distance.

@@ -9,6 +9,7 @@ use async_nats::{Client, ClientError, ConnectErrorKind, ConnectOptions, Event, S
 use tokio::sync::Notify;
 
 use super::refusal::{self, Trouble};
+use crate::bus::trouble::Troubles;
 use crate::bus::{OpenError, Refusal};
 use crate::config::{self, Secret};
 
@@ -20,8 +21,6 @@ const PING_EVERY: Duration = Duration::from_secs(2);
 const CAPACITY: usize = 256;
 /// How long an error that came on the side explains a publish that got no answer.
 const EXPLAINS_FOR: Duration = Duration::from_secs(10);
-/// How often the same trouble is logged.
-const REPEAT: Duration = Duration::from_secs(60);
 
 /// What the server and the client say beside the answers.
 #[derive(Default)]
@@ -29,22 +28,15 @@ pub(super) struct Events {
     /// Something changed about the connection.
     pub changed: Notify,
     denied: Mutex<Option<Instant>>,
-    trouble: Mutex<Option<Seen>>,
+    trouble: Troubles<Trouble>,
     /// An attempt failed, and only another one, with its error in hand, can tell why.
     unexplained: AtomicBool,
-}
-
-/// Why no connection comes about.
-struct Seen {
-    trouble: Trouble,
-    last: Instant,
-    logged: Instant,
 }
 
 impl Events {
     fn take(&self, event: &Event) {
         match event {
-            Event::Connected => *locked(&self.trouble) = None,
+            Event::Connected => self.trouble.over(),
             Event::ServerError(ServerError::AuthorizationViolation) => self.in_trouble(Trouble::Login),
             Event::ServerError(ServerError::Other(text)) => {
                 let text = text.to_ascii_lowercase();
@@ -74,13 +66,8 @@ impl Events {
     }
 
     pub(super) fn in_trouble(&self, trouble: Trouble) {
-        let now = Instant::now();
-        match &mut *locked(&self.trouble) {
-            Some(seen) if seen.trouble == trouble && now - seen.logged < REPEAT => {
-                seen.last = now;
-                return;
-            }
-            seen => *seen = Some(Seen { trouble, logged: now, last: now }),
+        if !self.trouble.meet(trouble) {
+            return;
         }
         if trouble.needs_somebody() {
             tracing::error!(remedy = trouble.remedy(), "{}", trouble.says());
@@ -97,8 +84,7 @@ impl Events {
 
     /// Why there is no connection.
     pub(super) fn unconnected(&self) -> Option<Refusal> {
-        let seen = locked(&self.trouble);
-        seen.as_ref().filter(|seen| seen.last.elapsed() < EXPLAINS_FOR).map(|seen| seen.trouble.refusal())
+        self.trouble.within(EXPLAINS_FOR).map(Trouble::refusal)
     }
 }
 
