@@ -111,6 +111,11 @@ impl Relay {
 }
 
 impl Line {
+    /// When a body has to be complete, so that bus and spool have their least time.
+    fn body_deadline(&self, deadline: Instant) -> Instant {
+        deadline - (LEAST_FOR_THE_BUS + self.spool_time).min(self.limits.deadline)
+    }
+
     /// When the bus is waited for no longer, if it is asked now.
     fn publish_deadline(&self, deadline: Instant) -> Instant {
         deadline.min(Instant::now() + self.limits.publish_timeout)
@@ -156,7 +161,7 @@ async fn relay(
     };
     let may_try = may_try(&line.limits.senders, peer, &headers);
     let deadline = arrived + line.limits.deadline;
-    let body_deadline = deadline - LEAST_FOR_THE_BUS.min(line.limits.deadline);
+    let body_deadline = line.body_deadline(deadline);
     let body = Body::new(body, &headers, line.limits.max_body, line.limits.min_body_rate, body_deadline);
     let mut proof = Proof::begin(endpoint.clone(), claim);
     let payload = match body.read(&line.budget, |frame| proof.update(frame)).await {
@@ -174,8 +179,9 @@ async fn relay(
     }
     // From here on the event is worth keeping even if its client goes away: hyper would drop this
     // future then, but not the task.
-    let (answer, outcome) = oneshot::channel();
-    line.publishes.spawn(keep(line.clone(), delivery, deadline, Answer(answer)));
+    let (to, outcome) = oneshot::channel();
+    let answer = Answer { to, metrics: line.metrics.clone(), endpoint, arrived };
+    line.publishes.spawn(keep(line.clone(), delivery, deadline, answer));
     outcome.await.unwrap_or(Outcome::Unanswered)
 }
 
@@ -189,11 +195,19 @@ fn unread(error: BodyError) -> Outcome {
 }
 
 /// Who waits for the outcome of one delivery, if anybody still does.
-struct Answer(oneshot::Sender<Outcome>);
+struct Answer {
+    to: oneshot::Sender<Outcome>,
+    metrics: Metrics,
+    endpoint: Arc<Endpoint>,
+    arrived: Instant,
+}
 
 impl Answer {
+    /// Whoever waits reports the outcome; where nobody does any more, this does.
     fn give(self, outcome: Outcome) {
-        let _ = self.0.send(outcome);
+        if let Err(outcome) = self.to.send(outcome) {
+            report(&self.metrics, &self.endpoint.name, &outcome, self.arrived.elapsed());
+        }
     }
 }
 

@@ -100,15 +100,14 @@ impl Outcome {
         }
     }
 
-    /// Whether the body was read to its end; if not, the connection cannot go on.
-    fn body_was_read(&self) -> bool {
+    /// Whether the connection may go on: its body was read to the end, and whoever is at the other end
+    /// holds a secret. All others leave, or a forger would hold a connection for a request now and then.
+    fn connection_goes_on(&self) -> bool {
         match self {
             Self::Kept(_) | Self::Duplicate(_) | Self::Spooled(_) | Self::DeadLettered(..) | Self::Dropped => true,
             Self::Encoded | Self::Unfetched(_) => true,
             Self::Refused(_) | Self::Unspooled(_) | Self::Unanswered => true,
-            Self::Rejected(Rejection::Missing | Rejection::Malformed) => false,
-            Self::Rejected(Rejection::Forged | Rejection::TooOld | Rejection::TooNew | Rejection::Address) => true,
-            Self::UnknownPath | Self::WrongMethod | Self::TooSlow | Self::TooLarge => false,
+            Self::Rejected(_) | Self::UnknownPath | Self::WrongMethod | Self::TooSlow | Self::TooLarge => false,
             Self::Broken | Self::Overloaded => false,
         }
     }
@@ -134,7 +133,7 @@ pub fn reply(outcome: &Outcome, rejected: StatusCode) -> Reply {
     if *outcome == Outcome::WrongMethod {
         headers.insert(ALLOW, HeaderValue::from_static("POST"));
     }
-    if !outcome.body_was_read() {
+    if !outcome.connection_goes_on() {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     reply

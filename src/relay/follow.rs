@@ -8,9 +8,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+use super::Line;
 use super::read::{Letter, aside, of_dead_letter, of_event};
 use super::report::unfollowed;
-use super::{LEAST_FOR_THE_BUS, Line};
 use crate::event::{Event, Link};
 use crate::fetch::{Bounds, Fetcher, Unfetched};
 use crate::message::origin;
@@ -62,7 +62,7 @@ async fn content(
     let bounds = Bounds {
         max: line.limits.max_body,
         min_rate: line.limits.min_body_rate,
-        deadline: deadline - LEAST_FOR_THE_BUS.min(line.limits.deadline) - line.spool_time,
+        deadline: line.body_deadline(deadline),
     };
     let payload = fetcher.fetch(link, bounds, &line.budget).await?;
     let (reading, link, bytes) = (line.clone(), event.clone(), payload.bytes().len());

@@ -56,9 +56,10 @@ fn line() -> (Arc<Slow>, Arc<Line>) {
 fn attempt(line: &Arc<Line>) -> oneshot::Receiver<Outcome> {
     assert_eq!(endpoint(&["secret"]).name, "terra");
     let delivery = delivery(br#"{"type":"daily"}"#, HeaderMap::new());
-    let (answer, outcome) = oneshot::channel();
-    let deadline = Instant::now() + Duration::from_secs(5);
-    line.publishes.spawn(keep(line.clone(), delivery, deadline, Answer(answer)));
+    let (to, outcome) = oneshot::channel();
+    let arrived = Instant::now();
+    let answer = Answer { to, metrics: line.metrics.clone(), endpoint: endpoint(&["secret"]), arrived };
+    line.publishes.spawn(keep(line.clone(), delivery, arrived + Duration::from_secs(5), answer));
     outcome
 }
 
@@ -98,6 +99,32 @@ async fn a_second_attempt_shares_the_refusal_and_a_third_asks_again() {
     settled().await;
     bus.answer(Ok(Receipt::Kept));
     assert!(matches!(third.await, Ok(Outcome::Kept(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_attempt_waits_for_the_first_no_longer_than_its_own_deadline() {
+    let (bus, line) = line();
+    let first = attempt(&line);
+    settled().await;
+    tokio::time::advance(Duration::from_secs(4)).await;
+    let asked = Instant::now();
+    assert_eq!(attempt(&line).await, Ok(Outcome::Unanswered));
+    assert_eq!(asked.elapsed(), Duration::from_secs(5));
+    assert_eq!(first.await, Ok(Outcome::Unanswered));
+    assert_eq!(bus.asked(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_becomes_of_a_delivery_is_counted_also_where_its_client_left() {
+    let (bus, line) = line();
+    let counted = || line.metrics.text().contains(r#"endpoint="terra",outcome="kept"} 1"#);
+    let kept = attempt(&line);
+    drop(kept);
+    settled().await;
+    assert!(!counted());
+    bus.answer(Ok(Receipt::Kept));
+    settled().await;
+    assert!(counted(), "{}", line.metrics.text());
 }
 
 #[tokio::test(start_paused = true)]

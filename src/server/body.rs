@@ -86,9 +86,9 @@ impl Body {
         self.announced.is_some_and(|length| length > self.max as u64)
     }
 
-    /// Reads to the end; `on_frame` sees every byte once, in order. The budget is taken as bytes
-    /// arrive, so an announced body costs nothing until it is sent. Cancel-safe: what was taken of
-    /// the budget goes back.
+    /// Reads to the end, which is too slow past the deadline even where all had come by then; `on_frame`
+    /// sees every byte once, in order. The budget is taken as bytes arrive, so an announced body costs
+    /// nothing until it is sent. Cancel-safe: what was taken of the budget goes back.
     pub async fn read(mut self, budget: &Budget, mut on_frame: impl FnMut(&[u8])) -> Result<Payload, BodyError> {
         if self.announces_too_much() {
             return Err(BodyError::TooLarge);
@@ -102,6 +102,9 @@ impl Body {
             }
             gathered.push(&frame, budget)?;
             on_frame(&frame);
+        }
+        if Instant::now() > self.deadline {
+            return Err(BodyError::TooSlow);
         }
         gathered.finish(budget)
     }

@@ -28,6 +28,8 @@ const FLOWS_AGAIN: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone, Copy)]
 enum Phase {
+    /// Open since then, and silent.
+    New(Instant),
     /// Nothing of a head has come since then.
     Idle(Instant),
     /// The first byte of a head came then; it is not complete.
@@ -48,7 +50,7 @@ pub(super) struct Clock {
 impl Clock {
     /// A connection that never says anything has the time of a head, not the time of an idle one.
     pub(super) fn new(header_timeout: Duration, idle_timeout: Duration) -> Self {
-        let phase = Mutex::new(Phase::Head(Instant::now()));
+        let phase = Mutex::new(Phase::New(Instant::now()));
         Self { phase, backlog: Mutex::default(), header_timeout, idle_timeout }
     }
 
@@ -58,7 +60,7 @@ impl Clock {
         let arrived = match *phase {
             Phase::Head(since) => since,
             // A pipelined head was read together with the request before it.
-            Phase::Idle(_) | Phase::Busy | Phase::Leaving(_) => Instant::now(),
+            Phase::New(_) | Phase::Idle(_) | Phase::Busy | Phase::Leaving(_) => Instant::now(),
         };
         *phase = Phase::Busy;
         arrived
@@ -71,7 +73,7 @@ impl Clock {
 
     fn bytes_came(&self) {
         let mut phase = self.phase();
-        if let Phase::Idle(_) = *phase {
+        if let Phase::New(_) | Phase::Idle(_) = *phase {
             *phase = Phase::Head(Instant::now());
         }
     }
@@ -82,7 +84,7 @@ impl Clock {
             let phase = *self.phase();
             let end = match phase {
                 Phase::Idle(since) => since + self.idle_timeout,
-                Phase::Head(since) => since + self.header_timeout,
+                Phase::New(since) | Phase::Head(since) => since + self.header_timeout,
                 Phase::Busy => Instant::now() + self.header_timeout,
                 Phase::Leaving(since) => since + LINGER,
             };
@@ -257,6 +259,28 @@ mod tests {
             tokio::time::advance(Duration::from_secs(1)).await;
             assert!(backlog.end().is_some_and(|end| end > Instant::now()));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_begins_with_its_first_byte_however_long_its_connection_was_open() {
+        let clock = Clock::new(Duration::from_secs(5), Duration::from_secs(75));
+        for rest in [4, 70] {
+            tokio::time::advance(Duration::from_secs(rest)).await;
+            let first_byte = Instant::now();
+            clock.bytes_came();
+            tokio::time::advance(Duration::from_secs(1)).await;
+            clock.bytes_came();
+            assert_eq!(clock.head_complete(), first_byte);
+            clock.answered(false);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_says_nothing_has_the_time_of_a_head() {
+        let clock = Clock::new(Duration::from_secs(5), Duration::from_secs(75));
+        let opened = Instant::now();
+        clock.expired().await;
+        assert_eq!(opened.elapsed(), Duration::from_secs(5));
     }
 
     #[tokio::test(start_paused = true)]

@@ -161,6 +161,27 @@ fn closed_after(to: std::net::SocketAddr, bytes: &[u8]) -> Duration {
     since.elapsed()
 }
 
+/// A proxy may open connections long before it uses them.
+#[test]
+fn the_deadline_begins_with_a_requests_first_byte_and_leaves_the_bus_its_time() {
+    let (bus, bridge) = Bus::embedded_with(&[("SERVER__DEADLINE", "2s"), ("SERVER__PUBLISH_TIMEOUT", "1s")]);
+    let attempt = Attempt::of(BODY);
+    let whole = [attempt.head(attempt.body.len()).as_bytes(), &attempt.body].concat();
+    let after = |first: usize| {
+        let mut connection = Connection::open(bridge.deliveries).unwrap();
+        let since = Instant::now();
+        connection.write(&whole[..first]).unwrap();
+        let late = || (since.elapsed() > Duration::from_millis(1500)).then_some(());
+        until("more than the body's part of the deadline has passed", Duration::from_secs(5), late);
+        connection.write(&whole[first..]).unwrap();
+        connection.response().unwrap().status
+    };
+    assert_eq!(after(10), 408, "what a slow head leaves is too little");
+    assert_eq!(bus.count(&bridge), 0);
+    assert_eq!(after(0), 200);
+    assert_eq!(bus.count(&bridge), 1);
+}
+
 #[test]
 fn announced_bytes_cost_nothing_and_sent_ones_are_bounded() {
     let (_bus, bridge) = Bus::embedded_with(&[("SERVER__MAX_BODY", "1 MiB"), ("SERVER__BYTES_IN_FLIGHT", "1 MiB")]);
