@@ -19,7 +19,11 @@ pub(super) fn report(metrics: &Metrics, endpoint: &str, outcome: &Outcome, took:
     static ENCODED: Throttle = Throttle::new(LOG_EVERY);
     static UNTIMELY: Throttle = Throttle::new(LOG_EVERY);
     static ELSEWHERE: Throttle = Throttle::new(LOG_EVERY);
+    // One for each, or what a retry mends would keep silent what only a person can.
     static REFUSED: Throttle = Throttle::new(LOG_EVERY);
+    static REFUSED_FOR_GOOD: Throttle = Throttle::new(LOG_EVERY);
+    static UNSPOOLED: Throttle = Throttle::new(LOG_EVERY);
+    static UNANSWERED: Throttle = Throttle::new(LOG_EVERY);
     static OVERLOADED: Throttle = Throttle::new(LOG_EVERY);
     static UNREADABLE: Throttle = Throttle::new(LOG_EVERY);
     metrics.ended(endpoint, outcome.as_str(), took);
@@ -74,18 +78,18 @@ pub(super) fn report(metrics: &Metrics, endpoint: &str, outcome: &Outcome, took:
             }
         }
         Outcome::Refused(refusal @ (Refusal::Permanent { .. } | Refusal::TooLarge { .. })) => {
-            if let Some(more) = REFUSED.pass() {
+            if let Some(more) = REFUSED_FOR_GOOD.pass() {
                 tracing::error!(endpoint, more, reason = %refusal, "not kept, answered 503: no retry helps until this is mended");
             }
         }
         Outcome::Unspooled(refusal) => {
-            if let Some(more) = REFUSED.pass() {
+            if let Some(more) = UNSPOOLED.pass() {
                 let remedy = "see to the bus, so that the spool empties, or give the spool more room";
                 tracing::error!(endpoint, more, remedy, reason = %refusal, "neither the bus nor the spool took it, answered 503");
             }
         }
         Outcome::Unanswered => {
-            if let Some(more) = REFUSED.pass() {
+            if let Some(more) = UNANSWERED.pass() {
                 tracing::warn!(endpoint, more, "the bus did not confirm in time, answered 503: Terra will try again");
             }
         }
@@ -110,8 +114,9 @@ pub(super) fn astray(metrics: &Metrics, looks_signed: bool) {
 
 /// Says that a link of Terra's led to nothing. `again`: Terra's retry will follow it.
 pub(super) fn unfollowed(reason: Unfetched, again: bool) {
+    static PUT_OFF: Throttle = Throttle::new(LOG_EVERY);
     static UNFOLLOWED: Throttle = Throttle::new(LOG_EVERY);
-    let Some(more) = UNFOLLOWED.pass() else { return };
+    let Some(more) = (if again { &PUT_OFF } else { &UNFOLLOWED }).pass() else { return };
     let (reason, remedy) = (reason.as_str(), reason.remedy());
     match again {
         true => tracing::warn!(
