@@ -1,14 +1,19 @@
 //! Which addresses a link may lead to: judged after DNS, on the very address that is connected to, so
 //! that no name leads into an inner network. Comes in: names and addresses. Goes out: those allowed.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 
-use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
+use hyper_util::client::legacy::connect::dns::Name;
 use ipnet::IpNet;
+use tokio::sync::Semaphore;
 use tower_service::Service;
+
+/// Names that are looked up at once. While DNS is away each holds a thread for ten seconds and more, long
+/// after whoever asked has gone, and these threads are everybody's: more lookups wait for one to end.
+const LOOKUPS: usize = 32;
 
 /// Networks that are not the internet, by IANA's registries of special-purpose addresses (RFC 6890),
 /// and multicast.
@@ -53,14 +58,14 @@ pub(super) struct NotAllowed;
 /// Resolves names to addresses that are allowed. Cloning shares what is allowed.
 #[derive(Clone)]
 pub(super) struct Judge {
-    names: GaiResolver,
+    lookups: Arc<Semaphore>,
     /// Inner networks that a link may lead to all the same.
     allowed: Arc<[IpNet]>,
 }
 
 impl Judge {
     pub(super) fn new(allowed: &[IpNet]) -> Self {
-        Self { names: GaiResolver::new(), allowed: allowed.into() }
+        Self { lookups: Arc::new(Semaphore::new(LOOKUPS)), allowed: allowed.into() }
     }
 
     pub(super) fn allows(&self, address: IpAddr) -> bool {
@@ -88,14 +93,19 @@ impl Service<Name> for Judge {
     type Error = Box<dyn std::error::Error + Send + Sync>;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.names.poll_ready(context).map_err(Into::into)
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, name: Name) -> Self::Future {
-        let (resolving, judge) = (self.names.call(name), self.clone());
+        let judge = self.clone();
         Box::pin(async move {
-            let addresses: Vec<_> = resolving.await?.filter(|address| judge.allows(address.ip())).collect();
+            let place = judge.lookups.clone().acquire_owned().await?;
+            let looking_up = tokio::task::spawn_blocking(move || {
+                let _until_it_ends = place;
+                (name.as_str(), 0).to_socket_addrs()
+            });
+            let addresses: Vec<_> = looking_up.await??.filter(|address| judge.allows(address.ip())).collect();
             if addresses.is_empty() { Err(NotAllowed.into()) } else { Ok(addresses.into_iter()) }
         })
     }
@@ -152,6 +162,17 @@ mod tests {
         ] {
             assert!(!judge.allows(address.parse().unwrap()), "{address}");
         }
+    }
+
+    #[tokio::test]
+    async fn lookups_beyond_the_bound_wait_and_those_that_nobody_awaits_keep_their_place_to_the_end() {
+        let mut judge = Judge::new(&["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
+        let taken = judge.lookups.clone().acquire_many_owned(LOOKUPS as u32).await.unwrap();
+        let mut waiting = judge.call("localhost".parse().unwrap());
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        drop(taken);
+        assert!(waiting.await.is_ok());
+        assert_eq!(judge.lookups.available_permits(), LOOKUPS);
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 //! network. Reads no JSON; says nothing of the link.
 
 mod address;
+mod connect;
 mod host;
 mod trust;
 
@@ -29,6 +30,7 @@ use crate::config;
 use crate::event::Link;
 use crate::server::{Body, BodyError, Budget, Payload, coded};
 use address::{Judge, NotAllowed};
+use connect::InTime;
 
 /// Fetches that run; more wait for one to end, within their deadlines.
 const AT_ONCE: usize = 256;
@@ -142,7 +144,7 @@ pub struct Bounds {
 /// Cloning shares connections and bounds.
 #[derive(Clone)]
 pub struct Fetcher {
-    client: Client<HttpsConnector<HttpConnector<Judge>>, Empty<Bytes>>,
+    client: Client<InTime<HttpsConnector<HttpConnector<Judge>>>, Empty<Bytes>>,
     hosts: Arc<Hosts>,
     judge: Judge,
     running: Arc<Semaphore>,
@@ -163,7 +165,7 @@ impl Fetcher {
             .pool_idle_timeout(IDLE_FOR)
             .pool_max_idle_per_host(IDLE_CONNECTIONS_PER_HOST)
             .http1_max_buf_size(BUFFER)
-            .build(https.https_only().enable_http1().wrap_connector(plain));
+            .build(InTime::new(https.https_only().enable_http1().wrap_connector(plain), ANSWERED_WITHIN));
         let hosts = Arc::new(Hosts::new(&config.hosts));
         Ok(Self { client, hosts, judge, running: Arc::new(Semaphore::new(AT_ONCE)) })
     }

@@ -1,0 +1,71 @@
+//! Connecting, with one bound for all of it: name, TCP and TLS. Comes in: a connector. Goes out: one that gives
+//! up. The client goes on connecting where another connection came free first, and bounds nothing of that.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Uri;
+use tower_service::Service;
+
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
+#[derive(Clone)]
+pub(super) struct InTime<C> {
+    connector: C,
+    within: Duration,
+}
+
+impl<C> InTime<C> {
+    pub(super) fn new(connector: C, within: Duration) -> Self {
+        Self { connector, within }
+    }
+}
+
+impl<C> Service<Uri> for InTime<C>
+where
+    C: Service<Uri>,
+    C::Future: Send + 'static,
+    C::Error: Into<AnyError>,
+{
+    type Response = C::Response;
+    type Error = AnyError;
+    type Future = Pin<Box<dyn Future<Output = Result<C::Response, AnyError>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), AnyError>> {
+        self.connector.poll_ready(context).map_err(Into::into)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let connecting = tokio::time::timeout(self.within, self.connector.call(uri));
+        Box::pin(async move { connecting.await?.map_err(Into::into) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone)]
+    struct Never;
+
+    impl Service<Uri> for Never {
+        type Response = ();
+        type Error = std::io::Error;
+        type Future = std::future::Pending<std::io::Result<()>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: Uri) -> Self::Future {
+            std::future::pending()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handshake_without_an_end_is_given_up() {
+        let error = InTime::new(Never, Duration::from_secs(3)).call(Uri::from_static("https://b")).await.unwrap_err();
+        assert!(error.is::<tokio::time::error::Elapsed>(), "{error}");
+    }
+}
