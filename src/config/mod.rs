@@ -93,10 +93,13 @@ impl Config {
     /// From a message's way to the bus to the bus's answer, at most: the spool, where there is one, needs
     /// the rest of `server.publish_timeout`.
     pub fn bus_timeout(&self) -> Duration {
-        const FOR_THE_SPOOL: Duration = Duration::from_secs(1);
-        let whole = self.server.publish_timeout;
-        if self.spool.is_some() { whole - FOR_THE_SPOOL.min(whole / 4) } else { whole }
+        bus_timeout(self.server.publish_timeout, self.spool.is_some())
     }
+}
+
+fn bus_timeout(publish_timeout: Duration, spool: bool) -> Duration {
+    const FOR_THE_SPOOL: Duration = Duration::from_secs(1);
+    if spool { publish_timeout - FOR_THE_SPOOL.min(publish_timeout / 4) } else { publish_timeout }
 }
 
 #[derive(Debug, Clone)]

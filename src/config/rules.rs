@@ -82,8 +82,8 @@ fn paths(values: &Values) -> Vec<Mistake> {
             Some((other, theirs)) => {
                 let place = values.source(other);
                 let wrong = match *theirs == path {
-                    true => format!("is {path:?}, as {other} is ({place})"),
-                    false => format!("is {path:?}, which only a slash tells from {other} ({place})"),
+                    true => format!("is the same as {other} ({place})"),
+                    false => format!("differs only in its final slash from {other} ({place})"),
                 };
                 mistakes.push(together(&key, values, wrong, "give each endpoint a path of its own"));
             }
@@ -146,9 +146,10 @@ fn kafka(values: &Values) -> Vec<Mistake> {
     }
     // Where a bound is mistaken itself, nothing is held against it.
     let publish_timeout = values.get("server.publish_timeout").unwrap_or(Duration::from_secs(7));
+    let bus_timeout = super::bus_timeout(publish_timeout, values.has("spool.dir"));
     let max_body = values.get("server.max_body").unwrap_or(0);
     if let Some(properties) = resolve::properties(values) {
-        let wrongs = bus::kafka::judge(&properties, publish_timeout, max_body).into_iter();
+        let wrongs = bus::kafka::judge(&properties, bus_timeout, max_body).into_iter();
         mistakes.extend(wrongs.map(|(property, wrong, remedy)| {
             let key = format!("kafka.properties.{property}");
             Mistake::new(key.clone(), &values.source(&key), wrong).remedy(remedy)

@@ -91,6 +91,12 @@ fn each_mistake_in_a_file_has_its_words() {
              make it shorter than the deadline",
         ),
         (
+            "bus = \"kafka\"\n[kafka]\nbrokers = \"b:1\"\n[kafka.properties]\n\"message.timeout.ms\" = \"4500\"\n\
+             [spool]\ndir = \"/spool\"",
+            "kafka.properties.message.timeout.ms (t.toml:5) is 4500: the answer has to come within \
+             server.publish_timeout, less what a spool needs of it; set it below 4000, or leave it out",
+        ),
+        (
             "[server]\nbytes_in_flight = \"1 MiB\"",
             "server.bytes_in_flight (t.toml:2) is \"1 MiB\", but server.max_body is \"12 MiB\" (default); \
              make it large enough for several bodies",
@@ -122,12 +128,12 @@ fn each_mistake_in_a_file_has_its_words() {
         (
             "[endpoints]\na = { path = \"/x\", secrets = \"env:TERRA_SIGNING_SECRET\" }\n\
              b = { path = \"/x\", secrets = \"env:TERRA_SIGNING_SECRET\" }",
-            "endpoints.b.path (t.toml:3) is \"/x\", as endpoints.a.path is (t.toml:2); give each endpoint a path of its own",
+            "endpoints.b.path (t.toml:3) is the same as endpoints.a.path (t.toml:2); give each endpoint a path of its own",
         ),
         (
             "[endpoints]\na = { path = \"/x/\", secrets = \"env:TERRA_SIGNING_SECRET\" }\n\
              b = { path = \"/x\", secrets = \"env:TERRA_SIGNING_SECRET\" }",
-            "endpoints.b.path (t.toml:3) is \"/x\", which only a slash tells from endpoints.a.path (t.toml:2); \
+            "endpoints.b.path (t.toml:3) differs only in its final slash from endpoints.a.path (t.toml:2); \
              give each endpoint a path of its own",
         ),
         (

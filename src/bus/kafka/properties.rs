@@ -179,7 +179,7 @@ enum Demand {
 /// remedy. Values are quoted only where [`harmless`] says so. Needs no network.
 pub(crate) fn judge(
     properties: &BTreeMap<String, Secret>,
-    publish_timeout: Duration,
+    bus_timeout: Duration,
     max_body: usize,
 ) -> Vec<(String, String, String)> {
     let mut mistakes = Vec::new();
@@ -202,7 +202,7 @@ pub(crate) fn judge(
         }
     }
     let Ok(native) = sound.create_native_config() else { return mistakes };
-    for (name, demand, why) in demands(publish_timeout, max_body) {
+    for (name, demand, why) in demands(bus_timeout, max_body) {
         if let Some(key) = spelt.get(name)
             && let Some((problem, remedy)) = demand.broken_by(&native, name, why)
         {
@@ -224,8 +224,8 @@ pub(super) fn canonical(key: &str) -> &str {
     ALIASES.iter().find(|(alias, _)| *alias == bare).map_or(bare, |(_, name)| name)
 }
 
-fn demands(publish_timeout: Duration, max_body: usize) -> Vec<(&'static str, Demand, &'static str)> {
-    let timeout = u64::try_from(publish_timeout.as_millis()).unwrap_or(u64::MAX);
+fn demands(bus_timeout: Duration, max_body: usize) -> Vec<(&'static str, Demand, &'static str)> {
+    let timeout = u64::try_from(bus_timeout.as_millis()).unwrap_or(u64::MAX);
     let body = max_body as u64;
     vec![
         ("request.required.acks", Demand::Is("-1"), "an event that one broker has is lost with that broker"),
@@ -235,8 +235,16 @@ fn demands(publish_timeout: Duration, max_body: usize) -> Vec<(&'static str, Dem
             Demand::AtLeast(1),
             "every change of a partition's leader would refuse deliveries",
         ),
-        ("message.timeout.ms", Demand::Below(timeout), "the answer has to come before server.publish_timeout"),
-        ("queue.buffering.max.ms", Demand::Below(timeout), "the answer has to come before server.publish_timeout"),
+        (
+            "message.timeout.ms",
+            Demand::Below(timeout),
+            "the answer has to come within server.publish_timeout, less what a spool needs of it",
+        ),
+        (
+            "queue.buffering.max.ms",
+            Demand::Below(timeout),
+            "the answer has to come within server.publish_timeout, less what a spool needs of it",
+        ),
         (
             "message.max.bytes",
             Demand::AtLeast((body + HEADROOM).min(MAX_REQUEST)),
