@@ -30,7 +30,7 @@ use crate::telemetry::{self, Telemetry};
 /// Connections that wait to be accepted: as many as Linux lets wait (`net.core.somaxconn`).
 const BACKLOG: u32 = 4096;
 
-/// What the bus may take beyond the drain timeout to let its client go.
+/// What bus and spool may each take beyond the drain timeout to close.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
 /// Why the bridge could not start, or not go on.
@@ -202,7 +202,11 @@ impl Drainer {
             let messages = self.spool.reading().messages;
             tracing::warn!(messages, "drain_timeout passed: messages stay in the spool until the next start");
         }
-        self.spool.close().await;
+        if tokio::time::timeout_at(end + CLOSE_WITHIN, self.spool.close()).await.is_err() {
+            tracing::warn!(
+                "the spool's disk did not take its last writes in time; none of them was promised to anybody"
+            );
+        }
     }
 }
 
