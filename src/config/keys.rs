@@ -88,7 +88,7 @@ pub(super) static KEYS: &[Key] = &[
     of_terra("endpoints.<name>.secrets", Secrets, "env:TERRA_SIGNING_SECRET", "References to signing secrets, each one valid: env:NAME, file:PATH, credential:NAME"),
     key("endpoints.<name>.max_age", Duration(MINUTE, 30 * 24 * HOUR), "26h", "A signature older than this is rejected; Terra retries for about a day"),
     key("endpoints.<name>.max_skew", Duration(SECOND, HOUR), "5m", "A signature further in the future than this is rejected"),
-    key("endpoints.<name>.rejected_status", Status, "401", "The answer to a rejected delivery: 401; or 503, also in place of 400, 413 and 415, after which every sender tries again"),
+    key("endpoints.<name>.rejected_status", Status, "401", "The answer to a rejected delivery: 401; or 503, also in place of 413, 415 and an incomplete body's 400, after which every sender tries again"),
 
     optional("endpoints.<name>.routes.template", Text(check::TEMPLATE), "terra.{endpoint}.{type}", "This endpoint's own, which comes before all common routes: the topic of a known type that its own types do not name"),
     optional("endpoints.<name>.routes.unknown", TopicOrFalse, "terra.{endpoint}.unknown", "The topic of all unknown types that its own types do not name; false drops them"),

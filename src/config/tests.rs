@@ -541,7 +541,12 @@ fn reference() -> String {
          # default of a bus that is not in use. Each key has an environment variable: server.listen is\n\
          # TERRA_BRIDGE_SERVER__LISTEN. References to secrets: env:NAME, file:PATH, credential:NAME.\n",
     );
-    text += &format!("# SIGHUP takes over {};\n# the rest takes effect at the next start.\n", keys::LIVE.join(", "));
+    text += &format!(
+        "# SIGHUP takes over {};\n\
+         # the rest takes effect at the next start. Files of signing secrets, of embedded.token and of certificates are\n\
+         # looked at by themselves.\n",
+        keys::LIVE.join(", ")
+    );
     let mut table = "";
     for key in KEYS {
         let name = key.name.replace("<name>", "terra");
