@@ -5,18 +5,16 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::config::Secret;
 use crate::server::Payload;
 use crate::signature::Delivery;
+use crate::vocabulary::{Concerns, is_link, known};
 
 /// What S3 signs a link for at most: seven days.
 const LONGEST_OPEN: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-
-/// The types of events that are only a link to the real one.
-const LINKS: [&str; 2] = ["s3_payload", "s3_upload"];
 
 /// A delivery whose type is known.
 #[derive(Clone)]
@@ -88,6 +86,10 @@ pub struct Facts {
     pub user: Person,
     pub new_user: Person,
     pub order_id: Option<String>,
+    /// Terra's own id of a coach: of `coach`, else of `data`, else the one that all of a list of athletes share.
+    pub coach_id: Option<String>,
+    /// Of a lab report.
+    pub session_id: Option<String>,
     /// Of `data`, else the top-level one. The customer's own id: it leaves this process in the
     /// payload alone.
     pub reference_id: Option<String>,
@@ -115,12 +117,12 @@ impl Event {
 
     /// The link that stands in for the real event; `None` where this is the real one.
     pub fn link(&self) -> Option<Link> {
-        if !LINKS.contains(&self.facts.event_type.as_str()) {
+        if !is_link(&self.facts.event_type) {
             return None;
         }
         let text = std::str::from_utf8(self.payload().bytes()).ok()?;
         let Fields([url, expires_in]) = Fields::read(text, ["url", "expires_in"])?;
-        let seconds = id(expires_in).and_then(|seconds| seconds.parse().ok()).unwrap_or(0);
+        let seconds = expires_in.and_then(count).unwrap_or(0);
         let expires_in = Duration::from_secs(seconds).min(LONGEST_OPEN);
         Some(Link { url: Secret::new(string(url).unwrap_or_default()), expires_in })
     }
@@ -188,17 +190,21 @@ impl DeadLetter {
 fn read(bytes: &[u8]) -> Result<Facts, Unreadable> {
     // First: serde_json skips strings without looking whether they are UTF-8.
     let text = std::str::from_utf8(bytes).map_err(|_| Unreadable::NotUtf8)?;
-    let fields = Fields::<7>::read(text, BODY).ok_or_else(|| what_else(text))?;
-    let [by_type, by_event_type, event_id, reference_id, user, new_user, data] = fields.0;
+    let fields = Fields::<8>::read(text, BODY).ok_or_else(|| what_else(text))?;
+    let [by_type, by_event_type, event_id, reference_id, user, new_user, coach, data] = fields.0;
     let event_type = filled(by_type).or_else(|| filled(by_event_type)).ok_or(Unreadable::NoType)?;
-    let data = data.and_then(|data| Fields::<2>::read(data, DATA)).unwrap_or_default();
+    let athletes = data.filter(|_| known(&event_type).is_some_and(|known| known.concerns == Concerns::CoachOfAll));
+    let Fields([order_id, data_reference_id, data_coach_id, session_id]) =
+        data.and_then(|data| Fields::read(data, DATA)).unwrap_or_default();
     Ok(Facts {
         event_type,
         event_id: id(event_id),
         user: person(user),
         new_user: person(new_user),
-        order_id: id(data.0[0]),
-        reference_id: id(data.0[1]).or_else(|| id(reference_id)),
+        order_id: id(order_id),
+        coach_id: coach_id(coach).or_else(|| id(data_coach_id)).or_else(|| coach_of_all(athletes?)),
+        session_id: id(session_id),
+        reference_id: id(data_reference_id).or_else(|| id(reference_id)),
     })
 }
 
@@ -210,13 +216,47 @@ fn what_else(text: &str) -> Unreadable {
     }
 }
 
-const BODY: [&str; 7] = ["type", "event_type", "event_id", "reference_id", "user", "new_user", "data"];
-const DATA: [&str; 2] = ["order_id", "reference_id"];
+const BODY: [&str; 8] = ["type", "event_type", "event_id", "reference_id", "user", "new_user", "coach", "data"];
+const DATA: [&str; 4] = ["order_id", "reference_id", "coach_id", "session_id"];
 const PERSON: [&str; 2] = ["user_id", "provider"];
 
 fn person(raw: Option<&str>) -> Person {
     let fields = raw.and_then(|raw| Fields::<2>::read(raw, PERSON)).unwrap_or_default();
     Person { user_id: id(fields.0[0]), provider: id(fields.0[1]) }
+}
+
+/// Of a coach, or of one of a coach's athletes.
+fn coach_id(raw: Option<&str>) -> Option<String> {
+    let Fields([coach_id]) = Fields::read(raw?, ["coach_id"])?;
+    id(coach_id)
+}
+
+/// The one that every member of a list names.
+fn coach_of_all(athletes: &str) -> Option<String> {
+    serde_json::Deserializer::from_str(athletes).deserialize_seq(CoachOfAll).ok()?
+}
+
+/// Ends in an error at the first member that differs.
+struct CoachOfAll;
+
+impl<'de> Visitor<'de> for CoachOfAll {
+    type Value = Option<String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("athletes of one coach")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut athletes: A) -> Result<Self::Value, A::Error> {
+        let mut shared = None;
+        while let Some(athlete) = athletes.next_element::<&RawValue>()? {
+            let coach = coach_id(Some(athlete.get()));
+            if coach.is_none() || shared.as_ref().is_some_and(|_| shared != coach) {
+                return Err(A::Error::custom("no one coach"));
+            }
+            shared = coach;
+        }
+        Ok(shared)
+    }
 }
 
 /// The text of a JSON string; `None` for anything else, and for escapes that make no Unicode.
@@ -236,6 +276,14 @@ fn id(raw: Option<&str>) -> Option<String> {
         return Some(raw.to_owned());
     }
     filled(Some(raw))
+}
+
+/// An integer from 0 on, however it is written: `300`, `300.0`, `3e2`, `"300"`.
+pub(crate) fn count(raw: &str) -> Option<u64> {
+    let text = string(Some(raw));
+    let text = text.as_deref().unwrap_or(raw).trim();
+    let whole = |number: &f64| *number >= 0.0 && number.fract() == 0.0;
+    text.parse().ok().or_else(|| text.parse().ok().filter(whole).map(|number| number as u64))
 }
 
 /// The raw values of some keys of one JSON object. Raw, so that a number too large for any type, or
@@ -358,14 +406,38 @@ mod tests {
     }
 
     #[test]
+    fn the_coach_is_read_from_every_shape_of_teams() {
+        let coach = |body: &str| of(body).coach_id;
+        for (body, found) in [
+            (
+                r#"{"type":"test.dispatched","coach":{"coach_id":"c1"},"data":[{"athlete":{"coach_id":"c2"}}]}"#,
+                Some("c1"),
+            ),
+            (r#"{"type":"coach.registered","data":{"coach_id":"c1","reference_id":"r"}}"#, Some("c1")),
+            (r#"{"type":"brand.new","coach":{"coach_id":"c1"},"data":{"coach_id":"c2"}}"#, Some("c1")),
+            (r#"{"type":"athlete.registered","data":[{"coach_id":"c1"},{"coach_id":"\u00631"}]}"#, Some("c1")),
+            (r#"{"type":"athlete.registered","data":[{"coach_id":"c1"},{"coach_id":"c2"}]}"#, None),
+            (r#"{"type":"athlete.registered","data":[{"coach_id":"c1"},{"coach_id":null}]}"#, None),
+            (r#"{"type":"athlete.registered","data":[{"coach_id":null},{"coach_id":"c1"}]}"#, None),
+            (r#"{"type":"athlete.registered","data":[{"coach_id":"c1"},7]}"#, None),
+            (r#"{"type":"athlete.registered","data":[]}"#, None),
+            (r#"{"type":"athlete.registered","data":"c1"}"#, None),
+            (r#"{"type":"daily","data":[{"coach_id":"c1"}]}"#, None),
+            (r#"{"type":"test.dispatched","coach":["c1"]}"#, None),
+        ] {
+            assert_eq!(coach(body).as_deref(), found, "{body}");
+        }
+    }
+
+    #[test]
     fn a_field_of_another_type_counts_as_absent() {
         for odd in ["null", "true", "[]", "[\"u1\"]", "1e999", "-1", "\"\"", "{\"user_id\":\"x\"}"] {
             let facts = of(&format!(
-                r#"{{"type":"daily","user":{{"user_id":{odd}}},"new_user":{odd},"event_id":{odd},"data":{odd}}}"#
+                r#"{{"type":"daily","user":{{"user_id":{odd}}},"new_user":{odd},"event_id":{odd},"coach":{odd},"data":{odd}}}"#
             ));
             assert_eq!(facts.user.user_id, None, "{odd}");
             assert_eq!(facts.event_id, None, "{odd}");
-            assert_eq!(facts.order_id, None, "{odd}");
+            assert_eq!((facts.order_id, facts.coach_id, facts.session_id), (None, None, None), "{odd}");
         }
     }
 
@@ -421,6 +493,15 @@ mod tests {
         let is = |url: &str, seconds| Some((url.to_owned(), seconds));
         assert_eq!(link(r#"{"type":"s3_payload","url":"https:\/\/a","expires_in":300}"#), is("https://a", 300));
         assert_eq!(link(r#"{"type":"s3_upload","url":"https://a","expires_in":"600"}"#), is("https://a", 600));
+        for written in ["300.0", "3e2", "0.3E+3", "\"300.0\"", "\" 300 \""] {
+            let body = format!(r#"{{"type":"s3_payload","url":"https://a","expires_in":{written}}}"#);
+            assert_eq!(link(&body), is("https://a", 300), "{written}");
+        }
+        for odd in ["-300", "299.5", "null", "true", "[300]", "\"soon\"", "\"inf\"", "\"\""] {
+            let body = format!(r#"{{"type":"s3_payload","url":"https://a","expires_in":{odd}}}"#);
+            assert_eq!(link(&body), is("https://a", 0), "{odd}");
+        }
+        assert_eq!(link(r#"{"type":"s3_payload","expires_in":1e300}"#), is("", 604_800));
         assert_eq!(link(r#"{"type":"s3_payload","url":7,"expires_in":-1}"#), is("", 0));
         assert_eq!(link(r#"{"type":"s3_payload"}"#), is("", 0));
         assert_eq!(link(r#"{"type":"s3_payload","expires_in":18446744073709551615}"#), is("", 604_800));

@@ -297,9 +297,10 @@ fn key(delivery: &Delivery, facts: &Facts, received: &Received) -> Option<String
         let fields = [b"reference", delivery.endpoint().name.as_bytes(), reference?.as_bytes()];
         Some(data_encoding::HEXLOWER.encode(&digest(&fields)))
     };
+    let by_session = || facts.session_id.clone();
     let by_trace = || received.trace_id.as_deref().map(|trace| without_chunk(trace).to_owned());
-    let concerned = [&facts.user.user_id, &facts.new_user.user_id, &facts.order_id];
-    concerned.into_iter().find_map(Clone::clone).or_else(by_reference).or_else(by_trace)
+    let concerned = [&facts.user.user_id, &facts.new_user.user_id, &facts.order_id, &facts.coach_id];
+    concerned.into_iter().find_map(Clone::clone).or_else(by_reference).or_else(by_session).or_else(by_trace)
 }
 
 fn without_chunk(trace: &str) -> &str {
@@ -316,7 +317,9 @@ pub(crate) fn chunk(trace: &str) -> Option<(&str, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::samples::SAMPLES;
     use crate::signature::tests::delivery;
+    use crate::vocabulary::{Concerns, KNOWN};
 
     fn headers(pairs: &[(&'static str, &[u8])]) -> HeaderMap {
         let pairs = pairs.iter().map(|(name, value)| {
@@ -345,17 +348,49 @@ mod tests {
         for (body, key) in [
             (r#"{"type":"t","user":{"user_id":"u"},"new_user":{"user_id":"n"},"data":{"order_id":"o"}}"#, "u"),
             (r#"{"type":"t","user":{},"new_user":{"user_id":"n"},"data":{"order_id":"o"}}"#, "n"),
-            (r#"{"type":"t","data":{"order_id":"o","reference_id":"r"}}"#, "o"),
+            (r#"{"type":"t","coach":{"coach_id":"c"},"data":{"order_id":"o","reference_id":"r"}}"#, "o"),
+            (r#"{"type":"t","data":{"coach_id":"c","reference_id":"r","session_id":"s"}}"#, "c"),
+            (r#"{"type":"t","data":{"session_id":"s"}}"#, "s"),
             (r#"{"type":"t"}"#, "abc"),
         ] {
             assert_eq!(message(body, trace()).key(), key, "{body}");
         }
         // printf '\0\0\0\0\0\0\0\x09reference\0\0\0\0\0\0\0\x05terra\0\0\0\0\0\0\0\x01r' | sha256sum
         let by_reference = "58b68830b3be7ca4122f8e438322bbc5befcde10eec2da1242f53fcc3623dbd9";
-        assert_eq!(message(r#"{"type":"t","data":{"reference_id":"r"}}"#, trace()).key(), by_reference);
+        assert_eq!(
+            message(r#"{"type":"t","data":{"reference_id":"r","session_id":"s"}}"#, trace()).key(),
+            by_reference
+        );
         assert_eq!(message(r#"{"type":"t","reference_id":"r"}"#, trace()).key(), by_reference);
         let alone = message(r#"{"type":"t"}"#, HeaderMap::new());
         assert_eq!(alone.key(), alone.id().to_string());
+    }
+
+    #[test]
+    fn the_key_of_every_known_type_is_what_the_table_says() {
+        for (known, sample) in KNOWN.iter().zip(SAMPLES) {
+            let body: serde_json::Value = serde_json::from_str(sample.body).unwrap();
+            let text = |pointer: &str| {
+                body.pointer(pointer).and_then(|id| id.as_str()).unwrap_or_else(|| panic!("{}: {pointer}", known.name))
+            };
+            let hashed = |reference: &str| {
+                let digest = digest(&[b"reference", b"terra", reference.as_bytes()]);
+                data_encoding::HEXLOWER.encode(&digest)
+            };
+            let key = match known.concerns {
+                Concerns::User => text("/user/user_id").to_owned(),
+                Concerns::NewUser => text("/new_user/user_id").to_owned(),
+                Concerns::Order => text("/data/order_id").to_owned(),
+                Concerns::Coach => text("/coach/coach_id").to_owned(),
+                Concerns::DataCoach => text("/data/coach_id").to_owned(),
+                Concerns::CoachOfAll => text("/data/0/coach_id").to_owned(),
+                Concerns::DataReference => hashed(text("/data/reference_id")),
+                Concerns::Reference => hashed(text("/reference_id")),
+                Concerns::Nobody => "trace".to_owned(),
+            };
+            let message = message(sample.body, headers(&[("x-terra-trace-id", b"trace")]));
+            assert_eq!(message.key(), key, "{}", known.name);
+        }
     }
 
     #[test]

@@ -113,7 +113,10 @@ mod tests {
                 (says("/user/user_id"), Concerns::User),
                 (says("/new_user/user_id"), Concerns::NewUser),
                 (says("/data/order_id"), Concerns::Order),
-                (says("/data/reference_id"), Concerns::DataReference),
+                (says("/coach/coach_id"), Concerns::Coach),
+                (says("/data/coach_id"), Concerns::DataCoach),
+                (says("/data/0/coach_id"), Concerns::CoachOfAll),
+                (says("/data/reference_id") && !says("/data/coach_id"), Concerns::DataReference),
                 (says("/reference_id"), Concerns::Reference),
             ];
             let expected = found.map(|(_, concerns)| (concerns == known.concerns, concerns));

@@ -1,6 +1,6 @@
-//! The event types Terra is known to send, in one table: the name, the product, which field says whom it
-//! concerns, a few words for people, and where the vendor says so. From it come the routes, the topics
-//! made at the start, the samples and the README's table.
+//! The event types Terra is known to send, in one table: the name, the product, what kind of event it is,
+//! which field says whom it concerns, a few words for people, and where the vendor says so. From it come the
+//! routes, the topics made at the start, the links to follow, the samples and the README's table.
 //! The vocabulary is open: a name that is not here is no error. Knows no routes and reads no bodies.
 
 /// One event type of the vendor's.
@@ -10,6 +10,7 @@ pub struct Known {
     /// every bus, and no two names differ only in `.` and `_`.
     pub name: &'static str,
     pub product: Product,
+    pub kind: Kind,
     pub concerns: Concerns,
     /// The member of the body that carries `name`: `event_type` for Vantage, `type` for the others.
     pub type_field: &'static str,
@@ -40,6 +41,18 @@ impl Product {
     }
 }
 
+/// What an event of a type is to the bridge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A user's data: one payload of a large request may be that.
+    Data,
+    /// Only a link to the real event, which may be data.
+    Link,
+    /// Of a large request: that there is one, or how much of it follows.
+    Announcement,
+    Other,
+}
+
 /// Which field of the body says whom the event concerns. Any of them may be null or absent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Concerns {
@@ -49,6 +62,12 @@ pub enum Concerns {
     NewUser,
     /// `data.order_id`
     Order,
+    /// `coach.coach_id`
+    Coach,
+    /// `data.coach_id`
+    DataCoach,
+    /// `data[].coach_id`, where all of the list share it.
+    CoachOfAll,
     /// `data.reference_id`: the customer's own id, no user of Terra's.
     DataReference,
     /// `reference_id` at the top: the customer's own id, no user of Terra's.
@@ -60,59 +79,61 @@ pub enum Concerns {
 /// Every type of the vendor's documents, sorted by name.
 #[rustfmt::skip]
 pub const KNOWN: &[Known] = {
-    use Concerns::{DataReference, NewUser, Nobody, Order, Reference, User};
+    use Concerns::{Coach, CoachOfAll, DataCoach, DataReference, NewUser, Nobody, Order, Reference, User};
+    use Kind::{Announcement, Data, Link, Other};
     use Product::{Health, LabReports, Teams, Vantage};
     &[
-        row("access_revoked", Health, User, "the user withdrew access at the provider", "remove the user, and the data that your policy says", "openapi-v2, AccessRevokedEvent"),
-        row("activity", Health, User, "a completed workout", "overwrite by `metadata.summary_id`", "openapi-v2, ActivityEvent"),
-        row("activity.dispatched", Teams, Nobody, "a team's session, as requested", "match it to your request by `terra-reference`", "openapi-teams, DataSentToDestination"),
-        row("activity.metric.dispatched", Teams, Nobody, "metrics of a team's session, as requested", "match it to your request by `terra-reference`", "openapi-teams, DataSentToDestination"),
-        row("athlete", Health, User, "the user's profile", "overwrite the user's profile", "openapi-v2, AthleteEvent"),
-        row("athlete.registered", Teams, Nobody, "athletes of a coach signed up", "store each `data[].athlete_id` under its `reference_id`", "openapi-teams, AthletesRegistered"),
-        row("auth", Health, User, "a user connected an account", "store `user.user_id` under your `reference_id`", "openapi-v2, AuthSuccessEvent"),
-        row("auth_cancelled", Health, Reference, "connecting an account failed or was given up", "nothing to store; `reason` says why", "openapi-v2, AuthErrorEvent"),
-        row("body", Health, User, "body measurements of a day", "overwrite by `metadata.start_time`", "openapi-v2, BodyEvent"),
-        row("coach.registered", Teams, DataReference, "a coach signed up", "store `data.coach_id` under your `reference_id`", "openapi-teams, CoachRegistered"),
-        row("connection_error", Health, User, "the provider refused the stored credentials", "ask the user to connect again, keep the data", "openapi-v2, ConnectionErrorEvent"),
-        row("daily", Health, User, "running totals of a day", "overwrite by `metadata.start_time`", "openapi-v2, DailyEvent"),
-        row("deauth", Health, User, "the user disconnected an account", "remove the user, and the data that your policy says", "openapi-v2, DeauthEvent"),
-        row("google_no_datasource", Health, User, "a Google Fit account without any source of data", "tell the user: requests stay empty until there is one", "Site, Event Types"),
-        row("health_observation", Health, User, "symptoms, moods and other observations", "overwrite by `metadata.summary_id`; a status of entered-in-error retracts", "openapi-v2, HealthObservationEvent"),
-        row("healthcheck", Health, Nobody, "Terra checks that the destination answers", "nothing; the bridge has answered", "Site, Event Types"),
-        row("hormone", Health, User, "hormone readings", "overwrite by `timestamp`", "openapi-v2, HormoneEvent"),
-        row("lab_report", LabReports, DataReference, "a lab report, under the name of the destination's setting", "as `lab_report.completed`", "Guides, webhooks; openapi-v2, webhooks, lab_report, says lab_report.completed or .failed"),
-        row("lab_report.completed", LabReports, DataReference, "a lab report was read, with its results", "deduplicate by `terra-event-id`, overwrite by `data.session_id`", "openapi-v2, LabReportCompletedEvent"),
-        row("lab_report.failed", LabReports, DataReference, "a lab report could not be read", "`data.error.retriable`: whether the same file may succeed", "openapi-v2, LabReportFailedEvent"),
-        row("large_request_processing", Health, User, "more than a month was requested; Terra assembles it", "expect chunks under the same `terra-reference`", "openapi-v2, LargeRequestProcessingEvent"),
-        row("large_request_sending", Health, User, "how many payloads of a large request follow", "count: `expected_payloads` chunks follow under the same `terra-reference`", "openapi-v2, LargeRequestSendingEvent"),
-        row("menstruation", Health, User, "cycle and flow of a day", "overwrite by `metadata.start_time`", "openapi-v2, MenstruationEvent"),
-        row("nutrition", Health, User, "meals and drinks of a day", "overwrite by `metadata.start_time`", "openapi-v2, NutritionEvent"),
-        row("order.status_changed", Vantage, Order, "an order moved on", "set the status, unless the `timestamp` is older", "openapi-vantage, OrderStatusChangedEvent"),
-        row("order_item.results_status_change", Vantage, Order, "the results of an ordered test moved on", "set the status, unless the `timestamp` is older; an escalation has a deadline", "openapi-vantage, OrderItemResultsStatusChangedEvent"),
-        row("order_item.status_changed", Vantage, Order, "an ordered test moved on", "set the status, unless the `timestamp` is older", "openapi-vantage, WebhookDelivery"),
-        row("permission_change", Health, User, "the user granted or withdrew scopes", "note the scopes: some types will start or stop", "openapi-v2, PermissionChangeEvent"),
-        row("planned_workout", Health, User, "a workout planned for a day", "overwrite by `planned_workout_id`", "openapi-v2, PlannedWorkoutEvent"),
-        row("processing", Health, User, "the provider still prepares the data", "nothing; it comes, or ask after `retry_after_seconds`", "Site, Event Types"),
-        row("rate_limit_hit", Health, User, "the provider limits requests; Terra tries again", "nothing; Terra tries again", "Site, Event Types"),
-        row("route", Health, User, "a route", "store it; the vendor publishes no schema", "Guides, webhooks"),
-        row("s3_payload", Health, Nobody, "a link to an event too large to send", "`terra-unfetched-reason` says why the bridge did not follow it: get `url` within `expires_in` seconds; it is a credential", "openapi-v2, S3PayloadEvent"),
-        row("s3_upload", Health, Nobody, "a link to an event, under the name of the destination's setting", "as `s3_payload`", "Site, Event Types; openapi-v2, webhooks, s3_upload, says s3_payload"),
-        row("sleep", Health, User, "a night or a nap", "overwrite by `metadata.summary_id`", "openapi-v2, SleepEvent"),
-        row("test.dispatched", Teams, Nobody, "athletes' tests, as requested", "match it to your request by `terra-reference`", "openapi-teams, DataSentToDestination"),
-        row("user_reauth", Health, NewUser, "the user connected again and has a new id", "move what you keep from `old_user.user_id` to `new_user.user_id`", "openapi-v2, UserReauthEvent"),
+        row("access_revoked", Health, Other, User, "the user withdrew access at the provider", "remove the user, and the data that your policy says", "openapi-v2, AccessRevokedEvent"),
+        row("activity", Health, Data, User, "a completed workout", "overwrite by `metadata.summary_id`", "openapi-v2, ActivityEvent"),
+        row("activity.dispatched", Teams, Other, Coach, "a team's session, as requested", "match it to your request by `terra-reference`", "openapi-teams, DataSentToDestination"),
+        row("activity.metric.dispatched", Teams, Other, Coach, "metrics of a team's session, as requested", "match it to your request by `terra-reference`", "openapi-teams, DataSentToDestination"),
+        row("athlete", Health, Data, User, "the user's profile", "overwrite the user's profile", "openapi-v2, AthleteEvent"),
+        row("athlete.registered", Teams, Other, CoachOfAll, "athletes of a coach signed up", "store each `data[].athlete_id` under its `reference_id`", "openapi-teams, AthletesRegistered"),
+        row("auth", Health, Other, User, "a user connected an account", "store `user.user_id` under your `reference_id`", "openapi-v2, AuthSuccessEvent"),
+        row("auth_cancelled", Health, Other, Reference, "connecting an account failed or was given up", "nothing to store; `reason` says why", "openapi-v2, AuthErrorEvent"),
+        row("body", Health, Data, User, "body measurements of a day", "overwrite by `metadata.start_time`", "openapi-v2, BodyEvent"),
+        row("coach.registered", Teams, Other, DataCoach, "a coach signed up", "store `data.coach_id` under your `reference_id`", "openapi-teams, CoachRegistered"),
+        row("connection_error", Health, Other, User, "the provider refused the stored credentials", "ask the user to connect again, keep the data", "openapi-v2, ConnectionErrorEvent"),
+        row("daily", Health, Data, User, "running totals of a day", "overwrite by `metadata.start_time`", "openapi-v2, DailyEvent"),
+        row("deauth", Health, Other, User, "the user disconnected an account", "remove the user, and the data that your policy says", "openapi-v2, DeauthEvent"),
+        row("google_no_datasource", Health, Other, User, "a Google Fit account without any source of data", "tell the user: requests stay empty until there is one", "Site, Event Types"),
+        row("health_observation", Health, Data, User, "symptoms, moods and other observations", "overwrite by `metadata.summary_id`; a status of entered-in-error retracts", "openapi-v2, HealthObservationEvent"),
+        row("healthcheck", Health, Other, Nobody, "Terra checks that the destination answers", "nothing; the bridge has answered", "Site, Event Types"),
+        row("hormone", Health, Data, User, "hormone readings", "overwrite by `timestamp`", "openapi-v2, HormoneEvent"),
+        row("lab_report", LabReports, Other, DataReference, "a lab report, under the name of the destination's setting", "as `lab_report.completed`", "Guides, webhooks; openapi-v2, webhooks, lab_report, says lab_report.completed or .failed"),
+        row("lab_report.completed", LabReports, Other, DataReference, "a lab report was read, with its results", "deduplicate by `terra-event-id`, overwrite by `data.session_id`", "openapi-v2, LabReportCompletedEvent"),
+        row("lab_report.failed", LabReports, Other, DataReference, "a lab report could not be read", "`data.error.retriable`: whether the same file may succeed", "openapi-v2, LabReportFailedEvent"),
+        row("large_request_processing", Health, Announcement, User, "more than a month was requested; Terra assembles it", "expect chunks under the same `terra-reference`", "openapi-v2, LargeRequestProcessingEvent"),
+        row("large_request_sending", Health, Announcement, User, "how many payloads of a large request follow", "count: `expected_payloads` chunks follow under the same `terra-reference`", "openapi-v2, LargeRequestSendingEvent"),
+        row("menstruation", Health, Data, User, "cycle and flow of a day", "overwrite by `metadata.start_time`", "openapi-v2, MenstruationEvent"),
+        row("nutrition", Health, Data, User, "meals and drinks of a day", "overwrite by `metadata.start_time`", "openapi-v2, NutritionEvent"),
+        row("order.status_changed", Vantage, Other, Order, "an order moved on", "set the status, unless the `timestamp` is older", "openapi-vantage, OrderStatusChangedEvent"),
+        row("order_item.results_status_change", Vantage, Other, Order, "the results of an ordered test moved on", "set the status, unless the `timestamp` is older; an escalation has a deadline", "openapi-vantage, OrderItemResultsStatusChangedEvent"),
+        row("order_item.status_changed", Vantage, Other, Order, "an ordered test moved on", "set the status, unless the `timestamp` is older", "openapi-vantage, WebhookDelivery"),
+        row("permission_change", Health, Other, User, "the user granted or withdrew scopes", "note the scopes: some types will start or stop", "openapi-v2, PermissionChangeEvent"),
+        row("planned_workout", Health, Data, User, "a workout planned for a day", "overwrite by `planned_workout_id`", "openapi-v2, PlannedWorkoutEvent"),
+        row("processing", Health, Other, User, "the provider still prepares the data", "nothing; it comes, or ask after `retry_after_seconds`", "Site, Event Types"),
+        row("rate_limit_hit", Health, Other, User, "the provider limits requests; Terra tries again", "nothing; Terra tries again", "Site, Event Types"),
+        row("route", Health, Data, User, "a route", "store it; the vendor publishes no schema", "Guides, webhooks"),
+        row("s3_payload", Health, Link, Nobody, "a link to an event too large to send", "`terra-unfetched-reason` says why the bridge did not follow it: get `url` within `expires_in` seconds; it is a credential", "openapi-v2, S3PayloadEvent"),
+        row("s3_upload", Health, Link, Nobody, "a link to an event, under the name of the destination's setting", "as `s3_payload`", "Site, Event Types; openapi-v2, webhooks, s3_upload, says s3_payload"),
+        row("sleep", Health, Data, User, "a night or a nap", "overwrite by `metadata.summary_id`", "openapi-v2, SleepEvent"),
+        row("test.dispatched", Teams, Other, Coach, "athletes' tests, as requested", "match it to your request by `terra-reference`", "openapi-teams, DataSentToDestination"),
+        row("user_reauth", Health, Other, NewUser, "the user connected again and has a new id", "move what you keep from `old_user.user_id` to `new_user.user_id`", "openapi-v2, UserReauthEvent"),
     ]
 };
 
 const fn row(
     name: &'static str,
     product: Product,
+    kind: Kind,
     concerns: Concerns,
     meaning: &'static str,
     advice: &'static str,
     source: &'static str,
 ) -> Known {
     let type_field = product.type_field();
-    Known { name, product, concerns, type_field, meaning, advice, source }
+    Known { name, product, kind, concerns, type_field, meaning, advice, source }
 }
 
 /// The row of a type, or `None` for one that Terra sends without it being known here. Exact: neither
@@ -121,25 +142,23 @@ pub fn known(name: &str) -> Option<&'static Known> {
     KNOWN.binary_search_by(|known| known.name.cmp(name)).ok().map(|at| &KNOWN[at])
 }
 
+fn kind(name: &str) -> Option<Kind> {
+    known(name).map(|known| known.kind)
+}
+
+/// Whether events of this type are only links to the real ones.
+pub fn is_link(name: &str) -> bool {
+    kind(name) == Some(Kind::Link)
+}
+
+/// Whether events of this type announce a large request.
+pub fn is_announcement(name: &str) -> bool {
+    kind(name) == Some(Kind::Announcement)
+}
+
 /// What one payload of a large request is: a user's data, or a link to it. A stranger may be that, too.
 pub fn may_carry_data(name: &str) -> bool {
-    let data = matches!(
-        name,
-        "activity"
-            | "athlete"
-            | "body"
-            | "daily"
-            | "hormone"
-            | "health_observation"
-            | "menstruation"
-            | "nutrition"
-            | "planned_workout"
-            | "route"
-            | "sleep"
-            | "s3_payload"
-            | "s3_upload"
-    );
-    data || known(name).is_none()
+    matches!(kind(name), Some(Kind::Data | Kind::Link) | None)
 }
 
 #[cfg(test)]
@@ -187,12 +206,42 @@ mod tests {
     }
 
     #[test]
-    fn the_table_holds_every_type_of_the_contract() {
-        let of = |product| KNOWN.iter().filter(|known| known.product == product).count();
-        assert_eq!(of(Product::Health), 11 + 8 + 7, "data, authentication, operational");
-        assert_eq!(of(Product::LabReports), 3);
-        assert_eq!(of(Product::Vantage), 3);
-        assert_eq!(of(Product::Teams), 2 + 3, "registrations, dispatches");
+    fn the_table_holds_every_type_of_the_vendors_documents() {
+        use Kind::{Announcement, Data, Link, Other};
+        use Product::{Health, LabReports, Teams, Vantage};
+        let of = |product, kind| -> Vec<_> {
+            let rows = KNOWN.iter().filter(|known| (known.product, known.kind) == (product, kind));
+            rows.map(|known| known.name).collect()
+        };
+        let mut rest = KNOWN.len();
+        for (product, kind, names) in [
+            (
+                Health,
+                Data,
+                "activity athlete body daily health_observation hormone menstruation nutrition planned_workout route \
+                 sleep",
+            ),
+            (Health, Link, "s3_payload s3_upload"),
+            (Health, Announcement, "large_request_processing large_request_sending"),
+            (
+                Health,
+                Other,
+                "access_revoked auth auth_cancelled connection_error deauth google_no_datasource healthcheck \
+                 permission_change processing rate_limit_hit user_reauth",
+            ),
+            (LabReports, Other, "lab_report lab_report.completed lab_report.failed"),
+            (Vantage, Other, "order.status_changed order_item.results_status_change order_item.status_changed"),
+            (
+                Teams,
+                Other,
+                "activity.dispatched activity.metric.dispatched athlete.registered coach.registered test.dispatched",
+            ),
+        ] {
+            let names: Vec<_> = names.split_whitespace().collect();
+            assert_eq!(of(product, kind), names);
+            rest -= names.len();
+        }
+        assert_eq!(rest, 0, "another kind of a product");
     }
 
     fn table_of_the_readme() -> String {
@@ -211,6 +260,9 @@ mod tests {
                 Concerns::User => "`user.user_id`",
                 Concerns::NewUser => "`new_user.user_id`",
                 Concerns::Order => "`data.order_id`",
+                Concerns::Coach => "`coach.coach_id`",
+                Concerns::DataCoach => "`data.coach_id`",
+                Concerns::CoachOfAll => "`data[].coach_id`, shared by all",
                 Concerns::DataReference => "digest of `data.reference_id`",
                 Concerns::Reference => "digest of `reference_id`",
                 Concerns::Nobody => "trace id",
@@ -234,10 +286,17 @@ mod tests {
     }
 
     #[test]
-    fn data_and_links_to_it_are_thirteen_of_the_known_types() {
-        let data: Vec<_> = KNOWN.iter().filter(|known| may_carry_data(known.name)).collect();
-        assert_eq!(data.len(), 11 + 2, "of the contract");
-        assert!(data.iter().all(|known| known.product == Product::Health));
-        assert!(may_carry_data("brand.new"));
+    fn a_payload_of_a_large_request_is_data_a_link_or_a_stranger() {
+        for (name, data, link, announcement) in [
+            ("daily", true, false, false),
+            ("s3_upload", true, true, false),
+            ("large_request_sending", false, false, true),
+            ("lab_report.completed", false, false, false),
+            ("auth", false, false, false),
+            ("brand.new", true, false, false),
+        ] {
+            let said = (may_carry_data(name), is_link(name), is_announcement(name));
+            assert_eq!(said, (data, link, announcement), "{name}");
+        }
     }
 }

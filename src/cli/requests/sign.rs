@@ -6,8 +6,9 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 
 use crate::bus::Record;
+use crate::event::count;
 use crate::message::chunk;
-use crate::vocabulary::may_carry_data;
+use crate::vocabulary::{self, may_carry_data};
 
 const PROCESSING: &str = "large_request_processing";
 const SENDING: &str = "large_request_sending";
@@ -54,16 +55,13 @@ pub(super) enum Event {
 
 /// Whether a type can belong to a large request.
 pub(in crate::cli) fn may_concern(event_type: &str) -> bool {
-    announces(event_type) || may_carry_data(event_type)
-}
-
-fn announces(event_type: &str) -> bool {
-    [PROCESSING, SENDING].contains(&event_type)
+    vocabulary::is_announcement(event_type) || may_carry_data(event_type)
 }
 
 /// Whether the record is an announcement: of those alone the payload is read.
 pub(super) fn is_announcement(record: &Record) -> bool {
-    attribute(record, "type").is_some_and(|name| name.strip_prefix(TYPE_PREFIX).is_some_and(announces))
+    attribute(record, "type")
+        .is_some_and(|name| name.strip_prefix(TYPE_PREFIX).is_some_and(vocabulary::is_announcement))
 }
 
 impl Sign {
@@ -74,7 +72,7 @@ impl Sign {
             return None;
         }
         let at = header(record, "terra-received-at").and_then(|at| at.parse().ok()).unwrap_or(record.time);
-        let said = if announces(event_type) { object(&record.payload) } else { Map::new() };
+        let said = if vocabulary::is_announcement(event_type) { object(&record.payload) } else { Map::new() };
         let reference = header(record, "terra-reference").filter(|reference| !reference.is_empty());
         let reference = reference.or_else(|| {
             let reference = said.get("reference")?.as_str()?;
@@ -85,7 +83,10 @@ impl Sign {
             SENDING => {
                 let emitted_at = header(record, "terra-ordering-timestamp").and_then(|at| at.parse().ok());
                 let emitted_at = emitted_at.unwrap_or_else(|| at.as_millisecond());
-                Event::Sending { expected: said.get("expected_payloads").and_then(count), emitted_at }
+                Event::Sending {
+                    expected: said.get("expected_payloads").and_then(|said| count(&said.to_string())),
+                    emitted_at,
+                }
             }
             _ => Event::Payload { id: id(&attribute(record, "id")?)?, chunk: number(record) },
         };
@@ -107,17 +108,6 @@ fn id(text: &str) -> Option<u128> {
 
 fn object(payload: &[u8]) -> Map<String, Value> {
     serde_json::from_slice(payload).unwrap_or_default()
-}
-
-/// An integer, however it is written.
-fn count(value: &Value) -> Option<u64> {
-    match value {
-        Value::Number(number) => {
-            number.as_u64().or_else(|| number.as_f64().filter(|n| n.fract() == 0.0 && *n >= 0.0).map(|n| n as u64))
-        }
-        Value::String(text) => text.trim().parse().ok(),
-        _ => None,
-    }
 }
 
 fn attribute(record: &Record, name: &str) -> Option<String> {
@@ -197,6 +187,8 @@ mod tests {
         for (written, expected) in [
             ("43", Some(43)),
             ("43.0", Some(43)),
+            ("4.3e1", Some(43)),
+            ("\"43.0\"", Some(43)),
             ("\"43\"", Some(43)),
             ("0", Some(0)),
             ("null", None),

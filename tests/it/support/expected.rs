@@ -1,6 +1,8 @@
 //! What a delivery has to become, by a reading of its own. Comes in: what was meant, and the headers.
 //! Goes out: the differences of a message from it. Shares nothing with the bridge but the vocabulary.
 
+use std::collections::BTreeSet;
+
 use sha2::{Digest, Sha256};
 use terra_bridge::vocabulary::known;
 
@@ -80,10 +82,17 @@ impl Sent {
     fn key(&self, id: &str) -> String {
         let Some(json) = self.event() else { return id.to_owned() };
         let of = |path: &[&str]| at(json, path);
-        let direct = [["user", "user_id"], ["new_user", "user_id"], ["data", "order_id"]];
+        let direct = [
+            ["user", "user_id"],
+            ["new_user", "user_id"],
+            ["data", "order_id"],
+            ["coach", "coach_id"],
+            ["data", "coach_id"],
+        ];
         let reference = || of(&["data", "reference_id"]).or_else(|| of(&["reference_id"]));
         let hashed = || reference().map(|reference| digest(&["reference", "terra", &reference]));
-        let found = direct.iter().find_map(|path| of(path)).or_else(hashed);
+        let found = direct.iter().find_map(|path| of(path)).or_else(|| coach_of_all(json)).or_else(hashed);
+        let found = found.or_else(|| of(&["data", "session_id"]));
         bounded(found.or_else(|| self.trace.clone()).unwrap_or_else(|| id.to_owned()))
     }
 
@@ -146,6 +155,17 @@ fn event_type(json: &Json) -> Option<String> {
 
 fn at(json: &Json, path: &[&str]) -> Option<String> {
     path.iter().try_fold(json, |json, name| json.get(name))?.id()
+}
+
+/// Of a list of athletes that registered, where they have one in common.
+fn coach_of_all(json: &Json) -> Option<String> {
+    let Some(Json::List(athletes)) =
+        json.get("data").filter(|_| event_type(json).as_deref() == Some("athlete.registered"))
+    else {
+        return None;
+    };
+    let coaches: BTreeSet<_> = athletes.iter().map(|athlete| athlete.get("coach_id").and_then(Json::id)).collect();
+    if coaches.len() == 1 { coaches.into_iter().next()? } else { None }
 }
 
 /// Over each field after its length.
