@@ -254,7 +254,7 @@ async fn publish(line: &Line, letter: Letter, deadline: Instant, ticket: Ticket<
     let id = message.id();
     let (mut outcome, mut asking) = bring(line, message, unreadable, deadline).await;
     if let (Outcome::Refused(Refusal::TooLarge { .. }), Some(link)) = (&outcome, link) {
-        unfollowed(Unfetched::TooLarge, false);
+        unfollowed(&answer.endpoint.name, Unfetched::TooLarge, false);
         (outcome, asking) = bring(line, *link, None, deadline).await;
     }
     if let Some(asking) = asking {

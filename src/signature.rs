@@ -33,7 +33,7 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    pub fn endpoint(&self) -> &Endpoint {
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint
     }
 

@@ -9,6 +9,7 @@ use crate::bus::{self, Finding, Level};
 use crate::config::{Config, Endpoint, Ignored, Loaded};
 use crate::route::{Route, Table};
 use crate::spool;
+use crate::vocabulary::{KNOWN, is_link};
 
 /// Prints the effective configuration, the ignored variables and the routing table; every mistake was
 /// said before. Then the findings on the spool and, with `--online`, on the bus; fails where one is a
@@ -18,9 +19,9 @@ pub(super) async fn run(args: &CheckArgs, loaded: &Loaded, table: &Table) -> Res
     text.push_str(&ignored(&loaded.effective.ignored));
     let _ = write!(text, "\nRoutes\n\n{}", routes(table));
     print(&text)?;
-    let shared = shared(&loaded.config.endpoints);
-    if !shared.is_empty() {
-        print(&format!("\nEndpoints\n\n{}", described(&shared)))?;
+    let of_endpoints = [shared(&loaded.config.endpoints), dropped_links(&loaded.config, table)].concat();
+    if !of_endpoints.is_empty() {
+        print(&format!("\nEndpoints\n\n{}", described(&of_endpoints)))?;
     }
     certificates(&loaded.config)?;
     let failed = |error: bus::OpenError| Failure::Running(error.to_string());
@@ -53,6 +54,21 @@ fn shared(endpoints: &[Endpoint]) -> Vec<Finding> {
         }));
     }
     findings
+}
+
+/// Links that would be fetched, were their own type not dropped.
+fn dropped_links(config: &Config, table: &Table) -> Vec<Finding> {
+    let links = || KNOWN.iter().map(|known| known.name).filter(|name| is_link(name));
+    let dropped = |endpoint: &Endpoint| {
+        let of_it: Vec<_> = links().filter(|name| *table.resolve(&endpoint.name, name) == Route::Drop).collect();
+        (!of_it.is_empty()).then(|| Finding {
+            about: format!("endpoints.{}", endpoint.name),
+            level: Level::Advice,
+            says: format!("drops {}: what such links lead to is dropped with them", of_it.join(" and ")),
+            remedy: Some("give them a topic, unless you want nothing of what Terra sends by link".into()),
+        })
+    };
+    config.s3.iter().flat_map(|_| &config.endpoints).filter_map(dropped).collect()
 }
 
 /// Whether the listeners could prove themselves.

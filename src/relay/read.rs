@@ -28,9 +28,11 @@ pub(super) struct Letter {
     pub(super) link: Option<Box<Message>>,
 }
 
-/// Event, link or route, message. `Err`: how it ended with nothing to publish.
+/// Event, route, link or message. `Err`: how it ended with nothing to publish.
 pub(super) fn read(line: &Line, delivery: Delivery) -> Result<Read, Outcome> {
     match Event::read(delivery) {
+        // Before a link: nobody follows one that the user does not want.
+        Ok(event) if *route(&line.routes, &event) == Route::Drop => Err(Outcome::Dropped),
         Ok(event) => match event.link().filter(|_| line.fetcher.is_some()) {
             Some(link) => Ok(Read::Link(Box::new(event), link)),
             None => of_event(&line.routes, event).map(Read::Letter),
@@ -39,8 +41,12 @@ pub(super) fn read(line: &Line, delivery: Delivery) -> Result<Read, Outcome> {
     }
 }
 
+fn route<'r>(routes: &'r Table, event: &Event) -> &'r Route {
+    routes.resolve(&event.delivery().endpoint().name, &event.facts().event_type)
+}
+
 pub(super) fn of_event(routes: &Table, event: Event) -> Result<Letter, Outcome> {
-    match routes.resolve(&event.delivery().endpoint().name, &event.facts().event_type) {
+    match route(routes, &event) {
         Route::To(topic) => {
             Ok(Letter { message: Message::of_event(event, topic.clone()), unreadable: None, link: None })
         }

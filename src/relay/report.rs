@@ -113,19 +113,21 @@ pub(super) fn astray(metrics: &Metrics, looks_signed: bool) {
 }
 
 /// Says that a link of Terra's led to nothing. `again`: Terra's retry will follow it.
-pub(super) fn unfollowed(reason: Unfetched, again: bool) {
+pub(super) fn unfollowed(endpoint: &str, reason: Unfetched, again: bool) {
     static PUT_OFF: Throttle = Throttle::new(LOG_EVERY);
     static UNFOLLOWED: Throttle = Throttle::new(LOG_EVERY);
     let Some(more) = (if again { &PUT_OFF } else { &UNFOLLOWED }).pass() else { return };
     let (reason, remedy) = (reason.as_str(), reason.remedy());
     match again {
         true => tracing::warn!(
+            endpoint,
             reason,
             more,
             remedy,
             "could not fetch what an event links to, answered 503: Terra will try again"
         ),
         false => tracing::warn!(
+            endpoint,
             reason,
             more,
             remedy,

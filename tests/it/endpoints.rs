@@ -300,6 +300,25 @@ fn check_shows_the_routes_of_each_and_advises_against_a_secret_for_two() {
 }
 
 #[test]
+fn check_says_what_a_dropped_link_takes_with_it() {
+    let said = |settings: &[(&str, &str)]| {
+        let settings = settings.iter().map(|(key, value)| (format!("TERRA_BRIDGE_{key}"), *value));
+        let output = command().arg("check").envs(settings).output().expect("the binary runs");
+        assert_eq!(output.status.code(), Some(0));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let advice = "what such links lead to is dropped with them";
+    let dropped = ("ROUTES__TYPES", "{ s3_upload = false }");
+    let expected = format!("advice   endpoints.terra: drops s3_upload: {advice}");
+    assert!(said(&[dropped]).contains(&expected), "{}", said(&[dropped]));
+    let all = said(&[("ENDPOINTS__TERRA__ROUTES__TYPES", "{ \"s3_*\" = false }")]);
+    assert!(all.contains("endpoints.terra: drops s3_payload and s3_upload: "), "{all}");
+    for settings in [&[][..], &[dropped, ("S3__MODE", "forward")], &[("ROUTES__TYPES", "{ processing = false }")]] {
+        assert!(!said(settings).contains(advice), "{settings:?}");
+    }
+}
+
+#[test]
 fn the_example_of_the_readme_does_what_it_says() {
     let readme = include_str!("../../README.md");
     let from = readme.find("[endpoints.production]").expect("the example");
@@ -326,4 +345,6 @@ fn the_example_of_the_readme_does_what_it_says() {
         let refused = if path == "/vantage" { 503 } else { 401 };
         assert_eq!(attempt.secret("another").post(bridge.deliveries).status, refused, "{path}");
     }
+    let dropped = Attempt::of(r#"{"type":"rate_limit_hit"}"#).path("/terra-staging").secret("STAGING");
+    assert_eq!(dropped.post(bridge.deliveries).json()["outcome"], "dropped");
 }

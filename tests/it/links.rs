@@ -252,6 +252,27 @@ fn a_type_that_is_dropped_is_dropped_also_when_fetched() {
 }
 
 #[test]
+fn a_link_whose_own_type_is_dropped_is_not_followed() {
+    let (bus, store, bridge) = embedded(&[("ROUTES__TYPES", "{ s3_upload = false }")]);
+    let upload = |url: &str| {
+        let attempt = link(url, LINK_STAYS_OPEN);
+        let body = String::from_utf8(attempt.body.clone()).expect("text").replace("s3_payload", "s3_upload");
+        attempt.body(body)
+    };
+    let failing = store.hold("/failing", [Answer::status("503 Slow Down", "")]);
+    for url in [store.hold("/dropped", [Answer::json(SLEEP)]), store.link("/missing"), failing, String::new()] {
+        let reply = upload(&url).post(bridge.deliveries);
+        assert_eq!((reply.status, &reply.json()["outcome"]), (200, &"dropped".into()), "{url}");
+    }
+    for path in ["/dropped", "/missing", "/failing"] {
+        assert!(store.asked(path).is_empty(), "{path}");
+    }
+    kept(&bridge, &link(&store.hold("/payload", [Answer::json(SLEEP)]), LINK_IS_OPEN));
+    assert_eq!(bus.read(&bridge, &bus.topic("sleep"), 1)[0].payload, SLEEP.as_bytes(), "the other type's are");
+    assert_eq!(bus.count(&bridge), 1);
+}
+
+#[test]
 fn a_link_is_forwarded_where_the_user_wants_that() {
     let (bus, store, bridge) = embedded(&[("S3__MODE", "forward")]);
     let attempt = link(&store.hold("/sleep", [Answer::json(SLEEP)]), LINK_IS_OPEN);
