@@ -89,11 +89,11 @@ pub(super) fn ignored(variables: &[Ignored]) -> String {
     if variables.is_empty() {
         return String::new();
     }
-    let mut text =
-        "\nIgnored variables: ours are TERRA_BRIDGE_BUS, TERRA_BRIDGE_CONFIG and those with `__`\n\n".to_owned();
+    let mut text = "\nIgnored variables: ours are TERRA_BRIDGE_BUS, TERRA_BRIDGE_CONFIG, whole tables such as \
+                    TERRA_BRIDGE_ROUTES, and those with `__`\n\n"
+        .to_owned();
     for variable in variables {
-        let meant = variable.meant.as_ref().map(|meant| format!("; did you mean {meant}?")).unwrap_or_default();
-        let _ = writeln!(text, "  {}{meant}", variable.name);
+        let _ = writeln!(text, "  {variable}");
     }
     text
 }

@@ -16,7 +16,7 @@ use super::reload::{self, Parts, Reload};
 use super::setup;
 use crate::admin::Admin;
 use crate::bus::{self, Bus, Link, OpenError};
-use crate::config::{self, Config, Loaded};
+use crate::config::{self, Config, Ignored, Loaded};
 use crate::dedupe::Dedupe;
 use crate::fetch::{Fetcher, TrustError};
 use crate::metrics::{Metrics, Readings};
@@ -63,9 +63,10 @@ pub(super) async fn run(
     file: Option<PathBuf>,
     hangup: Signal,
 ) -> Result<(), StartError> {
-    let Loaded { config, inventory, .. } = loaded;
+    let Loaded { config, effective, inventory } = loaded;
     let config = &config;
     let telemetry = telemetry::start(&config.log);
+    warn_of(&effective.ignored);
     let mut signals = Signals::new().map_err(StartError::Signals)?;
     let tls = Tls::load(config)?;
     let fetcher = config.s3.as_ref().map(Fetcher::new).transpose()?;
@@ -149,6 +150,15 @@ pub(super) async fn run(
         let _ = reader.await;
     }
     ended
+}
+
+/// What Kubernetes sets of itself is nobody's mistake.
+fn warn_of(ignored: &[Ignored]) {
+    let set = ignored.iter().filter(|variable| !variable.injected).map(ToString::to_string).collect::<Vec<_>>();
+    if !set.is_empty() {
+        let remedy = "`terra-bridge check` says which are the bridge's";
+        tracing::warn!(variables = set.join(", "), remedy, "variables that begin as the bridge's do are ignored");
+    }
 }
 
 fn readings(

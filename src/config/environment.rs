@@ -15,7 +15,6 @@ use super::{file, kind};
 const PREFIX: &str = "TERRA_BRIDGE_";
 /// Names the file.
 pub(super) const CONFIG: &str = "TERRA_BRIDGE_CONFIG";
-const BUS: &str = "TERRA_BRIDGE_BUS";
 /// Between two levels.
 const LEVEL: &str = "__";
 
@@ -56,7 +55,7 @@ impl Environment {
     /// What begins as our variables do and means nothing to us.
     pub(super) fn ignored(&self) -> Vec<Ignored> {
         let foreign = self.of_prefix().map(|(name, _)| name).filter(|name| !is_ours(name));
-        foreign.map(|name| Ignored { meant: meant(&name), name }).collect()
+        foreign.map(|name| Ignored { meant: meant(&name), injected: is_injected(&name), name }).collect()
     }
 }
 
@@ -71,8 +70,21 @@ pub(super) fn variable(path: &[String]) -> String {
     format!("{PREFIX}{}", levels.join(LEVEL))
 }
 
+/// A whole table at the top, or a key there, has no levels to show for itself.
 fn is_ours(name: &str) -> bool {
-    name == BUS || name == CONFIG || name.contains(LEVEL)
+    name == CONFIG || name.contains(LEVEL) || !matches!(keys::meaning(&path(name)), Meaning::Unknown)
+}
+
+/// As Kubernetes names what it tells every pod of a Service: its address, and one of its ports.
+fn is_injected(name: &str) -> bool {
+    let of_one_port = |rest: &str| match rest.strip_prefix('_').and_then(|rest| rest.split_once('_')) {
+        Some((port, protocol)) => {
+            port.parse::<u16>().is_ok() && ["TCP", "UDP", "SCTP"].iter().any(|known| protocol.starts_with(known))
+        }
+        None => rest.is_empty(),
+    };
+    let of_ports = || name.match_indices("_PORT").any(|(at, found)| of_one_port(&name[at + found.len()..]));
+    name.ends_with("_SERVICE_HOST") || name.contains("_SERVICE_PORT_") || of_ports()
 }
 
 fn path(name: &str) -> Vec<String> {

@@ -96,10 +96,19 @@ impl fmt::Display for Mistakes {
 
 impl std::error::Error for Mistakes {}
 
-/// A `TERRA_BRIDGE_…` variable that is not ours.
+/// A `TERRA_BRIDGE_…` variable that is not ours. Shown as its name, with the one that was meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ignored {
     pub name: String,
     /// The variable of ours that it looks like.
     pub meant: Option<String>,
+    /// Nobody set it: Kubernetes does where a Service is called so.
+    pub injected: bool,
+}
+
+impl fmt::Display for Ignored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        self.meant.iter().try_for_each(|meant| write!(f, "; did you mean {meant}?"))
+    }
 }

@@ -305,6 +305,19 @@ fn each_mistake_in_the_environment_has_its_words() {
             "routes.types (TERRA_BRIDGE_ROUTES__TYPES) is not a table; allowed: a table, such as { name = \"value\" }",
         ),
         (
+            &[("TERRA_BRIDGE_ROUTES", "false")],
+            "routes (TERRA_BRIDGE_ROUTES) is not a table; allowed: a table, such as { name = \"value\" }",
+        ),
+        (&[("TERRA_BRIDGE_LOG", "debug")], "@log (TERRA_BRIDGE_LOG) is not TOML at column"),
+        (
+            &[("TERRA_BRIDGE_S3", "{ mod = \"forward\" }")],
+            "s3.mod (TERRA_BRIDGE_S3) is not a key; did you mean TERRA_BRIDGE_S3__MODE?",
+        ),
+        (
+            &[("TERRA_BRIDGE_S3", "{ mode = \"forward\" }"), ("TERRA_BRIDGE_S3__MODE", "fetch")],
+            "s3.mode (TERRA_BRIDGE_S3__MODE) is given twice, also by TERRA_BRIDGE_S3; keep one",
+        ),
+        (
             &[("TERRA_BRIDGE_SERVER__LISTEN", "0.0.0.0:1"), ("TERRA_BRIDGE_server__listen", "0.0.0.0:2")],
             "server.listen (TERRA_BRIDGE_server__listen) is given twice, also by TERRA_BRIDGE_SERVER__LISTEN; keep one",
         ),
@@ -402,6 +415,53 @@ fn the_environment_alone_is_enough() {
     assert_eq!(config.endpoints[0].secrets[1].expose(), b" \"0012\" ");
     let ignored: Vec<&str> = loaded.effective.ignored.iter().map(|ignored| ignored.name.as_str()).collect();
     assert_eq!(ignored, ["TERRA_BRIDGE_PORT", "TERRA_BRIDGE_TEST_KAFKA"]);
+}
+
+#[test]
+fn whole_tables_come_from_the_environment_and_single_values_beside_them() {
+    let loaded = from_environment(&[
+        ("TERRA_BRIDGE_ENDPOINTS", "{ eu-west = { path = \"/eu\", secrets = [\"env:TERRA_SIGNING_SECRET\"] } }"),
+        ("TERRA_BRIDGE_ENDPOINTS__TERRA__PATH", "/terra"),
+        ("TERRA_BRIDGE_ROUTES", "{ template = \"t.{type}\", types = { \"lab_report.*\" = \"labs\", daily = false } }"),
+        ("TERRA_BRIDGE_S3", "{ mode = \"forward\" }"),
+        ("TERRA_BRIDGE_server", "{ max_headers = 50 }"),
+    ]);
+    let Loaded { config, effective, .. } = loaded.unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    let paths: Vec<_> = config.endpoints.iter().map(|endpoint| endpoint.path.as_str()).collect();
+    assert_eq!((paths, config.routes.template.as_str()), (vec!["/eu", "/terra"], "t.{type}"));
+    let types: Vec<_> = config.routes.types.iter().map(|(of, topic)| (of.as_str(), topic.as_deref())).collect();
+    assert_eq!(types, [("daily", None), ("lab_report.*", Some("labs"))]);
+    assert!(config.s3.is_none());
+    assert_eq!(config.server.max_headers, 50);
+    assert_eq!(effective.ignored, []);
+}
+
+#[test]
+fn what_kubernetes_tells_of_services_is_ignored_and_told_from_what_somebody_set() {
+    let injected = [
+        "TERRA_BRIDGE_PORT",
+        "TERRA_BRIDGE_SERVICE_HOST",
+        "TERRA_BRIDGE_SERVICE_PORT",
+        "TERRA_BRIDGE_SERVICE_PORT_HTTP",
+        "TERRA_BRIDGE_PORT_80_TCP",
+        "TERRA_BRIDGE_PORT_80_TCP_ADDR",
+        "TERRA_BRIDGE_ADMIN_PORT",
+        "TERRA_BRIDGE_ADMIN_PORT_8081_TCP_PROTO",
+        "TERRA_BRIDGE_ADMIN_SERVICE_HOST",
+        "TERRA_BRIDGE_ADMIN_SERVICE_PORT_ADMIN",
+        "TERRA_BRIDGE_KAFKA_PORT_9092_UDP_PORT",
+    ];
+    let set =
+        ["TERRA_BRIDGE_ROUTE", "TERRA_BRIDGE_ADMIN_PORTS", "TERRA_BRIDGE_SERVER_LISTEN", "TERRA_BRIDGE_TEST_PORT_X"];
+    let variables: Vec<_> = injected.iter().chain(&set).map(|name| (*name, "tcp://10.0.0.1:80")).collect();
+    let ignored = from_environment(&variables).unwrap().effective.ignored;
+    assert_eq!(ignored.len(), variables.len());
+    for variable in ignored {
+        assert_eq!(variable.injected, injected.contains(&variable.name.as_str()), "{variable}");
+        if variable.name == "TERRA_BRIDGE_SERVER_LISTEN" {
+            assert_eq!(variable.meant.as_deref(), Some("TERRA_BRIDGE_SERVER__LISTEN"));
+        }
+    }
 }
 
 #[test]

@@ -126,6 +126,23 @@ fn check_shows_each_value_with_its_source_and_every_route() {
     assert!(said.contains("TERRA_BRIDGE_PORT"), "ignored variables are listed");
 }
 
+#[test]
+fn what_begins_as_its_own_variables_do_and_is_ignored_is_said_at_the_start() {
+    const SAID: &str = "variables that begin as the bridge's do are ignored";
+    let bus = Bus::embedded().expect("needs no broker");
+    let mut environment = bus.environment();
+    environment.push(("TERRA_BRIDGE_PORT".into(), "tcp://10.0.0.1:80".into()));
+    assert!(Bridge::start(&environment).said(SAID).is_empty(), "Kubernetes set it, nobody else");
+    environment.push(("TERRA_BRIDGE_SERVER_MAX_BODY".into(), "1 MiB, and a secret".into()));
+    environment.push(("TERRA_BRIDGE_RUOTES".into(), "{}".into()));
+    let bridge = Bridge::start(&environment);
+    let said = bridge.said(SAID);
+    assert_eq!(said.len(), 1, "{said:?}");
+    let named = "TERRA_BRIDGE_RUOTES, TERRA_BRIDGE_SERVER_MAX_BODY; did you mean TERRA_BRIDGE_SERVER__MAX_BODY?";
+    assert_eq!((&said[0]["variables"], &said[0]["level"]), (&named.into(), &"WARN".into()));
+    assert!(!bridge.log().contains("and a secret"));
+}
+
 fn check_online_speaks_of_durability(bus: &Bus) {
     let bridge = Bridge::ready(&bus.environment());
     let output = run(&["check", "--online"], &beside(bus, &bridge));
