@@ -1,9 +1,12 @@
 //! Events that Terra sends as a link: fetched from a real HTTPS server, which is slow, broken, or lies.
 
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
+use sha2::{Digest, Sha256};
+
 use crate::support::bridge::Bridge;
-use crate::support::brokers::Broker;
+use crate::support::brokers::{Broker, free_port};
 use crate::support::consumers::{Bus, Got};
 use crate::support::store::{Answer, Store};
 use crate::support::terra::{Attempt, now};
@@ -11,6 +14,10 @@ use crate::support::terra::{Attempt, now};
 const LINK_IS_OPEN: i64 = 300;
 /// Long enough for a retry to follow it.
 const LINK_STAYS_OPEN: i64 = 600;
+
+const LEFT_TO_A_RETRY: &str = "could not fetch what an event links to, answered 503: Terra will try again";
+const LEFT_AS_A_LINK: &str =
+    "could not fetch what an event links to: the link goes to its own topic, and expires within minutes";
 
 const SLEEP: &str =
     "{ \"data\" : [1.50, \"\\u00e9\"],\n\"user\":{\"user_id\":\"u-7\",\"provider\":\"OURA\"}, \"type\":\"sleep\" }\n";
@@ -118,11 +125,11 @@ fn a_link_that_leads_to_nothing_is_kept_with_the_reason() {
         assert_eq!(got.extra("terra-unfetched-reason").as_deref(), Some(*reason), "{url}");
     }
     assert!(store.asked("/elsewhere").is_empty(), "nobody follows a redirect");
+    let said = bridge.said(LEFT_AS_A_LINK);
+    assert_eq!(said.len(), 1, "in ten seconds");
     assert_eq!(
-        bridge
-            .said("could not fetch what an event links to: the link goes to its own topic, and expires within minutes")
-            .len(),
-        1
+        (&said[0]["level"], &said[0]["endpoint"], &said[0]["reason"]),
+        (&"WARN".into(), &"terra".into(), &"denied".into())
     );
 }
 
@@ -180,18 +187,22 @@ fn what_fails_for_the_moment_is_fetched_again_within_the_deadline() {
 #[test]
 fn a_store_that_stays_in_trouble_gets_a_503_while_the_link_stays_open_for_a_retry() {
     let (bus, store, bridge) = embedded(&[("SERVER__DEADLINE", "2s"), ("SERVER__PUBLISH_TIMEOUT", "1s")]);
-    let slow = || Answer::Stall(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{".to_vec());
-    for (n, (reason, answer)) in
-        [("unavailable", Answer::status("503 Slow Down", "")), ("too-slow", slow())].into_iter().enumerate()
+    let Answer::Raw(whole) = Answer::json(SLEEP) else { panic!("it is raw") };
+    for (n, (reason, answer)) in [
+        ("unavailable", Answer::status("503 Slow Down", "")),
+        ("too-slow", Answer::Stall(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{".to_vec())),
+        ("too-slow", Answer::Trickle(whole)),
+    ]
+    .into_iter()
+    .enumerate()
     {
-        let path = format!("/{reason}");
-        let url = store.hold(&path, [answer]);
+        let url = store.hold(&format!("/{n}"), [answer]);
         let patient = link(&url, LINK_STAYS_OPEN);
         let asked = Instant::now();
         let reply = patient.post(bridge.deliveries);
         assert_eq!((reply.status, &reply.json()["outcome"]), (503, &"unfetched".into()));
         assert!(reply.header("retry-after").is_some());
-        assert!(asked.elapsed() < Duration::from_secs(4), "within the deadline: {:?}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_secs(3), "within the deadline of 2 s: {:?}", asked.elapsed());
         // The same delivery, later: the link is about to expire.
         let late = emitted(Attempt::of(patient.body.clone()), LINK_STAYS_OPEN - 5 * 60);
         kept(&bridge, &late);
@@ -200,6 +211,9 @@ fn a_store_that_stays_in_trouble_gets_a_503_while_the_link_stays_open_for_a_retr
         let got = bus.read(&bridge, &bus.topic("s3_payload"), 2 * n + 2);
         assert_eq!(got[2 * n + 1].extra("terra-unfetched-reason").as_deref(), Some(reason));
     }
+    let said = bridge.said(LEFT_TO_A_RETRY);
+    let of_first = said.first().map(|line| (&line["level"], &line["endpoint"], &line["reason"]));
+    assert_eq!(of_first, Some((&"WARN".into(), &"terra".into(), &"unavailable".into())));
     // And what a retry finds open is fetched.
     let url = store.hold("/mended", [Answer::status("503 Slow Down", "")]);
     let attempt = link(&url, LINK_STAYS_OPEN);
@@ -210,15 +224,61 @@ fn a_store_that_stays_in_trouble_gets_a_503_while_the_link_stays_open_for_a_retr
 }
 
 #[test]
-fn a_store_that_nobody_vouches_for_is_not_trusted() {
+fn a_store_that_takes_connections_and_never_speaks_is_given_up_in_time() {
     let (bus, store) = (Bus::embedded().expect("needs no broker"), Store::start());
+    // Nobody accepts, so that the system does and nobody answers.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let host = format!("127.0.0.1:{}", silent.local_addr().expect("is bound").port());
+    let settings = [("S3__HOSTS", host.as_str()), ("SERVER__DEADLINE", "2s"), ("SERVER__PUBLISH_TIMEOUT", "1s")];
+    let bridge = bridge(&bus, &store, &settings);
+    let asked = Instant::now();
+    let attempt = link(&format!("https://{host}/sleep"), LINK_IS_OPEN);
+    kept(&bridge, &attempt);
+    assert!(asked.elapsed() < Duration::from_secs(3), "within the deadline of 2 s: {:?}", asked.elapsed());
+    unfetched(&bus.read(&bridge, &bus.topic("s3_payload"), 1)[0], &attempt, "too-slow");
+}
+
+#[test]
+fn a_store_that_nobody_vouches_for_or_that_is_vouched_for_by_another_name_is_not_trusted() {
     let stranger = Store::start();
     let ca = stranger.authority.ca().display().to_string();
-    let bridge = bridge(&bus, &store, &[("S3__CA", &ca)]);
-    let attempt = link(&store.hold("/sleep", [Answer::json(SLEEP)]), LINK_IS_OPEN);
-    kept(&bridge, &attempt);
-    unfetched(&bus.read(&bridge, &bus.topic("s3_payload"), 1)[0], &attempt, "untrusted");
-    assert!(store.asked("/sleep").is_empty());
+    for (store, settings) in [
+        (Store::start(), vec![("S3__CA", ca.as_str())]),
+        (Store::with_certificate_for(&["store.example.com", "127.0.0.2"]), Vec::new()),
+    ] {
+        let bus = Bus::embedded().expect("needs no broker");
+        let bridge = bridge(&bus, &store, &settings);
+        let by_name = link(&store.hold("/sleep", [Answer::json(SLEEP)]), LINK_IS_OPEN);
+        let by_address = link(&store.link("/sleep").replace("localhost", "127.0.0.1"), LINK_IS_OPEN);
+        for attempt in [&by_name, &by_address] {
+            kept(&bridge, attempt);
+        }
+        let got = bus.read(&bridge, &bus.topic("s3_payload"), 2);
+        unfetched(&got[0], &by_name, "untrusted");
+        unfetched(&got[1], &by_address, "untrusted");
+        assert!(store.asked("/sleep").is_empty());
+    }
+}
+
+#[test]
+fn fetches_are_counted_for_each_endpoint() {
+    let staging = [("ENDPOINTS__TERRA__PATH", "/terra"), ("ENDPOINTS__STAGING__PATH", "/staging")];
+    let secrets = ("ENDPOINTS__STAGING__SECRETS", "env:TERRA_SIGNING_SECRET");
+    let (_bus, store, bridge) = embedded(&[&staging[..], &[secrets]].concat());
+    kept(&bridge, &link(&store.hold("/sleep", [Answer::json(SLEEP)]), LINK_IS_OPEN));
+    for path in ["/one", "/two"] {
+        kept(&bridge, &link(&store.hold(path, [Answer::json(SLEEP)]), LINK_IS_OPEN).path("/staging"));
+    }
+    kept(&bridge, &link(&store.link("/missing"), LINK_IS_OPEN).path("/staging"));
+    let metrics = bridge.metrics();
+    let mut counted: Vec<_> = metrics.lines().filter(|line| line.starts_with("terra_bridge_fetches_total{")).collect();
+    counted.sort_unstable();
+    let expected = [
+        "terra_bridge_fetches_total{endpoint=\"staging\",result=\"denied\"} 1",
+        "terra_bridge_fetches_total{endpoint=\"staging\",result=\"fetched\"} 2",
+        "terra_bridge_fetches_total{endpoint=\"terra\",result=\"fetched\"} 1",
+    ];
+    assert_eq!(counted, expected);
 }
 
 #[test]
@@ -307,6 +367,34 @@ fn what_is_too_large_for_the_bus_leaves_the_link_to_its_consumers() {
 }
 
 #[test]
+fn what_was_fetched_and_is_too_large_for_a_message_has_the_headers_of_both() {
+    const BUCKET: &str = "TERRA_FETCHED";
+    let Some(broker) = Broker::nats_that_takes("1MB") else { return };
+    let bus = Bus::nats_at(format!("nats://127.0.0.1:{}", broker.port()));
+    let store = Store::start();
+    let bridge = bridge(&bus, &store, &[("NATS__OBJECT_STORE", BUCKET)]);
+    let body =
+        format!("{{\"type\":\"sleep\",\"user\":{{\"user_id\":\"u-7\"}},\"filling\":\"{}\"}}", "x".repeat(2 << 20));
+    let attempt = link(&store.hold("/large", [Answer::json(&body)]), LINK_IS_OPEN);
+    let attempt = attempt.header("x-terra-trace-id", "trace-1:chunk:4");
+    let id = kept(&bridge, &attempt);
+    let got = &bus.read(&bridge, &bus.topic("sleep"), 1)[0];
+    assert!(got.payload.is_empty());
+    assert_eq!(got.attribute("partitionkey").as_deref(), Some("u-7"));
+    let digest = data_encoding::HEXLOWER.encode(&Sha256::digest(&body));
+    for (name, value) in [
+        ("terra-claim-check", format!("{BUCKET}/{id}")),
+        ("terra-claim-check-sha256", digest),
+        ("terra-claim-check-bytes", body.len().to_string()),
+        ("terra-fetched", "true".to_owned()),
+        ("terra-chunk", "4".to_owned()),
+    ] {
+        assert_eq!(got.extra(name), Some(value), "{name}");
+    }
+    assert_eq!(got.extra("terra-unfetched-reason"), None);
+}
+
+#[test]
 fn what_was_fetched_outlives_an_outage_in_the_spool() {
     let Some(mut broker) = Broker::nats() else { return };
     let bus = Bus::nats_at(format!("nats://127.0.0.1:{}", broker.port()));
@@ -323,16 +411,79 @@ fn what_was_fetched_outlives_an_outage_in_the_spool() {
     assert_eq!((got.payload.as_slice(), got.extra("terra-fetched").as_deref()), (SLEEP.as_bytes(), Some("true")));
 }
 
+/// What is in every link below, and in what they lead to.
+const CANARY: &str = "canary";
+
+/// Everything that can become of a link: what was answered, and the outcomes.
+fn every_ending(bridge: &Bridge, store: &Store, closed: u16) -> (String, Vec<String>) {
+    let sleep = SLEEP.replace("u-7", "canary-user");
+    let nested = format!(r#"{{"type":"s3_payload","url":"{}","expires_in":600}}"#, store.link("/canary-nested"));
+    let slow_down = || Answer::status("503 Slow Down", "");
+    let links = [
+        link(&store.hold("/canary-path", [Answer::json(&sleep)]), LINK_IS_OPEN),
+        link(&store.hold("/canary-denied", [Answer::status("403 Forbidden", "")]), LINK_IS_OPEN),
+        link("https://canary-host.example/canary-path", LINK_IS_OPEN),
+        link(&store.link("/canary-path").replace("https", "http"), LINK_IS_OPEN),
+        link(&store.hold("/canary-of-another", [Answer::json(nested)]), LINK_IS_OPEN),
+        link(&store.hold("/canary-letter", [Answer::json("<canary/>")]), LINK_IS_OPEN),
+        link(&store.hold("/canary-patient", [slow_down()]), LINK_STAYS_OPEN),
+        link(&store.hold("/canary-late", [slow_down()]), LINK_IS_OPEN),
+        link(&format!("https://localhost:{closed}/canary-path?canary"), LINK_STAYS_OPEN),
+        link(&format!("https://localhost:{closed}/canary-path?canary"), LINK_IS_OPEN),
+    ];
+    let replies: Vec<_> = links.iter().map(|link| link.post(bridge.deliveries)).collect();
+    let outcomes = replies.iter().map(|reply| reply.json()["outcome"].as_str().expect("one").to_owned()).collect();
+    let said = replies.iter().map(|reply| format!("{:?} {}\n", reply.headers, reply.body.escape_ascii())).collect();
+    (said, outcomes)
+}
+
 #[test]
 fn no_part_of_a_link_is_said_anywhere() {
-    let (bus, store, bridge) = embedded(&[("LOG__FILTER", "trace")]);
-    let url = store.hold("/canary-path", [Answer::json(SLEEP)]);
-    kept(&bridge, &link(&url, LINK_IS_OPEN));
-    kept(&bridge, &link(&store.hold("/canary-denied", [Answer::status("403 Forbidden", "")]), LINK_IS_OPEN));
-    kept(&bridge, &link("https://canary-host.example/canary-path", LINK_IS_OPEN));
-    let wait = bus.read(&bridge, &bus.topic("sleep"), 1);
-    let headers: String = wait[0].headers.values().cloned().collect();
-    for said in [bridge.log(), bridge.metrics(), headers] {
-        assert!(!said.contains("canary") && !said.contains("u-7\""), "{said}");
+    let (store, stranger, closed) = (Store::start(), Store::start(), free_port());
+    let hosts = format!("{},localhost:{closed}", store.hosts());
+    let ca = stranger.authority.ca().display().to_string();
+    let dir = tempfile::TempDir::new().expect("a temporary directory");
+    let spool = dir.path().join("spool").display().to_string();
+    let common = [
+        ("LOG__FILTER", "trace"),
+        ("S3__HOSTS", hosts.as_str()),
+        ("SERVER__DEADLINE", "2s"),
+        ("SERVER__PUBLISH_TIMEOUT", "1s"),
+    ];
+    let (kept, letter, again) = ("kept", "dead_lettered", "unfetched");
+    let untrusted = [kept, kept, kept, kept, kept, kept, again, kept, again, kept];
+    for (settings, expected, topics) in [
+        (
+            &[][..],
+            [kept, kept, kept, kept, kept, letter, again, kept, again, kept],
+            &[("sleep", 1), ("s3_payload", 6), ("dead-letter", 1)][..],
+        ),
+        (&[("S3__CA", ca.as_str())], untrusted, &[("s3_payload", 8)]),
+        (&[("S3__MODE", "forward")], [kept; 10], &[("s3_payload", 10)]),
+        (
+            &[("EMBEDDED__RESERVE", "100000 TiB"), ("SPOOL__DIR", spool.as_str()), ("SPOOL__RESERVE", "1 MiB")],
+            untrusted.map(|outcome| if outcome == kept { "spooled" } else { outcome }),
+            &[],
+        ),
+    ] {
+        let bus = Bus::embedded().expect("needs no broker");
+        let mut environment = bus.environment_with(&[&common[..], settings].concat());
+        environment.splice(0..0, store.environment());
+        let bridge = Bridge::start(&environment);
+        let (answers, outcomes) = every_ending(&bridge, &store, closed);
+        assert_eq!(outcomes, expected, "{settings:?}");
+        assert!(!answers.contains(CANARY), "{answers}");
+        for said in [bridge.log(), bridge.metrics()] {
+            let telling: Vec<_> = said.lines().filter(|line| line.contains(CANARY)).collect();
+            assert!(telling.is_empty(), "{settings:?}: {telling:#?}");
+        }
+        for (topic, count) in topics {
+            for got in bus.read(&bridge, &bus.topic(topic), *count) {
+                // Whom a fetched event concerns is in its headers, as of any other.
+                let headers = format!("{:?} {:?}", got.key, got.headers).replace("canary-user", "");
+                assert!(!headers.contains(CANARY), "{headers}");
+            }
+        }
+        assert_eq!(bus.count(&bridge), topics.iter().map(|(_, count)| count).sum::<usize>());
     }
 }

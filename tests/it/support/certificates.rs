@@ -29,7 +29,13 @@ impl Authority {
 
     /// A certificate for loopback and its key.
     pub fn issue(&self, name: &str) -> (PathBuf, PathBuf) {
-        let mut params = CertificateParams::new(vec!["localhost".into(), "127.0.0.1".into()]).expect("plain names");
+        self.issue_to(name, &["localhost", "127.0.0.1"])
+    }
+
+    /// A certificate for these hosts and its key.
+    pub fn issue_to(&self, name: &str, hosts: &[&str]) -> (PathBuf, PathBuf) {
+        let hosts: Vec<_> = hosts.iter().map(|host| (*host).to_owned()).collect();
+        let mut params = CertificateParams::new(hosts).expect("plain names");
         params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");

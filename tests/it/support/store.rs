@@ -15,6 +15,9 @@ use super::certificates::Authority;
 /// A client that says nothing for so long is let go.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Between two bytes that trickle.
+const TRICKLE: Duration = Duration::from_millis(20);
+
 /// What a path gets, each attempt the next; the last one stays.
 #[derive(Debug, Clone)]
 pub enum Answer {
@@ -22,6 +25,8 @@ pub enum Answer {
     Raw(Vec<u8>),
     /// These bytes, and then nothing, with the connection open.
     Stall(Vec<u8>),
+    /// The same, a byte at a time.
+    Trickle(Vec<u8>),
 }
 
 impl Answer {
@@ -73,8 +78,13 @@ pub struct Store {
 
 impl Store {
     pub fn start() -> Self {
+        Self::with_certificate_for(&["localhost", "127.0.0.1"])
+    }
+
+    /// With a certificate for these hosts, wherever it listens.
+    pub fn with_certificate_for(hosts: &[&str]) -> Self {
         let authority = Authority::new();
-        let (certificate, key) = authority.issue("store");
+        let (certificate, key) = authority.issue_to("store", hosts);
         let chain = vec![CertificateDer::from_pem_file(certificate).expect("just written")];
         let key = PrivateKeyDer::from_pem_file(key).expect("just written");
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -96,15 +106,19 @@ impl Store {
 
     /// What a bridge needs in its environment to fetch from here.
     pub fn environment(&self) -> Vec<(String, String)> {
-        let hosts = format!("localhost:{0},127.0.0.1:{0}", self.port);
         [
-            ("HOSTS", hosts),
+            ("HOSTS", self.hosts()),
             ("ALLOW_NETWORKS", "127.0.0.0/8,::1".to_owned()),
             ("CA", self.authority.ca().display().to_string()),
         ]
         .into_iter()
         .map(|(key, value)| (format!("TERRA_BRIDGE_S3__{key}"), value))
         .collect()
+    }
+
+    /// As `s3.hosts` names them.
+    pub fn hosts(&self) -> String {
+        format!("localhost:{0},127.0.0.1:{0}", self.port)
     }
 
     /// From now on the path gets these answers. Returns the link to it.
@@ -150,6 +164,14 @@ fn answer(stream: TcpStream, config: Arc<ServerConfig>, held: &Mutex<Held>) {
         Answer::Stall(bytes) => {
             let _ = stream.write_all(&bytes).and_then(|()| stream.flush());
             let _ = stream.read(&mut [0]);
+        }
+        Answer::Trickle(bytes) => {
+            for byte in bytes {
+                if stream.write_all(&[byte]).and_then(|()| stream.flush()).is_err() {
+                    return;
+                }
+                std::thread::park_timeout(TRICKLE);
+            }
         }
     }
 }
