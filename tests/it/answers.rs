@@ -1,5 +1,6 @@
 //! The reply table, row by row: what is answered, what Terra and Vantage make of it, and whether the event
-//! survives. An outcome without a row, and a row of the README that nothing provokes, fail here.
+//! survives: after a success it is on the bus or in the spool, after nothing else is it there. An outcome
+//! without a row, and a row of the README that nothing provokes, fail here.
 
 use std::collections::BTreeSet;
 use std::net::Shutdown;
@@ -156,9 +157,33 @@ fn ended(answer: std::io::Result<Response>) -> Ended {
     answer.map_or(Ended::CutOff, Ended::Answered)
 }
 
+/// How it ended, where what is kept is what the answer says.
+fn held(bus: &Bus, bridge: &Bridge, attempt: &Attempt, answer: std::io::Result<Response>) -> Ended {
+    let success = answer.as_ref().ok().filter(|response| response.status == 200).map(Response::json);
+    let outcome = success.as_ref().and_then(|json| json["outcome"].as_str());
+    let topic = match outcome {
+        Some("kept" | "duplicate") => Some("order.status_changed"),
+        Some("dead_lettered") => Some("dead-letter"),
+        Some("spooled" | "dropped") | None => None,
+        Some(other) => panic!("{other}: no success that is known"),
+    };
+    if let Some(topic) = topic {
+        let got = &bus.read(bridge, &bus.topic(topic), 1)[0];
+        assert_eq!(
+            (&got.payload, got.attribute("id").as_deref()),
+            (&attempt.body, success.as_ref().unwrap()["id"].as_str())
+        );
+    }
+    assert_eq!(bus.count(bridge), usize::from(topic.is_some()), "{outcome:?}");
+    let spooled = bridge.metrics().lines().any(|line| line == "terra_bridge_spool_messages 1");
+    assert_eq!(spooled, outcome == Some("spooled"), "{outcome:?}");
+    ended(answer)
+}
+
 fn post(settings: &[(&str, &str)], attempt: &Attempt) -> Ended {
-    let (_bus, bridge) = embedded(settings);
-    ended(attempt.try_post(bridge.deliveries))
+    let (bus, bridge) = embedded(settings);
+    let answer = attempt.try_post(bridge.deliveries);
+    held(&bus, &bridge, attempt, answer)
 }
 
 fn send(settings: &[(&str, &str)], bytes: &str) -> Ended {
@@ -167,9 +192,10 @@ fn send(settings: &[(&str, &str)], bytes: &str) -> Ended {
 }
 
 fn known_again(settings: &[(&str, &str)], event: Attempt) -> Ended {
-    let (_bus, bridge) = embedded(settings);
+    let (bus, bridge) = embedded(settings);
     assert_eq!(event.post(bridge.deliveries).status, 200);
-    ended(event.try_post(bridge.deliveries))
+    let answer = event.try_post(bridge.deliveries);
+    held(&bus, &bridge, &event, answer)
 }
 
 fn spooling(settings: &[(&str, &str)], event: &Attempt, reserve: &str) -> Ended {

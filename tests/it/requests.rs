@@ -13,6 +13,7 @@ use crate::commands::{beside, err, out, run};
 use crate::support::bridge::{Bridge, command, signal};
 use crate::support::brokers::Broker;
 use crate::support::consumers::{Bus, runtime};
+use crate::support::store::{Answer, Store};
 use crate::support::terra::Attempt;
 use crate::support::{unique, until};
 
@@ -20,7 +21,8 @@ const WITHIN: Duration = Duration::from_secs(30);
 
 on_every_bus!(
     what_arrived_is_compared_with_what_was_announced,
-    those_who_follow_see_a_request_stall_and_the_rest_arrive
+    those_who_follow_see_a_request_stall_and_the_rest_arrive,
+    endpoints_with_routes_of_their_own_have_requests_of_their_own
 );
 
 /// Two replicas, where a bus takes more than one.
@@ -183,6 +185,111 @@ fn those_who_follow_see_a_request_stall_and_the_rest_arrive(bus: &Bus) {
     signal(following.0.id(), "INT");
     let ended = until("it ends", WITHIN, || following.0.try_wait().expect("the child is ours"));
     assert_eq!(ended.code(), Some(0));
+}
+
+#[test]
+fn who_follows_in_json_gets_an_object_a_line_for_what_is_there_and_for_each_change() {
+    let bus = Bus::embedded().expect("needs no broker");
+    let replicas = Replicas::of(&bus);
+    replicas.deliver(0, &sending("r", 2));
+    replicas.deliver(0, &chunk("r", "daily", 0));
+    let following = Following::start(&["--json"], &beside(&bus, &replicas.0[0]));
+    following.says(r#""arrived":1"#);
+    replicas.deliver(0, &chunk("r", "daily", 1));
+    following.says(r#""state":"finished""#);
+    let lines = following.1.lock().unwrap().clone();
+    let lines: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let told: Vec<_> = lines.iter().map(|line| (line["state"].as_str().unwrap(), line["arrived"].as_u64())).collect();
+    assert_eq!(told, [("sending", Some(1)), ("finished", Some(2))]);
+    for line in &lines {
+        assert_eq!(
+            (&line["reference"], &line["endpoint"], &line["expected"]),
+            (&"r".into(), &"terra".into(), &2.into())
+        );
+        assert_eq!(line.as_object().expect("an object").len(), 11);
+    }
+}
+
+fn endpoints_with_routes_of_their_own_have_requests_of_their_own(bus: &Bus) {
+    let environment = bus.environment_with(&[
+        ("ENDPOINTS__TERRA__PATH", "/terra"),
+        ("ENDPOINTS__STAGING__PATH", "/staging"),
+        ("ENDPOINTS__STAGING__SECRETS", "env:TERRA_SIGNING_SECRET"),
+        ("ENDPOINTS__STAGING__ROUTES__TEMPLATE", &bus.topic("{endpoint}.{type}")),
+        ("ENDPOINTS__STAGING__ROUTES__UNKNOWN", &bus.topic("strangers")),
+        ("ENDPOINTS__STAGING__ROUTES__TYPES", &format!("{{ sleep = {:?} }}", bus.topic("nights"))),
+        ("ROUTES__TYPES", &format!("{{ daily = {:?} }}", bus.topic("days"))),
+    ]);
+    let bridge = Bridge::ready(&environment);
+    let mut environment = environment;
+    environment.retain(|(name, _)| !name.ends_with("__LISTEN"));
+    environment.extend(beside(bus, &bridge).into_iter().filter(|(name, _)| name.ends_with("__LISTEN")));
+    let deliver = |path: &str, attempt: Attempt| {
+        let reply = attempt.path(path).post(bridge.deliveries);
+        assert_eq!((reply.status, &reply.json()["outcome"]), (200, &"kept".into()));
+    };
+    // Of one reference at both.
+    deliver("/terra", sending("r", 2));
+    deliver("/terra", chunk("r", "daily", 0));
+    deliver("/staging", sending("r", 3));
+    for (n, event_type) in ["daily", "sleep", "brand.new"].into_iter().enumerate() {
+        deliver("/staging", chunk("r", event_type, n as u32));
+    }
+    for topic in ["days", "staging.daily", "nights", "strangers"] {
+        bus.read(&bridge, &bus.topic(topic), 1);
+    }
+    let mut all = objects(&[], &environment);
+    all.sort_by_key(|request| request["endpoint"].to_string());
+    let told: Vec<_> = all.iter().map(|of| (of["endpoint"].as_str().unwrap(), of["state"].as_str().unwrap())).collect();
+    assert_eq!(told, [("staging", "finished"), ("terra", "sending")]);
+    assert_eq!((&all[0]["arrived"], &all[1]["arrived"]), (&3.into(), &1.into()));
+}
+
+#[test]
+fn links_count_followed_or_not_and_dead_letters_do_not() {
+    let bus = Bus::embedded().expect("needs no broker");
+    let store = Store::start();
+    let mut environment = bus.environment();
+    environment.extend(store.environment());
+    let bridge = Bridge::ready(&environment);
+    let linked = |n: u32, url: &str| {
+        let body = json!({"type": "s3_payload", "status": "success", "url": url, "expires_in": 300});
+        chunk("r", "s3_payload", n).body(body.to_string())
+    };
+    let daily = r#"{"type":"daily","user":{"user_id":"u-1","provider":"POLAR"},"data":[]}"#;
+    let outcome = |attempt: &Attempt| attempt.post(bridge.deliveries).json()["outcome"].clone();
+    assert_eq!(outcome(&sending("r", 4)), "kept");
+    assert_eq!(outcome(&chunk("r", "daily", 0)), "kept");
+    assert_eq!(outcome(&linked(1, &store.hold("/1", [Answer::json(daily)]))), "kept");
+    assert_eq!(outcome(&linked(2, &store.link("/missing"))), "kept");
+    assert_eq!(outcome(&linked(3, &store.hold("/3", [Answer::json("<Error/>")]))), "dead_lettered");
+    for (topic, n, fetched) in [("daily", 1, Some("true")), ("s3_payload", 0, None)] {
+        let got = &bus.read(&bridge, &bus.topic(topic), n + 1)[n];
+        let number = if fetched.is_some() { "1" } else { "2" };
+        assert_eq!(
+            (got.extra("terra-fetched").as_deref(), got.extra("terra-chunk").as_deref()),
+            (fetched, Some(number))
+        );
+    }
+    let all = objects(&[], &beside(&bus, &bridge));
+    let request = of(&all, "r");
+    assert_eq!((&request["state"], &request["arrived"]), (&"sending".into(), &3.into()), "{request}");
+    // Nobody knows whether the one that lacks is 3 or 4, as nobody says where the numbers begin.
+    assert_eq!(request["missing"], 1);
+}
+
+#[test]
+fn a_request_with_a_type_that_is_dropped_never_finishes() {
+    let bus = Bus::embedded().expect("needs no broker");
+    let dropping = ("TERRA_BRIDGE_ROUTES__TYPES".to_owned(), "{ sleep = false }".to_owned());
+    let bridge = Bridge::ready(&[bus.environment(), vec![dropping.clone()]].concat());
+    let outcome = |attempt: &Attempt| attempt.post(bridge.deliveries).json()["outcome"].clone();
+    assert_eq!(outcome(&sending("r", 2)), "kept");
+    assert_eq!(outcome(&chunk("r", "daily", 0)), "kept");
+    assert_eq!(outcome(&chunk("r", "sleep", 1)), "dropped");
+    let environment = [beside(&bus, &bridge), vec![dropping]].concat();
+    let all = objects(&["--stalled-after", "1ms"], &environment);
+    assert_eq!((&of(&all, "r")["state"], &of(&all, "r")["arrived"]), (&"stalled".into(), &1.into()));
 }
 
 #[test]
