@@ -10,6 +10,7 @@ use crate::support::brokers::{Broker, free_port};
 use crate::support::consumers::{Bus, Got};
 use crate::support::store::{Answer, Store};
 use crate::support::terra::{Attempt, now};
+use crate::support::until;
 
 const LINK_IS_OPEN: i64 = 300;
 /// Long enough for a retry to follow it.
@@ -364,6 +365,22 @@ fn what_is_too_large_for_the_bus_leaves_the_link_to_its_consumers() {
     let attempt = link(&store.hold("/large", [Answer::json(body)]), LINK_IS_OPEN);
     kept(&bridge, &attempt);
     unfetched(&bus.read(&bridge, &bus.topic("s3_payload"), 1)[0], &attempt, "too-large");
+}
+
+#[test]
+fn what_is_too_large_for_the_bus_is_set_aside_where_there_is_a_spool() {
+    let Some(broker) = Broker::nats_that_takes("1MB") else { return };
+    let bus = Bus::nats_at(format!("nats://127.0.0.1:{}", broker.port()));
+    let store = Store::start();
+    let dir = tempfile::TempDir::new().expect("a temporary directory");
+    let dir = dir.path().join("spool").display().to_string();
+    let bridge = bridge(&bus, &store, &[("SPOOL__DIR", &dir), ("SPOOL__RESERVE", "1 MiB")]);
+    let body = format!("{{\"type\":\"sleep\",\"filling\":\"{}\"}}", "x".repeat(2 << 20));
+    let reply = link(&store.hold("/large", [Answer::json(body)]), LINK_IS_OPEN).post(bridge.deliveries);
+    assert_eq!((reply.status, &reply.json()["outcome"]), (200, &"spooled".into()));
+    let aside = || bridge.metrics().contains("terra_bridge_spool_set_aside 1").then_some(());
+    until("it is set aside", Duration::from_secs(30), aside);
+    assert_eq!(bus.count(&bridge), 0, "nor is the link published");
 }
 
 #[test]
