@@ -6,24 +6,24 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 
 use crate::support::bridge::Bridge;
-use crate::support::brokers::{Broker, free_port};
+use crate::support::brokers::Broker;
 use crate::support::consumers::{Bus, Got};
 use crate::support::store::{Answer, Store};
 use crate::support::terra::{Attempt, now};
 use crate::support::until;
 
-const LINK_IS_OPEN: i64 = 300;
+pub const LINK_IS_OPEN: i64 = 300;
 /// Long enough for a retry to follow it.
-const LINK_STAYS_OPEN: i64 = 600;
+pub const LINK_STAYS_OPEN: i64 = 600;
 
 const LEFT_TO_A_RETRY: &str = "could not fetch what an event links to, answered 503: Terra will try again";
 const LEFT_AS_A_LINK: &str =
     "could not fetch what an event links to: the link goes to its own topic, and expires within minutes";
 
-const SLEEP: &str =
+pub const SLEEP: &str =
     "{ \"data\" : [1.50, \"\\u00e9\"],\n\"user\":{\"user_id\":\"u-7\",\"provider\":\"OURA\"}, \"type\":\"sleep\" }\n";
 
-fn link(url: &str, expires_in: i64) -> Attempt {
+pub fn link(url: &str, expires_in: i64) -> Attempt {
     let body = serde_json::json!({"type": "s3_payload", "status": "success", "url": url, "expires_in": expires_in});
     emitted(Attempt::of(body.to_string()), 0)
 }
@@ -426,81 +426,4 @@ fn what_was_fetched_outlives_an_outage_in_the_spool() {
     broker.start();
     let got = &bus.read(&bridge, &bus.topic("sleep"), 1)[0];
     assert_eq!((got.payload.as_slice(), got.extra("terra-fetched").as_deref()), (SLEEP.as_bytes(), Some("true")));
-}
-
-/// What is in every link below, and in what they lead to.
-const CANARY: &str = "canary";
-
-/// Everything that can become of a link: what was answered, and the outcomes.
-fn every_ending(bridge: &Bridge, store: &Store, closed: u16) -> (String, Vec<String>) {
-    let sleep = SLEEP.replace("u-7", "canary-user");
-    let nested = format!(r#"{{"type":"s3_payload","url":"{}","expires_in":600}}"#, store.link("/canary-nested"));
-    let slow_down = || Answer::status("503 Slow Down", "");
-    let links = [
-        link(&store.hold("/canary-path", [Answer::json(&sleep)]), LINK_IS_OPEN),
-        link(&store.hold("/canary-denied", [Answer::status("403 Forbidden", "")]), LINK_IS_OPEN),
-        link("https://canary-host.example/canary-path", LINK_IS_OPEN),
-        link(&store.link("/canary-path").replace("https", "http"), LINK_IS_OPEN),
-        link(&store.hold("/canary-of-another", [Answer::json(nested)]), LINK_IS_OPEN),
-        link(&store.hold("/canary-letter", [Answer::json("<canary/>")]), LINK_IS_OPEN),
-        link(&store.hold("/canary-patient", [slow_down()]), LINK_STAYS_OPEN),
-        link(&store.hold("/canary-late", [slow_down()]), LINK_IS_OPEN),
-        link(&format!("https://localhost:{closed}/canary-path?canary"), LINK_STAYS_OPEN),
-        link(&format!("https://localhost:{closed}/canary-path?canary"), LINK_IS_OPEN),
-    ];
-    let replies: Vec<_> = links.iter().map(|link| link.post(bridge.deliveries)).collect();
-    let outcomes = replies.iter().map(|reply| reply.json()["outcome"].as_str().expect("one").to_owned()).collect();
-    let said = replies.iter().map(|reply| format!("{:?} {}\n", reply.headers, reply.body.escape_ascii())).collect();
-    (said, outcomes)
-}
-
-#[test]
-fn no_part_of_a_link_is_said_anywhere() {
-    let (store, stranger, closed) = (Store::start(), Store::start(), free_port());
-    let hosts = format!("{},localhost:{closed}", store.hosts());
-    let ca = stranger.authority.ca().display().to_string();
-    let dir = tempfile::TempDir::new().expect("a temporary directory");
-    let spool = dir.path().join("spool").display().to_string();
-    let common = [
-        ("LOG__FILTER", "trace"),
-        ("S3__HOSTS", hosts.as_str()),
-        ("SERVER__DEADLINE", "2s"),
-        ("SERVER__PUBLISH_TIMEOUT", "1s"),
-    ];
-    let (kept, letter, again) = ("kept", "dead_lettered", "unfetched");
-    let untrusted = [kept, kept, kept, kept, kept, kept, again, kept, again, kept];
-    for (settings, expected, topics) in [
-        (
-            &[][..],
-            [kept, kept, kept, kept, kept, letter, again, kept, again, kept],
-            &[("sleep", 1), ("s3_payload", 6), ("dead-letter", 1)][..],
-        ),
-        (&[("S3__CA", ca.as_str())], untrusted, &[("s3_payload", 8)]),
-        (&[("S3__MODE", "forward")], [kept; 10], &[("s3_payload", 10)]),
-        (
-            &[("EMBEDDED__RESERVE", "100000 TiB"), ("SPOOL__DIR", spool.as_str()), ("SPOOL__RESERVE", "1 MiB")],
-            untrusted.map(|outcome| if outcome == kept { "spooled" } else { outcome }),
-            &[],
-        ),
-    ] {
-        let bus = Bus::embedded().expect("needs no broker");
-        let mut environment = bus.environment_with(&[&common[..], settings].concat());
-        environment.splice(0..0, store.environment());
-        let bridge = Bridge::start(&environment);
-        let (answers, outcomes) = every_ending(&bridge, &store, closed);
-        assert_eq!(outcomes, expected, "{settings:?}");
-        assert!(!answers.contains(CANARY), "{answers}");
-        for said in [bridge.log(), bridge.metrics()] {
-            let telling: Vec<_> = said.lines().filter(|line| line.contains(CANARY)).collect();
-            assert!(telling.is_empty(), "{settings:?}: {telling:#?}");
-        }
-        for (topic, count) in topics {
-            for got in bus.read(&bridge, &bus.topic(topic), *count) {
-                // Whom a fetched event concerns is in its headers, as of any other.
-                let headers = format!("{:?} {:?}", got.key, got.headers).replace("canary-user", "");
-                assert!(!headers.contains(CANARY), "{headers}");
-            }
-        }
-        assert_eq!(bus.count(&bridge), topics.iter().map(|(_, count)| count).sum::<usize>());
-    }
 }

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::links::{LINK_IS_OPEN, LINK_STAYS_OPEN, SLEEP, link};
 use crate::support::bridge::Bridge;
-use crate::support::brokers::Broker;
+use crate::support::brokers::{Broker, free_port};
 use crate::support::consumers::Bus;
 use crate::support::http::{self, Connection};
+use crate::support::store::{Answer, Store};
 use crate::support::terra::{Attempt, SECRET, now};
 use crate::support::until;
 
@@ -156,6 +158,80 @@ fn nothing_tells_while_the_broker_is_away_and_the_spool_takes_it() {
         bridge.metrics().contains("terra_bridge_spool_messages 0").then_some(())
     });
     expect_silence(&bridge, &answers);
+}
+
+/// Everything that can become of a link: what was answered, and the outcomes.
+fn every_ending_of_a_link(bridge: &Bridge, store: &Store, closed: u16) -> (String, Vec<String>) {
+    let sleep = SLEEP.replace("u-7", "canary-user");
+    let nested = format!(r#"{{"type":"s3_payload","url":"{}","expires_in":600}}"#, store.link("/canary-nested"));
+    let slow_down = || Answer::status("503 Slow Down", "");
+    let links = [
+        link(&store.hold("/canary-path", [Answer::json(&sleep)]), LINK_IS_OPEN),
+        link(&store.hold("/canary-denied", [Answer::status("403 Forbidden", "")]), LINK_IS_OPEN),
+        link("https://canary-host.example/canary-path", LINK_IS_OPEN),
+        link(&store.link("/canary-path").replace("https", "http"), LINK_IS_OPEN),
+        link(&store.hold("/canary-of-another", [Answer::json(nested)]), LINK_IS_OPEN),
+        link(&store.hold("/canary-letter", [Answer::json("<canary/>")]), LINK_IS_OPEN),
+        link(&store.hold("/canary-patient", [slow_down()]), LINK_STAYS_OPEN),
+        link(&store.hold("/canary-late", [slow_down()]), LINK_IS_OPEN),
+        link(&format!("https://localhost:{closed}/canary-path?canary"), LINK_STAYS_OPEN),
+        link(&format!("https://localhost:{closed}/canary-path?canary"), LINK_IS_OPEN),
+    ];
+    let replies: Vec<_> = links.iter().map(|link| link.post(bridge.deliveries)).collect();
+    let outcomes = replies.iter().map(|reply| reply.json()["outcome"].as_str().expect("one").to_owned()).collect();
+    let said = replies.iter().map(|reply| format!("{:?} {}\n", reply.headers, reply.body.escape_ascii())).collect();
+    (said, outcomes)
+}
+
+#[test]
+fn no_part_of_a_link_is_said_anywhere() {
+    let (store, stranger, closed) = (Store::start(), Store::start(), free_port());
+    let hosts = format!("{},localhost:{closed}", store.hosts());
+    let ca = stranger.authority.ca().display().to_string();
+    let dir = TempDir::new().expect("a temporary directory");
+    let spool = dir.path().join("spool").display().to_string();
+    let common = [
+        ("LOG__FILTER", "trace"),
+        ("S3__HOSTS", hosts.as_str()),
+        ("SERVER__DEADLINE", "2s"),
+        ("SERVER__PUBLISH_TIMEOUT", "1s"),
+    ];
+    let (kept, letter, again) = ("kept", "dead_lettered", "unfetched");
+    let untrusted = [kept, kept, kept, kept, kept, kept, again, kept, again, kept];
+    for (settings, expected, topics) in [
+        (
+            &[][..],
+            [kept, kept, kept, kept, kept, letter, again, kept, again, kept],
+            &[("sleep", 1), ("s3_payload", 6), ("dead-letter", 1)][..],
+        ),
+        (&[("S3__CA", ca.as_str())], untrusted, &[("s3_payload", 8)]),
+        (&[("S3__MODE", "forward")], [kept; 10], &[("s3_payload", 10)]),
+        (
+            &[("EMBEDDED__RESERVE", "100000 TiB"), ("SPOOL__DIR", spool.as_str()), ("SPOOL__RESERVE", "1 MiB")],
+            untrusted.map(|outcome| if outcome == kept { "spooled" } else { outcome }),
+            &[],
+        ),
+    ] {
+        let bus = Bus::embedded().expect("needs no broker");
+        let mut environment = bus.environment_with(&[&common[..], settings].concat());
+        environment.splice(0..0, store.environment());
+        let bridge = Bridge::start(&environment);
+        let (answers, outcomes) = every_ending_of_a_link(&bridge, &store, closed);
+        assert_eq!(outcomes, expected, "{settings:?}");
+        assert_eq!(telling(&answers), Vec::<&str>::new(), "{answers}");
+        for said in [bridge.log(), bridge.metrics()] {
+            let telling: Vec<_> = said.lines().filter(|line| !telling(line).is_empty()).collect();
+            assert!(telling.is_empty(), "{settings:?}: {telling:#?}");
+        }
+        for (topic, count) in topics {
+            for got in bus.read(&bridge, &bus.topic(topic), *count) {
+                // Whom a fetched event concerns is in its headers, as of any other.
+                let headers = format!("{:?} {:?}", got.key, got.headers).replace("canary-user", "");
+                assert_eq!(telling(&headers), Vec::<&str>::new(), "{headers}");
+            }
+        }
+        assert_eq!(bus.count(&bridge), topics.iter().map(|(_, count)| count).sum::<usize>());
+    }
 }
 
 #[test]
