@@ -2,7 +2,7 @@
 //! Every line may be read by strangers: no payload, user id, reference id, URL or secret is in any.
 
 use std::io::IsTerminal;
-use std::sync::Mutex;
+use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
@@ -16,11 +16,14 @@ use crate::config::{Log, LogFormat};
 /// Lines that wait for a slow reader; what comes after them is dropped and counted.
 const WAITING_LINES: usize = 8192;
 
-/// Keeps the log writer running; dropping it writes what waits.
+/// What writing those may take at the end.
+const LAST_LINES: Duration = Duration::from_secs(2);
+
+/// Keeps the log writer running; dropping it writes what waits, as far as somebody reads it.
 pub struct Telemetry {
     dropped: ErrorCounter,
     filter: Filter,
-    _writer: WorkerGuard,
+    writer: Option<WorkerGuard>,
 }
 
 /// Starts logging for the process, once.
@@ -39,7 +42,7 @@ pub fn start(log: &Log) -> Telemetry {
     };
     // A second subscriber in one process can only be a test's.
     let _ = tracing_subscriber::registry().with(lines.with_filter(filter.and(ours))).try_init();
-    Telemetry { dropped, filter: Filter(handle), _writer: guard }
+    Telemetry { dropped, filter: Filter(handle), writer: Some(guard) }
 }
 
 impl Telemetry {
@@ -50,6 +53,20 @@ impl Telemetry {
 
     pub fn filter(&self) -> Filter {
         self.filter.clone()
+    }
+}
+
+impl Drop for Telemetry {
+    fn drop(&mut self) {
+        let (writer, (ended, end)) = (self.writer.take(), mpsc::channel());
+        // On a thread of its own: a guard that finds its queue full prints that, and waits for a reader.
+        let letting_go = move || {
+            drop(writer);
+            let _ = ended.send(());
+        };
+        if std::thread::Builder::new().name("last lines".to_owned()).spawn(letting_go).is_ok() {
+            let _ = end.recv_timeout(LAST_LINES);
+        }
     }
 }
 

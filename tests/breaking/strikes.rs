@@ -77,7 +77,7 @@ fn inject(world: &mut World<'_>, hit: &Hit) -> Result<Standing, String> {
         }
         Kind::StdoutBlocked => {
             if let Some(bridge) = &world.bridge {
-                bridge.leave_unread(true);
+                bridge.leave_unread();
             }
         }
         Kind::TopicDeleted => world.admin().remake(&topic),
@@ -114,7 +114,7 @@ fn mend(world: &mut World<'_>, standing: Standing) {
         }
         Kind::StdoutBlocked => {
             if let Some(bridge) = &world.bridge {
-                bridge.leave_unread(false);
+                bridge.read_again();
             }
         }
         Kind::TopicLimit => {

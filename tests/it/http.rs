@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+use crate::support::bridge::Bridge;
 use crate::support::consumers::Bus;
 use crate::support::http::{Connection, get};
 use crate::support::terra::Attempt;
@@ -146,7 +147,8 @@ fn slow_clients_of_four_kinds_are_cut_off_and_hurt_nobody() {
     for _ in 0..20 {
         assert_eq!(Attempt::of(BODY).post(to).status, 200, "an honest client beside them");
     }
-    let limits = [(silent, 1..4), (half_a_head, 1..4), (idle, 2..5), (stalled_body, 1..4)];
+    // The default times of a head and of a whole delivery are just above the first two and the last.
+    let limits = [(silent, 1..5), (half_a_head, 1..5), (idle, 2..20), (stalled_body, 1..7)];
     for (place, (client, seconds)) in limits.into_iter().enumerate() {
         let took = client.join().unwrap().as_secs_f64();
         assert!(took > f64::from(seconds.start) * 0.9 && took < f64::from(seconds.end), "kind {place}: {took} s");
@@ -237,6 +239,42 @@ fn an_early_answer_is_readable_even_while_the_body_is_still_being_sent() {
         assert!(matches!(response.status, 413 | 401));
         assert_eq!(response.header("connection"), Some("close"));
     }
+}
+
+#[test]
+fn a_bridge_whose_lines_nobody_reads_answers_counts_what_it_drops_and_ends_in_time() {
+    const AT_ONCE: usize = 100;
+    /// Lines that fill the pipe and the bridge's queue of 8192, one a request, with some to spare.
+    const ENOUGH: usize = 20_000;
+    const WITHIN: Duration = Duration::from_secs(20);
+    let (bus, mut bridge) = Bus::embedded_with(&[("LOG__FILTER", "trace")]);
+    bridge.leave_unread();
+    let dropped = |bridge: &Bridge| {
+        let metrics = bridge.metrics();
+        let lines = metrics.lines().find_map(|line| line.strip_prefix("terra_bridge_log_lines_dropped_total "));
+        lines.expect("it is a metric").parse::<usize>().expect("a number")
+    };
+    let mut connection = Connection::open(bridge.deliveries).unwrap();
+    let forged = Attempt::of("").secret("another secret").head(0).repeat(AT_ONCE);
+    let mut asked = 0;
+    while dropped(&bridge) == 0 {
+        assert!(asked < ENOUGH, "nothing is dropped");
+        connection.write(forged.as_bytes()).unwrap();
+        for _ in 0..AT_ONCE {
+            assert_eq!(connection.response().unwrap().status, 401);
+        }
+        asked += AT_ONCE;
+    }
+    for n in 0..20 {
+        let since = Instant::now();
+        let attempt = Attempt::of(format!(r#"{{"type":"daily","n":{n}}}"#));
+        assert_eq!(attempt.post_on(&mut connection).unwrap().status, 200);
+        assert!(since.elapsed() < Duration::from_secs(4), "{:?}", since.elapsed());
+    }
+    assert_eq!(bus.count(&bridge), 20);
+    assert!(dropped(&bridge) >= 20);
+    bridge.signal("TERM");
+    assert_eq!(bridge.ended(WITHIN).code(), Some(0));
 }
 
 #[test]

@@ -2,10 +2,13 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+use rustix::pipe::fcntl_setpipe_size;
 
 use super::http;
 use super::terra::SECRET;
@@ -13,10 +16,14 @@ use super::until;
 
 pub const STARTS_WITHIN: Duration = Duration::from_secs(30);
 
+/// Bytes: the least that Linux gives a pipe, so that one that nobody reads is soon full.
+const SMALL_PIPE: usize = 4096;
+
 pub struct Bridge {
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
     unread: Arc<AtomicBool>,
+    stdout: OwnedFd,
     pub deliveries: SocketAddr,
     pub admin: SocketAddr,
     /// Of the embedded log.
@@ -64,7 +71,9 @@ impl Bridge {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
         let lines = Arc::new(Mutex::new(Vec::new()));
         let unread = Arc::new(AtomicBool::new(false));
-        gather(child.stdout.take().expect("stdout is piped"), lines.clone(), unread.clone());
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let pipe = stdout.as_fd().try_clone_to_owned().expect("a descriptor to spare");
+        gather(stdout, lines.clone(), unread.clone());
         gather(child.stderr.take().expect("stderr is piped"), lines.clone(), unread.clone());
         let started = || {
             let lines = lines.lock().unwrap();
@@ -82,16 +91,22 @@ impl Bridge {
         let deliveries = listens("taking deliveries").expect("an address for deliveries");
         let admin = listens("answering /livez").expect("an address of the admin listener");
         let reader = listens("answering readers");
-        Ok(Self { child, lines, unread, deliveries, admin, reader })
+        Ok(Self { child, lines, unread, stdout: pipe, deliveries, admin, reader })
     }
 
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Whether nobody reads what it prints.
-    pub fn leave_unread(&self, unread: bool) {
-        self.unread.store(unread, Ordering::Relaxed);
+    /// From now on nobody reads what it prints, into a pipe that takes little.
+    pub fn leave_unread(&self) {
+        // Refused while there is more in it.
+        until("the pipe is small", STARTS_WITHIN, || fcntl_setpipe_size(&self.stdout, SMALL_PIPE).ok());
+        self.unread.store(true, Ordering::Relaxed);
+    }
+
+    pub fn read_again(&self) {
+        self.unread.store(false, Ordering::Relaxed);
     }
 
     /// How it ended, if it has.
