@@ -94,8 +94,9 @@ impl Certificates {
     /// # Errors
     /// As with [`Self::load`].
     pub fn reload(&self) -> Result<Reloaded, CertificateError> {
-        let pem = read(self.0.section, &self.0.files)?;
+        // Read under the lock: of two that look at once, none serves what the other has seen replaced.
         let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let pem = read(self.0.section, &self.0.files)?;
         if pem == seen.served {
             seen.unfit = None;
             return Ok(Reloaded::Unchanged);
