@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::kinds::BusName;
 use crate::proxy::{Mode, Proxy};
-use crate::support::brokers::{Broker, Kind, free_port};
+use crate::support::brokers::{Broker, Kind, TRIES, free_port};
 
 pub struct Cluster {
     bus: BusName,
@@ -22,6 +22,12 @@ impl Cluster {
             BusName::Kafka | BusName::Kafka3 => Kind::kafka()?,
             BusName::Nats | BusName::Nats3 => Kind::nats()?,
         };
+        let started = (0..TRIES).find_map(|_| Self::try_start(bus, &kind));
+        Some(started.unwrap_or_else(|| panic!("brokers ended at their start, {TRIES} times")))
+    }
+
+    /// `None` where one of them ended: somebody else may have taken its port.
+    fn try_start(bus: BusName, kind: &Kind) -> Option<Self> {
         let nodes = bus.brokers();
         let ports = || (0..nodes).map(|_| free_port()).collect::<Vec<_>>();
         let (direct, proxied, among) = (ports(), ports(), ports());
@@ -42,10 +48,8 @@ impl Cluster {
         for broker in &mut brokers {
             broker.spawn();
         }
-        for broker in &brokers {
-            broker.await_up();
-        }
-        Some(Self { bus, brokers, proxies })
+        let up = brokers.iter_mut().all(Broker::comes_up);
+        up.then_some(Self { bus, brokers, proxies })
     }
 
     /// Where the bridge finds it.

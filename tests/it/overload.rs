@@ -24,8 +24,9 @@ const MAX_HEADERS: usize = 100;
 const MAX_BODY: usize = MIB;
 const BYTES_IN_FLIGHT: usize = 12 * MIB;
 
-/// A refusal for want of room waits for nothing but a place on a busy machine's processor.
-const AT_ONCE: Duration = Duration::from_secs(2);
+/// A refusal for want of room waits for nothing but a place on a busy machine's processor; what has room waits
+/// for the bus, 5 s where that is frozen.
+const AT_ONCE: Duration = Duration::from_secs(4);
 
 /// The bound of the README. `copies` of a body: 2 with the embedded log, 3 with a broker's client.
 fn bound(max_connections: usize, copies: usize) -> usize {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
@@ -16,6 +17,12 @@ use super::certificates::Authority;
 use super::{needed, until};
 
 const UP_WITHIN: Duration = Duration::from_secs(60);
+
+/// Starts before giving up: a port that was free may be somebody's by the time a broker takes it.
+pub const TRIES: usize = 3;
+
+/// Below those that Linux gives to connections, which come and go by the hundred.
+const PORTS: Range<u16> = 20_000..32_000;
 
 /// One broker process on its own port and directory, both kept through a restart.
 pub struct Broker {
@@ -49,19 +56,17 @@ impl Kind {
 impl Broker {
     /// A Kafka broker of one node; `None` where the machine has none to start.
     pub fn kafka() -> Option<Self> {
-        let (kind, port) = (Kind::kafka()?, free_port());
-        let mut broker = Self::configured(kind, port, |dir| lone_kafka(port, dir));
-        broker.start();
-        Some(broker)
+        Some(Self::up(Kind::kafka()?, lone_kafka))
     }
 
     /// The same with two more listeners: one for TLS and a login (the user `bridge`, by PLAIN), one for TLS
     /// with client certificates.
     pub fn kafka_secured(authority: &Authority, password: &str) -> Option<(Self, Secured)> {
-        let (kind, port) = (Kind::kafka()?, free_port());
-        let secured = Secured { login: free_port(), mutual: free_port() };
-        let mut broker = Self::configured(kind, port, |dir| secured_kafka(port, &secured, dir, authority, password));
-        broker.start();
+        let mut secured = Secured { login: 0, mutual: 0 };
+        let broker = Self::up(Kind::kafka()?, |port, dir| {
+            secured = Secured { login: free_port(), mutual: free_port() };
+            secured_kafka(port, &secured, dir, authority, password)
+        });
         Some((broker, secured))
     }
 
@@ -82,18 +87,12 @@ impl Broker {
 
     /// One whose messages are at most so large.
     pub fn nats_that_takes(max_payload: &str) -> Option<Self> {
-        let (kind, port) = (Kind::nats()?, free_port());
-        let mut broker = Self::configured(kind, port, |dir| lone_nats(port, max_payload, dir));
-        broker.start();
-        Some(broker)
+        Some(Self::up(Kind::nats()?, |port, dir| lone_nats(port, max_payload, dir)))
     }
 
     /// The same with further lines of configuration, such as `tls` and `authorization`.
     pub fn nats_with(more: &str) -> Option<Self> {
-        let (kind, port) = (Kind::nats()?, free_port());
-        let mut broker = Self::configured(kind, port, |dir| lone_nats(port, "16MB", dir) + more);
-        broker.start();
-        Some(broker)
+        Some(Self::up(Kind::nats()?, |port, dir| lone_nats(port, "16MB", dir) + more))
     }
 
     /// Has a running NATS server take other lines of configuration.
@@ -109,6 +108,19 @@ impl Broker {
         let text = lone_nats(self.port, "16MB", self.dir.path()) + more;
         std::fs::write(self.config(), text).expect("the directory is ours");
         self.start();
+    }
+
+    /// Started on a port that `settings` is given, on another where that was taken by then.
+    fn up(kind: Kind, mut settings: impl FnMut(u16, &Path) -> String) -> Self {
+        for _ in 0..TRIES {
+            let port = free_port();
+            let mut broker = Self::configured(kind.clone(), port, |dir| settings(port, dir));
+            broker.spawn();
+            if broker.comes_up() {
+                return broker;
+            }
+        }
+        panic!("the broker ended at its start, {TRIES} times");
     }
 
     /// Not started yet: its configuration is what `settings` makes of its directory, and it has to
@@ -131,10 +143,13 @@ impl Broker {
         self.dir.path().join("broker.conf")
     }
 
-    /// Starts it, and waits until it answers.
+    /// Starts it where it was, and waits until it answers.
     pub fn start(&mut self) {
-        self.spawn();
-        self.await_up();
+        let up = (0..TRIES).any(|_| {
+            self.spawn();
+            self.comes_up()
+        });
+        assert!(up, "the broker ended at its start, {TRIES} times");
     }
 
     pub fn spawn(&mut self) {
@@ -153,8 +168,15 @@ impl Broker {
         self.child = Some(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the broker starts"));
     }
 
-    pub fn await_up(&self) {
-        until("the broker answers", UP_WITHIN, || self.answers().then_some(()));
+    /// Waits until it answers; `false` where it ended instead.
+    pub fn comes_up(&mut self) -> bool {
+        until("the broker answers", UP_WITHIN, || {
+            let child = self.child.as_mut().expect("it was spawned");
+            if child.try_wait().expect("the child is ours").is_some() {
+                return Some(false);
+            }
+            self.answers().then_some(true)
+        })
     }
 
     fn answers(&self) -> bool {
@@ -284,9 +306,9 @@ pub fn free_port() -> u16 {
     // The system may give a port again before its broker listens: two tests would share one broker.
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     loop {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = listener.local_addr().expect("it is bound").port();
-        if GIVEN.lock().expect("no holder of this lock can panic").insert(port) {
+        let port = fastrand::u16(PORTS);
+        let free = TcpListener::bind(("127.0.0.1", port)).is_ok();
+        if free && GIVEN.lock().expect("no holder of this lock can panic").insert(port) {
             return port;
         }
     }
