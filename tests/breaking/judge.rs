@@ -5,7 +5,7 @@
 //! delivery: when its 2xx came from an attempt that began before the topic was there again, or was a
 //! `duplicate` of such an attempt.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use terra_bridge::samples::SAMPLES;
@@ -16,8 +16,11 @@ use crate::plan::{Manner, Plan};
 use crate::report::Line;
 use crate::support::consumers::Got;
 
-/// The vendor's shortest time limit.
-const IN_TIME: Duration = Duration::from_secs(8);
+/// Beyond `server.publish_timeout`: the way of the largest body, and a busy machine.
+const SLACK: Duration = Duration::from_secs(3);
+/// Before a message of the spool is sent again, at least: the shortest `server.publish_timeout`, without what
+/// the spool needs of it.
+const SENT_AGAIN: Duration = Duration::from_millis(1500);
 /// How long after a fault is mended an attempt may still have to do with it: the longest
 /// `server.publish_timeout`.
 const SETTLES: Duration = Duration::from_secs(5);
@@ -29,7 +32,9 @@ pub struct Judge<'l> {
     ledger: &'l Ledger,
     bus: BusName,
     remembers: Memory,
+    in_time: Duration,
     prefix: String,
+    seen: usize,
     numbers: HashMap<Hash, usize>,
     copies: BTreeMap<usize, Vec<Copy>>,
     line: Line,
@@ -43,7 +48,10 @@ enum Memory {
 }
 
 struct Copy {
+    /// Among all that the bus has: of one topic in its order.
+    place: usize,
     topic: String,
+    key: Option<String>,
     id: Option<String>,
 }
 
@@ -55,7 +63,9 @@ impl<'l> Judge<'l> {
             (_, true) => Memory::Spool,
             (_, false) => Memory::Process,
         };
-        Self { ledger, bus: plan.bus, remembers, prefix, numbers, copies: BTreeMap::new(), line }
+        let in_time = Duration::from_secs(plan.publish_timeout) + SLACK;
+        let (bus, copies) = (plan.bus, BTreeMap::new());
+        Self { ledger, bus, remembers, in_time, prefix, seen: 0, numbers, copies, line }
     }
 
     /// One message of the bus.
@@ -74,13 +84,16 @@ impl<'l> Judge<'l> {
             self.line.forged_accepted += 1;
             return self.fails(format!("forged delivery {number} is on `{topic}`"));
         }
-        let id = got.attribute("id");
-        self.copies.entry(*number).or_default().push(Copy { topic, id });
+        let (place, key, id) = (self.seen, got.attribute("partitionkey"), got.attribute("id"));
+        self.seen += 1;
+        self.copies.entry(*number).or_default().push(Copy { place, topic, key, id });
     }
 
     /// When everything was seen.
     pub fn judges(mut self) -> Line {
         let faults = self.ledger.faults();
+        self.line.faults = faults.iter().map(|fault| fault.kind.to_string()).collect();
+        self.order(&faults);
         for entry in &self.ledger.entries {
             let attempts = entry.attempts();
             self.line.sent += 1;
@@ -119,7 +132,7 @@ impl<'l> Judge<'l> {
             }
             let number = entry.planned.number;
             match attempt.end {
-                End::Answered { status, .. } if took > IN_TIME => {
+                End::Answered { status, .. } if took > self.in_time => {
                     self.fails(format!("delivery {number} was answered {status} after {took:?}"));
                 }
                 End::Unanswered => self.fails(format!("delivery {number} had no answer after {took:?}")),
@@ -146,6 +159,7 @@ impl<'l> Judge<'l> {
         let topic = entry.topic();
         if attempts.iter().any(Attempt::succeeded) {
             self.line.acknowledged += 1;
+            self.line.spooled += usize::from(attempts.iter().any(Attempt::spooled));
             if !copies.is_empty() {
                 self.line.kept += 1;
             } else if deleted(topic, attempts, faults) {
@@ -162,24 +176,57 @@ impl<'l> Judge<'l> {
         if let Some(stray) = copies.iter().find(|copy| copy.topic != topic) {
             self.fails(format!("delivery {number} belongs on `{topic}` and is on `{}`", stray.topic));
         }
-        if entry.planned.manner != Manner::Replayed {
-            self.ids(number, &copies, attempts);
-        }
+        let replayed = entry.planned.manner == Manner::Replayed;
+        let forgot = usize::from(replayed && self.forgets(attempts, faults));
+        self.ids(number, &copies, attempts, forgot, usize::from(replayed));
         if copies.len() > 1 {
-            let replayed = entry.planned.manner == Manner::Replayed;
-            let forgot = replayed && self.forgets(attempts, faults);
-            self.doubled(number, copies.len(), usize::from(forgot), attempts, faults);
+            self.doubled(number, copies.len(), forgot, attempts, faults);
         }
     }
 
-    fn ids(&mut self, number: usize, copies: &[Copy], attempts: &[Attempt]) {
+    /// One id, of messages and answers. Under another trace id a delivery has another, which only an answer
+    /// may say, unless the bridge has forgotten.
+    fn ids(&mut self, number: usize, copies: &[Copy], attempts: &[Attempt], forgot: usize, replayed: usize) {
+        let of_messages: BTreeSet<_> = copies.iter().map(|copy| copy.id.as_deref()).collect();
         let answered = attempts.iter().filter_map(|attempt| attempt.receipt()).map(|(id, _)| id);
-        let mut ids: Vec<_> = copies.iter().map(|copy| copy.id.as_deref()).chain(answered).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        if ids.len() > 1 || ids.first() == Some(&None) {
-            self.fails(format!("delivery {number} has {} ids, of messages and answers", ids.len()));
+        let all: BTreeSet<_> = of_messages.iter().copied().chain(answered).collect();
+        if of_messages.len() > 1 + forgot || all.len() > 1 + replayed || all.contains(&None) {
+            let (some, all) = (of_messages.len(), all.len());
+            self.fails(format!("delivery {number} has {all} ids, its messages {some}"));
         }
+    }
+
+    /// Of one key on one topic, what was acknowledged before the next was sent comes first, whether the bus
+    /// kept it or the spool. Judged of deliveries that were sent once and are there once, and only where
+    /// nothing was deleted, or refused for good and set aside.
+    fn order(&mut self, faults: &[Fault]) {
+        if faults.iter().any(|fault| matches!(fault.kind, Kind::TopicDeleted | Kind::TopicLimit)) {
+            return;
+        }
+        let mut chains = BTreeMap::<(&str, &str), Vec<(usize, Attempt, usize)>>::new();
+        for (number, copies) in &self.copies {
+            let entry = &self.ledger.entries[*number];
+            let ([copy], [attempt]) = (&copies[..], &entry.attempts()[..]) else { continue };
+            let Some(key) = copy.key.as_deref().filter(|_| attempt.succeeded()) else { continue };
+            chains.entry((copy.topic.as_str(), key)).or_default().push((copy.place, attempt.clone(), *number));
+        }
+        let mut wrong = Vec::new();
+        for mut chain in chains.into_values().filter(|chain| chain.len() > 1) {
+            self.line.ordered += chain.len();
+            chain.sort_by_key(|(place, ..)| *place);
+            let mut latest: Option<(Duration, usize)> = None;
+            for (_, attempt, number) in chain {
+                if let Some((begun, before)) = latest.filter(|(begun, _)| attempt.ended <= *begun) {
+                    wrong.push(format!(
+                        "delivery {number} was acknowledged before {before} was sent at {begun:?}, and comes after it: {}",
+                        story(std::slice::from_ref(&attempt))
+                    ));
+                }
+                latest = latest.max(Some((attempt.begun, number)));
+            }
+        }
+        self.line.disordered = wrong.len();
+        self.line.violations.extend(wrong);
     }
 
     /// Whether the bridge may have forgotten between the first attempt and the last what it had kept. A
@@ -198,21 +245,28 @@ impl<'l> Judge<'l> {
     /// Where the bus itself tells copies apart there is one. Elsewhere one more for each attempt that
     /// a fault, or its own client, may have kept from reading what the bus answered: even a client
     /// library that numbers its messages sends them anew under another number after a time-out. What
-    /// was spooled is sent by the bridge, as often as faults make it.
+    /// was spooled is sent by the bridge, as often as there is time for while a fault stands before it has
+    /// left the spool.
     fn doubled(&mut self, number: usize, copies: usize, forgot: usize, attempts: &[Attempt], faults: &[Fault]) {
         let faults: Vec<_> = faults.iter().filter(|fault| fault.kind.excuses_a_copy()).collect();
         let excused = |attempt: &&Attempt| {
             matches!(attempt.end, End::Left) || faults.iter().any(|fault| attempt.overlaps(fault, SETTLES))
         };
-        let spooled = |attempt: &Attempt| match &attempt.end {
-            End::Answered { outcome, .. } if outcome == "spooled" => {
-                faults.iter().any(|fault| attempt.begun <= fault.ended + SETTLES)
-            }
-            _ => false,
+        let sent_again = |attempt: &Attempt| {
+            let drained = self.ledger.drained(attempt.ended).unwrap_or(Duration::MAX);
+            let again = |fault: &&Fault| {
+                // What had left the spool may be in it again after a power cut.
+                let end = if fault.kind == Kind::PowerLoss { Duration::MAX } else { drained };
+                let (from, to) = (fault.begun.max(attempt.begun), (fault.ended + SETTLES).min(end));
+                to.checked_sub(from).map_or(0, |time| 1 + time.div_duration_f64(SENT_AGAIN) as usize)
+            };
+            faults.iter().map(again).sum::<usize>()
         };
         let allowed = match self.bus.is_kafka() {
-            true if attempts.iter().any(spooled) => usize::MAX,
-            true => 1 + forgot + attempts.iter().filter(excused).count(),
+            true => {
+                let spooled = attempts.iter().filter(|attempt| attempt.spooled());
+                1 + forgot + attempts.iter().filter(excused).count() + spooled.map(sent_again).sum::<usize>()
+            }
             // Under another trace id it is another message to a bus.
             false => 1 + forgot,
         };

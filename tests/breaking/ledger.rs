@@ -22,6 +22,8 @@ pub struct Ledger {
     pub entries: Vec<Entry>,
     sent: AtomicUsize,
     faults: Mutex<Vec<Fault>>,
+    /// When the spool was asked and when it had said that nothing is in it.
+    emptied: Mutex<Vec<(Duration, Duration)>>,
     violations: Mutex<Vec<String>>,
 }
 
@@ -59,6 +61,10 @@ pub enum End {
 impl Attempt {
     pub fn succeeded(&self) -> bool {
         matches!(self.end, End::Answered { status: 200..=299, .. })
+    }
+
+    pub fn spooled(&self) -> bool {
+        matches!(&self.end, End::Answered { status: 200..=299, outcome, .. } if outcome == "spooled")
     }
 
     /// The id and whether the bridge called it a duplicate, of a 2xx.
@@ -115,6 +121,7 @@ impl Ledger {
             entries: plan.deliveries.iter().map(entry).collect(),
             sent: AtomicUsize::new(0),
             faults: Mutex::default(),
+            emptied: Mutex::default(),
             violations: Mutex::default(),
         }
     }
@@ -142,6 +149,17 @@ impl Ledger {
 
     pub fn faults(&self) -> Vec<Fault> {
         self.faults.lock().unwrap().clone()
+    }
+
+    /// The spool was asked and has said that nothing is in it. Times since the ledger's start.
+    pub fn spool_is_empty(&self, asked: Duration, said: Duration) {
+        self.emptied.lock().unwrap().push((asked, said));
+    }
+
+    /// When what was spooled before `at` had certainly left the spool.
+    pub fn drained(&self, at: Duration) -> Option<Duration> {
+        let emptied = self.emptied.lock().unwrap();
+        emptied.iter().filter(|(asked, _)| *asked >= at).map(|(_, said)| *said).min()
     }
 
     /// Something that must not be, whatever the judge finds.

@@ -18,7 +18,10 @@ pub struct Line {
     pub bus: String,
     /// What the run was narrowed down to, as on the command line.
     pub narrowed: String,
-    /// In the order in which they struck.
+    /// By an optimised bridge.
+    pub release: bool,
+    pub planned: Vec<String>,
+    /// Of those, what was carried out, in the order in which it was mended.
     pub faults: Vec<String>,
     /// The same with their times.
     pub stood: Vec<String>,
@@ -26,6 +29,8 @@ pub struct Line {
     pub sent: usize,
     pub attempts: usize,
     pub acknowledged: usize,
+    /// Of those, by the spool.
+    pub spooled: usize,
     pub kept: usize,
     /// Acknowledged, and gone with a topic that was deleted.
     pub deleted: usize,
@@ -34,6 +39,9 @@ pub struct Line {
     pub doubled_allowed: usize,
     pub doubled: usize,
     pub altered: usize,
+    /// Whose place among those of their key was judged.
+    pub ordered: usize,
+    pub disordered: usize,
     /// Sent several times at once.
     pub at_once: usize,
     pub replayed: usize,
@@ -56,7 +64,8 @@ impl Line {
             seed: plan.seed,
             bus: plan.bus.to_string(),
             narrowed: narrowed.to_owned(),
-            faults: hits.map(|hit| hit.kind.to_string()).collect(),
+            release: !cfg!(debug_assertions),
+            planned: hits.map(|hit| hit.kind.to_string()).collect(),
             ..Self::default()
         }
     }
@@ -82,25 +91,43 @@ impl Line {
     /// How it is run again.
     pub fn again(&self) -> String {
         let narrowed = if self.narrowed.is_empty() { String::new() } else { format!(" {}", self.narrowed) };
-        format!("./tests/faults --seed {}{narrowed}", self.seed)
+        let release = if self.release { " --release" } else { "" };
+        format!("./tests/faults{release} --seed {}{narrowed}", self.seed)
     }
 }
 
-/// The lines of an earlier run; none where there is no file.
+/// The lines of an earlier run; none where there is no file. What a run that was killed left of its last
+/// line is cut off.
 pub fn read(path: &Path) -> Result<Vec<Line>, String> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
+    let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let mut bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(format!("{}: {error}", path.display())),
+        Err(error) => return Err(named(&error)),
     };
-    let lines = text.lines().map(serde_json::from_str);
-    lines.collect::<Result<_, _>>().map_err(|error| format!("{}: {error}", path.display()))
+    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    if whole < bytes.len() {
+        eprintln!("{}: the last line is torn; its seed is run again", path.display());
+        let cut = OpenOptions::new().write(true).open(path).and_then(|file| file.set_len(whole as u64));
+        cut.map_err(|error| named(&error))?;
+        bytes.truncate(whole);
+    }
+    let lines = bytes[..whole].split_inclusive(|byte| *byte == b'\n').map(serde_json::from_slice);
+    lines.collect::<Result<_, _>>().map_err(|error| named(&error))
 }
 
 pub fn append(path: &Path, line: &Line) -> std::io::Result<()> {
     let mut text = serde_json::to_string(line).expect("plain numbers and strings");
     text.push('\n');
     OpenOptions::new().create(true).append(true).open(path)?.write_all(text.as_bytes())
+}
+
+/// Kinds of fault that one of these plans has and that were never carried out.
+pub fn missing(lines: &[Line], plans: impl Iterator<Item = Plan>) -> BTreeSet<Kind> {
+    let hits = plans.flat_map(|plan| plan.strikes).flat_map(|strike| strike.hits);
+    let planned: BTreeSet<_> = hits.map(|hit| hit.kind).collect();
+    let struck = |kind: &Kind| lines.iter().flat_map(|line| &line.faults).any(|fault| fault == kind.name());
+    planned.into_iter().filter(|kind| !struck(kind)).collect()
 }
 
 /// The table, and what failed with how to run it again.
@@ -126,6 +153,7 @@ pub fn table(lines: &[Line]) -> String {
         ("sent", sum(|line| line.sent)),
         ("attempts", sum(|line| line.attempts)),
         ("acknowledged", sum(|line| line.acknowledged)),
+        ("of these spooled", sum(|line| line.spooled)),
         ("kept", sum(|line| line.kept)),
         ("gone with their topic", sum(|line| line.deleted)),
         ("lost", sum(|line| line.lost)),
@@ -133,6 +161,8 @@ pub fn table(lines: &[Line]) -> String {
         ("doubled, allowed", sum(|line| line.doubled_allowed)),
         ("doubled, not allowed", sum(|line| line.doubled)),
         ("altered", sum(|line| line.altered)),
+        ("judged for order", sum(|line| line.ordered)),
+        ("out of order", sum(|line| line.disordered)),
         ("sent several at once", sum(|line| line.at_once)),
         ("replayed", sum(|line| line.replayed)),
         ("left by their client", sum(|line| line.left)),

@@ -34,7 +34,7 @@ pub fn of(plan: &Plan, prefix: &str, dir: &Path, disk: Option<&Disk>) -> Vec<(St
     let root = disk.map_or_else(|| dir.to_owned(), Disk::root);
     let mut settings = vec![
         ("CONFIG", path(CONFIG)),
-        ("SERVER__PUBLISH_TIMEOUT", plan.publish_timeout.to_owned()),
+        ("SERVER__PUBLISH_TIMEOUT", format!("{}s", plan.publish_timeout)),
         ("SERVER__BYTES_IN_FLIGHT", format!("{} MiB", BYTES_IN_FLIGHT >> 20)),
         ("SERVER__DRAIN_TIMEOUT", format!("{DRAIN_TIMEOUT}s")),
         ("ENDPOINTS__TERRA__SECRETS", secrets.join(",")),

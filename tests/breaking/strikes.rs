@@ -72,8 +72,12 @@ fn inject(world: &mut World<'_>, hit: &Hit) -> Result<Standing, String> {
             // well succeed.
             world.kill();
             let disk = world.disk.as_mut().expect("it was mounted");
-            disk.cut_power()?;
-            disk.remount()?;
+            if let Err(why) = disk.cut_power().and_then(|()| disk.remount()) {
+                world.bring_back();
+                let ended = world.ledger.now();
+                world.ledger.fault(Fault { kind: Kind::BridgeKill, begun, ended, topic: None });
+                return Err(why);
+            }
         }
         Kind::StdoutBlocked => {
             if let Some(bridge) = &world.bridge {
@@ -87,7 +91,12 @@ fn inject(world: &mut World<'_>, hit: &Hit) -> Result<Standing, String> {
             hang_up(world);
         }
         Kind::SecretRotated => world.rotate_secret(format!("rotated-{:016x}", hit.pick)),
-        Kind::CertificateSwapped => world.swap_certificate(),
+        Kind::CertificateSwapped => {
+            world.swap_certificate();
+            if hit.pick % 2 == 0 {
+                hang_up(world);
+            }
+        }
         Kind::Duplicates | Kind::Replays => return Err("it is in what is sent".to_owned()),
     }
     let of_one_topic = hit.kind == Kind::TopicDeleted && !world.admin().bus.is_nats();
@@ -125,7 +134,8 @@ fn mend(world: &mut World<'_>, standing: Standing) {
             world.write_config(false);
             hang_up(world);
         }
-        Kind::TopicDeleted | Kind::SecretRotated | Kind::CertificateSwapped => {}
+        Kind::CertificateSwapped => world.expect_new_certificate(),
+        Kind::TopicDeleted | Kind::SecretRotated => {}
         Kind::Duplicates | Kind::Replays => {}
     }
     fault.ended = world.ledger.now();

@@ -234,23 +234,24 @@ fn request(entry: &Entry, job: &Job, t: i64, secret: &str) -> terra::Attempt {
     }
 }
 
-/// A connection that is kept as long as it lasts.
+/// A connection that is kept as long as it lasts, and Terra trusts whom it trusted when it was made.
 #[derive(Default)]
-struct Line(Option<(SocketAddr, Connection<Box<dyn Wire>>)>);
+struct Line(Option<(SocketAddr, Option<Trust>, Connection<Box<dyn Wire>>)>);
 
 impl Line {
     fn post(&mut self, destination: &Destination, to: SocketAddr, request: &terra::Attempt) -> End {
-        let kept = self.0.take().filter(|(address, _)| *address == to).map(|(_, connection)| connection);
+        let trust = destination.trust.lock().unwrap().clone();
+        let kept = self.0.take().filter(|(address, trusted, _)| *address == to && *trusted == trust);
         let connection = match kept {
-            Some(connection) => Ok(connection),
-            None => destination.open(to),
+            Some((_, _, connection)) => Ok(connection),
+            None => wire::open(to, trust.as_ref()),
         };
         let Ok(mut connection) = connection else { return End::Broken };
         match request.post_on(&mut connection) {
             Ok(response) => {
                 let said: serde_json::Value = serde_json::from_slice(&response.body).unwrap_or_default();
                 if response.header("connection").is_none_or(|value| !value.eq_ignore_ascii_case("close")) {
-                    self.0 = Some((to, connection));
+                    self.0 = Some((to, trust, connection));
                 }
                 End::Answered {
                     status: response.status,

@@ -19,26 +19,55 @@ pub trait Wire: Read + Write + Send {}
 
 impl<T: Read + Write + Send> Wire for T {}
 
-/// What the pretend Terra trusts: every certificate that was ever made for this bridge.
+/// What the pretend Terra trusts: the newest certificate that was made for this bridge, and those before it
+/// until it is told to forget them.
 #[derive(Clone)]
 pub struct Trust {
     roots: RootCertStore,
+    newest: RootCertStore,
     config: Arc<ClientConfig>,
+}
+
+impl PartialEq for Trust {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.config, &other.config)
+    }
 }
 
 impl Trust {
     pub fn nobody() -> Self {
         let roots = RootCertStore::empty();
-        Self { config: config(&roots), roots }
+        Self { config: config(&roots), newest: RootCertStore::empty(), roots }
     }
 
     /// A new pair, one file after the other, and trust in it.
     pub fn make(&mut self, certificate: &Path, key: &Path) {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
-        self.roots.add(made.cert.der().clone()).expect("a root");
+        self.newest = RootCertStore::empty();
+        for roots in [&mut self.roots, &mut self.newest] {
+            roots.add(made.cert.der().clone()).expect("a root");
+        }
         self.config = config(&self.roots);
         std::fs::write(certificate, made.cert.pem()).expect("the directory is ours");
         std::fs::write(key, made.signing_key.serialize_pem()).expect("the directory is ours");
+    }
+
+    /// From now on only the newest certificate will do.
+    pub fn forget_the_others(&mut self) {
+        self.roots = self.newest.clone();
+        self.config = config(&self.roots);
+    }
+
+    /// Whether a new connection gets a certificate that is trusted.
+    pub fn is_met_at(&self, to: SocketAddr) -> bool {
+        let Ok(mut plain) = connect_within(to, PATIENCE) else { return false };
+        let mut tls = client(self);
+        while tls.is_handshaking() {
+            if tls.complete_io(&mut plain).is_err() {
+                return false;
+            }
+        }
+        true
     }
 }
 
@@ -54,7 +83,10 @@ fn config(roots: &RootCertStore) -> Arc<ClientConfig> {
 pub fn open(to: SocketAddr, trust: Option<&Trust>) -> std::io::Result<Connection<Box<dyn Wire>>> {
     let plain = connect_within(to, PATIENCE)?;
     let Some(trust) = trust else { return Ok(Connection::over(Box::new(plain))) };
+    Ok(Connection::over(Box::new(StreamOwned::new(client(trust), plain))))
+}
+
+fn client(trust: &Trust) -> ClientConnection {
     let name = ServerName::try_from("localhost").expect("a name");
-    let tls = ClientConnection::new(trust.config.clone(), name).map_err(std::io::Error::other)?;
-    Ok(Connection::over(Box::new(StreamOwned::new(tls, plain))))
+    ClientConnection::new(trust.config.clone(), name).expect("a plain configuration")
 }

@@ -29,6 +29,10 @@ const ENDS_WITHIN: Duration = Duration::from_secs(DRAIN_TIMEOUT + 6);
 const DRAINED_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Between two looks into the spool, each of which costs the bridge its metrics.
+const SPOOL_EVERY: Duration = Duration::from_millis(250);
+/// The bridge looks at its files every two seconds.
+const SWAPPED_WITHIN: Duration = Duration::from_secs(15);
 /// Lines of the bridge that are kept for whoever has to find out what went wrong.
 const SAID: usize = 60;
 /// A supervisor's wait before the next start.
@@ -55,6 +59,7 @@ pub struct World<'c> {
     /// The newest first.
     secrets: Vec<String>,
     spool: bool,
+    next_look: Instant,
     peak: u64,
     /// By bridges that are gone.
     said: Vec<String>,
@@ -97,6 +102,7 @@ impl<'c> World<'c> {
             dir,
             secrets: vec![SECRET.to_owned(); SECRETS],
             spool: plan.spool,
+            next_look: Instant::now(),
             peak: 0,
             said: Vec::new(),
         };
@@ -158,6 +164,28 @@ impl<'c> World<'c> {
         let file = |name: &str| self.dir.path().join(name);
         let mut trust = self.destination.trust.lock().unwrap();
         trust.get_or_insert_with(Trust::nobody).make(&file(CERTIFICATE), &file(KEY));
+    }
+
+    /// Waits until new connections get the certificate that was made last; from then on Terra takes no other.
+    pub fn expect_new_certificate(&mut self) {
+        let newest = {
+            let mut newest = self.destination.trust.lock().unwrap().clone().expect("the plan has HTTPS");
+            newest.forget_the_others();
+            newest
+        };
+        let end = Instant::now() + SWAPPED_WITHIN;
+        loop {
+            let address = *self.destination.address.lock().unwrap();
+            if address.is_some_and(|to| newest.is_met_at(to)) {
+                *self.destination.trust.lock().unwrap() = Some(newest);
+                return;
+            }
+            if Instant::now() > end {
+                let what = format!("the new certificate was not served within {SWAPPED_WITHIN:?}");
+                return self.ledger.violation(what);
+            }
+            self.pass(LOOK_EVERY, |_| false);
+        }
     }
 
     pub fn write_config(&self, broken: bool) {
@@ -238,6 +266,13 @@ impl<'c> World<'c> {
         }
         if self.wanted && self.bridge.is_none() && Instant::now() >= self.next_start {
             self.start();
+        }
+        if self.spool && Instant::now() >= self.next_look {
+            let asked = self.ledger.now();
+            if ["messages", "set_aside"].iter().all(|what| self.spooled(what) == Some(0)) {
+                self.ledger.spool_is_empty(asked, self.ledger.now());
+            }
+            self.next_look = Instant::now() + SPOOL_EVERY;
         }
     }
 

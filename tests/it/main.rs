@@ -21,7 +21,7 @@
 //! - `requests`: how much of a large historical request has arrived
 //! - `reload`: SIGHUP while deliveries arrive
 //! - `rotation`: secrets that change on disk
-//! - `plans`: what the faults program (`tests/breaking`) makes of a seed
+//! - `plans`, `verdicts`: what the faults program (`tests/breaking`) makes of a seed, and of what came of it
 //! - `secured`: brokers that want TLS and a login, and refuse the wrong one
 //! - `every_bus`: how one test becomes one for each bus
 //! - `support`: the bridge on free ports, the pretend Terra, the brokers
@@ -53,12 +53,23 @@ mod silence;
 mod slow;
 mod spool;
 mod time;
+#[path = "../breaking/bodies.rs"]
+mod bodies;
+#[path = "../breaking/judge.rs"]
+mod judge;
 #[path = "../breaking/kinds.rs"]
 #[allow(dead_code, reason = "the faults program uses the rest")]
 mod kinds;
+#[path = "../breaking/ledger.rs"]
+#[allow(dead_code, reason = "the faults program uses the rest")]
+mod ledger;
 #[path = "../breaking/plan.rs"]
 #[allow(dead_code, reason = "the faults program uses the rest")]
 mod plan;
+#[path = "../breaking/report.rs"]
+#[allow(dead_code, reason = "the faults program uses the rest")]
+mod report;
 #[allow(dead_code, reason = "the faults program uses the rest")]
 mod support;
 mod plans;
+mod verdicts;

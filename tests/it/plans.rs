@@ -29,6 +29,14 @@ fn thirty_seeds_have_every_kind_on_every_bus_that_knows_it() {
 }
 
 #[test]
+fn fifteen_seeds_have_every_kind_on_one_bus_at_least() {
+    let strikes = (1..=15).flat_map(|seed| plan(seed, &Narrowed::default()).strikes);
+    let struck: BTreeSet<_> = strikes.flat_map(|strike| strike.hits).map(|hit| hit.kind).collect();
+    let expected = Kind::ALL.iter().copied().filter(|kind| kind.target() != Target::Traffic).collect();
+    assert_eq!(struck, expected);
+}
+
+#[test]
 fn faults_at_once_have_different_targets() {
     for seed in 0..200 {
         for strike in plan(seed, &Narrowed::default()).strikes {
