@@ -93,7 +93,7 @@ fn inject(world: &mut World<'_>, hit: &Hit) -> Result<Standing, String> {
         Kind::SecretRotated => world.rotate_secret(format!("rotated-{:016x}", hit.pick)),
         Kind::CertificateSwapped => {
             world.swap_certificate();
-            if hit.pick % 2 == 0 {
+            if hit.pick.is_multiple_of(2) {
                 hang_up(world);
             }
         }

@@ -236,14 +236,20 @@ fn request(entry: &Entry, job: &Job, t: i64, secret: &str) -> terra::Attempt {
 
 /// A connection that is kept as long as it lasts, and Terra trusts whom it trusted when it was made.
 #[derive(Default)]
-struct Line(Option<(SocketAddr, Option<Trust>, Connection<Box<dyn Wire>>)>);
+struct Line(Option<Kept>);
+
+struct Kept {
+    to: SocketAddr,
+    trust: Option<Trust>,
+    connection: Connection<Box<dyn Wire>>,
+}
 
 impl Line {
     fn post(&mut self, destination: &Destination, to: SocketAddr, request: &terra::Attempt) -> End {
         let trust = destination.trust.lock().unwrap().clone();
-        let kept = self.0.take().filter(|(address, trusted, _)| *address == to && *trusted == trust);
+        let kept = self.0.take().filter(|kept| kept.to == to && kept.trust == trust);
         let connection = match kept {
-            Some((_, _, connection)) => Ok(connection),
+            Some(kept) => Ok(kept.connection),
             None => wire::open(to, trust.as_ref()),
         };
         let Ok(mut connection) = connection else { return End::Broken };
@@ -251,7 +257,7 @@ impl Line {
             Ok(response) => {
                 let said: serde_json::Value = serde_json::from_slice(&response.body).unwrap_or_default();
                 if response.header("connection").is_none_or(|value| !value.eq_ignore_ascii_case("close")) {
-                    self.0 = Some((to, trust, connection));
+                    self.0 = Some(Kept { to, trust, connection });
                 }
                 End::Answered {
                     status: response.status,

@@ -2,61 +2,19 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion, version};
+use rustls::version;
 use tempfile::TempDir;
 
 use crate::support::bridge::{Bridge, command};
 use crate::support::changing::RELOADED;
 use crate::support::consumers::Bus;
-use crate::support::http::Connection;
 use crate::support::terra::Attempt;
+use crate::support::tls::{Pair, connect};
 use crate::support::until;
 
 const WITHIN: Duration = Duration::from_secs(20);
-
-type Stream = StreamOwned<ClientConnection, TcpStream>;
-
-/// A certificate and its key in the files that a bridge was told of.
-struct Pair {
-    dir: TempDir,
-}
-
-impl Pair {
-    fn new() -> Self {
-        let pair = Self { dir: TempDir::new().expect("a temporary directory") };
-        pair.replace();
-        pair
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    /// A new pair, one file after the other.
-    fn replace(&self) {
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
-        std::fs::write(self.path("tls.crt"), made.cert.pem()).expect("the directory is ours");
-        std::fs::write(self.path("tls.key"), made.signing_key.serialize_pem()).expect("the directory is ours");
-    }
-
-    fn root(&self) -> CertificateDer<'static> {
-        CertificateDer::from_pem_file(self.path("tls.crt")).expect("it is one")
-    }
-
-    fn environment(&self, section: &str) -> Vec<(String, String)> {
-        let entry = |key: &str, file: &str| {
-            (format!("TERRA_BRIDGE_{section}__TLS__{key}"), self.path(file).display().to_string())
-        };
-        vec![entry("CERTIFICATE", "tls.crt"), entry("KEY", "tls.key")]
-    }
-}
 
 fn bridge(pair: &Pair, settings: &[(&str, &str)]) -> (Bus, Bridge) {
     let bus = Bus::embedded().expect("needs no broker");
@@ -64,29 +22,6 @@ fn bridge(pair: &Pair, settings: &[(&str, &str)]) -> (Bus, Bridge) {
     environment.extend(pair.environment("SERVER"));
     let bridge = Bridge::ready(&environment);
     (bus, bridge)
-}
-
-fn connect(
-    to: SocketAddr,
-    root: &CertificateDer<'static>,
-    versions: &[&'static SupportedProtocolVersion],
-) -> std::io::Result<Connection<Stream>> {
-    let mut roots = RootCertStore::empty();
-    roots.add(root.clone()).expect("a root");
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_protocol_versions(versions)
-        .expect("known versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let name = ServerName::try_from("localhost").expect("a name");
-    let client = ClientConnection::new(Arc::new(config), name).expect("a client");
-    let socket = TcpStream::connect_timeout(&to, WITHIN)?;
-    socket.set_read_timeout(Some(WITHIN))?;
-    let mut stream = StreamOwned::new(client, socket);
-    while stream.conn.is_handshaking() {
-        stream.conn.complete_io(&mut stream.sock)?;
-    }
-    Ok(Connection::over(stream))
 }
 
 fn numbered(n: usize) -> Attempt {

@@ -1,8 +1,12 @@
 //! More than there is room for: memory stays below the bound that the configuration gives, what cannot
-//! be taken gets a 503 at once, and whoever fits in is served. `TERRA_BRIDGE_TEST_CROWD` asks for more clients.
+//! be taken gets a 503 at once, and whoever fits in is served. By hand: `TERRA_BRIDGE_TEST_CROWD` asks for more
+//! clients, `TERRA_BRIDGE_TEST_MIB` for larger bodies, `TERRA_BRIDGE_TEST_TLS` for HTTPS.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use rustls::{ClientConfig, version};
 
 use crate::support::bridge::Bridge;
 use crate::support::brokers::Broker;
@@ -10,6 +14,7 @@ use crate::support::consumers::Bus;
 use crate::support::crowd::{Client, count, runtime, statuses};
 use crate::support::store::{Answer, Store};
 use crate::support::terra::Attempt;
+use crate::support::tls::{Pair, connect};
 use crate::support::until;
 
 const HONEST: &str = r#"{"type":"daily","user":{"user_id":"u"}}"#;
@@ -20,28 +25,36 @@ const MIB: usize = 1 << 20;
 const MAX_HEADER_BYTES: usize = 16 * KIB;
 const MAX_HEADERS: usize = 100;
 
-/// What the tests set.
-const MAX_BODY: usize = MIB;
-const BYTES_IN_FLIGHT: usize = 12 * MIB;
+/// Largest bodies that there is room for at once.
+const ROOM: usize = 12;
+
+/// What the tests set: `server.max_body`.
+fn max_body() -> usize {
+    count("TERRA_BRIDGE_TEST_MIB", 1) * MIB
+}
+
+fn bytes_in_flight() -> usize {
+    ROOM * max_body()
+}
 
 /// A refusal for want of room waits for nothing but a place on a busy machine's processor; what has room waits
 /// for the bus, 5 s where that is frozen.
 const AT_ONCE: Duration = Duration::from_secs(4);
 
 /// The bound of the README. `copies` of a body: 2 with the embedded log, 3 with a broker's client.
-fn bound(max_connections: usize, copies: usize) -> usize {
-    let connection = 2 * MAX_HEADER_BYTES + 160 * MAX_HEADERS + 16 * KIB;
-    48 * MIB + max_connections * connection + copies * BYTES_IN_FLIGHT
+fn bound(max_connections: usize, copies: usize, tls: bool) -> usize {
+    let connection = 2 * MAX_HEADER_BYTES + 160 * MAX_HEADERS + if tls { 56 * KIB } else { 16 * KIB };
+    48 * MIB + max_connections * connection + copies * bytes_in_flight()
 }
 
 fn environment(bus: &Bus, max_connections: usize) -> Vec<(String, String)> {
     let mut environment = bus.environment();
     for (key, value) in [
         ("MAX_CONNECTIONS", max_connections.to_string()),
-        ("MAX_BODY", format!("{MAX_BODY} B")),
+        ("MAX_BODY", format!("{} B", max_body())),
         ("IDLE_TIMEOUT", "2s".to_owned()),
         ("HEADER_TIMEOUT", "12s".to_owned()),
-        ("BYTES_IN_FLIGHT", format!("{BYTES_IN_FLIGHT} B")),
+        ("BYTES_IN_FLIGHT", format!("{} B", bytes_in_flight())),
     ] {
         environment.push((format!("TERRA_BRIDGE_SERVER__{key}"), value));
     }
@@ -51,7 +64,7 @@ fn environment(bus: &Bus, max_connections: usize) -> Vec<(String, String)> {
 /// A client that was treated badly by nobody and goes on to treat the bridge so. Returns what it was answered.
 async fn misuse(to: SocketAddr, kind: usize) -> Vec<u16> {
     let mut client = Client::open(to).await;
-    let large = Attempt::of(vec![b' '; MAX_BODY]).secret("another secret");
+    let large = Attempt::of(vec![b' '; max_body()]).secret("another secret");
     match kind {
         // Most of a head, large and of many lines.
         0 => {
@@ -60,7 +73,7 @@ async fn misuse(to: SocketAddr, kind: usize) -> Vec<u16> {
         }
         // A little of a body.
         1 => {
-            client.write(large.head(MAX_BODY).as_bytes()).await;
+            client.write(large.head(max_body()).as_bytes()).await;
             client.write(&large.body[..60 * KIB]).await;
         }
         // A body in chunks that does not end.
@@ -85,9 +98,9 @@ async fn misuse(to: SocketAddr, kind: usize) -> Vec<u16> {
 /// A forged body, whole and fast, so that reads of it grow; then the beginning of another request, at
 /// rest. Returns the connection.
 async fn rest_after_a_large_body(to: SocketAddr) -> Client {
-    let large = Attempt::of(vec![b' '; MAX_BODY]).secret("another secret");
+    let large = Attempt::of(vec![b' '; max_body()]).secret("another secret");
     let mut client = Client::open_fast(to).await;
-    client.write(&[large.head(MAX_BODY).as_bytes(), &large.body].concat()).await;
+    client.write(&[large.head(max_body()).as_bytes(), &large.body].concat()).await;
     assert_eq!(statuses(&client.read(1).await), [401]);
     client.write(b"P").await;
     client
@@ -123,10 +136,14 @@ fn memory_stays_below_its_bound_whatever_clients_do_and_an_honest_one_is_served(
     assert!(kept > 20, "an honest client was served {kept} times");
     assert!(statuses.iter().all(|status| matches!(status, 401 | 408 | 503)), "{statuses:?}");
     assert!(statuses.contains(&503), "what had no room was told so");
-    let (peak, bound) = (bridge.peak_memory(), bound(crowd + 10, 2));
+    let (peak, bound) = (bridge.peak_memory(), bound(crowd + 10, 2, false));
     drop(resting);
     eprintln!("{crowd} clients: peak {} MiB, bound {} MiB, honest {kept}", peak / MIB, bound / MIB);
     assert!(peak < bound, "{peak} of {bound} bytes");
+}
+
+fn tls_by_hand() -> bool {
+    std::env::var_os("TERRA_BRIDGE_TEST_TLS").is_some()
 }
 
 /// What fetches that run at once add to the bound.
@@ -141,13 +158,14 @@ fn links_into_a_store_that_hangs_stay_within_the_bound_and_an_honest_client_is_s
     let bridge = Bridge::ready(&environment);
     let to = bridge.deliveries;
     // A little, and then nothing.
-    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {MAX_BODY}\r\n\r\n");
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", max_body());
     let url = store.hold("/hangs", [Answer::Stall([head.as_bytes(), &[b' '; 8 * KIB]].concat())]);
     let runtime = runtime();
     let links = (0..crowd).map(|n| {
         let body = serde_json::json!({"type": "s3_payload", "url": url, "expires_in": 300, "n": n});
         let attempt = Attempt::of(body.to_string()).header("connection", "close");
-        runtime.spawn(deliver(to, [attempt.head(attempt.body.len()).as_bytes(), &attempt.body].concat()))
+        let whole = [attempt.head(attempt.body.len()).as_bytes(), &attempt.body].concat();
+        runtime.spawn(deliver(to, None, Arc::new(whole)))
     });
     let links: Vec<_> = links.collect();
     let links = std::thread::spawn(move || {
@@ -162,23 +180,34 @@ fn links_into_a_store_that_hangs_stay_within_the_bound_and_an_honest_client_is_s
     assert_eq!(Attempt::of(HONEST).post(to).status, 200);
     assert!(asked.elapsed() < AT_ONCE, "after {:?}", asked.elapsed());
     links.join().expect("every link is kept");
-    let (peak, bound) = (bridge.peak_memory(), bound(crowd + 10, 2) + FETCHES);
+    let (peak, bound) = (bridge.peak_memory(), bound(crowd + 10, 2, false) + FETCHES);
     eprintln!("{crowd} links: peak {} MiB, bound {} MiB", peak / MIB, bound / MIB);
     assert!(peak < bound, "{peak} of {bound} bytes");
 }
 
 /// Deliveries of the largest size, several times more than there is room for.
-fn what_a_frozen_broker_leaves_no_room_for_gets_503_at_once(broker: Broker, bus: &Bus) {
+fn what_a_frozen_broker_leaves_no_room_for_gets_503_at_once(broker: Broker, bus: &Bus, tls: bool) {
     let crowd = count("TERRA_BRIDGE_TEST_CROWD", 100);
+    let pair = tls.then(Pair::new);
     let runtime = runtime();
-    let bridge = Bridge::ready(&environment(bus, crowd + 10));
+    let mut environment = environment(bus, crowd + 10);
+    environment.extend(pair.iter().flat_map(|pair| pair.environment("SERVER")));
+    let bridge = Bridge::ready(&environment);
     let to = bridge.deliveries;
-    assert_eq!(Attempt::of(HONEST).post(to).status, 200);
+    let honest = || match &pair {
+        None => Attempt::of(HONEST).post(to).status,
+        Some(pair) => {
+            let mut connection = connect(to, &pair.root(), &[&version::TLS13]).expect("a connection");
+            Attempt::of(HONEST).post_on(&mut connection).expect("an answer").status
+        }
+    };
+    assert_eq!(honest(), 200);
     broker.freeze();
-    let mut large = Attempt::of(format!(r#"{{"type":"daily","x":"{}"}}"#, "x".repeat(MAX_BODY - 64)));
+    let mut large = Attempt::of(format!(r#"{{"type":"daily","x":"{}"}}"#, "x".repeat(max_body() - 64)));
     large = large.header("connection", "close");
-    let whole = [large.head(large.body.len()).as_bytes(), &large.body].concat();
-    let clients: Vec<_> = (0..crowd).map(|_| runtime.spawn(deliver(to, whole.clone()))).collect();
+    let whole = Arc::new([large.head(large.body.len()).as_bytes(), &large.body].concat());
+    let tls = pair.as_ref().map(Pair::client);
+    let clients: Vec<_> = (0..crowd).map(|_| runtime.spawn(deliver(to, tls.clone(), whole.clone()))).collect();
     let mut at_once = 0;
     runtime.block_on(async {
         for client in clients {
@@ -189,19 +218,19 @@ fn what_a_frozen_broker_leaves_no_room_for_gets_503_at_once(broker: Broker, bus:
     });
     let metrics = bridge.metrics();
     assert!(metrics.contains("outcome=\"overloaded\""), "{metrics}");
-    let room = BYTES_IN_FLIGHT / MAX_BODY;
-    assert!(at_once >= crowd - 2 * room, "{at_once} of {crowd} were answered at once");
-    let (peak, bound) = (bridge.peak_memory(), bound(crowd + 10, 3));
+    let (peak, bound) = (bridge.peak_memory(), bound(crowd + 10, 3, pair.is_some()));
     eprintln!("{crowd} bodies: peak {} MiB, bound {} MiB, at once {at_once}", peak / MIB, bound / MIB);
+    assert!(at_once >= crowd - 2 * ROOM, "{at_once} of {crowd} were answered at once");
     assert!(peak < bound, "{peak} of {bound} bytes");
     broker.thaw();
-    until("a delivery is kept again", Duration::from_secs(60), || {
-        (Attempt::of(HONEST).post(to).status == 200).then_some(())
-    });
+    until("a delivery is kept again", Duration::from_secs(60), || (honest() == 200).then_some(()));
 }
 
-async fn deliver(to: SocketAddr, whole: Vec<u8>) -> (Vec<u16>, Duration) {
-    let mut client = Client::open(to).await;
+async fn deliver(to: SocketAddr, tls: Option<Arc<ClientConfig>>, whole: Arc<Vec<u8>>) -> (Vec<u16>, Duration) {
+    let mut client = match Client::try_open(to, tls.as_ref()).await {
+        Ok(client) => client,
+        Err(ended) => return (ended.statuses, ended.after_writing),
+    };
     client.write(&whole).await;
     let ended = client.ended().await;
     (ended.statuses, ended.after_writing)
@@ -211,12 +240,19 @@ async fn deliver(to: SocketAddr, whole: Vec<u8>) -> (Vec<u16>, Duration) {
 fn what_a_frozen_nats_leaves_no_room_for_gets_503_at_once() {
     let Some(broker) = Broker::nats() else { return };
     let bus = Bus::nats_at(format!("nats://127.0.0.1:{}", broker.port()));
-    what_a_frozen_broker_leaves_no_room_for_gets_503_at_once(broker, &bus);
+    what_a_frozen_broker_leaves_no_room_for_gets_503_at_once(broker, &bus, tls_by_hand());
+}
+
+#[test]
+fn what_a_frozen_nats_leaves_no_room_for_gets_503_at_once_over_https_as_well() {
+    let Some(broker) = Broker::nats() else { return };
+    let bus = Bus::nats_at(format!("nats://127.0.0.1:{}", broker.port()));
+    what_a_frozen_broker_leaves_no_room_for_gets_503_at_once(broker, &bus, true);
 }
 
 #[test]
 fn what_a_frozen_kafka_leaves_no_room_for_gets_503_at_once() {
     let Some(broker) = Broker::kafka() else { return };
     let bus = Bus::kafka_at(format!("127.0.0.1:{}", broker.port()));
-    what_a_frozen_broker_leaves_no_room_for_gets_503_at_once(broker, &bus);
+    what_a_frozen_broker_leaves_no_room_for_gets_503_at_once(broker, &bus, tls_by_hand());
 }

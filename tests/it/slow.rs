@@ -1,16 +1,20 @@
-//! Slow clients of every kind at once: each is cut off in its time and gets no 2xx, and an honest one
-//! beside them hardly notices. `TERRA_BRIDGE_TEST_SLOW` says how many of each kind.
+//! Slow clients of every kind at once, over HTTPS: each is cut off in its time and gets no 2xx, and an honest
+//! one beside them hardly notices. `TERRA_BRIDGE_TEST_SLOW` says how many of each kind; an honest p99 within
+//! twice its usual is asked for then to the letter, which takes an optimised build and a machine at rest.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rustls::{ClientConfig, version};
+
 use crate::support::bridge::Bridge;
 use crate::support::consumers::Bus;
 use crate::support::crowd::{Client, Ended, count, runtime};
 use crate::support::http::Connection;
 use crate::support::terra::Attempt;
+use crate::support::tls::{Pair, Stream, connect};
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(2);
 /// `server.deadline` without the second that is left for the bus.
@@ -24,10 +28,10 @@ const USUAL_CROWD: usize = 200;
 
 /// Deliveries of which one p99 is taken.
 const ROUND: usize = 100;
-const USUAL_ROUNDS: usize = 7;
+const USUAL_ROUNDS: usize = 20;
 /// A p99 of a few milliseconds doubles when the disk syncs or the scheduler lets another test go first:
 /// below this the difference says nothing of slow clients.
-const NOISE: Duration = Duration::from_millis(20);
+const NOISE: Duration = Duration::from_millis(15);
 
 const BODY_BYTES: usize = 20_000;
 
@@ -38,17 +42,31 @@ enum Kind {
     AByteASecondOfABody,
     StalledBody,
     NeverReads,
+    HalfAHandshake,
 }
 
-const KINDS: [Kind; 5] =
-    [Kind::HalfAHead, Kind::AByteASecondOfAHead, Kind::AByteASecondOfABody, Kind::StalledBody, Kind::NeverReads];
+const KINDS: [Kind; 6] = [
+    Kind::HalfAHead,
+    Kind::AByteASecondOfAHead,
+    Kind::AByteASecondOfABody,
+    Kind::StalledBody,
+    Kind::NeverReads,
+    Kind::HalfAHandshake,
+];
+
+/// The beginning of a ClientHello.
+const HALF_A_HELLO: &[u8] = &[0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00];
 
 impl Kind {
     /// All of them are signed, so that one that gets through is seen on the bus; only who never reads
     /// is a forger, since complete requests of his may be answered.
-    async fn run(self, to: SocketAddr) -> Ended {
+    async fn run(self, to: SocketAddr, tls: Arc<ClientConfig>) -> Ended {
         const EVERY: Duration = Duration::from_secs(1);
-        let mut client = Client::open(to).await;
+        let tls = (self != Self::HalfAHandshake).then_some(&tls);
+        let mut client = match Client::try_open(to, tls).await {
+            Ok(client) => client,
+            Err(ended) => return ended,
+        };
         let attempt = Attempt::of(vec![b' '; BODY_BYTES]);
         let head = attempt.head(BODY_BYTES);
         match self {
@@ -71,12 +89,18 @@ impl Kind {
                 while client.write(requests.as_bytes()).await {}
                 client.ended().await
             }
+            Self::HalfAHandshake => {
+                client.write(HALF_A_HELLO).await;
+                client.ended().await
+            }
         }
     }
 
     fn judge(self, ended: &Ended, slack: Duration) {
         let (after, least, most) = match self {
-            Self::HalfAHead | Self::AByteASecondOfAHead => (ended.after, HEADER_TIMEOUT, HEADER_TIMEOUT),
+            Self::HalfAHead | Self::AByteASecondOfAHead | Self::HalfAHandshake => {
+                (ended.after, HEADER_TIMEOUT, HEADER_TIMEOUT)
+            }
             Self::AByteASecondOfABody | Self::StalledBody => (ended.after, BODY_DEADLINE, BODY_DEADLINE),
             // From when it got stuck; sooner where the bridge saw the beginning of a head last, and once
             // more that time where its kernel finds room for another load of replies after a while.
@@ -95,49 +119,55 @@ impl Kind {
 #[test]
 fn slow_clients_of_every_kind_are_cut_off_and_an_honest_one_keeps_its_latency() {
     let each = count("TERRA_BRIDGE_TEST_SLOW", USUAL_CROWD);
-    let bus = Bus::embedded().expect("needs no broker");
+    let by_hand = std::env::var_os("TERRA_BRIDGE_TEST_SLOW").is_some();
+    let (pair, bus) = (Pair::new(), Bus::embedded().expect("needs no broker"));
     let mut environment = bus.environment();
+    environment.extend(pair.environment("SERVER"));
     let settings = [("HEADER_TIMEOUT", "2s"), ("DEADLINE", "3s"), ("PUBLISH_TIMEOUT", "2s")];
     environment.extend(settings.map(|(key, value)| (format!("TERRA_BRIDGE_SERVER__{key}"), value.to_owned())));
     let crowd = runtime();
     let bridge = Bridge::ready(&environment);
     let to = bridge.deliveries;
-    let mut honest = Honest { connection: Connection::open(to).expect("a connection"), kept: 0 };
-    let usual = median((0..USUAL_ROUNDS).map(|_| honest.round()).collect());
+    let connection = connect(to, &pair.root(), &[&version::TLS13]).expect("a connection");
+    let mut honest = Honest { connection, kept: 0 };
+    let usual = Rounds::of((0..USUAL_ROUNDS).map(|_| honest.round()));
     let over = Arc::new(AtomicBool::new(false));
     let slow = std::thread::spawn({
-        let over = over.clone();
-        move || crowd.block_on(all(to, each, over))
+        let (over, tls) = (over.clone(), pair.client());
+        move || crowd.block_on(all(to, tls, each, over))
     });
     let mut beside = Vec::new();
     while !over.load(Ordering::Relaxed) && !slow.is_finished() {
         beside.push(honest.round());
     }
     let cut = slow.join().expect("each was cut off as it should be");
-    let (rounds, beside) = (beside.len(), median(beside));
-    eprintln!("{each} of each kind, {cut} cut off: p99 {usual:?} before, {beside:?} beside them over {rounds} rounds");
-    assert!(rounds >= USUAL_ROUNDS, "{rounds} rounds");
-    assert!(beside < (2 * usual).max(usual + NOISE), "p99 {usual:?} before, {beside:?} beside slow clients");
+    let beside = Rounds::of(beside);
+    eprintln!("{each} of each kind, {cut} cut off: {usual:?} before, {beside:?} beside them");
+    assert!(beside.count >= USUAL_ROUNDS, "{beside:?}");
+    let (usual, beside) = (usual.quartile, beside.quartile);
+    let noise = if by_hand { Duration::ZERO } else { NOISE };
+    assert!(beside < (2 * usual).max(usual + noise), "p99 {usual:?} before, {beside:?} beside slow clients");
     assert_eq!(bus.count(&bridge), honest.kept, "nothing of the others");
 }
 
 /// Runs them all, those that are cut off early again and again, until the last who never reads is cut
 /// off. Returns how many were.
-async fn all(to: SocketAddr, each: usize, over: Arc<AtomicBool>) -> usize {
+async fn all(to: SocketAddr, tls: Arc<ClientConfig>, each: usize, over: Arc<AtomicBool>) -> usize {
     let slack = SLACK * u32::try_from(each.div_ceil(USUAL_CROWD)).expect("no such crowd");
     let mut patient = Vec::new();
     let mut others = Vec::new();
     for kind in KINDS {
         for _ in 0..each {
+            let tls = tls.clone();
             if kind == Kind::NeverReads {
-                patient.push(tokio::spawn(async move { kind.judge(&kind.run(to).await, slack) }));
+                patient.push(tokio::spawn(async move { kind.judge(&kind.run(to, tls).await, slack) }));
                 continue;
             }
             let over = over.clone();
             others.push(tokio::spawn(async move {
                 let mut cut = 0;
                 while !over.load(Ordering::Relaxed) {
-                    kind.judge(&kind.run(to).await, slack);
+                    kind.judge(&kind.run(to, tls.clone()).await, slack);
                     cut += 1;
                 }
                 cut
@@ -156,7 +186,7 @@ async fn all(to: SocketAddr, each: usize, over: Arc<AtomicBool>) -> usize {
 }
 
 struct Honest {
-    connection: Connection,
+    connection: Connection<Stream>,
     kept: usize,
 }
 
@@ -178,7 +208,20 @@ impl Honest {
     }
 }
 
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort();
-    times[times.len() / 2]
+/// The p99 of several rounds. What else a machine does comes and goes with rounds, and what slow clients cost
+/// is in each: the lower quartile tells them apart.
+#[derive(Debug)]
+struct Rounds {
+    count: usize,
+    quartile: Duration,
+    #[expect(dead_code, reason = "printed")]
+    median: Duration,
+}
+
+impl Rounds {
+    fn of(p99s: impl IntoIterator<Item = Duration>) -> Self {
+        let mut p99s: Vec<_> = p99s.into_iter().collect();
+        p99s.sort();
+        Self { count: p99s.len(), quartile: p99s[p99s.len() / 4], median: p99s[p99s.len() / 2] }
+    }
 }

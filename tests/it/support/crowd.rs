@@ -1,10 +1,15 @@
 //! Hundreds of clients at once, each of which does as much of a request as it likes.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use rustls::ClientConfig;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpSocket;
+use tokio_rustls::TlsConnector;
+
+use super::tls;
 
 /// Longer than the bridge lets anybody stay; a test that meets it fails.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -23,14 +28,30 @@ pub struct Ended {
     pub statuses: Vec<u16>,
 }
 
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
 /// One client; unread replies wait in the bridge.
 pub struct Client {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     since: Instant,
     written: Instant,
 }
 
 impl Client {
+    /// Over TLS where there is a configuration for it. `Err`: cut off during the handshake.
+    pub async fn try_open(to: SocketAddr, tls: Option<&Arc<ClientConfig>>) -> Result<Self, Ended> {
+        let plain = Self::open(to).await;
+        let Some(tls) = tls else { return Ok(plain) };
+        let (since, handshake) = (plain.since, TlsConnector::from(tls.clone()).connect(tls::name(), plain.stream));
+        match tokio::time::timeout(PATIENCE, handshake).await.expect("cut off in time") {
+            // Its time begins anew: that of a head is none of the handshake's.
+            Ok(stream) => Ok(Self { stream: Box::new(stream), since: Instant::now(), written: Instant::now() }),
+            Err(_) => Err(Ended { after: since.elapsed(), after_writing: Duration::ZERO, statuses: Vec::new() }),
+        }
+    }
+
     pub async fn open(to: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_recv_buffer_size(SMALL_BUFFER).expect("a small buffer");
@@ -47,12 +68,16 @@ impl Client {
         // The kernel, and with it the bridge, may have the connection well before this task sees it.
         let since = Instant::now();
         let stream = tokio::time::timeout(PATIENCE, socket.connect(to)).await.expect("in time").expect("a connection");
-        Self { stream, since, written: Instant::now() }
+        Self { stream: Box::new(stream), since, written: Instant::now() }
     }
 
     /// Whether all of it went out; the bridge may close first.
     pub async fn write(&mut self, bytes: &[u8]) -> bool {
-        let written = tokio::time::timeout(PATIENCE, self.stream.write_all(bytes)).await.expect("cut off in time");
+        let writing = async {
+            self.stream.write_all(bytes).await?;
+            self.stream.flush().await
+        };
+        let written = tokio::time::timeout(PATIENCE, writing).await.expect("cut off in time");
         if written.is_ok() {
             self.written = Instant::now();
         }

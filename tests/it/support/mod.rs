@@ -13,6 +13,7 @@ pub mod json;
 pub mod shapes;
 pub mod store;
 pub mod terra;
+pub mod tls;
 
 use std::time::{Duration, Instant};
 
