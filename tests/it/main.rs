@@ -6,6 +6,7 @@
 //! - `spool`: an outage with the spool switched on
 //! - `silence`: no payload, id, URL or secret in anything said
 //! - `large`: deliveries larger than a message of the bus may be
+//! - `streams`: NATS streams that others made or changed
 //! - `links`: events that Terra sends as a link to them
 //! - `http`: replies, limits, slow clients
 //! - `answers`: every row of the README's reply table against Terra's and Vantage's rules of retrying
@@ -52,6 +53,7 @@ mod shapes;
 mod silence;
 mod slow;
 mod spool;
+mod streams;
 mod time;
 #[path = "../breaking/bodies.rs"]
 mod bodies;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::connection::State;
 use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
-use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, PersistenceMode, RetentionPolicy, StorageType};
 use async_nats::jetstream::{Context, ErrorCode};
 use tokio::sync::{Notify, watch};
 
@@ -82,11 +82,16 @@ pub(super) fn lacking(wanted: &[String], has: &[String]) -> BTreeSet<String> {
 
 /// Why an acknowledgement of this stream does not mean that it keeps the message.
 pub(super) fn unfit(stream: &Config) -> Option<&'static str> {
-    match (stream.retention, stream.storage, stream.no_ack) {
+    match (stream.retention, stream.storage, stream.persist_mode) {
+        _ if stream.no_ack => Some("acknowledges nothing (`no_ack`)"),
         (RetentionPolicy::Interest, ..) => Some("keeps only what some consumer waits for (retention `interest`)"),
         (_, StorageType::Memory, _) => Some("lies in memory: a restart of its servers loses every event"),
-        (.., true) => Some("acknowledges nothing (`no_ack`)"),
-        (RetentionPolicy::Limits | RetentionPolicy::WorkQueue, StorageType::File, false) => None,
+        (.., Some(PersistenceMode::Async)) => Some("acknowledges before it stores (`persist_mode: async`)"),
+        (
+            RetentionPolicy::Limits | RetentionPolicy::WorkQueue,
+            StorageType::File,
+            None | Some(PersistenceMode::Default),
+        ) => None,
     }
 }
 
@@ -356,7 +361,9 @@ mod tests {
         assert_eq!(unfit(&file), None);
         assert!(unfit(&Config { retention: RetentionPolicy::Interest, ..file.clone() }).is_some());
         assert!(unfit(&Config { storage: StorageType::Memory, ..file.clone() }).is_some());
-        assert!(unfit(&Config { no_ack: true, ..file }).is_some());
+        assert!(unfit(&Config { no_ack: true, ..file.clone() }).is_some());
+        assert!(unfit(&Config { persist_mode: Some(PersistenceMode::Async), ..file.clone() }).is_some());
+        assert_eq!(unfit(&Config { persist_mode: Some(PersistenceMode::Default), ..file }), None);
     }
 
     #[test]
