@@ -73,7 +73,7 @@ pub enum Refusal {
     Transient { reason: Cow<'static, str> },
     /// No retry helps until somebody acts.
     #[error("{reason}; {remedy}")]
-    Permanent { reason: Cow<'static, str>, remedy: Cow<'static, str> },
+    Permanent { scope: Scope, reason: Cow<'static, str>, remedy: Cow<'static, str> },
     /// Larger than the bus takes, as it is set up now.
     #[error("the message is larger than the bus takes; {remedy}")]
     TooLarge { remedy: Cow<'static, str> },
@@ -88,6 +88,24 @@ impl Refusal {
             Self::TooLarge { .. } => "too_large",
         }
     }
+
+    /// Whether others may be taken all the same, so that nothing needs to wait behind this message.
+    pub fn concerns_this_alone(&self) -> bool {
+        match self {
+            Self::Permanent { scope, .. } => *scope == Scope::Topic,
+            Self::TooLarge { .. } => true,
+            Self::Transient { .. } => false,
+        }
+    }
+}
+
+/// What meets the same permanent refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// This message, or whatever goes to its topic.
+    Topic,
+    /// Whatever is sent: a retry helps as soon as the bus is mended.
+    Bus,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

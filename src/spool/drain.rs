@@ -192,11 +192,12 @@ impl Run {
         sent
     }
 
-    /// Whether the message was set aside. While the bus cannot be reached as a whole nothing is: what is
-    /// wrong then is not the message.
+    /// Whether the message was set aside. While the bus as a whole cannot be reached, or takes nothing, none
+    /// is: what is wrong then is not the message.
     async fn refused_for_good(&self, part: &Part, message: Arc<Message>, refusal: &Refusal) -> bool {
         static SET_ASIDE: Throttle = Throttle::new(LOG_EVERY);
-        if std::ptr::eq(part, &self.inner.set_aside) || *self.bus.link().borrow() != Link::Up {
+        let bus_wide = !refusal.concerns_this_alone() || *self.bus.link().borrow() != Link::Up;
+        if std::ptr::eq(part, &self.inner.set_aside) || bus_wide {
             return false;
         }
         let Ok(message) = Arc::try_unwrap(message) else { return false };

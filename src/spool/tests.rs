@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::bus::{Bus, Link, Pending};
+use crate::bus::{Bus, Link, Pending, Scope};
 use crate::route::Topic;
 
 type Judge = dyn Fn(&Message, usize) -> Result<Receipt, Refusal> + Send + Sync;
@@ -139,6 +139,20 @@ async fn what_is_refused_for_good_is_set_aside_and_nothing_waits_behind_it() {
     stop.cancel();
     drainer.await.unwrap();
     assert_eq!(mended.of_key("k"), ["0003"]);
+}
+
+#[tokio::test]
+async fn what_is_refused_whatever_is_sent_stays_in_the_spool_in_its_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path(), |_| {});
+    for n in 0..10 {
+        spool.take(message("k", n)).await.unwrap();
+    }
+    let full = || Refusal::Permanent { scope: Scope::Bus, reason: "it is full".into(), remedy: "empty it".into() };
+    let bus = Moody::new(move |_, asked| if asked < 5 { Err(full()) } else { Ok(Receipt::Kept) });
+    drained(&spool, &bus).await;
+    assert_eq!(bus.of_key("k"), (0..10).map(|n| format!("{n:04}")).collect::<Vec<_>>());
+    assert_eq!(spool.reading().set_aside, 0);
 }
 
 #[tokio::test]

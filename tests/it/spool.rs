@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::support::bridge::{Bridge, command};
 use crate::support::brokers::Broker;
-use crate::support::consumers::Bus;
+use crate::support::consumers::{Bus, runtime};
 use crate::support::terra::Attempt;
 use crate::support::until;
 
@@ -193,4 +193,35 @@ fn raise_limit(topic: &str) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let changed = runtime.block_on(admin.alter_configs([&change], &AdminOptions::new())).expect("the broker answers");
     assert!(changed.iter().all(Result::is_ok), "{changed:?}");
+}
+
+#[test]
+fn what_a_full_stream_refuses_waits_in_the_spool_in_its_order() {
+    let Some(bus) = Bus::nats() else { return };
+    let Bus::Nats { server, prefix } = &bus else { unreachable!("this test is NATS's") };
+    let limit = async |bytes: i64| {
+        let client = async_nats::connect(server).await.expect("NATS answers");
+        let context = async_nats::jetstream::new(client);
+        let mut stream = context.get_stream(prefix).await.expect("the bridge made the stream");
+        let mut config = stream.info().await.expect("it answers").config.clone();
+        config.max_bytes = bytes;
+        context.update_stream(config).await.expect("an update");
+    };
+    let dir = TempDir::new().expect("a temporary directory");
+    let mut environment = environment(&bus, &dir);
+    environment.push(("TERRA_BRIDGE_LOG__FILTER".into(), "debug".into()));
+    let bridge = Bridge::ready(&environment);
+    expect_outcome(&bridge, &of_user(0, 0), "kept");
+    runtime().block_on(limit(64));
+    (1..=20).for_each(|n| expect_outcome(&bridge, &of_user(0, n), "spooled"));
+    until("the drainer met the full stream", WITHIN, || {
+        let batches = bridge.said("sent a batch from the spool");
+        (batches.iter().filter(|batch| batch["stuck"] == 1).count() > 1).then_some(())
+    });
+    assert_eq!(metric(&bridge, "terra_bridge_spool_set_aside"), 0);
+    runtime().block_on(limit(-1));
+    until_drained(&bridge);
+    assert_eq!(metric(&bridge, "terra_bridge_spool_set_aside"), 0);
+    let got = bus.read(&bridge, &bus.topic("daily"), 21);
+    assert!(got.iter().map(|got| got.payload.clone()).eq((0..=20).map(|n| of_user(0, n).body)));
 }

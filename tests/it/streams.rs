@@ -78,6 +78,24 @@ fn topics_are_added_and_nothing_else_of_a_stream_changes() {
 }
 
 #[test]
+fn a_topic_that_another_stream_takes_keeps_out_no_other() {
+    let Some(bus) = Bus::nats() else { return };
+    ours(&bus, &json!({}));
+    let other = format!("{}-other", bus.prefix());
+    ask(&bus, &format!("STREAM.CREATE.{other}"), &json!({"name": other, "subjects": [bus.topic("sleep")]}));
+    let bridge = Bridge::ready(&bus.environment());
+    is_kept(&bridge, "body");
+    is_kept(&bridge, "daily");
+    let sleep = Attempt::of(r#"{"type":"sleep","user":{"user_id":"u"}}"#);
+    assert_eq!(sleep.post(bridge.deliveries).status, 503);
+    until("an ERROR says which and why", WITHIN, || {
+        let (log, topic) = (bridge.log(), bus.topic("sleep"));
+        let says = |line: &str| line.contains("ERROR") && line.contains("another stream") && line.contains(&topic);
+        log.lines().any(says).then_some(())
+    });
+}
+
+#[test]
 fn a_stream_that_acknowledges_before_it_stores_takes_nothing() {
     let Some(bus) = Bus::nats() else { return };
     ours(&bus, &json!({"persist_mode": "async"}));

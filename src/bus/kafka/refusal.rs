@@ -4,7 +4,7 @@
 
 use rdkafka::types::RDKafkaErrorCode as Code;
 
-use crate::bus::Refusal;
+use crate::bus::{Refusal, Scope};
 
 /// What is wrong with the connection as a whole and stays so until somebody acts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +61,7 @@ impl Trouble {
     }
 
     fn refusal(self) -> Refusal {
-        Refusal::Permanent { reason: self.says().into(), remedy: self.remedy().into() }
+        Refusal::Permanent { scope: Scope::Bus, reason: self.says().into(), remedy: self.remedy().into() }
     }
 }
 
@@ -87,28 +87,34 @@ pub(super) fn refusal(code: Code, topic: &str, trouble: Option<Trouble>, creates
         }
         Code::TopicAuthorizationFailed => forbidden(topic),
         Code::InvalidTopic => Refusal::Permanent {
+            scope: Scope::Topic,
             reason: format!("Kafka does not take {topic} for a topic's name").into(),
             remedy: "route to another topic (routes.types, routes.template)".into(),
         },
         Code::InvalidRecord => Refusal::Permanent {
+            scope: Scope::Topic,
             reason: format!("Kafka does not take this record for topic {topic}").into(),
             remedy: "check the topic's message.timestamp limits, the clocks, and any schema validation on the brokers"
                 .into(),
         },
         Code::InvalidTimestamp => Refusal::Permanent {
+            scope: Scope::Topic,
             reason: format!("Kafka does not take the time of a record for topic {topic}").into(),
             remedy: "set the clocks of the bridge and the brokers, and check the topic's message.timestamp limits"
                 .into(),
         },
         Code::UnsupportedCompressionType | Code::BadCompression => Refusal::Permanent {
+            scope: Scope::Topic,
             reason: format!("Kafka does not take this compression for topic {topic}").into(),
             remedy: "set kafka.properties.\"compression.codec\" to one that the topic allows".into(),
         },
         Code::PolicyViolation => Refusal::Permanent {
+            scope: Scope::Topic,
             reason: format!("a policy of the brokers refuses records for topic {topic}").into(),
             remedy: "ask who runs the cluster what the policy demands".into(),
         },
         Code::UnsupportedForMessageFormat | Code::UnsupportedVersion | Code::UnsupportedFeature => Refusal::Permanent {
+            scope: Scope::Topic,
             reason: format!("topic {topic} is kept in a format without headers or idempotence").into(),
             remedy: "use brokers of Kafka 2.1 or newer and remove message.format.version from the topic".into(),
         },
@@ -122,6 +128,7 @@ pub(super) fn refusal(code: Code, topic: &str, trouble: Option<Trouble>, creates
 /// The refusal for a topic that is not there and that the bridge does not create.
 pub(super) fn missing(topic: &str) -> Refusal {
     Refusal::Permanent {
+        scope: Scope::Topic,
         reason: format!("topic {topic} does not exist").into(),
         remedy: format!(
             "create it (kafka-topics --create --topic {topic}), or set kafka.create_topics = true and grant the operation \
@@ -134,6 +141,7 @@ pub(super) fn missing(topic: &str) -> Refusal {
 /// The refusal for a topic that the login may not write to, or not even see.
 pub(super) fn forbidden(topic: &str) -> Refusal {
     Refusal::Permanent {
+        scope: Scope::Topic,
         reason: format!("Kafka does not allow this login to write to topic {topic}").into(),
         remedy: format!("grant it Write and Describe (kafka-acls --add --operation Write --topic {topic})").into(),
     }
@@ -246,7 +254,19 @@ mod tests {
     #[test]
     fn a_refused_login_explains_a_timeout() {
         let refusal = refusal(Code::MessageTimedOut, "terra.daily", Some(Trouble::Login), true);
-        assert!(matches!(refusal, Refusal::Permanent { .. }), "{refusal}");
+        assert!(matches!(refusal, Refusal::Permanent { scope: Scope::Bus, .. }), "{refusal}");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_topic_is_not_wrong_with_the_bus() {
+        for code in [Code::TopicAuthorizationFailed, Code::UnknownTopic, Code::InvalidRecord, Code::MessageSizeTooLarge]
+        {
+            assert!(of(code).concerns_this_alone(), "{code:?}");
+        }
+        for code in [Code::ClusterAuthorizationFailed, Code::SaslAuthenticationFailed, Code::SSL, Code::MessageTimedOut]
+        {
+            assert!(!of(code).concerns_this_alone(), "{code:?}");
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::inspect;
 use super::producer::{Client, Line, code};
 use super::refusal::{forbidden, missing};
 use super::state::State;
-use crate::bus::{Refusal, Setup};
+use crate::bus::{Refusal, Scope, Setup};
 use crate::config;
 use crate::route::Topic;
 
@@ -109,6 +109,7 @@ impl Lack {
             Self::Missing => missing(topic),
             Self::Forbidden => forbidden(topic),
             lack => Refusal::Permanent {
+                scope: Scope::Topic,
                 reason: format!("topic {topic} cannot be written to: {}", lack.says()).into(),
                 remedy: lack.remedy().into(),
             },

@@ -77,6 +77,10 @@ impl ClaimChecks {
         Some(Self { wanted, patience: timeout.mul_f64(PUT_SHARE), state: RwLock::new(State::Unknown) })
     }
 
+    pub(super) fn bucket(&self) -> &str {
+        &self.wanted.bucket
+    }
+
     /// Looks at the bucket, and makes it where that is allowed. `stream_age`: how long the stream keeps
     /// its messages; zero is for ever. An error says what to do.
     pub(super) async fn ensure(&self, context: &Context, create: bool, stream_age: Duration) -> Result<(), String> {

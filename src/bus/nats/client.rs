@@ -1,5 +1,6 @@
 //! The connection: options from the configuration, and what the server says on the side.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -10,7 +11,7 @@ use tokio::sync::Notify;
 
 use super::refusal::{self, Trouble};
 use crate::bus::trouble::Troubles;
-use crate::bus::{OpenError, Refusal};
+use crate::bus::{OpenError, Refusal, Scope};
 use crate::config::{self, Secret};
 
 /// Soon enough after a restart of the server; it also bounds how often a dead one is tried.
@@ -27,22 +28,47 @@ const EXPLAINS_FOR: Duration = Duration::from_secs(10);
 pub(super) struct Events {
     /// Something changed about the connection.
     pub changed: Notify,
-    denied: Mutex<Option<Instant>>,
+    denials: Mutex<Denials>,
     trouble: Troubles<Trouble>,
     /// An attempt failed, and only another one, with its error in hand, can tell why.
     unexplained: AtomicBool,
 }
 
+/// What this user was denied.
+#[derive(Default)]
+struct Denials {
+    /// Publishes by subject, and when last.
+    publishes: HashMap<String, Instant>,
+    /// Whether this connection hears no answers.
+    inbox: bool,
+}
+
+impl Denials {
+    /// The server's text names the subject in quotes.
+    fn take(&mut self, text: &str) {
+        if text.to_ascii_lowercase().contains("subscription to") {
+            // The client subscribes to nothing else.
+            self.inbox = true;
+        } else if let Some(subject) = text.split('"').nth(1) {
+            self.publishes.retain(|_, at| at.elapsed() < EXPLAINS_FOR);
+            self.publishes.insert(subject.to_owned(), Instant::now());
+        }
+    }
+}
+
 impl Events {
     fn take(&self, event: &Event) {
         match event {
-            Event::Connected => self.trouble.over(),
+            Event::Connected => {
+                self.trouble.over();
+                locked(&self.denials).inbox = false;
+            }
             Event::ServerError(ServerError::AuthorizationViolation) => self.in_trouble(Trouble::Login),
             Event::ServerError(ServerError::Other(text)) => {
-                let text = text.to_ascii_lowercase();
-                if text.contains("permissions violation") {
-                    *locked(&self.denied) = Some(Instant::now());
-                } else if text.contains("authentication") || text.contains("authorization") {
+                let lower = text.to_ascii_lowercase();
+                if lower.contains("permissions violation") {
+                    locked(&self.denials).take(text);
+                } else if lower.contains("authentication") || lower.contains("authorization") {
                     self.in_trouble(Trouble::Login);
                 }
             }
@@ -76,10 +102,35 @@ impl Events {
         }
     }
 
-    /// The server has just said that this user may not do it.
-    pub(super) fn denied(&self) -> Option<Refusal> {
-        let at = *locked(&self.denied);
-        at.is_some_and(|at| at.elapsed() < EXPLAINS_FOR).then(refusal::denied)
+    /// Why a message on this subject got no answer, where the server has just said so.
+    pub(super) fn denied(&self, subject: &str) -> Option<Refusal> {
+        if self.denied_inbox() {
+            return Some(refusal::denied(Scope::Bus));
+        }
+        self.denied_publish(|denied| denied == subject).then(|| refusal::denied(Scope::Topic))
+    }
+
+    /// Why this bucket cannot be seen or takes nothing, where the server has just said so.
+    pub(super) fn denied_bucket(&self, bucket: &str) -> Option<Refusal> {
+        let (objects, stream) = (format!("$O.{bucket}."), format!("OBJ_{bucket}"));
+        let concerns = |denied: &str| denied.starts_with(&objects) || denied.split('.').any(|token| token == stream);
+        self.denied_publish(concerns).then(|| refusal::denied(Scope::Topic))
+    }
+
+    /// Whether the server has just said why JetStream tells nothing of this stream.
+    pub(super) fn denied_stream(&self, stream: &str) -> bool {
+        let asks = |denied: &str| denied.starts_with("$JS.") && denied.rsplit('.').next() == Some(stream);
+        self.denied_inbox() || self.denied_publish(asks)
+    }
+
+    /// Whether this connection hears no answers: only another one can ask for its inbox again.
+    pub(super) fn denied_inbox(&self) -> bool {
+        locked(&self.denials).inbox
+    }
+
+    fn denied_publish(&self, concerns: impl Fn(&str) -> bool) -> bool {
+        let denials = locked(&self.denials);
+        denials.publishes.iter().any(|(subject, at)| at.elapsed() < EXPLAINS_FOR && concerns(subject))
     }
 
     /// Why there is no connection.
@@ -166,4 +217,38 @@ fn tls(mut options: ConnectOptions, tls: &config::Tls) -> Result<ConnectOptions,
 
 fn text(key: &str, secret: &Secret) -> Result<String, OpenError> {
     String::from_utf8(secret.expose().to_vec()).map_err(|_| OpenError(format!("`{key}` is not UTF-8")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(text: &str) -> Events {
+        let events = Events::default();
+        events.take(&Event::ServerError(ServerError::Other(text.to_owned())));
+        events
+    }
+
+    #[test]
+    fn a_denied_publish_explains_only_what_concerns_its_subject() {
+        let topic = told("Permissions Violation for Publish to \"terra.daily\"");
+        assert!(topic.denied("terra.daily").is_some_and(|refusal| refusal.concerns_this_alone()));
+        assert_eq!(topic.denied("terra.sleep"), None);
+        assert!(topic.denied_bucket("B").is_none() && !topic.denied_stream("terra"));
+        for bucket in ["$O.B.C.1", "$JS.API.STREAM.INFO.OBJ_B", "$JS.API.STREAM.MSG.GET.OBJ_B"] {
+            let bucket = told(&format!("Permissions Violation for Publish to \"{bucket}\""));
+            assert!(bucket.denied_bucket("B").is_some() && bucket.denied_bucket("OTHER").is_none());
+            assert!(bucket.denied("terra.daily").is_none() && !bucket.denied_stream("B"));
+        }
+        assert!(told("Permissions Violation for Publish to \"$JS.hub.API.STREAM.INFO.S\"").denied_stream("S"));
+    }
+
+    #[test]
+    fn a_denied_inbox_explains_every_silence_until_the_next_connection() {
+        let events = told("Permissions Violation for Subscription to \"_INBOX.a.*\"");
+        assert!(events.denied_stream("S"));
+        assert!(events.denied("terra.daily").is_some_and(|refusal| !refusal.concerns_this_alone()));
+        events.take(&Event::Connected);
+        assert!(!events.denied_stream("S") && events.denied("terra.daily").is_none());
+    }
 }

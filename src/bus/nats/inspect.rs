@@ -8,7 +8,8 @@ use async_nats::jetstream::stream::{Config, DiscardPolicy};
 use async_nats::jetstream::{Context, ErrorCode};
 
 use super::refusal::Trouble;
-use super::stream::{HEADROOM, MARK, lacking, silent, unfit, unusable, wanted};
+use super::stream::{HEADROOM, MARK, silent, unfit, unusable, wanted};
+use super::subjects::lacking;
 use super::{claim_check, client, context};
 use crate::bus::{Finding, Level, OpenError, Setup};
 use crate::config;
@@ -58,7 +59,7 @@ async fn ask(config: &config::Nats, setup: &Setup) -> Result<Vec<Finding>, OpenE
                 GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => None,
                 GetStreamErrorKind::JetStream(error) => Some(unusable(&config.stream, &error)),
                 GetStreamErrorKind::EmptyName | GetStreamErrorKind::Request | GetStreamErrorKind::InvalidStreamName => {
-                    Some(silent(events.denied().is_some()))
+                    Some(silent(events.denied_stream(&config.stream)))
                 }
             };
             let mistake = |says, remedy| Finding { about: about.clone(), level: Level::Mistake, says, remedy };

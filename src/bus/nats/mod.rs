@@ -7,17 +7,19 @@ mod inspect;
 mod refusal;
 mod replay;
 mod stream;
+mod subjects;
 mod tail;
 
 pub(super) use inspect::inspect;
 pub(super) use replay::replay;
 pub(super) use tail::tail;
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use async_nats::connection::State;
+use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::{Context, ContextBuilder};
 use async_nats::{Client, HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
@@ -30,6 +32,7 @@ use crate::route::Topic;
 use claim_check::ClaimChecks;
 use client::Events;
 use stream::{Ensured, Keeper};
+use subjects::Overlaps;
 
 /// Acknowledgements awaited at once; what is over it gets a 503.
 const IN_FLIGHT: usize = 16_384;
@@ -96,7 +99,7 @@ pub(super) fn open(config: &config::Nats, setup: Setup) -> Result<Arc<dyn Bus>, 
         wanted,
         subjects: subjects.subscribe(),
         create: config.create_stream,
-        unanswered: AtomicBool::new(false),
+        overlaps: Overlaps::default(),
         ensured: ensured.clone(),
         events: events.clone(),
         doubt: doubt.clone(),
@@ -188,7 +191,7 @@ impl Bus for Nats {
                     let put = claim_checks.put(&message, most).await.map_err(|refused| {
                         // The keeper makes a bucket anew that is gone.
                         events.changed.notify_one();
-                        events.denied().unwrap_or(refused)
+                        events.denied_bucket(claim_checks.bucket()).unwrap_or(refused)
                     });
                     for (name, value) in put? {
                         headers.insert(name, value);
@@ -198,7 +201,7 @@ impl Bus for Nats {
                 }
             };
             let subject = message.topic().to_string();
-            let sent = context.publish_with_headers(subject, headers, payload).await;
+            let sent = context.publish_with_headers(subject.clone(), headers, payload).await;
             let answer = match sent {
                 Ok(acknowledged) => acknowledged.await,
                 Err(error) => Err(error),
@@ -213,7 +216,9 @@ impl Bus for Nats {
                     if stream_is_gone {
                         doubt.notify_one();
                     }
-                    Err(events.denied().unwrap_or(refused))
+                    // What a server denies it leaves without an answer.
+                    let denied = (error.kind() == PublishErrorKind::TimedOut).then(|| events.denied(&subject));
+                    Err(denied.flatten().unwrap_or(refused))
                 }
             }
         })

@@ -9,7 +9,7 @@ use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::{ConnectError, ConnectErrorKind, rustls};
 
 use super::claim_check::Problem;
-use crate::bus::Refusal;
+use crate::bus::{Refusal, Scope};
 
 pub(super) const AWAY: Refusal = transient("NATS is not connected");
 pub(super) const NOT_SEEN: Refusal = transient("the stream was not seen on NATS yet");
@@ -25,8 +25,8 @@ const fn transient(reason: &'static str) -> Refusal {
     Refusal::Transient { reason: Cow::Borrowed(reason) }
 }
 
-const fn permanent(reason: &'static str, remedy: &'static str) -> Refusal {
-    Refusal::Permanent { reason: Cow::Borrowed(reason), remedy: Cow::Borrowed(remedy) }
+const fn permanent(scope: Scope, reason: &'static str, remedy: &'static str) -> Refusal {
+    Refusal::Permanent { scope, reason: Cow::Borrowed(reason), remedy: Cow::Borrowed(remedy) }
 }
 
 pub(super) fn too_large(most: usize) -> Refusal {
@@ -37,8 +37,9 @@ pub(super) fn too_large(most: usize) -> Refusal {
     Refusal::TooLarge { remedy: remedy.into() }
 }
 
-pub(super) fn denied() -> Refusal {
+pub(super) fn denied(scope: Scope) -> Refusal {
     permanent(
+        scope,
         "NATS denies this user a permission",
         "grant it publish on the topics, on `$JS.API.>` and, with `nats.object_store`, on `$O.BUCKET.>`, and subscribe on \
          its inbox (`_INBOX.>` or `nats.inbox_prefix`)",
@@ -110,12 +111,13 @@ impl Trouble {
     }
 
     pub(super) fn refusal(self) -> Refusal {
-        if self.needs_somebody() { permanent(self.says(), self.remedy()) } else { AWAY }
+        if self.needs_somebody() { permanent(Scope::Bus, self.says(), self.remedy()) } else { AWAY }
     }
 }
 
 pub(super) fn lacks_subject(stream: &str) -> Refusal {
     Refusal::Permanent {
+        scope: Scope::Topic,
         reason: format!("the stream `{stream}` does not take this topic").into(),
         remedy: "add the topic to the stream's subjects; `terra-bridge check --online` lists them".into(),
     }
@@ -123,6 +125,7 @@ pub(super) fn lacks_subject(stream: &str) -> Refusal {
 
 pub(super) fn unfit_bucket(bucket: &str, problem: Problem) -> Refusal {
     Refusal::Permanent {
+        scope: Scope::Topic,
         reason: format!("the object store `{bucket}` {}", problem.says).into(),
         remedy: problem.remedy.into(),
     }
@@ -130,6 +133,7 @@ pub(super) fn unfit_bucket(bucket: &str, problem: Problem) -> Refusal {
 
 pub(super) fn unfit(stream: &str) -> Refusal {
     Refusal::Permanent {
+        scope: Scope::Bus,
         reason: format!("the stream `{stream}` acknowledges what it does not keep").into(),
         remedy: "see `terra-bridge check --online`; name a stream with file storage and retention `limits`".into(),
     }
@@ -160,6 +164,7 @@ fn of_code(code: Option<ErrorCode>) -> (Refusal, bool) {
         Some(ErrorCode::STREAM_NOT_FOUND) => (transient("the stream is not there"), true),
         Some(ErrorCode::STREAM_NOT_MATCH) => (
             permanent(
+                Scope::Topic,
                 "another stream than `nats.stream` takes this topic",
                 "name that stream, or take the topic out of its subjects",
             ),
@@ -169,8 +174,15 @@ fn of_code(code: Option<ErrorCode>) -> (Refusal, bool) {
             let remedy = "raise the stream's `max_msg_size` above `server.max_body`, or set `nats.object_store`";
             (Refusal::TooLarge { remedy: remedy.into() }, false)
         }
-        Some(ErrorCode::STREAM_STORE_FAILED | ErrorCode::INSUFFICIENT_RESOURCES) => (
+        // Also how a store says whatever else is wrong with it; and what is full gets room as messages grow old.
+        Some(
+            ErrorCode::STREAM_STORE_FAILED
+            | ErrorCode::INSUFFICIENT_RESOURCES
+            | ErrorCode::ACCOUNT_RESOURCES_EXCEEDED
+            | ErrorCode::STORAGE_RESOURCES_EXCEEDED,
+        ) => (
             permanent(
+                Scope::Bus,
                 "the stream is full",
                 "raise its `max_bytes` or the account's limits, shorten its `max_age`, or give the server a larger disk",
             ),
@@ -190,7 +202,9 @@ mod tests {
         assert!(matches!(of(PublishErrorKind::TimedOut), Refusal::Transient { .. }));
         assert!(matches!(of(PublishErrorKind::MaxPayloadExceeded), Refusal::TooLarge { .. }));
         assert!(of_publish(&PublishError::new(PublishErrorKind::StreamNotFound), 0).1, "the stream may be gone");
-        assert!(matches!(of_code(Some(ErrorCode::STREAM_STORE_FAILED)).0, Refusal::Permanent { .. }));
+        let full = of_code(Some(ErrorCode::STREAM_STORE_FAILED)).0;
+        assert!(matches!(full, Refusal::Permanent { .. }) && !full.concerns_this_alone());
+        assert!(of_code(Some(ErrorCode::STREAM_NOT_MATCH)).0.concerns_this_alone());
         assert!(matches!(of_code(Some(ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM)).0, Refusal::TooLarge { .. }));
         assert!(matches!(of_code(None).0, Refusal::Transient { .. }));
     }

@@ -2,7 +2,7 @@
 //! carries our mark gets the subjects that it lacks; nothing else of any stream is touched.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use tokio::sync::{Notify, watch};
 
 use super::claim_check::ClaimChecks;
 use super::client::{self, Events};
+use super::subjects::{Overlaps, lacking};
 use crate::bus::{Link, Setup};
 use crate::config;
 
@@ -21,12 +22,15 @@ use crate::config;
 pub(super) const MARK: &str = "terra-bridge";
 /// How often to look again at a stream that is not as it must be, and at the connection.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long a look may take that a publish asked for. One that is asked of servers between two leaders is never
+/// answered, and only the next one sees the new leader.
+const DOUBTED_FOR: Duration = Duration::from_secs(1);
 /// How often to ask why there is no connection.
 const EXPLAIN_EVERY: Duration = Duration::from_secs(5);
-/// How often to connect anew where JetStream does not answer: long enough for an answer in between.
+/// How often to connect anew where no answer is heard: long enough for an answer in between.
 const RENEW_EVERY: Duration = Duration::from_secs(10);
 /// How often to look at a stream that was in order.
-const LOOK_AGAIN_EVERY: Duration = Duration::from_secs(30);
+pub(super) const LOOK_AGAIN_EVERY: Duration = Duration::from_secs(30);
 
 /// Bytes. More than a message's headers take.
 pub(super) const HEADROOM: usize = 16 << 10;
@@ -75,11 +79,6 @@ pub(super) fn wanted(config: &config::Nats, setup: &Setup) -> Config {
     }
 }
 
-/// Those of the wanted subjects that a stream does not take.
-pub(super) fn lacking(wanted: &[String], has: &[String]) -> BTreeSet<String> {
-    wanted.iter().filter(|subject| !has.iter().any(|pattern| takes(pattern, subject))).cloned().collect()
-}
-
 /// Why an acknowledgement of this stream does not mean that it keeps the message.
 pub(super) fn unfit(stream: &Config) -> Option<&'static str> {
     match (stream.retention, stream.storage, stream.persist_mode) {
@@ -92,19 +91,6 @@ pub(super) fn unfit(stream: &Config) -> Option<&'static str> {
             StorageType::File,
             None | Some(PersistenceMode::Default),
         ) => None,
-    }
-}
-
-/// Whether a subject with wildcards takes one without.
-fn takes(pattern: &str, subject: &str) -> bool {
-    let (mut patterns, mut tokens) = (pattern.split('.'), subject.split('.'));
-    loop {
-        match (patterns.next(), tokens.next()) {
-            (Some(">"), Some(_)) | (None, None) => return true,
-            (Some("*"), Some(_)) => {}
-            (Some(pattern), Some(token)) if pattern == token => {}
-            _ => return false,
-        }
     }
 }
 
@@ -122,8 +108,8 @@ pub(super) struct Keeper {
     /// Those of `wanted` from now on.
     pub subjects: watch::Receiver<Vec<String>>,
     pub create: bool,
-    /// Whether JetStream gave no answer at the last look.
-    pub unanswered: AtomicBool,
+    /// What keeps the stream from taking more.
+    pub overlaps: Overlaps,
     pub ensured: Arc<RwLock<Ensured>>,
     pub events: Arc<Events>,
     pub doubt: Arc<Notify>,
@@ -139,12 +125,13 @@ impl Keeper {
         let mut small = None;
         let mut explained: Option<Instant> = None;
         let mut renewed = Instant::now();
+        let mut within = self.patience;
         while !self.link.is_closed() {
             let connected = self.context.client().connection_state() == State::Connected;
             let mut pause = LOOK_EVERY;
             self.wanted.subjects.clone_from(&self.subjects.borrow_and_update());
             if connected {
-                let trouble = self.ensure().await.err().map(|Trouble(text)| text);
+                let trouble = self.ensure(within).await.err().map(|Trouble(text)| text);
                 let in_order = *self.ensured.read().expect(UNPOISONED) == Ensured::Complete;
                 if in_order && trouble.is_none() {
                     pause = LOOK_AGAIN_EVERY;
@@ -164,7 +151,7 @@ impl Keeper {
                 }
                 said = trouble;
                 // Who was denied its inbox hears nothing until another connection asks for it again.
-                if self.unanswered.swap(false, Ordering::Relaxed) && renewed.elapsed() > RENEW_EVERY {
+                if self.events.denied_inbox() && renewed.elapsed() > RENEW_EVERY {
                     renewed = Instant::now();
                     let _ = self.context.client().force_reconnect().await;
                 }
@@ -175,22 +162,24 @@ impl Keeper {
                 }
             }
             self.set_link(connected && *self.ensured.read().expect(UNPOISONED) != Ensured::Unknown);
-            self.wait(pause).await;
+            within = self.wait(pause).await;
         }
     }
 
-    /// Until the connection changes, there are new subjects, a publish finds the stream gone, or it is time to look.
-    async fn wait(&mut self, pause: Duration) {
+    /// Until the connection changes, there are new subjects, a publish doubts the stream, or it is time to look.
+    /// How long the look may take. A doubt stops nobody: most are one message's, or are over with the next leader.
+    async fn wait(&mut self, pause: Duration) -> Duration {
         tokio::select! {
             () = self.events.changed.notified() => {}
             Ok(()) = self.subjects.changed() => {}
             () = self.doubt.notified() => {
-                self.set(Ensured::Unknown);
                 // Many publishes doubt at once.
                 tokio::time::sleep(Duration::from_millis(100)).await;
+                return self.patience.min(DOUBTED_FOR);
             }
             () = tokio::time::sleep(pause) => {}
         }
+        self.patience
     }
 
     fn set_link(&self, up: bool) {
@@ -219,8 +208,9 @@ impl Keeper {
         }
     }
 
-    async fn ensure(&self) -> Result<(), Trouble> {
-        let found = match self.context.get_stream(&self.wanted.name).await {
+    async fn ensure(&mut self, within: Duration) -> Result<(), Trouble> {
+        let asked = tokio::time::timeout(within, self.context.get_stream(&self.wanted.name)).await;
+        let found = match asked.map_err(|_| self.silent())? {
             Ok(stream) => Some(stream.cached_info().clone()),
             Err(error) => match error.kind() {
                 GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => None,
@@ -282,7 +272,7 @@ impl Keeper {
         }
     }
 
-    async fn complete(&self, info: &Info) -> Result<(), Trouble> {
+    async fn complete(&mut self, info: &Info) -> Result<(), Trouble> {
         let missing = lacking(&self.wanted.subjects, &info.config.subjects);
         if let Some(problem) = unfit(&info.config) {
             self.set(Ensured::Unfit);
@@ -293,24 +283,34 @@ impl Keeper {
             self.set(Ensured::Complete);
             return Ok(());
         }
-        let ours = self.create && info.config.metadata.contains_key(MARK);
-        if ours {
-            let mut config = info.config.clone();
-            config.subjects.extend(missing.iter().cloned());
-            if self.context.update_stream(config).await.is_ok() {
-                tracing::info!(
-                    stream = self.wanted.name,
-                    subjects = missing.len(),
-                    "added subjects to the NATS stream"
-                );
-                self.set(Ensured::Complete);
-                return Ok(());
-            }
-        }
-        let listed = missing.iter().cloned().collect::<Vec<_>>().join(", ");
-        self.set(Ensured::Lacking(missing));
         let name = &self.wanted.name;
-        Err(Trouble(format!("stream `{name}` does not take {listed}; add them to its subjects")))
+        if !self.create || !info.config.metadata.contains_key(MARK) {
+            let listed = missing.iter().cloned().collect::<Vec<_>>().join(", ");
+            let says = format!("stream `{name}` does not take {listed}; add them to its subjects");
+            self.set(Ensured::Lacking(missing));
+            return Err(Trouble(says));
+        }
+        let overlapping = match self.overlaps.add(&self.context, &info.config, &missing).await {
+            Ok(overlapping) => overlapping,
+            Err(error) => {
+                // The next look may see them added.
+                self.set(Ensured::Adding(missing));
+                return Err(match error.kind() {
+                    CreateStreamErrorKind::JetStream(error) => self.unusable(&error),
+                    _ => self.silent(),
+                });
+            }
+        };
+        if overlapping.is_empty() {
+            self.set(Ensured::Complete);
+            return Ok(());
+        }
+        let listed = overlapping.iter().cloned().collect::<Vec<_>>().join(", ");
+        let says = format!(
+            "stream `{name}` cannot take {listed}: another stream does; name that one in `nats.stream`, or change `routes`"
+        );
+        self.set(Ensured::Lacking(overlapping));
+        Err(Trouble(says))
     }
 
     fn unusable(&self, error: &async_nats::jetstream::Error) -> Trouble {
@@ -318,8 +318,7 @@ impl Keeper {
     }
 
     fn silent(&self) -> Trouble {
-        self.unanswered.store(true, Ordering::Relaxed);
-        silent(self.events.denied().is_some())
+        silent(self.events.denied_stream(&self.wanted.name))
     }
 }
 
@@ -366,6 +365,48 @@ mod tests {
         assert_eq!(unfit(&Config { persist_mode: Some(PersistenceMode::Default), ..file }), None);
     }
 
+    /// Of a server that is not there.
+    fn keeper() -> Keeper {
+        let environment = [
+            ("TERRA_SIGNING_SECRET", "secret"),
+            ("TERRA_BRIDGE_BUS", "nats"),
+            ("TERRA_BRIDGE_NATS__SERVERS", "nats://127.0.0.1:1"),
+        ];
+        let environment = environment.map(|(name, value)| (name.into(), value.into()));
+        let config = config::load(None, environment.into_iter(), false).unwrap().config;
+        let config::Bus::Nats(config) = config.bus else { unreachable!("it is set above") };
+        let patience = Duration::from_secs(5);
+        let setup = Setup { topics: vec!["a".into()], publish_timeout: patience, max_body: 1, bytes_in_flight: 1 };
+        let (events, wanted) = (Arc::new(Events::default()), wanted(&config, &setup));
+        let client = client::lazy(&config, patience, events.clone()).unwrap();
+        Keeper {
+            context: async_nats::jetstream::new(client),
+            claim_checks: None,
+            max_message: Arc::default(),
+            max_body: 1,
+            subjects: watch::channel(wanted.subjects.clone()).1,
+            config,
+            patience,
+            wanted,
+            create: true,
+            overlaps: Overlaps::default(),
+            ensured: Arc::new(RwLock::new(Ensured::Complete)),
+            events,
+            doubt: Arc::default(),
+            link: watch::Sender::new(Link::Up),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_doubt_has_the_stream_looked_at_soon_and_stops_no_message() {
+        let mut keeper = keeper();
+        keeper.doubt.notify_one();
+        // The first words of the connection may come before it.
+        while keeper.wait(LOOK_AGAIN_EVERY).await > DOUBTED_FOR {}
+        assert!(keeper.ensure(Duration::ZERO).await.is_err());
+        assert_eq!(*keeper.ensured.read().unwrap(), Ensured::Complete, "nobody said that it is gone");
+    }
+
     #[test]
     fn new_subjects_wait_for_the_stream_and_the_others_do_not() {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
@@ -376,23 +417,5 @@ mod tests {
         let mut unknown = Ensured::Unknown;
         unknown.add(&[], &names(&["a"]));
         assert_eq!(unknown, Ensured::Unknown);
-    }
-
-    #[test]
-    fn a_stream_takes_what_its_subjects_say() {
-        for (pattern, subject, expected) in [
-            ("terra.daily", "terra.daily", true),
-            ("terra.*", "terra.daily", true),
-            ("terra.*", "terra.lab_report.failed", false),
-            ("terra.>", "terra.lab_report.failed", true),
-            ("terra.>", "terra", false),
-            (">", "terra", true),
-            ("terra", "terra.daily", false),
-            ("*.daily", "terra.daily", true),
-        ] {
-            assert_eq!(takes(pattern, subject), expected, "{pattern} {subject}");
-        }
-        let wanted = ["a.b".to_owned(), "c".to_owned()];
-        assert_eq!(lacking(&wanted, &["a.*".to_owned()]), BTreeSet::from(["c".to_owned()]));
     }
 }

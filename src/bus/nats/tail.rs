@@ -10,7 +10,8 @@ use async_nats::jetstream::stream::Stream;
 use futures_util::StreamExt;
 use jiff::Timestamp;
 
-use super::{claim_check, client, context, stream};
+use super::subjects::lacking;
+use super::{claim_check, client, context};
 use crate::bus::{From, Record, Records, TailError};
 use crate::config;
 
@@ -59,7 +60,7 @@ pub(super) async fn reach(config: &config::Nats) -> Result<Stream, TailError> {
 /// An error names the topics that the stream does not take.
 pub(super) fn takes(stream: &Stream, topics: &[String]) -> Result<(), TailError> {
     let config = &stream.cached_info().config;
-    let missing = stream::lacking(topics, &config.subjects);
+    let missing = lacking(topics, &config.subjects);
     if missing.is_empty() {
         return Ok(());
     }
