@@ -52,6 +52,14 @@ impl Nats {
         })
     }
 
+    /// What lies in the bucket's stream: chunks, and names that lead to them.
+    fn bucket(&self) -> async_nats::jetstream::stream::State {
+        self.with_jetstream(async |context| {
+            let stream = context.get_stream(format!("OBJ_{BUCKET}")).await.expect("the bridge made the bucket");
+            stream.cached_info().state.clone()
+        })
+    }
+
     fn objects(&self) -> usize {
         use futures_util::StreamExt;
         self.with_jetstream(async |context| {
@@ -117,18 +125,92 @@ fn the_python_client_reads_what_a_claim_check_leads_to() {
 }
 
 #[test]
-fn a_second_copy_after_a_restart_replaces_the_object() {
+fn a_second_copy_after_a_restart_finds_its_object_and_leaves_it_as_it_is() {
     let Some(nats) = nats() else { return };
     for outcome in ["kept", "duplicate"] {
         let bridge = Bridge::ready(&nats.environment());
         let response = large(1, 3 << 20).post(bridge.deliveries);
         assert_eq!((response.status, response.json()["outcome"].as_str()), (200, Some(outcome)));
+        assert_eq!(nats.bucket().last_sequence, 5, "four chunks and their name, nothing anew");
         bridge.kill();
     }
-    assert_eq!(nats.objects(), 1);
+    assert_eq!((nats.objects(), nats.bucket().messages), (1, 5));
     let bridge = Bridge::ready(&nats.environment());
     let got = &nats.bus.read(&bridge, &nats.bus.topic("daily"), 1)[0];
     assert!(nats.object(&got.attribute("id").unwrap()) == large(1, 3 << 20).body);
+}
+
+/// Neither replica knows what the other one has put.
+#[test]
+fn another_body_of_the_same_event_leaves_the_object_of_the_first() {
+    let Some(nats) = nats() else { return };
+    let body = |n: usize| {
+        let filling = "x".repeat(2 << 20);
+        Attempt::of(serde_json::json!({"type": "daily", "event_id": "one", "n": n, "data": filling}).to_string())
+    };
+    for (n, outcome) in ["kept", "duplicate", "duplicate"].into_iter().enumerate() {
+        let bridge = Bridge::ready(&nats.environment());
+        let response = body(n).post(bridge.deliveries);
+        assert_eq!((response.status, response.json()["outcome"].as_str()), (200, Some(outcome)));
+        bridge.kill();
+    }
+    let (code, said) = run(&["tail", "--from", "earliest", "--limit", "1", "--json"], &nats.environment());
+    assert_eq!(code, Some(0), "{said}");
+    let record: serde_json::Value = serde_json::from_str(said.trim()).expect("JSON");
+    assert_eq!(record["headers"]["terra-claim-check-problem"], serde_json::Value::Null);
+    assert!(record["payload"].as_str().expect("a payload").as_bytes() == body(0).body);
+}
+
+#[test]
+fn a_copy_of_a_deleted_object_is_put_again() {
+    let Some(nats) = nats() else { return };
+    for _ in 0..2 {
+        let bridge = Bridge::ready(&nats.environment());
+        let response = large(1, 2 << 20).post(bridge.deliveries);
+        let id = response.json()["id"].as_str().expect("an id").to_owned();
+        assert!(nats.object(&id) == large(1, 2 << 20).body);
+        nats.with_jetstream(async |context| {
+            let store = context.get_object_store(BUCKET).await.expect("the bridge made the bucket");
+            store.delete(&id).await.expect("deleted");
+        });
+        bridge.kill();
+    }
+}
+
+#[test]
+fn a_payload_that_the_bucket_has_no_room_for_leaves_nothing_there() {
+    let Some(nats) = nats() else { return };
+    nats.with_jetstream(async |context| {
+        let config = async_nats::jetstream::object_store::Config {
+            bucket: BUCKET.to_owned(),
+            max_bytes: 3 << 20,
+            ..Default::default()
+        };
+        context.create_object_store(config).await.expect("a bucket");
+    });
+    let bridge = Bridge::ready(&nats.environment());
+    assert_eq!(large(1, 5 << 20).post(bridge.deliveries).status, 503);
+    assert!(nats.bucket().last_sequence > 0, "some of it was there");
+    until("its chunks are removed", WITHIN, || (nats.bucket().messages == 0).then_some(()));
+    assert_eq!(large(2, 2 << 20).post(bridge.deliveries).status, 200, "there is room again");
+}
+
+#[test]
+fn a_limit_that_is_lowered_sends_the_next_payload_to_the_object_store() {
+    let Some(nats) = nats() else { return };
+    let bridge = Bridge::ready(&nats.environment());
+    assert_eq!(large(1, 500 << 10).post(bridge.deliveries).status, 200);
+    assert_eq!(nats.objects(), 0);
+    nats.with_jetstream(async |context| {
+        let mut stream = context.get_stream(nats.bus.prefix()).await.expect("the bridge made the stream");
+        let mut config = stream.info().await.expect("it answers").config.clone();
+        config.max_message_size = 100 << 10;
+        context.update_stream(config).await.expect("an update");
+    });
+    let response = large(2, 500 << 10).post(bridge.deliveries);
+    assert_eq!((response.status, response.json()["outcome"].as_str()), (200, Some("kept")));
+    let got = nats.bus.read(&bridge, &nats.bus.topic("daily"), 2).pop().expect("two");
+    assert!(nats.object(&got.attribute("id").unwrap()) == large(2, 500 << 10).body);
 }
 
 #[test]

@@ -1,19 +1,21 @@
 //! What is too large for a message goes to an object store first, and the message says where it is.
 //! Comes in: a payload. Goes out: headers with which a reader finds it and knows that it is whole.
 
-use std::io::{self, Cursor};
-use std::sync::RwLock;
+use std::io;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use async_nats::jetstream::context::GetStreamErrorKind;
-use async_nats::jetstream::object_store::{Config, ObjectMetadata, ObjectStore};
+use async_nats::jetstream::object_store::Config;
 use async_nats::jetstream::stream::{self, StorageType};
 use async_nats::jetstream::{Context, ErrorCode};
 use bytes::{Bytes, BytesMut};
 use data_encoding::HEXLOWER;
+use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
 
+use super::object::{self, Bucket, GivenUp, Unwritten};
 use super::refusal;
 use super::stream::unfit;
 use crate::bus::{Record, Refusal};
@@ -28,17 +30,16 @@ const BYTES: &str = "terra-claim-check-bytes";
 /// In a record that was read back: why the payload is not there.
 const PROBLEM: &str = "terra-claim-check-problem";
 
-/// Larger chunks need fewer acknowledgements: a third of the time that the client's own 128 KiB take.
-const CHUNK: usize = 1000 << 10;
-
-/// What a message has to spare for the protocol.
-const CHUNK_MARGIN: usize = 1 << 10;
-
 /// How long a reader waits for an object.
 const READ_WITHIN: Duration = Duration::from_secs(30);
 
 /// Of the time for a publish: a definite refusal comes first, and the message has time as well.
 const PUT_SHARE: f64 = 0.9;
+
+/// How much sooner than its message an object may go that was put for an earlier attempt, at most; and at most
+/// this part of the time for which the bucket keeps it.
+const SOONER: Duration = Duration::from_secs(600);
+const SOONER_PART: u32 = 20;
 
 /// Why a payload is not there.
 const MISSING: &str = "the object is not there";
@@ -52,12 +53,15 @@ pub(super) struct ClaimChecks {
     /// For all chunks of a payload together.
     patience: Duration,
     state: RwLock<State>,
+    /// What failed to become an object.
+    given_up: GivenUp,
 }
 
 enum State {
     /// Not seen yet.
     Unknown,
-    Ready(Box<ObjectStore>),
+    /// With how long the stream keeps the messages; zero is for ever.
+    Ready(Arc<Bucket>, Duration),
     /// It does not keep objects as the stream keeps the messages that name them.
     Unfit(Refusal),
 }
@@ -74,14 +78,19 @@ impl ClaimChecks {
             num_replicas: config.replicas,
             ..Config::default()
         };
-        Some(Self { wanted, patience: timeout.mul_f64(PUT_SHARE), state: RwLock::new(State::Unknown) })
+        Some(Self {
+            wanted,
+            patience: timeout.mul_f64(PUT_SHARE),
+            state: RwLock::new(State::Unknown),
+            given_up: GivenUp::default(),
+        })
     }
 
     pub(super) fn bucket(&self) -> &str {
         &self.wanted.bucket
     }
 
-    /// Looks at the bucket, and makes it where that is allowed. `stream_age`: how long the stream keeps
+    /// Looks at the bucket, tidies it, and makes it where that is allowed. `stream_age`: how long the stream keeps
     /// its messages; zero is for ever. An error says what to do.
     pub(super) async fn ensure(&self, context: &Context, create: bool, stream_age: Duration) -> Result<(), String> {
         let bucket = &self.wanted.bucket;
@@ -91,62 +100,97 @@ impl ClaimChecks {
                  `$O.{bucket}.>`, or set `nats.create_stream = true`"
             )
         };
-        let found = match context.get_object_store(bucket).await {
-            Ok(store) => Ok(store),
-            Err(_) if create && is_missing(context, bucket).await => {
-                let wanted = Config { max_age: stream_age, ..self.wanted.clone() };
-                let made = context.create_object_store(wanted).await;
-                made.map_err(|_| format!("object store `{bucket}` cannot be made; grant it, or make it by hand"))
+        if create && is_missing(context, bucket).await {
+            let wanted = Config { max_age: stream_age, ..self.wanted.clone() };
+            if context.create_object_store(wanted).await.is_err() {
+                self.set(State::Unknown);
+                return Err(format!("object store `{bucket}` cannot be made; grant it, or make it by hand"));
             }
-            Err(_) => Err(unseen()),
+        }
+        let Ok(stream) = context.get_stream(format!("OBJ_{bucket}")).await else {
+            self.set(State::Unknown);
+            return Err(unseen());
         };
-        let (state, said) = match (found, settings(context, bucket).await) {
-            (Err(says), _) => (State::Unknown, Err(says)),
-            (Ok(_), None) => (State::Unknown, Err(unseen())),
-            (Ok(store), Some(settings)) => match problem(&settings, stream_age) {
-                None => (State::Ready(Box::new(store)), Ok(())),
-                Some(problem) => {
-                    let says = format!("object store `{bucket}` {}; {}", problem.says, problem.remedy);
-                    (State::Unfit(refusal::unfit_bucket(bucket, problem)), Err(says))
-                }
-            },
-        };
-        self.set(state);
-        said
+        if let Some(problem) = problem(&stream.cached_info().config, stream_age) {
+            let says = format!("object store `{bucket}` {}; {}", problem.says, problem.remedy);
+            self.set(State::Unfit(refusal::unfit_bucket(bucket, problem)));
+            return Err(says);
+        }
+        self.given_up.remove(&stream).await;
+        self.set(State::Ready(Arc::new(Bucket { context: context.clone(), name: bucket.clone(), stream }), stream_age));
+        Ok(())
     }
 
     fn set(&self, state: State) {
         *self.state.write().expect("no holder of this lock can panic") = state;
     }
 
-    /// Puts the payload into the bucket, under the delivery's id, so that a retry replaces it. `Ok` means
-    /// that the bucket keeps it: the headers then lead to it. `max_payload`: what the server takes at once.
+    /// Puts the payload into the bucket, unless it is there already. `Ok` means that the bucket keeps it: the
+    /// headers then lead to it. `max_payload`: what the server takes at once.
     pub(super) async fn put(
         &self,
         message: &Message,
         max_payload: usize,
     ) -> Result<[(&'static str, String); 3], Refusal> {
-        let store = match &*self.state.read().expect("no holder of this lock can panic") {
-            State::Ready(store) => store.clone(),
+        let (bucket, stream_age) = match &*self.state.read().expect("no holder of this lock can panic") {
+            State::Ready(bucket, stream_age) => (bucket.clone(), *stream_age),
             State::Unknown => return Err(refusal::NO_BUCKET),
             State::Unfit(refusal) => return Err(refusal.clone()),
         };
-        let (name, payload) = (message.id().to_string(), message.payload().clone());
-        let bytes = payload.len();
+        let (id, payload) = (message.id().to_string(), message.payload().clone());
         let digested = payload.clone();
-        let digest = tokio::task::spawn_blocking(move || HEXLOWER.encode(&Sha256::digest(digested)));
-        let object = ObjectMetadata {
-            name: name.clone(),
-            chunk_size: Some(CHUNK.min(max_payload.saturating_sub(CHUNK_MARGIN)).max(1)),
-            ..ObjectMetadata::default()
-        };
-        let mut payload = Cursor::new(payload);
-        let put = tokio::time::timeout(self.patience, store.put(object, &mut payload)).await;
-        put.map_err(|_| refusal::PUT_TOO_SLOW)?.map_err(|_| refusal::NOT_PUT)?;
-        let digest = digest.await.map_err(|_| refusal::NOT_PUT)?;
-        let place = format!("{}/{name}", self.wanted.bucket);
-        Ok([(CLAIM_CHECK, place), (SHA_256, digest), (BYTES, bytes.to_string())])
+        let sha256 = tokio::task::spawn_blocking(move || Sha256::digest(digested));
+        let sha256 = sha256.await.map_err(|_| refusal::NOT_PUT)?;
+        let keeping = self.keep(&bucket, stream_age, &id, &payload, &sha256, max_payload);
+        let name = tokio::time::timeout(self.patience, keeping).await;
+        let name = name.map_err(|_| refusal::PUT_TOO_SLOW)?.map_err(|_| refusal::NOT_PUT)?;
+        let place = format!("{}/{name}", bucket.name);
+        Ok([(CLAIM_CHECK, place), (SHA_256, HEXLOWER.encode(&sha256)), (BYTES, payload.len().to_string())])
     }
+
+    /// The name under which the bucket keeps the payload: the delivery's id, and a longer one where that leads
+    /// to another payload. Two bodies may tell of one event, and a message that is kept may lead to the first.
+    async fn keep(
+        &self,
+        bucket: &Bucket,
+        stream_age: Duration,
+        id: &str,
+        payload: &Bytes,
+        sha256: &[u8],
+        max_payload: usize,
+    ) -> Result<String, Unwritten> {
+        let (digest, kept_for) = (object::digest(sha256), bucket.stream.cached_info().config.max_age);
+        let longer = format!("{id}-{}", HEXLOWER.encode(&sha256[..8]));
+        // The second look at a name sees what came in between.
+        for name in [id, id, &longer, &longer] {
+            let found = bucket.find(name).await?;
+            match &found {
+                Some(found) if found.digest.as_ref() == Some(&digest) && !found.deleted => {
+                    if lasts(age(found.since), kept_for, stream_age) {
+                        return Ok(name.to_owned());
+                    }
+                }
+                Some(found) if !found.deleted => continue,
+                Some(_) | None => {}
+            }
+            let written = bucket.write(name, found.as_ref(), payload, &digest, max_payload, &self.given_up);
+            match written.await {
+                Ok(()) => return Ok(name.to_owned()),
+                Err(Unwritten::Overtaken) => {}
+                Err(failed) => return Err(failed),
+            }
+        }
+        Err(Unwritten::Overtaken)
+    }
+}
+
+fn age(since: Timestamp) -> Duration {
+    Timestamp::now().duration_since(since).try_into().unwrap_or_default()
+}
+
+/// Whether an object of this age is there for as long as a message that comes now, or nearly.
+fn lasts(age: Duration, kept_for: Duration, message_for: Duration) -> bool {
+    kept_for.is_zero() || age + message_for <= kept_for + SOONER.min(kept_for / SOONER_PART)
 }
 
 /// Why nothing goes to a bucket, and what to do.
@@ -234,6 +278,15 @@ mod tests {
         let hour = Duration::from_secs(3600);
         assert!(outlives(Duration::ZERO, Duration::ZERO) && outlives(Duration::ZERO, hour) && outlives(hour, hour));
         assert!(!outlives(hour, Duration::ZERO) && !outlives(hour, 2 * hour));
+    }
+
+    #[test]
+    fn an_object_of_an_earlier_attempt_serves_only_where_it_lasts_as_long_as_the_message() {
+        let (minute, day) = (Duration::from_secs(60), Duration::from_secs(86_400));
+        assert!(lasts(minute, day, day) && !lasts(60 * minute, day, day));
+        assert!(lasts(day, 2 * day, day) && !lasts(day, 10 * minute, 10 * minute));
+        assert!(!lasts(minute, 10 * minute, 10 * minute), "it would be gone much sooner");
+        assert!(lasts(1000 * day, Duration::ZERO, day) && lasts(1000 * day, Duration::ZERO, Duration::ZERO));
     }
 
     #[test]

@@ -4,6 +4,8 @@
 mod claim_check;
 mod client;
 mod inspect;
+mod object;
+mod publish;
 mod refusal;
 mod replay;
 mod stream;
@@ -18,12 +20,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
+use async_nats::Client;
 use async_nats::connection::State;
-use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::{Context, ContextBuilder};
-use async_nats::{Client, HeaderMap, HeaderName, HeaderValue};
-use bytes::Bytes;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use super::{Bus, Link, OpenError, Pending, Receipt, Refusal, Setup};
 use crate::config;
@@ -31,18 +31,17 @@ use crate::message::Message;
 use crate::route::Topic;
 use claim_check::ClaimChecks;
 use client::Events;
+use publish::Publish;
 use stream::{Ensured, Keeper};
 use subjects::Overlaps;
 
 /// Acknowledgements awaited at once; what is over it gets a 503.
 const IN_FLIGHT: usize = 16_384;
-/// The least that a message's header lines need beyond names and values.
-const HEADER_LINE: usize = 4;
 
 struct Nats {
     client: Client,
     context: Context,
-    stream: String,
+    stream: Arc<str>,
     /// Where goes what is too large for a message.
     claim_checks: Option<Arc<ClaimChecks>>,
     /// Bytes of a message that the stream takes, at most; 0 is any.
@@ -58,19 +57,6 @@ struct Nats {
     /// Bytes.
     unsent: Arc<Semaphore>,
     link: watch::Receiver<Link>,
-}
-
-/// A payload that the client has not written to its socket yet. The client keeps what it was given
-/// when nobody waits for it any more, and sends it on reconnect: that has a bound of its own.
-struct Unsent {
-    payload: Bytes,
-    _room: OwnedSemaphorePermit,
-}
-
-impl AsRef<[u8]> for Unsent {
-    fn as_ref(&self) -> &[u8] {
-        &self.payload
-    }
 }
 
 /// Opens the adapter; it connects by itself, now or when a server comes. Needs a tokio runtime.
@@ -108,7 +94,7 @@ pub(super) fn open(config: &config::Nats, setup: Setup) -> Result<Arc<dyn Bus>, 
     tokio::spawn(keeper.run());
     let in_flight = Arc::new(Semaphore::new(IN_FLIGHT));
     let unsent = Arc::new(Semaphore::new(setup.bytes_in_flight.min(Semaphore::MAX_PERMITS)));
-    let stream = config.stream.clone();
+    let stream = Arc::from(config.stream.as_str());
     let (sender, receiver) = (subjects, link);
     Ok(Arc::new(Nats {
         client,
@@ -170,57 +156,23 @@ impl Nats {
 
 impl Bus for Nats {
     fn publish(&self, message: Arc<Message>) -> Pending<Result<Receipt, Refusal>> {
-        let (mut headers, size) = headers(&message, &self.stream);
         let place = self.in_flight.clone().try_acquire_owned();
         let bytes = u32::try_from(message.payload().len()).unwrap_or(u32::MAX);
         let room = self.unsent.clone().try_acquire_many_owned(bytes);
         let judged = self.judge(&message);
         let most = self.most();
-        let fits = message.payload().len() + size <= most;
-        let claim_checks = self.claim_checks.clone().filter(|_| !fits);
-        let (context, client) = (self.context.clone(), self.client.clone());
-        let (doubt, events) = (self.doubt.clone(), self.events.clone());
+        let publish = Publish {
+            context: self.context.clone(),
+            stream: self.stream.clone(),
+            claim_checks: self.claim_checks.clone(),
+            doubt: self.doubt.clone(),
+            events: self.events.clone(),
+        };
         Box::pin(async move {
             judged?;
             let _place = place.map_err(|_| refusal::BUSY)?;
             let room = room.map_err(|_| refusal::UNSENT)?;
-            let payload = match claim_checks {
-                _ if fits => Bytes::from_owner(Unsent { payload: message.payload().clone(), _room: room }),
-                None => return Err(refusal::too_large(most)),
-                Some(claim_checks) => {
-                    let put = claim_checks.put(&message, most).await.map_err(|refused| {
-                        // The keeper makes a bucket anew that is gone.
-                        events.changed.notify_one();
-                        events.denied_bucket(claim_checks.bucket()).unwrap_or(refused)
-                    });
-                    for (name, value) in put? {
-                        headers.insert(name, value);
-                    }
-                    drop(room);
-                    Bytes::new()
-                }
-            };
-            let subject = message.topic().to_string();
-            let sent = context.publish_with_headers(subject.clone(), headers, payload).await;
-            let answer = match sent {
-                Ok(acknowledged) => acknowledged.await,
-                Err(error) => Err(error),
-            };
-            // The message, and with it its share of memory, lives until here.
-            drop(message);
-            match answer {
-                Ok(ack) if ack.duplicate => Ok(Receipt::Duplicate),
-                Ok(_) => Ok(Receipt::Kept),
-                Err(error) => {
-                    let (refused, stream_is_gone) = refusal::of_publish(&error, client.max_payload());
-                    if stream_is_gone {
-                        doubt.notify_one();
-                    }
-                    // What a server denies it leaves without an answer.
-                    let denied = (error.kind() == PublishErrorKind::TimedOut).then(|| events.denied(&subject));
-                    Err(denied.flatten().unwrap_or(refused))
-                }
-            }
+            publish.run(message, most, room).await
         })
     }
 
@@ -247,26 +199,4 @@ impl Bus for Nats {
             }
         })
     }
-}
-
-/// The message's headers with those of JetStream, and how many bytes they take.
-fn headers(message: &Message, stream: &str) -> (HeaderMap, usize) {
-    let id = message.id().to_string();
-    let jetstream = [("Nats-Msg-Id", id.as_str()), ("Nats-Expected-Stream", stream)];
-    let mut headers = HeaderMap::new();
-    let mut size = "NATS/1.0\r\n\r\n".len();
-    let mut insert = |name: &str, value: &str| {
-        size += name.len() + value.len() + HEADER_LINE;
-        // Values are percent-encoded ASCII; one that is not would only be left out.
-        if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), value.parse::<HeaderValue>()) {
-            headers.insert(name, value);
-        }
-    };
-    for (name, value) in jetstream {
-        insert(name, value);
-    }
-    for (name, value) in message.nats_headers() {
-        insert(&name, &value);
-    }
-    (headers, size)
 }
