@@ -178,6 +178,22 @@ fn a_copy_of_a_deleted_object_is_put_again() {
 }
 
 #[test]
+fn a_copy_of_an_object_that_lost_a_chunk_is_put_again() {
+    let Some(nats) = nats() else { return };
+    for outcome in ["kept", "duplicate"] {
+        let bridge = Bridge::ready(&nats.environment());
+        let response = large(1, 3 << 20).post(bridge.deliveries);
+        assert_eq!((response.status, response.json()["outcome"].as_str()), (200, Some(outcome)));
+        assert!(nats.object(response.json()["id"].as_str().expect("an id")) == large(1, 3 << 20).body);
+        nats.with_jetstream(async |context| {
+            let chunks = context.get_stream(format!("OBJ_{BUCKET}")).await.expect("the bucket's stream");
+            let _ = chunks.delete_message(2).await;
+        });
+        bridge.kill();
+    }
+}
+
+#[test]
 fn a_payload_that_the_bucket_has_no_room_for_leaves_nothing_there() {
     let Some(nats) = nats() else { return };
     nats.with_jetstream(async |context| {

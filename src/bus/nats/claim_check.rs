@@ -166,7 +166,7 @@ impl ClaimChecks {
             let found = bucket.find(name).await?;
             match &found {
                 Some(found) if found.digest.as_ref() == Some(&digest) && !found.deleted => {
-                    if lasts(age(found.since), kept_for, stream_age) {
+                    if lasts(age(found.since), kept_for, stream_age) && bucket.has_all_of(found).await? {
                         return Ok(name.to_owned());
                     }
                 }

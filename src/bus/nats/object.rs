@@ -12,6 +12,7 @@ use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::{Context, ErrorCode};
 use bytes::Bytes;
 use data_encoding::BASE64URL;
+use futures_util::TryStreamExt;
 use jiff::Timestamp;
 use serde::Deserialize;
 
@@ -42,6 +43,9 @@ pub(super) struct Found {
     /// Of the message that leads there.
     pub sequence: u64,
     pub since: Timestamp,
+    chunks: u64,
+    /// What tells its chunks from those of others.
+    unique: String,
 }
 
 /// Why an object was not written.
@@ -68,20 +72,33 @@ impl Bucket {
 
     /// Asks the bucket's leader: another server may be behind.
     pub(super) async fn find(&self, name: &str) -> Result<Option<Found>, Unwritten> {
-        #[derive(Deserialize)]
+        #[derive(Default, Deserialize)]
         struct Info {
             digest: Option<String>,
             #[serde(default)]
             deleted: bool,
+            #[serde(default)]
+            chunks: u64,
+            #[serde(default)]
+            nuid: String,
         }
         let message = match self.stream.get_last_raw_message_by_subject(&self.meta(name)).await {
             Ok(message) => message,
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok(None),
             Err(_) => return Err(Unwritten::Failed),
         };
-        let info = serde_json::from_slice(&message.payload).unwrap_or(Info { digest: None, deleted: false });
+        let info: Info = serde_json::from_slice(&message.payload).unwrap_or_default();
         let since = Timestamp::from_nanosecond(message.time.unix_timestamp_nanos()).map_err(|_| Unwritten::Failed)?;
-        Ok(Some(Found { digest: info.digest, deleted: info.deleted, sequence: message.sequence, since }))
+        let Info { digest, deleted, chunks, nuid: unique } = info;
+        Ok(Some(Found { digest, deleted, sequence: message.sequence, since, chunks, unique }))
+    }
+
+    /// Whether all chunks are there: a bucket may have dropped its oldest.
+    pub(super) async fn has_all_of(&self, found: &Found) -> Result<bool, Unwritten> {
+        let chunks = self.stream.info_with_subjects(self.chunks(&found.unique)).await;
+        let mut chunks = chunks.map_err(|_| Unwritten::Failed)?;
+        let chunks = chunks.try_next().await.map_err(|_| Unwritten::Failed)?;
+        Ok(chunks.is_some_and(|(_, there)| there as u64 == found.chunks))
     }
 
     /// Has the name lead to this payload, unless it leads elsewhere than `found` by now. What it led to before
