@@ -203,6 +203,18 @@ pub async fn inspect(config: &config::Bus, setup: &Setup) -> Result<Vec<Finding>
 /// How long [`replay`] waits for the next of the records that a bus says it keeps.
 const SILENCE: Duration = Duration::from_secs(20);
 
+/// Those of the topics that the configured bus has, as far as this user may see them.
+///
+/// # Errors
+/// A bus that cannot be reached.
+pub async fn present(config: &config::Bus, topics: Vec<String>) -> Result<Vec<String>, TailError> {
+    match config {
+        config::Bus::Embedded(config) => embedded::present(config, topics).await,
+        config::Bus::Kafka(config) => kafka::present(config, topics).await,
+        config::Bus::Nats(config) => nats::present(config, topics).await,
+    }
+}
+
 /// Reads what the configured bus keeps, without disturbing any consumer.
 ///
 /// # Errors

@@ -177,7 +177,7 @@ pub(crate) struct SendArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct TailArgs {
-    /// Topics, by their whole names [default: all that the configuration routes to]
+    /// Topics, by their whole names [default: those that the configuration routes to and the bus has]
     #[arg(value_name = "TOPIC")]
     topics: Vec<String>,
     /// Where to begin: `earliest`, `latest` or an offset

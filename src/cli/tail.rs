@@ -43,14 +43,32 @@ const TYPE_PREFIX: &str = "co.tryterra.";
 /// Of the 64 that a delivery id has.
 const ID_SHOWN: usize = 12;
 
+/// Those of the topics that the bus has, where nobody has named one. The others are named on stderr.
+pub(super) async fn present(config: &config::Bus, topics: Vec<String>) -> Result<Vec<String>, Failure> {
+    let running = |error: bus::TailError| Failure::Running(error.to_string());
+    let present = bus::present(config, topics.clone()).await.map_err(running)?;
+    let absent: Vec<String> = topics.into_iter().filter(|topic| !present.contains(topic)).collect();
+    match (present.is_empty(), absent.is_empty()) {
+        (_, true) => Ok(present),
+        (false, false) => {
+            eprintln!("left out, as the bus does not show them: {}", few(&absent));
+            Ok(present)
+        }
+        (true, false) => Err(Failure::Running(format!(
+            "the bus shows none of the topics: {}; the bridge makes them when it starts, or see `terra-bridge check --online`",
+            few(&absent)
+        ))),
+    }
+}
+
 /// Prints until the limit, Ctrl-C or a broken pipe, which are all `Ok`.
 /// `topics` are those to read where the arguments name none.
 pub(super) async fn run(args: &TailArgs, config: &config::Bus, topics: Vec<String>) -> Result<(), Failure> {
-    let topics = if args.topics.is_empty() { topics } else { args.topics.clone() };
-    let (config, from, limit, json) = (config.clone(), args.from, args.limit, args.json);
+    let (named, config, from, limit, json) = (args.topics.clone(), config.clone(), args.from, args.limit, args.json);
     // A task of its own and a blocking place in it, so that Ctrl-C counts even while stdout blocks.
     let following = tokio::spawn(async move {
-        let waiting = waiting(&topics);
+        let topics = if named.is_empty() { present(&config, topics).await? } else { named };
+        let waiting = format!("waiting for messages on {}; Ctrl-C ends", few(&topics));
         let records = bus::tail(&config, topics, from).await.map_err(|error| Failure::Running(error.to_string()))?;
         if io::stderr().is_terminal() {
             eprintln!("{waiting}");
@@ -88,11 +106,10 @@ async fn follow(
     Ok(())
 }
 
-fn waiting(topics: &[String]) -> String {
+fn few(topics: &[String]) -> String {
     let more = topics.len().saturating_sub(3);
     let named = topics[..topics.len() - more].join(", ");
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    format!("waiting for messages on {named}{more}; Ctrl-C ends")
+    if more > 0 { format!("{named} and {more} more") } else { named }
 }
 
 fn line(record: &Record) -> io::Result<String> {
@@ -265,9 +282,9 @@ mod tests {
     }
 
     #[test]
-    fn waiting_names_a_few_topics() {
+    fn a_few_topics_are_named() {
         let topics: Vec<String> = ["a", "b", "c", "d"].map(str::to_owned).to_vec();
-        assert_eq!(waiting(&topics[..1]), "waiting for messages on a; Ctrl-C ends");
-        assert_eq!(waiting(&topics), "waiting for messages on a, b, c and 1 more; Ctrl-C ends");
+        assert_eq!(few(&topics[..1]), "a");
+        assert_eq!(few(&topics), "a, b, c and 1 more");
     }
 }

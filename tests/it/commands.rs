@@ -173,7 +173,28 @@ fn send_and_tail_show_every_sample(bus: &Bus) {
     assert!(out(&output).contains(&daily) && out(&output).contains("type daily"), "{}", out(&output));
 }
 
-on_every_bus!(check_online_speaks_of_durability, send_and_tail_show_every_sample);
+/// One that a newer configuration routes to, say.
+fn a_topic_that_is_not_there_is_left_out_unless_it_was_named(bus: &Bus) {
+    let bridge = Bridge::ready(&bus.environment());
+    let mut environment = beside(bus, &bridge);
+    assert_eq!(run(&["send", "daily"], &environment).status.code(), Some(0));
+    for name in ["SLEEP", "LARGE_REQUEST_SENDING"] {
+        environment.push((format!("TERRA_BRIDGE_ROUTES__TYPES__{name}"), bus.topic("nowhere")));
+    }
+    for arguments in [&["tail", "--from", "earliest", "--limit", "1"][..], &["requests"]] {
+        let output = run(arguments, &environment);
+        assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+        assert!(err(&output).contains(&bus.topic("nowhere")), "{}", err(&output));
+    }
+    let named = run(&["tail", &bus.topic("daily"), &bus.topic("nowhere"), "--from", "earliest"], &environment);
+    assert_eq!(named.status.code(), Some(1), "{}", err(&named));
+}
+
+on_every_bus!(
+    check_online_speaks_of_durability,
+    send_and_tail_show_every_sample,
+    a_topic_that_is_not_there_is_left_out_unless_it_was_named
+);
 
 #[test]
 fn send_counts_many_and_a_forged_one_is_refused() {

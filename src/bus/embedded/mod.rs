@@ -23,7 +23,7 @@ mod wire;
 pub use api::Api;
 pub use inspect::inspect;
 pub use replay::replay;
-pub use tail::tail;
+pub use tail::{present, tail};
 
 struct Embedded {
     log: Log,

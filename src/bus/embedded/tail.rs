@@ -43,6 +43,13 @@ pub async fn tail(config: &config::Embedded, topics: Vec<String>, from: From) ->
     Ok(stream::select_all(streams).boxed())
 }
 
+/// Those of the topics that the running bridge has.
+pub async fn present(config: &config::Embedded, mut topics: Vec<String>) -> Result<Vec<String>, TailError> {
+    let known = Client::new(config)?.topics().await?;
+    topics.retain(|topic| known.iter().any(|known| known.topic == *topic));
+    Ok(topics)
+}
+
 /// What `GET /topics` says of one.
 #[derive(Debug, Deserialize)]
 pub(super) struct TopicState {

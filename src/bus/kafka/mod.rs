@@ -34,7 +34,7 @@ mod mocked;
 pub(crate) use inspect::inspect;
 pub(crate) use properties::{harmless, judge};
 pub(crate) use replay::replay;
-pub(crate) use tail::tail;
+pub(crate) use tail::{present, tail};
 
 /// The most that one question to the brokers may take while the link is watched.
 const PROBE_MOST: std::time::Duration = std::time::Duration::from_secs(2);

@@ -1,6 +1,7 @@
 //! Reading topics for people. Comes in: topics and where to begin. Goes out: a stream of records.
 //! Joins no group, commits nothing, jumps nowhere.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -38,6 +39,17 @@ pub(crate) async fn tail(config: &config::Kafka, topics: Vec<String>, from: From
             Err(error) => Some((Err(error), None)),
         }
     })))
+}
+
+/// Those of the topics that the brokers show.
+pub(crate) async fn present(config: &config::Kafka, mut topics: Vec<String>) -> Result<Vec<String>, TailError> {
+    let asker = Asker::open(config).map_err(|error| TailError(error.0))?;
+    let asked = tokio::task::spawn_blocking(move || asker.metadata(None, ASK)).await;
+    let metadata = asked.map_err(|_| TailError("reading was interrupted".to_owned()))?;
+    let metadata = metadata.map_err(|error| unanswered("the topics", &error))?;
+    let shown: HashSet<&str> = metadata.topics().iter().map(|topic| topic.name()).collect();
+    topics.retain(|topic| shown.contains(topic.as_str()));
+    Ok(topics)
 }
 
 /// Where to begin, settled in every partition. Blocks. Asks for the topics side by side: with many

@@ -14,7 +14,7 @@ mod tail;
 
 pub(super) use inspect::inspect;
 pub(super) use replay::replay;
-pub(super) use tail::tail;
+pub(super) use tail::{present, tail};
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};

@@ -47,6 +47,13 @@ pub(in crate::bus) async fn tail(config: &config::Nats, topics: Vec<String>, fro
     })))
 }
 
+/// Those of the topics that the stream takes.
+pub(in crate::bus) async fn present(config: &config::Nats, mut topics: Vec<String>) -> Result<Vec<String>, TailError> {
+    let missing = lacking(&topics, &reach(config).await?.cached_info().config.subjects);
+    topics.retain(|topic| !missing.contains(topic));
+    Ok(topics)
+}
+
 pub(super) fn failed(what: &str) -> TailError {
     TailError(format!("NATS refuses {what}; may this user make consumers?"))
 }

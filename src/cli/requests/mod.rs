@@ -11,6 +11,7 @@ use futures_util::StreamExt;
 use jiff::Timestamp;
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::tail::present;
 use super::{Failure, RequestsArgs, quiet_on_broken_pipe};
 use crate::bus::{self, Step};
 use crate::config;
@@ -55,6 +56,7 @@ pub(super) async fn run(args: &RequestsArgs, config: &config::Bus, topics: Vec<S
     // A task of its own and a blocking place in it, so that Ctrl-C counts even while stdout blocks.
     let watching = tokio::spawn(async move {
         let running = |error: bus::TailError| Failure::Running(error.to_string());
+        let topics = present(&config, topics).await?;
         let mut steps = bus::replay(&config, topics, sign::is_announcement).await.map_err(running)?;
         let mut clock = interval(REDRAWN_EVERY);
         clock.set_missed_tick_behavior(MissedTickBehavior::Skip);
