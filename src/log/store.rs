@@ -3,6 +3,7 @@
 //! each topic is. Decides neither what is kept for how long (`retention`) nor when to give up (`writer`).
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use jiff::Timestamp;
@@ -23,6 +24,8 @@ pub(crate) struct Store {
     /// `None` while nothing can be read or written: being reopened, or closed.
     open: RwLock<Option<Log>>,
     topics: RwLock<BTreeMap<Arc<str>, watch::Sender<Extent>>>,
+    /// Of all records, as of the last change: whoever asks must not wait for the disk.
+    bytes: AtomicU64,
 }
 
 impl Store {
@@ -31,7 +34,8 @@ impl Store {
         disk::prepare(settings.section, &settings.dir)?;
         let open = Log::open(settings).map_err(|error| error.explain(settings))?;
         let topics = topics.map(|topic| (topic, watch::Sender::default())).collect();
-        let store = Self { settings: settings.clone(), open: RwLock::new(None), topics: RwLock::new(topics) };
+        let (settings, topics) = (settings.clone(), RwLock::new(topics));
+        let store = Self { settings, open: RwLock::new(None), topics, bytes: AtomicU64::new(0) };
         store.publish(&open, &open.ends());
         *write(&store.open) = Some(open);
         Ok(store)
@@ -114,9 +118,9 @@ impl Store {
         all.map_err(|error| error.explain(&self.settings))
     }
 
-    /// Bytes of all records.
+    /// Bytes of all records. Does not wait for the disk, nor does anything that asks for topics.
     pub(crate) fn bytes(&self) -> u64 {
-        self.facts().iter().map(|segment| segment.bytes).sum()
+        self.bytes.load(Relaxed)
     }
 
     /// When the record was taken; `None` where there is none. Blocks on the disk.
@@ -181,6 +185,7 @@ impl Store {
     }
 
     fn publish(&self, open: &Log, ends: &Marks) {
+        self.bytes.store(open.facts().iter().map(|segment| segment.bytes).sum(), Relaxed);
         for (topic, end) in ends {
             let extent = open.extent(topic, end);
             if let Some(known) = read(&self.topics).get(topic) {
@@ -189,6 +194,14 @@ impl Store {
             }
             write(&self.topics).entry(topic.clone()).or_default().send_replace(extent);
         }
+    }
+}
+
+#[cfg(test)]
+impl Store {
+    /// Until what is returned is dropped, the disk answers nobody.
+    pub(crate) fn hang(&self) -> impl Drop {
+        write(&self.open)
     }
 }
 

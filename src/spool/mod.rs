@@ -144,21 +144,24 @@ impl Spool {
     }
 
     pub fn reading(&self) -> Reading {
-        let Inner { spooled, set_aside, oldest, drained, .. } = &*self.0;
-        // What was looked up a moment ago may have gone since.
-        let messages = spooled.waiting.load(Relaxed);
-        let oldest = if messages > 0 { oldest.load(Relaxed) } else { 0 };
+        let Inner { spooled, set_aside, drained, .. } = &*self.0;
         Reading {
-            messages,
+            messages: spooled.waiting.load(Relaxed),
             bytes: spooled.log.store.bytes() + set_aside.log.store.bytes(),
-            oldest: (oldest > 0).then(|| Timestamp::from_millisecond(oldest).ok()).flatten(),
+            oldest: self.oldest(),
             set_aside: set_aside.waiting.load(Relaxed),
             drained: drained.load(Relaxed),
         }
     }
 
+    fn oldest(&self) -> Option<Timestamp> {
+        // What was looked up a moment ago may have gone since.
+        let oldest = if self.0.spooled.waiting.load(Relaxed) > 0 { self.0.oldest.load(Relaxed) } else { 0 };
+        (oldest > 0).then(|| Timestamp::from_millisecond(oldest).ok()).flatten()
+    }
+
     fn age(&self) -> Option<std::time::Duration> {
-        let age = Timestamp::now().duration_since(self.reading().oldest?);
+        let age = Timestamp::now().duration_since(self.oldest()?);
         std::time::Duration::try_from(age).ok()
     }
 

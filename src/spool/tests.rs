@@ -255,3 +255,25 @@ async fn space_is_given_back_once_all_is_drained() {
     stop.cancel();
     drainer.await.unwrap();
 }
+
+#[test]
+fn a_disk_that_hangs_holds_up_nobody_but_those_who_wait_for_a_receipt() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path(), |_| {});
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(spool.take(message("k", 0))).unwrap();
+    let hanging = spool.0.spooled.log.store.hang();
+    let (answer, answered) = std::sync::mpsc::channel();
+    let asked = spool.clone();
+    // Of its own, so that a thread that waits for the disk is seen, not waited for.
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            let taking = asked.take(message("k", 1));
+            assert!(tokio::time::timeout(Duration::from_millis(50), taking).await.is_err(), "it cannot be on disk");
+            answer.send(asked.reading()).unwrap();
+        });
+    });
+    let reading = answered.recv_timeout(Duration::from_secs(30)).expect("the thread is not held up");
+    assert!(reading.messages == 2 && reading.bytes > 0 && reading.oldest.is_some(), "{reading:?}");
+    drop(hanging);
+}
