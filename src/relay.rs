@@ -29,7 +29,7 @@ use crate::route::Table;
 use crate::sender::may_try;
 use crate::server::{Body, BodyError, Budget, Gauged, Peer, Reply, Service, coded};
 use crate::signature::{Claim, Delivery, Proof, Rejection};
-use crate::spool::Spool;
+use crate::spool::{Coming, First, Spool};
 use follow::follow;
 use read::{Letter, Read, aside, read};
 use report::{astray, report, unfollowed};
@@ -289,20 +289,43 @@ async fn bring(
 ) -> (Outcome, Option<Pending<Result<Receipt, Refusal>>>) {
     let (id, message) = (message.id(), Arc::new(message));
     let kept = || unreadable.map_or(Outcome::Kept(id), |reason| Outcome::DeadLettered(id, reason));
-    match &line.spool {
-        Some(spool) if spool.comes_first(&message) => (spooled(spool, message, deadline).await, None),
-        Some(spool) => match ask(line, message.clone(), deadline - line.spool_time).await.0 {
-            Ok(receipt) => (of_receipt(receipt, id, kept), None),
-            Err(_) => {
-                spool.bus_refused();
-                (spooled(spool, message, deadline).await, None)
-            }
-        },
-        None => match ask(line, message, deadline).await {
+    let Some(spool) = &line.spool else {
+        return match ask(line, message, deadline).await {
             (Ok(receipt), _) => (of_receipt(receipt, id, kept), None),
             (Err(outcome), asking) => (outcome, asking),
-        },
+        };
+    };
+    let (mut coming, until) = (spool.turn(&message), deadline - line.spool_time);
+    let mut unspooled = None;
+    match coming.first() {
+        First::Bus if Instant::now() < until => {}
+        First::Bus | First::SpoolAlone => return (spooled(coming, message, deadline).await, None),
+        First::Spool => {
+            let outcome = spooled(coming, message.clone(), deadline).await;
+            if !matches!(outcome, Outcome::Unspooled(_)) || Instant::now() >= until {
+                return (outcome, None);
+            }
+            coming = spool.turn(&message);
+            if coming.first() == First::SpoolAlone {
+                return (outcome, None);
+            }
+            unspooled = Some(outcome);
+        }
     }
+    let asking = match ask(line, message.clone(), until).await {
+        (Ok(receipt), _) => {
+            spool.bus_kept();
+            return (of_receipt(receipt, id, kept), None);
+        }
+        (Err(_), asking) => asking,
+    };
+    spool.bus_refused();
+    let outcome = match unspooled {
+        Some(outcome) => outcome,
+        None => spooled(coming, message, deadline).await,
+    };
+    let asking = asking.filter(|_| !outcome.is_success());
+    (outcome, asking)
 }
 
 fn of_receipt(receipt: Receipt, id: DeliveryId, kept: impl FnOnce() -> Outcome) -> Outcome {
@@ -337,9 +360,9 @@ async fn ask(
 }
 
 /// Has the spool keep the message.
-async fn spooled(spool: &Spool, message: Arc<Message>, deadline: Instant) -> Outcome {
+async fn spooled(coming: Coming, message: Arc<Message>, deadline: Instant) -> Outcome {
     let id = message.id();
-    match tokio::time::timeout_at(deadline, spool.take(message)).await {
+    match tokio::time::timeout_at(deadline, coming.take(message)).await {
         Ok(Ok(Receipt::Kept)) => Outcome::Spooled(id),
         Ok(Ok(Receipt::Duplicate)) => Outcome::Duplicate(id),
         Ok(Err(refusal)) => Outcome::Unspooled(refusal),

@@ -193,6 +193,8 @@ async fn follow(mut link: watch::Receiver<Link>, metrics: Metrics) {
 struct Drainer {
     spool: Spool,
     stop: CancellationToken,
+    /// What it may take to learn what became of what is in flight, and to note it down.
+    ends_within: Duration,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -200,14 +202,16 @@ impl Drainer {
     fn start(spool: Spool, bus: Arc<dyn Bus>, publish_timeout: Duration) -> Self {
         let stop = CancellationToken::new();
         let task = tokio::spawn(spool::drain(spool.clone(), bus, publish_timeout, stop.clone()));
-        Self { spool, stop, task }
+        Self { spool, stop, ends_within: publish_timeout + CLOSE_WITHIN, task }
     }
 
-    /// Goes on until the spool is empty, or until `end`.
-    async fn end(self, end: Instant) {
+    /// Goes on until the spool is empty, or until `end`; what is in flight then is still waited for.
+    async fn end(mut self, end: Instant) {
         let emptied = tokio::time::timeout_at(end, self.spool.emptied()).await;
         self.stop.cancel();
-        let _ = self.task.await;
+        if tokio::time::timeout(self.ends_within, &mut self.task).await.is_err() {
+            self.task.abort();
+        }
         if emptied.is_err() {
             let messages = self.spool.reading().messages;
             tracing::warn!(messages, "drain_timeout passed: messages stay in the spool until the next start");

@@ -33,6 +33,9 @@ const ROOM_STEP: Duration = Duration::from_millis(2);
 /// How long opening after a failure waits for what was recovered to be written anew.
 const REWRITE: Duration = Duration::from_secs(30);
 
+/// Entries that are looked at for one [`Chunk`], at most: most of them may be of no use.
+const LOOKED_AT: usize = 1 << 16;
+
 /// What a topic holds: offsets from `earliest` up to, but without, `next`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Extent {
@@ -51,6 +54,16 @@ impl Extent {
     pub(crate) fn bytes(&self) -> u64 {
         self.end - self.start
     }
+}
+
+/// What of a topic is pending and wanted, from some offset on.
+#[derive(Debug, Default)]
+pub(crate) struct Chunk {
+    pub(crate) records: Vec<Record>,
+    /// Offsets of what should be here and cannot be read.
+    pub(crate) damaged: Vec<u64>,
+    /// All before this offset that is pending and wanted is here.
+    pub(crate) until: u64,
 }
 
 /// The log while it is open.
@@ -234,6 +247,47 @@ impl Log {
         })
     }
 
+    /// Of a spool: what is pending and, by its offset and the digest of its key, wanted. No payload is read
+    /// of anything else. A damaged record hides no other.
+    pub(super) fn read_pending(
+        &self,
+        topic: &str,
+        offsets: Range<u64>,
+        records: usize,
+        bytes: usize,
+        mut wanted: impl FnMut(u64, u64) -> bool,
+    ) -> Result<Chunk, ReadError> {
+        guarded(|| {
+            let (mut chunk, mut taken, mut looked) = (Chunk { until: offsets.start, ..Chunk::default() }, 0, 0);
+            for (index, segment) in self.segments.iter().enumerate() {
+                let behind = self.segments.get(index + 1).is_some_and(|next| next.begin(topic) <= chunk.until);
+                if behind || chunk.until >= offsets.end {
+                    continue;
+                }
+                for entry in segment.whether_pending(topic, chunk.until..offsets.end) {
+                    let (offset, key) = entry?;
+                    if looked == LOOKED_AT || chunk.records.len() == records {
+                        return Ok(chunk);
+                    }
+                    looked += 1;
+                    if key.is_some_and(|key| wanted(offset, key)) {
+                        match segment.record(topic, offset) {
+                            Ok((_, len)) if taken > 0 && taken + len > bytes => return Ok(chunk),
+                            Ok((record, len)) => {
+                                taken += len;
+                                chunk.records.push(record);
+                            }
+                            Err(_) => chunk.damaged.push(offset),
+                        }
+                    }
+                    chunk.until = offset + 1;
+                }
+            }
+            chunk.until = offsets.end;
+            Ok(chunk)
+        })
+    }
+
     pub(super) fn time(&self, topic: &str, offset: u64) -> Option<Timestamp> {
         let key = codec::record_key(topic, offset);
         let value = self.segments.iter().find_map(|segment| segment.keyspace.get(&key).ok().flatten())?;
@@ -353,6 +407,11 @@ impl Log {
     pub(super) fn append_samples(&self, numbers: Range<u8>) {
         let messages: Vec<_> = numbers.map(|n| Message::sample("a", "key", [n; 32], vec![n])).collect();
         self.append(messages.iter()).unwrap();
+    }
+
+    /// Of the last segment.
+    pub(super) fn lose(&self, topic: &str, offset: u64) {
+        self.last().keyspace.remove(codec::record_key(topic, offset)).unwrap();
     }
 }
 

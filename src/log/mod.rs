@@ -33,7 +33,7 @@ mod writer;
 mod damage;
 
 pub(crate) use retention::Retention;
-pub(crate) use store::{Extent, ReadError, Store};
+pub(crate) use store::{Chunk, Extent, ReadError, Store};
 pub(crate) use writer::Done;
 
 /// Messages that wait for the writer, at most. Their bytes are bounded by `server.bytes_in_flight`.
@@ -77,6 +77,7 @@ pub(crate) struct Log {
     pub(crate) store: Arc<Store>,
     orders: SyncSender<Order>,
     link: watch::Receiver<Link>,
+    reopened: watch::Receiver<u64>,
     /// Ends with the writer.
     closed: watch::Receiver<()>,
 }
@@ -84,13 +85,13 @@ pub(crate) struct Log {
 impl Log {
     /// Opens the log, making it where there is none. An error has its remedy.
     pub(crate) fn open(settings: Settings, topics: impl Iterator<Item = Arc<str>>) -> Result<Self, OpenError> {
-        let store = Arc::new(Store::open(&settings, topics)?);
         let (orders, received) = sync_channel(WAITING);
-        let link = watch::Sender::new(Link::Up);
+        let (link, opened_again) = (watch::Sender::new(Link::Up), watch::Sender::new(0));
         let (closing, closed) = watch::channel(());
-        let log = Self { store: store.clone(), orders, link: link.subscribe(), closed };
+        let (store, reopened) = (Arc::new(Store::open(&settings, topics)?), opened_again.subscribe());
+        let log = Self { store: store.clone(), orders, link: link.subscribe(), reopened, closed };
         let name = format!("{}-writer", settings.section);
-        let writer = Writer::new(store, received, link, settings);
+        let writer = Writer::new(store, received, link, opened_again, settings);
         let run = move || {
             let _closing = closing;
             writer.run();
@@ -126,14 +127,29 @@ impl Log {
     }
 
     /// Keeps in mind what the bus keeps. Survives `kill -9` as soon as the future is done; where the
-    /// disk does not take it, it is not kept in mind and nothing else happens.
+    /// disk does not take it, or nothing at present, it is not kept in mind and nothing else happens.
     pub(crate) fn remember(&self, known: Known) -> impl Future<Output = ()> + Send + use<> {
         let (written, was_written) = oneshot::channel();
-        let handed_over = self.hand_over(Order::Remember(known, written));
+        let taking = *self.link.borrow() == Link::Up;
+        let handed_over = taking && self.hand_over(Order::Remember(known, written)).is_ok();
         async move {
-            if handed_over.is_ok() {
+            if handed_over {
                 let _ = was_written.await;
             }
+        }
+    }
+
+    /// How many times the log was opened again after a failure. One that keeps its records until they are done
+    /// takes nothing then until it is told that they were [counted](Self::counted).
+    pub(crate) fn reopened(&self) -> watch::Receiver<u64> {
+        self.reopened.clone()
+    }
+
+    /// What is pending was recalled since the log was opened again for the `nth` time.
+    pub(crate) fn counted(&self, nth: u64) -> impl Future<Output = ()> + Send + use<> {
+        let orders = self.orders.clone();
+        async move {
+            let _ = tokio::task::spawn_blocking(move || orders.send(Order::Counted(nth))).await;
         }
     }
 

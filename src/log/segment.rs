@@ -11,7 +11,8 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, User
 use jiff::Timestamp;
 
 use super::codec::{self, Corrupt, Head, Mark};
-use super::failure::{Failure, ReadError};
+use super::failure::{Failure, ReadError, guarded};
+use crate::bus::Record;
 
 /// Held in memory before it is written as a table.
 const MEMTABLE: u64 = 32 * 1024 * 1024;
@@ -62,6 +63,31 @@ impl Segment {
             let (key, value) = pair.into_inner()?;
             let (_, offset) = codec::read_record_key(&key)?;
             if offset == expected { Ok(value) } else { Err(Corrupt("the order of offsets").into()) }
+        })
+    }
+
+    /// The record at the offset, and how long its value is.
+    pub(super) fn record(&self, topic: &str, offset: u64) -> Result<(Record, usize), ReadError> {
+        guarded(|| {
+            let value = self.keyspace.get(codec::record_key(topic, offset))?;
+            let value = value.ok_or(Corrupt("a record that should be there"))?;
+            let len = value.len();
+            Ok((codec::decode_record(topic, offset, Bytes::from_owner(value))?.0, len))
+        })
+    }
+
+    /// Of the topic's records at `offsets`, as far as they are here, the digests of their keys; `None` where
+    /// they are done.
+    pub(super) fn whether_pending(
+        &self,
+        topic: &str,
+        offsets: Range<u64>,
+    ) -> impl Iterator<Item = Result<(u64, Option<u64>), ReadError>> + use<> {
+        let keys = codec::pending_key(topic, offsets.start)..codec::pending_key(topic, offsets.end);
+        self.keyspace.range(keys).map(|pair| {
+            let (key, value) = pair.into_inner()?;
+            let (_, offset) = codec::read_pending_key(&key)?;
+            Ok((offset, codec::decode_pending(&value)?))
         })
     }
 

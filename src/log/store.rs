@@ -3,14 +3,15 @@
 //! each topic is. Decides neither what is kept for how long (`retention`) nor when to give up (`writer`).
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-pub(crate) use super::database::Extent;
 use super::database::Log;
+pub(crate) use super::database::{Chunk, Extent};
 pub(crate) use super::failure::{AppendError, ReadError};
 use super::retention::Facts;
 use super::segment::Marks;
@@ -113,7 +114,7 @@ impl Store {
         known: impl FnMut(Known),
     ) -> Result<(), OpenError> {
         let slot = read(&self.open);
-        let Some(open) = slot.as_ref() else { return Ok(()) };
+        let open = slot.as_ref().ok_or_else(|| OpenError("the log is closed".to_owned()))?;
         let all = open.pending(pending).and_then(|()| open.known(known));
         all.map_err(|error| error.explain(&self.settings))
     }
@@ -184,6 +185,21 @@ impl Store {
         open.read(topic, from..until.min(extent.next), records, bytes)
     }
 
+    /// Of a spool: what is pending at `offsets` and, by its offset and the digest of its key, wanted; at most
+    /// `records` and, the first apart, `bytes`. Blocks on the disk.
+    pub(crate) fn read_pending(
+        &self,
+        topic: &str,
+        offsets: Range<u64>,
+        records: usize,
+        bytes: usize,
+        wanted: impl FnMut(u64, u64) -> bool,
+    ) -> Result<Chunk, ReadError> {
+        let slot = read(&self.open);
+        let open = slot.as_ref().ok_or(ReadError::Closed)?;
+        open.read_pending(topic, offsets, records, bytes, wanted)
+    }
+
     fn publish(&self, open: &Log, ends: &Marks) {
         self.bytes.store(open.facts().iter().map(|segment| segment.bytes).sum(), Relaxed);
         for (topic, end) in ends {
@@ -203,6 +219,17 @@ impl Store {
     pub(crate) fn hang(&self) -> impl Drop {
         write(&self.open)
     }
+
+    /// What is committed next reaches the disk, and is refused all the same.
+    pub(crate) fn fail_after_the_next_commit(&self) {
+        let mut slot = write(&self.open);
+        slot.as_mut().unwrap().watermark = super::watermark::Watermark::read_only(&self.settings.dir);
+    }
+
+    /// As if the disk had lost the record.
+    pub(crate) fn lose(&self, topic: &str, offset: u64) {
+        read(&self.open).as_ref().unwrap().lose(topic, offset);
+    }
 }
 
 fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
@@ -215,7 +242,6 @@ fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::ops::Range;
     use std::path::Path;
 
     use super::*;

@@ -80,6 +80,14 @@ impl Watermark {
     }
 }
 
+#[cfg(test)]
+impl Watermark {
+    /// One that cannot be set.
+    pub(super) fn read_only(dir: &Path) -> Self {
+        Self(File::open(dir.join(NAME)).unwrap())
+    }
+}
+
 /// Without any journal fjall numbers what is written from zero on, and takes it at the next opening for
 /// older than its tables: it would drop what was acknowledged in between.
 fn has_journal(dir: &Path) -> io::Result<bool> {

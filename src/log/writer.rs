@@ -41,6 +41,8 @@ pub(super) enum Order {
     Append(Append),
     Done(Done, oneshot::Sender<()>),
     Remember(Known, oneshot::Sender<()>),
+    /// What is pending was counted anew since the log was opened again for so many times.
+    Counted(u64),
     /// Commit all that was handed over before, then close the log.
     Close,
 }
@@ -68,6 +70,8 @@ pub(super) struct Writer {
     settings: Settings,
     state: State,
     cursors: BTreeMap<Arc<str>, u64>,
+    /// How many times the log was opened again.
+    reopened: watch::Sender<u64>,
 }
 
 /// What one commit is made of.
@@ -78,6 +82,7 @@ struct Batch {
     known: Vec<Known>,
     remembered: Vec<oneshot::Sender<()>>,
     done: Vec<(Done, oneshot::Sender<()>)>,
+    counted: Option<u64>,
     closing: bool,
 }
 
@@ -99,6 +104,7 @@ impl Batch {
                 self.remembered.push(written);
             }
             Order::Done(done, written) => self.done.push((done, written)),
+            Order::Counted(nth) => self.counted = Some(nth),
             Order::Close => self.closing = true,
         }
     }
@@ -110,6 +116,8 @@ pub(super) enum State {
     Taking,
     /// Less free space than the reserve.
     Full,
+    /// Open again: some of what was refused may be on disk all the same, and has to be counted first.
+    Uncounted,
     /// fjall takes nothing more until it is opened again.
     Failed {
         retry: Instant,
@@ -122,9 +130,10 @@ impl Writer {
         store: Arc<Store>,
         orders: Receiver<Order>,
         link: watch::Sender<Link>,
+        reopened: watch::Sender<u64>,
         settings: Settings,
     ) -> Self {
-        Self { store, orders, link, settings, state: State::Taking, cursors: BTreeMap::new() }
+        Self { store, orders, link, settings, state: State::Taking, cursors: BTreeMap::new(), reopened }
     }
 
     /// Runs until it is told to close or nobody can ask any more; the log is closed then.
@@ -169,6 +178,9 @@ impl Writer {
     }
 
     fn commit(&mut self, mut batch: Batch) {
+        if self.state == State::Uncounted && batch.counted == Some(*self.reopened.borrow()) {
+            self.take_again();
+        }
         self.check_space();
         if !batch.appends.is_empty() {
             self.append(&mut batch.appends, batch.bytes as u64);
@@ -190,7 +202,7 @@ impl Writer {
             State::Taking if self.is_full(bytes) => Err("it holds as many bytes as it may"),
             State::Taking => self.try_append(appends),
             State::Full => Err("its disk has less free space than its reserve"),
-            State::Failed { .. } => Err("it is being opened again after a failure"),
+            State::Failed { .. } | State::Uncounted => Err("it is being opened again after a failure"),
         };
         let mut receipts = answer.map(Vec::into_iter);
         for append in appends.drain(..) {
@@ -234,10 +246,10 @@ impl Writer {
     }
 
     fn remember(&mut self, known: &[Known]) {
-        if matches!(self.state, State::Failed { .. }) {
+        // What is not kept in mind costs at most a second copy; what is written at the wrong time, the log.
+        if self.state != State::Taking {
             return;
         }
-        // What is not kept in mind costs at most a second copy.
         if let Err(AppendError::Failed(reason)) = self.store.remember(known) {
             self.fail(&reason);
         }
@@ -272,9 +284,11 @@ impl Writer {
         match self.state {
             State::Failed { retry, wait } if Instant::now() >= retry => self.reopen(wait),
             State::Failed { .. } => {}
-            State::Taking | State::Full if !self.store.healthy() => self.fail("fjall's own threads have failed"),
+            State::Taking | State::Full | State::Uncounted if !self.store.healthy() => {
+                self.fail("fjall's own threads have failed")
+            }
             // Retention frees space, above all where the disk is full.
-            State::Taking | State::Full => self.retain(),
+            State::Taking | State::Full | State::Uncounted => self.retain(),
         }
     }
 
@@ -301,7 +315,7 @@ impl Writer {
                 info!(free, "there is free space again for {section}.dir: messages are taken");
                 self.enter(State::Taking);
             }
-            State::Taking | State::Full | State::Failed { .. } => {}
+            State::Taking | State::Full | State::Uncounted | State::Failed { .. } => {}
         }
     }
 
@@ -350,9 +364,12 @@ impl Writer {
     fn reopen(&mut self, wait: Duration) {
         match self.store.reopen() {
             Ok(()) => {
-                info!("the log is open again and whole: messages are taken");
-                self.enter(State::Taking);
-                self.check_space();
+                if matches!(self.settings.keep, Keep::UntilDone { .. }) {
+                    self.enter(State::Uncounted);
+                } else {
+                    self.take_again();
+                }
+                self.reopened.send_modify(|times| *times += 1);
             }
             Err(error) => {
                 error!(%error, retry_in = ?wait, "the log could not be opened again");
@@ -360,6 +377,12 @@ impl Writer {
                 self.enter(State::Failed { retry: Instant::now() + wait, wait: next });
             }
         }
+    }
+
+    fn take_again(&mut self) {
+        info!("the log is open again and whole: messages are taken");
+        self.enter(State::Taking);
+        self.check_space();
     }
 
     fn enter(&mut self, state: State) {

@@ -11,7 +11,12 @@ use crate::signature::tests::{delivery, endpoint};
 
 /// Answers in the order in which it was asked, when the test says so.
 #[derive(Default)]
-struct Slow(Mutex<VecDeque<oneshot::Sender<Result<Receipt, Refusal>>>>);
+struct Slow(Mutex<VecDeque<Asked>>);
+
+struct Asked {
+    payload: Vec<u8>,
+    answer: oneshot::Sender<Result<Receipt, Refusal>>,
+}
 
 impl Slow {
     fn asked(&self) -> usize {
@@ -19,14 +24,20 @@ impl Slow {
     }
 
     fn answer(&self, answer: Result<Receipt, Refusal>) {
-        self.0.lock().unwrap().pop_front().expect("was asked").send(answer).expect("somebody waits");
+        let asked = self.0.lock().unwrap().pop_front().expect("was asked");
+        asked.answer.send(answer).expect("somebody waits");
+    }
+
+    fn payloads(&self) -> Vec<String> {
+        let asked = self.0.lock().unwrap();
+        asked.iter().map(|asked| String::from_utf8(asked.payload.clone()).unwrap()).collect()
     }
 }
 
 impl Bus for Slow {
-    fn publish(&self, _: Arc<Message>) -> Pending<Result<Receipt, Refusal>> {
+    fn publish(&self, message: Arc<Message>) -> Pending<Result<Receipt, Refusal>> {
         let (answer, answered) = oneshot::channel();
-        self.0.lock().unwrap().push_back(answer);
+        self.0.lock().unwrap().push_back(Asked { payload: message.payload().to_vec(), answer });
         Box::pin(async move { answered.await.expect("the test answers") })
     }
 
@@ -42,24 +53,39 @@ impl Bus for Slow {
 }
 
 fn line() -> (Arc<Slow>, Arc<Line>) {
+    line_with(None)
+}
+
+fn line_with(spool: Option<config::Spool>) -> (Arc<Slow>, Arc<Line>) {
     let environment = [("TERRA_SIGNING_SECRET".into(), "secret".into())];
-    let config = config::load(None, environment.into_iter(), false).unwrap().config;
+    let mut config = config::load(None, environment.into_iter(), false).unwrap().config;
+    if spool.is_some() {
+        // No test with one is about running out of it.
+        config.server.publish_timeout = LONG;
+    }
+    config.spool = spool;
+    let spool = config.spool.as_ref().map(|spool| Spool::open(spool, 10, |_| {}).unwrap());
     let routes = Arc::new(Table::of(&config).unwrap());
     let (bus, dedupe) = (Arc::new(Slow::default()), Dedupe::new(Duration::from_secs(60), 10));
     let (budget, metrics) = (Budget::new(1 << 20), Metrics::new(Readings::default()));
-    let stages = Stages { routes, fetcher: None, dedupe, bus: bus.clone(), spool: None, budget, metrics };
+    let stages = Stages { routes, fetcher: None, dedupe, bus: bus.clone(), spool, budget, metrics };
     let relay = Relay::new(&config, stages);
     (bus, relay.line())
 }
 
 /// An attempt at always the same delivery, with five seconds for the bus.
 fn attempt(line: &Arc<Line>) -> oneshot::Receiver<Outcome> {
+    attempt_at(line, r#"{"type":"daily"}"#, Duration::from_secs(5))
+}
+
+/// With so much time for bus and spool.
+fn attempt_at(line: &Arc<Line>, body: &str, within: Duration) -> oneshot::Receiver<Outcome> {
     assert_eq!(endpoint(&["secret"]).name, "terra");
-    let delivery = delivery(br#"{"type":"daily"}"#, HeaderMap::new());
+    let delivery = delivery(body.as_bytes(), HeaderMap::new());
     let (to, outcome) = oneshot::channel();
     let arrived = Instant::now();
     let answer = Answer { to, metrics: line.metrics.clone(), endpoint: endpoint(&["secret"]), arrived };
-    line.publishes.spawn(keep(line.clone(), delivery, arrived + Duration::from_secs(5), answer));
+    line.publishes.spawn(keep(line.clone(), delivery, arrived + within, answer));
     outcome
 }
 
@@ -138,4 +164,97 @@ async fn a_bus_that_never_answers_is_given_up_and_asked_again() {
     bus.0.lock().unwrap().pop_front();
     bus.answer(Ok(Receipt::Kept));
     assert!(matches!(again.await, Ok(Outcome::Kept(_))));
+}
+
+fn spool(dir: &tempfile::TempDir, max_age: Duration) -> Option<config::Spool> {
+    Some(config::Spool { dir: dir.path().to_owned(), max_bytes: 1 << 30, max_age, reserve: 0 })
+}
+
+fn of_user(user: &str, n: usize) -> String {
+    format!(r#"{{"type":"daily","user":{{"user_id":"{user}"}},"n":{n}}}"#)
+}
+
+/// So long that no test waits for it to end.
+const LONG: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+
+async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + LONG;
+    while !is_so() {
+        assert!(Instant::now() < end, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_spool_that_takes_nothing_leaves_the_bus_to_be_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let (bus, line) = line_with(spool(&dir, Duration::ZERO));
+    let first = attempt_at(&line, &of_user("a", 0), LONG);
+    until("the bus is asked", || bus.asked() == 1).await;
+    bus.answer(transient());
+    assert!(matches!(first.await, Ok(Outcome::Spooled(_))));
+    let held = line.spool.as_ref().unwrap();
+    until("it is too old", || held.reading().oldest.is_some_and(|oldest| oldest < Timestamp::now())).await;
+
+    let other = attempt_at(&line, &of_user("b", 0), LONG);
+    until("the bus is asked", || bus.asked() == 1).await;
+    bus.answer(transient());
+    assert!(matches!(other.await, Ok(Outcome::Unspooled(_))));
+    let other = attempt_at(&line, &of_user("b", 1), LONG);
+    until("the bus is asked again", || bus.asked() == 1).await;
+    bus.answer(Ok(Receipt::Kept));
+    assert!(matches!(other.await, Ok(Outcome::Kept(_))));
+    let behind = attempt_at(&line, &of_user("a", 1), LONG);
+    assert!(matches!(behind.await, Ok(Outcome::Unspooled(_))), "the bus must not have it first");
+    assert_eq!(bus.asked(), 0);
+}
+
+#[tokio::test]
+async fn nothing_is_spooled_ahead_of_an_earlier_message_of_its_key_that_the_bus_still_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let (bus, line) = line_with(spool(&dir, HOUR));
+    let held = line.spool.clone().unwrap();
+    let other = attempt_at(&line, &of_user("b", 0), LONG);
+    until("the bus is asked", || bus.asked() == 1).await;
+    let first = attempt_at(&line, &of_user("a", 0), LONG);
+    until("the bus is asked for both", || bus.asked() == 2).await;
+    bus.answer(transient());
+    assert!(matches!(other.await, Ok(Outcome::Spooled(_))));
+    let later: Vec<_> = (1..4).map(|n| attempt_at(&line, &of_user("a", n), LONG)).collect();
+    let beside = attempt_at(&line, &of_user("c", 0), LONG);
+    assert!(matches!(beside.await, Ok(Outcome::Spooled(_))), "the bus has not taken anything since");
+    assert_eq!((held.reading().messages, bus.asked()), (2, 1));
+    bus.answer(transient());
+    assert!(matches!(first.await, Ok(Outcome::Spooled(_))));
+    for later in later {
+        assert!(matches!(later.await, Ok(Outcome::Spooled(_))));
+    }
+
+    let stop = tokio_util::sync::CancellationToken::new();
+    let drainer = tokio::spawn(crate::spool::drain(held.clone(), line.bus.clone(), LONG, stop.clone()));
+    let mut sent = Vec::new();
+    while held.reading().messages > 0 {
+        until("more is sent, or all has gone", || bus.asked() > 0 || held.reading().messages == 0).await;
+        sent.extend(bus.payloads());
+        (0..bus.asked()).for_each(|_| bus.answer(Ok(Receipt::Kept)));
+    }
+    sent.retain(|payload| payload.contains(r#""a""#));
+    assert_eq!(sent, (0..4).map(|n| of_user("a", n)).collect::<Vec<_>>());
+    stop.cancel();
+    drainer.await.unwrap();
+}
+
+#[tokio::test]
+async fn where_no_time_is_left_for_the_bus_it_is_not_asked_and_not_taken_to_refuse() {
+    let dir = tempfile::tempdir().unwrap();
+    let (bus, line) = line_with(spool(&dir, HOUR));
+    let hurried = Arc::new(Line { spool_time: LONG, ..Line::clone(&line) });
+    let late = attempt_at(&hurried, &of_user("a", 0), LONG);
+    assert!(matches!(late.await, Ok(Outcome::Spooled(_))));
+    assert_eq!(bus.asked(), 0);
+    let timely = attempt_at(&line, &of_user("b", 0), LONG);
+    until("the bus is asked", || bus.asked() == 1).await;
+    bus.answer(Ok(Receipt::Kept));
+    assert!(matches!(timely.await, Ok(Outcome::Kept(_))));
 }

@@ -3,7 +3,7 @@
 //! aside, so that nothing waits behind it, and tried again from time to time.
 
 use std::collections::HashMap;
-use std::ops::{Add, Range};
+use std::ops::Add;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -11,13 +11,13 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::progress::Progress;
 use super::{Inner, Part, Spool};
 use crate::bus::{Bus, Link, Receipt, Refusal};
-use crate::log::{Done, ReadError};
+use crate::log::{Chunk, Done, ReadError};
 use crate::message::Message;
 use crate::telemetry::Throttle;
 
@@ -37,6 +37,10 @@ const IN_FLIGHT: usize = 256;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
+/// A pass in which nothing went is followed by a rest of so many times its length, at most so long.
+const REST: u32 = 3;
+const LONGEST_REST: Duration = Duration::from_secs(30);
+
 /// How long a bus that is away is left in peace.
 const PROBE_EVERY: Duration = Duration::from_secs(5);
 
@@ -53,29 +57,28 @@ const LOG_EVERY: Duration = Duration::from_secs(10);
 struct Tally {
     gone: u64,
     failed: u64,
-    /// Not sent: done before, or behind one of its key that failed.
-    passed_over: u64,
+    /// Looked at, also where it was not sent: done before, or behind one of its key that failed.
+    seen: u64,
 }
 
 impl Add for Tally {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
-        Self {
-            gone: self.gone + other.gone,
-            failed: self.failed + other.failed,
-            passed_over: self.passed_over + other.passed_over,
-        }
+        Self { gone: self.gone + other.gone, failed: self.failed + other.failed, seen: self.seen + other.seen }
     }
 }
 
-/// Drains until it is stopped. Nothing is lost by dropping it at any point.
+/// Drains until it is stopped: nothing more is sent from then on, and what is in flight is waited for, as
+/// long as `publish_timeout` at most. Nothing is lost by dropping it at any point; what is in flight then
+/// is sent again after the next start.
 pub async fn drain(spool: Spool, bus: Arc<dyn Bus>, publish_timeout: Duration, stop: CancellationToken) {
-    let run = Run { inner: spool.0, bus, publish_timeout };
+    let run = Run { inner: spool.0, bus, publish_timeout, stop };
     tokio::select! {
-        () = stop.cancelled() => {}
         () = run.drain() => {}
         () = run.watch_age() => {}
+        () = run.inner.count_again(|inner| &inner.spooled) => {}
+        () = run.inner.count_again(|inner| &inner.set_aside) => {}
     }
 }
 
@@ -83,55 +86,89 @@ struct Run {
     inner: Arc<Inner>,
     bus: Arc<dyn Bus>,
     publish_timeout: Duration,
+    stop: CancellationToken,
 }
 
 impl Run {
     async fn drain(&self) {
         let mut link = self.bus.link();
         let mut set_aside_due = Instant::now();
-        loop {
+        while !self.stop.is_cancelled() {
             if self.inner.spooled.waiting.load(Relaxed) > 0 {
-                self.empty(&mut link).await;
+                self.empty(&mut link, &mut set_aside_due).await;
             }
-            if Instant::now() >= set_aside_due && *link.borrow() == Link::Up {
-                while self.round(&self.inner.set_aside, BATCH_MESSAGES).await.gone > 0 {}
-                set_aside_due = Instant::now() + SET_ASIDE_EVERY;
-            }
-            let _ =
-                tokio::time::timeout_at(set_aside_due.max(Instant::now() + FIRST_PAUSE), self.inner.wake.notified())
-                    .await;
+            self.try_set_aside(&link, &mut set_aside_due).await;
+            let until = set_aside_due.max(Instant::now() + FIRST_PAUSE);
+            let _ = timeout_at(until, self.wait(self.inner.wake.notified())).await;
         }
     }
 
-    /// Until nothing is spooled.
-    async fn empty(&self, link: &mut watch::Receiver<Link>) {
+    /// For what is awaited, or for the stop.
+    async fn wait<T>(&self, awaited: impl Future<Output = T>) {
+        tokio::select! {
+            _ = awaited => {}
+            () = self.stop.cancelled() => {}
+        }
+    }
+
+    /// Tries what was set aside, where it is due.
+    async fn try_set_aside(&self, link: &watch::Receiver<Link>, due: &mut Instant) {
+        if Instant::now() < *due || *link.borrow() != Link::Up {
+            return;
+        }
+        let part = &self.inner.set_aside;
+        part.topics().values_mut().for_each(Progress::begin_again);
+        while self.round(part, BATCH_MESSAGES).await.seen > 0 && !self.stop.is_cancelled() {}
+        *due = Instant::now() + SET_ASIDE_EVERY;
+    }
+
+    /// Until nothing is spooled, or the stop.
+    async fn empty(&self, link: &mut watch::Receiver<Link>, set_aside_due: &mut Instant) {
+        let spooled = &self.inner.spooled;
         let (began, mut pause, mut batch) = (self.inner.drained.load(Relaxed), FIRST_PAUSE, PROBE_MESSAGES);
+        let (mut pass, mut rest) = (Pass::begin(spooled), None);
         tracing::warn!(
-            messages = self.inner.spooled.waiting.load(Relaxed),
+            messages = spooled.waiting.load(Relaxed),
             "messages are in the spool: they are brought to the bus as soon as it takes them"
         );
-        while self.inner.spooled.waiting.load(Relaxed) > 0 {
+        while spooled.waiting.load(Relaxed) > 0 {
             if *link.borrow_and_update() != Link::Up {
-                let _ = timeout(PROBE_EVERY, link.changed()).await;
+                let _ = timeout(PROBE_EVERY, self.wait(link.changed())).await;
             }
-            let tally = self.round(&self.inner.spooled, batch).await;
+            if self.stop.is_cancelled() {
+                return;
+            }
+            if rest.is_some_and(|until| Instant::now() >= until) {
+                (pass, rest) = (Pass::begin(spooled), None);
+            }
+            let tally = self.round(spooled, batch).await;
+            pass.gone += tally.gone;
             if tally.gone > 0 {
                 (pause, batch) = (FIRST_PAUSE, BATCH_MESSAGES);
+            } else if tally.failed > 0 {
+                // The bus as a whole, or only where the first messages go? More of them tell.
+                if *link.borrow() != Link::Up {
+                    batch = PROBE_MESSAGES;
+                }
+                if batch < BATCH_MESSAGES {
+                    (pass, rest) = (Pass::begin(spooled), None);
+                    batch = (batch * PROBE_GROWTH).min(BATCH_MESSAGES);
+                }
+                let _ = timeout(pause, self.wait(link.changed())).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            if tally.seen > 0 {
                 continue;
             }
-            if tally.failed == 0 && tally.passed_over > 0 {
-                continue;
+            self.try_set_aside(link, set_aside_due).await;
+            // What comes meanwhile belongs to this pass, and need not wait for what is stuck.
+            let until = *rest.get_or_insert_with(|| pass.rest(pause));
+            tokio::select! {
+                () = self.inner.wake.notified() => {}
+                _ = link.changed() => rest = Some(Instant::now()),
+                () = sleep_until(until) => {}
+                () = self.stop.cancelled() => {}
             }
-            // The bus as a whole, or only where the first messages go? More of them tell.
-            if *link.borrow() != Link::Up {
-                batch = PROBE_MESSAGES;
-            }
-            if batch < BATCH_MESSAGES {
-                self.inner.spooled.topics().values_mut().for_each(Progress::begin_again);
-                batch = (batch * PROBE_GROWTH).min(BATCH_MESSAGES);
-            }
-            let _ = timeout(pause, link.changed()).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
         let messages = self.inner.drained.load(Relaxed) - began;
         tracing::info!(messages, "the spool is empty again");
@@ -145,34 +182,60 @@ impl Run {
     }
 
     async fn batch(&self, part: &Part, topic: Arc<str>, end: u64, most: usize) -> Tally {
+        let _counted = self.inner.counting.read().await;
         let next = part.topics().entry(topic.clone()).or_default().next(end);
-        let Some(from) = next else { return Tally::default() };
-        let (store, name) = (part.log.store.clone(), topic.clone());
-        let reading = move || store.read(&name, from, end, most, BATCH_BYTES);
-        let records = match tokio::task::spawn_blocking(reading).await {
-            Ok(Ok(records)) => records,
-            Ok(Err(error)) => return unread(&topic, &error),
-            Err(_) => return Tally::default(),
+        let Some(from) = next.filter(|_| !self.halts()) else { return Tally::default() };
+        let (inner, name, set_aside) = (self.inner.clone(), topic.clone(), self.is_set_aside(part));
+        let reading = move || {
+            let part = if set_aside { &inner.set_aside } else { &inner.spooled };
+            let wanted = |offset, key| {
+                let topics = part.topics();
+                topics.get(&name).is_some_and(|progress| !progress.is_done(offset) && !progress.is_stuck(key))
+            };
+            part.log.store.read_pending(&name, from..end, most, BATCH_BYTES, wanted)
         };
-        let until = from + records.len() as u64;
+        let chunk = match tokio::task::spawn_blocking(reading).await {
+            Ok(Ok(chunk)) => chunk,
+            Ok(Err(error)) => return unread(&topic, &error),
+            Err(_) => return Tally { failed: 1, ..Tally::default() },
+        };
+        let Chunk { records, damaged, until } = chunk;
+        let mut failed = damaged.len() as u64;
         let mut chains: HashMap<u64, Vec<(u64, Message)>> = HashMap::new();
         for record in records {
-            let (offset, topics) = (record.offset, part.topics());
-            let Some(progress) = topics.get(&topic).filter(|progress| !progress.is_done(offset)) else { continue };
-            let Some(message) = Message::of_record(record) else { continue };
-            if !progress.is_stuck(message.key_digest()) {
-                chains.entry(message.key_digest()).or_default().push((offset, message));
+            let offset = record.offset;
+            match Message::of_record(record) {
+                Some(message) => chains.entry(message.key_digest()).or_default().push((offset, message)),
+                None => failed += 1,
             }
+        }
+        if failed > 0 {
+            passed_over(&topic, failed);
         }
         let sending = chains.into_iter().map(|(key, chain)| self.chain(part, key, chain));
         let sent: Vec<Sent> = stream::iter(sending).buffer_unordered(IN_FLIGHT).collect().await;
-        self.settle(part, topic, from..until, sent).await
+        let tally = self.settle(part, topic, until, sent).await;
+        tally + Tally { failed, seen: until - from, ..Tally::default() }
+    }
+
+    fn is_set_aside(&self, part: &Part) -> bool {
+        std::ptr::eq(part, &self.inner.set_aside)
+    }
+
+    /// Whether nothing more may be sent for now.
+    fn halts(&self) -> bool {
+        self.stop.is_cancelled() || self.inner.recounts.load(Relaxed)
     }
 
     /// Sends the messages of one key, each after the receipt of the one before, up to the first that fails.
     async fn chain(&self, part: &Part, key: u64, chain: Vec<(u64, Message)>) -> Sent {
-        let mut sent = Sent { key, gone: Vec::with_capacity(chain.len()), stuck: false };
+        let mut sent = Sent { key, gone: Vec::with_capacity(chain.len()), stuck: false, halted: false };
         for (offset, message) in chain {
+            if self.halts() {
+                // The later ones must not go in this pass.
+                sent.halted = true;
+                break;
+            }
             let message = Arc::new(message);
             let answer = timeout(self.publish_timeout, self.bus.publish(message.clone())).await;
             let gone = match answer {
@@ -215,27 +278,23 @@ impl Run {
         kept.is_ok()
     }
 
-    async fn settle(&self, part: &Part, topic: Arc<str>, read: Range<u64>, sent: Vec<Sent>) -> Tally {
+    async fn settle(&self, part: &Part, topic: Arc<str>, until: u64, sent: Vec<Sent>) -> Tally {
         let gone: Vec<u64> = sent.iter().flat_map(|sent| &sent.gone).copied().collect();
-        let stuck = sent.iter().filter(|sent| sent.stuck).map(|sent| sent.key);
-        let (gone_now, failed) = (gone.len() as u64, stuck.clone().count() as u64);
-        let tally = Tally { gone: gone_now, failed, passed_over: (read.end - read.start) - gone_now - failed };
-        let (cursors, spooled) = {
-            let mut topics = part.topics();
-            topics.entry(topic.clone()).or_default().advance(read.end, &gone, stuck);
-            let cursors = topics.iter().map(|(topic, progress)| (topic.clone(), progress.cursor())).collect();
-            (cursors, std::ptr::eq(part, &self.inner.spooled))
-        };
-        tracing::debug!(%topic, gone = tally.gone, stuck = tally.failed, "sent a batch from the spool");
+        let failed = sent.iter().filter(|sent| sent.stuck).count() as u64;
+        let tally = Tally { gone: gone.len() as u64, failed, seen: 0 };
+        let stuck = sent.iter().filter(|sent| sent.stuck || sent.halted).map(|sent| sent.key);
+        part.topics().entry(topic.clone()).or_default().advance(until, &gone, stuck);
         if gone.is_empty() {
             return tally;
         }
+        tracing::debug!(%topic, gone = tally.gone, stuck = tally.failed, "sent a batch from the spool");
         let empty = part.waiting.load(Relaxed) == tally.gone;
+        let cursors = part.cursors();
         let records = gone.into_iter().map(|offset| (topic.clone(), offset)).collect();
         part.log.done(Done { records, cursors, empty }).await;
         self.inner.drained.fetch_add(tally.gone, Relaxed);
-        if !spooled {
-            part.waiting.fetch_sub(tally.gone, Relaxed);
+        if self.is_set_aside(part) {
+            part.fewer(tally.gone);
             return tally;
         }
         // Only now: what is sent past the spool must not overtake.
@@ -251,8 +310,7 @@ impl Run {
     async fn watch_age(&self) {
         loop {
             let part = &self.inner.spooled;
-            let places: Vec<_> =
-                part.topics().iter().map(|(topic, progress)| (topic.clone(), progress.cursor())).collect();
+            let places = part.cursors();
             let store = part.log.store.clone();
             let reading = move || places.into_iter().filter_map(|(topic, at)| store.time(&topic, at)).min();
             let oldest = tokio::task::spawn_blocking(reading).await.ok().flatten();
@@ -268,6 +326,27 @@ struct Sent {
     gone: Vec<u64>,
     /// Whether one failed, so that the later ones were not sent.
     stuck: bool,
+    /// Whether the later ones were not sent for another reason.
+    halted: bool,
+}
+
+/// One pass over what is spooled, from the oldest on.
+struct Pass {
+    began: Instant,
+    gone: u64,
+}
+
+impl Pass {
+    fn begin(part: &Part) -> Self {
+        part.topics().values_mut().for_each(Progress::begin_again);
+        Self { began: Instant::now(), gone: 0 }
+    }
+
+    /// When the next one begins: the longer this one took for nothing, the later.
+    fn rest(&self, pause: Duration) -> Instant {
+        let long = if self.gone == 0 { (self.began.elapsed() * REST).min(LONGEST_REST) } else { Duration::ZERO };
+        Instant::now() + long.max(pause)
+    }
 }
 
 fn unread(topic: &str, error: &ReadError) -> Tally {
@@ -276,4 +355,16 @@ fn unread(topic: &str, error: &ReadError) -> Tally {
         tracing::error!(topic, more, reason = %error, "the spool could not be read; look after the disk of spool.dir");
     }
     Tally { failed: 1, ..Tally::default() }
+}
+
+fn passed_over(topic: &str, messages: u64) {
+    static DAMAGED: Throttle = Throttle::new(LOG_EVERY);
+    if let Some(more) = DAMAGED.pass() {
+        tracing::error!(
+            topic,
+            messages,
+            more,
+            "spooled messages cannot be read: they stay in the spool, and others go on; look after the disk of spool.dir"
+        );
+    }
 }

@@ -1,19 +1,23 @@
 //! Keeps what the bus refuses for the moment, and brings it there later. Comes in: messages. Goes out:
 //! receipts, each after an fsync, and in the end every message on the bus or set aside.
 //!
-//! `drain` brings messages to the bus, `progress` is how far it is in a topic; `inspect` is for `check`.
+//! `turns` has each key's messages go in order, `drain` brings them to the bus, `progress` is how far it is in
+//! a topic, `recall` what the disk has; `inspect` is for `check`.
 
 mod drain;
 mod inspect;
 mod progress;
+mod recall;
+mod turns;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, RwLock};
 
 use crate::bus::{OpenError, Receipt, Refusal};
 use crate::config;
@@ -21,12 +25,17 @@ use crate::dedupe::Known;
 use crate::log::{Keep, Log, Settings};
 use crate::message::Message;
 use progress::Progress;
+use recall::recall;
+use turns::{Turn, Turns};
 
 pub use drain::drain;
 pub use inspect::inspect;
 
 /// Where, below the spool's directory, lies what the bus refused for good.
 const SET_ASIDE: &str = "set-aside";
+
+/// How long an answer may wait until it is kept in mind that the bus keeps a message.
+const REMEMBER_WITHIN: Duration = Duration::from_millis(250);
 
 /// Holds messages until the bus has them. Cloning shares it.
 #[derive(Clone)]
@@ -39,7 +48,12 @@ struct Inner {
     set_aside: Part,
     /// How many messages of each key are spooled, by the digest of the key.
     held: Mutex<HashMap<u64, u32>>,
-    /// The bus refused, and has taken nothing of the spool since.
+    turns: Arc<Turns>,
+    /// Held by who changes what is counted: whoever counts anew holds it alone.
+    counting: Arc<RwLock<()>>,
+    /// Somebody waits to count anew: nothing more is begun.
+    recounts: AtomicBool,
+    /// The bus refused, and has taken nothing since.
     bus_refuses: AtomicBool,
     /// Unix milliseconds: when the oldest spooled message came; 0 without any.
     oldest: AtomicI64,
@@ -73,15 +87,16 @@ impl Spool {
     /// Opens the spool with all that it held, and tells what is known to be kept, the oldest first.
     /// `known` deliveries are kept in mind. Blocks on the disk. An error has its remedy.
     pub fn open(config: &config::Spool, known: usize, mut recalled: impl FnMut(Known)) -> Result<Self, OpenError> {
-        let mut held = HashMap::new();
-        let hold = |key| *held.entry(key).or_insert(0) += 1;
-        let spooled = Part::open(settings(config, &config.dir, known), hold, &mut recalled)?;
-        let set_aside = Part::open(settings(config, &config.dir.join(SET_ASIDE), 0), |_| {}, |_| {})?;
+        let (spooled, held) = Part::open(settings(config, &config.dir, known), &mut recalled)?;
+        let (set_aside, _) = Part::open(settings(config, &config.dir.join(SET_ASIDE), 0), |_| {})?;
         Ok(Self(Arc::new(Inner {
             config: config.clone(),
             spooled,
             set_aside,
             held: Mutex::new(held),
+            turns: Arc::default(),
+            counting: Arc::default(),
+            recounts: AtomicBool::new(false),
             bus_refuses: AtomicBool::new(false),
             oldest: AtomicI64::new(0),
             drained: AtomicU64::new(0),
@@ -90,46 +105,25 @@ impl Spool {
         })))
     }
 
-    /// Whether this message has to be spooled without asking the bus: others of its key are, or the bus
-    /// refused the last that it was asked to take.
-    pub fn comes_first(&self, message: &Message) -> bool {
-        let waits = self.0.spooled.waiting.load(Relaxed) > 0;
-        waits && (self.0.bus_refuses.load(Relaxed) || self.0.held().contains_key(&message.key_digest()))
+    /// The message's turn among those of its key, behind all that have one now. It is over when it is dropped.
+    pub fn turn(&self, message: &Message) -> Coming {
+        Coming { spool: self.0.clone(), turn: self.0.turns.begin(message.key_digest()) }
     }
 
-    /// The bus did not take a message: until it takes one from the spool, it is not asked.
+    /// The bus did not take a message: until it takes one, the spool is asked first.
     pub fn bus_refused(&self) {
         self.0.bus_refuses.store(true, Relaxed);
     }
 
-    /// `Ok` means that the message is on disk, and will be on the bus or set aside. Dropping the future
-    /// does not take it back.
-    pub async fn take(&self, message: Arc<Message>) -> Result<Receipt, Refusal> {
-        if let Some(age) = self.age()
-            && age > self.0.config.max_age
-        {
-            return Err(Refusal::Transient { reason: "the spool holds messages older than spool.max_age".into() });
-        }
-        let (inner, key) = (self.0.clone(), message.key_digest());
-        inner.hold(key);
-        let taking = async move {
-            let answer = inner.spooled.log.append(message).await;
-            match answer {
-                Ok(Receipt::Kept) => {
-                    let _ = inner.oldest.compare_exchange(0, Timestamp::now().as_millisecond(), Relaxed, Relaxed);
-                    inner.wake.notify_one();
-                }
-                Ok(Receipt::Duplicate) | Err(_) => inner.release(key),
-            }
-            answer
-        };
-        let lost = || Refusal::Transient { reason: "the spool gave no receipt".into() };
-        tokio::spawn(taking).await.unwrap_or_else(|_| Err(lost()))
+    /// The bus took a message.
+    pub fn bus_kept(&self) {
+        self.0.bus_refuses.store(false, Relaxed);
     }
 
-    /// Keeps in mind what is kept, so that it is known again after a restart.
+    /// Keeps in mind what is kept, so that it is known again after a restart; a disk that takes its time is
+    /// not waited for: what is not kept in mind costs at most a second copy.
     pub async fn remember(&self, known: Known) {
-        self.0.spooled.log.remember(known).await;
+        let _ = tokio::time::timeout(REMEMBER_WITHIN, self.0.spooled.log.remember(known)).await;
     }
 
     /// Waits until nothing is spooled.
@@ -148,27 +142,76 @@ impl Spool {
         Reading {
             messages: spooled.waiting.load(Relaxed),
             bytes: spooled.log.store.bytes() + set_aside.log.store.bytes(),
-            oldest: self.oldest(),
+            oldest: self.0.oldest(),
             set_aside: set_aside.waiting.load(Relaxed),
             drained: drained.load(Relaxed),
         }
-    }
-
-    fn oldest(&self) -> Option<Timestamp> {
-        // What was looked up a moment ago may have gone since.
-        let oldest = if self.0.spooled.waiting.load(Relaxed) > 0 { self.0.oldest.load(Relaxed) } else { 0 };
-        (oldest > 0).then(|| Timestamp::from_millisecond(oldest).ok()).flatten()
-    }
-
-    fn age(&self) -> Option<std::time::Duration> {
-        let age = Timestamp::now().duration_since(self.oldest()?);
-        std::time::Duration::try_from(age).ok()
     }
 
     /// Commits what was handed over, then closes. The drainer has ended before.
     pub async fn close(&self) {
         self.0.spooled.log.close().await;
         self.0.set_aside.log.close().await;
+    }
+}
+
+/// A message on its way to the bus or the spool.
+pub struct Coming {
+    spool: Arc<Inner>,
+    turn: Turn,
+}
+
+/// Who is asked for a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum First {
+    Bus,
+    /// The bus refused the last that it was asked to take: the spool, and the bus only where that is full.
+    Spool,
+    /// The spool alone: others of its key are there, or on their way.
+    SpoolAlone,
+}
+
+impl Coming {
+    pub fn first(&self) -> First {
+        let spool = &self.spool;
+        // In this order: a message is held before its turn is over.
+        let behind = self.turn.is_behind() || spool.held().contains_key(&self.turn.key());
+        match spool.spooled.waiting.load(Relaxed) > 0 && spool.bus_refuses.load(Relaxed) {
+            _ if behind => First::SpoolAlone,
+            true => First::Spool,
+            false => First::Bus,
+        }
+    }
+
+    /// `Ok` means that the message is on disk, and will be on the bus or set aside. All of its key that have
+    /// an earlier turn go before it. Dropping the future does not take it back.
+    pub async fn take(self, message: Arc<Message>) -> Result<Receipt, Refusal> {
+        let refused = |reason: &'static str| Err(Refusal::Transient { reason: reason.into() });
+        self.turn.comes().await;
+        let Self { spool, turn } = self;
+        if spool.age().is_some_and(|age| age > spool.config.max_age) {
+            return refused("the spool holds messages older than spool.max_age");
+        }
+        let Ok(counted) = spool.counting.clone().try_read_owned() else {
+            return refused("the spool counts what it holds after a failure");
+        };
+        let key = turn.key();
+        spool.hold(key);
+        let answer = spool.spooled.log.append(message);
+        drop(turn);
+        let taking = async move {
+            let answer = answer.await;
+            match answer {
+                Ok(Receipt::Kept) => {
+                    let _ = spool.oldest.compare_exchange(0, Timestamp::now().as_millisecond(), Relaxed, Relaxed);
+                    spool.wake.notify_one();
+                }
+                Ok(Receipt::Duplicate) | Err(_) => spool.release(key),
+            }
+            drop(counted);
+            answer
+        };
+        tokio::spawn(taking).await.unwrap_or_else(|_| refused("the spool gave no receipt"))
     }
 }
 
@@ -179,6 +222,17 @@ fn settings(config: &config::Spool, dir: &Path, known: usize) -> Settings {
 }
 
 impl Inner {
+    fn oldest(&self) -> Option<Timestamp> {
+        // What was looked up a moment ago may have gone since.
+        let oldest = if self.spooled.waiting.load(Relaxed) > 0 { self.oldest.load(Relaxed) } else { 0 };
+        (oldest > 0).then(|| Timestamp::from_millisecond(oldest).ok()).flatten()
+    }
+
+    fn age(&self) -> Option<Duration> {
+        let age = Timestamp::now().duration_since(self.oldest()?);
+        Duration::try_from(age).ok()
+    }
+
     fn held(&self) -> MutexGuard<'_, HashMap<u64, u32>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -197,29 +251,35 @@ impl Inner {
             }
         }
         drop(held);
-        if self.spooled.waiting.fetch_sub(1, Relaxed) == 1 {
-            self.oldest.store(0, Relaxed);
-            self.emptied.notify_waiters();
+        if self.spooled.fewer(1) == 0 {
+            self.nothing_waits();
         }
+    }
+
+    fn nothing_waits(&self) {
+        self.oldest.store(0, Relaxed);
+        self.emptied.notify_waiters();
     }
 }
 
 impl Part {
-    fn open(settings: Settings, mut held: impl FnMut(u64), known: impl FnMut(Known)) -> Result<Self, OpenError> {
+    /// Besides, how many messages of each key are pending.
+    fn open(settings: Settings, known: impl FnMut(Known)) -> Result<(Self, HashMap<u64, u32>), OpenError> {
         let log = Log::open(settings, std::iter::empty())?;
-        let mut pending: BTreeMap<Arc<str>, Vec<u64>> = BTreeMap::new();
-        let mut waiting = 0;
-        let each = |topic, offset, key| {
-            pending.entry(topic).or_default().push(offset);
-            held(key);
-            waiting += 1;
-        };
-        log.store.recall(each, known)?;
-        let topics = log.store.topics().into_iter().map(|(topic, extent)| {
-            let pending = pending.remove(&topic).unwrap_or_default();
-            (topic, Progress::new(&pending, extent.next))
-        });
-        Ok(Self { topics: Mutex::new(topics.collect()), log, waiting: AtomicU64::new(waiting) })
+        let recalled = recall(&log.store, &BTreeMap::new(), known)?;
+        let (topics, waiting) = (Mutex::new(recalled.topics), AtomicU64::new(recalled.waiting));
+        Ok((Self { log, topics, waiting }, recalled.held))
+    }
+
+    /// How many wait now that so many have gone.
+    fn fewer(&self, gone: u64) -> u64 {
+        let less = |waiting: u64| Some(waiting.saturating_sub(gone));
+        self.waiting.fetch_update(Relaxed, Relaxed, less).map_or(0, |waiting| waiting.saturating_sub(gone))
+    }
+
+    /// Before which offset of each topic nothing is pending.
+    fn cursors(&self) -> Vec<(Arc<str>, u64)> {
+        self.topics().iter().map(|(topic, progress)| (topic.clone(), progress.cursor())).collect()
     }
 
     fn topics(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Progress>> {

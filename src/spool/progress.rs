@@ -1,15 +1,16 @@
 //! How far a topic is drained. Comes in: what is pending at the start, then what is done. Goes out:
 //! where to read on. Touches no disk.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
 
 /// Of one topic.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Progress {
     /// Everything before it is done.
     cursor: u64,
-    /// What is done behind the cursor.
-    done: BTreeSet<u64>,
+    /// What is done behind the cursor: where each run of it begins, and where it ends.
+    done: BTreeMap<u64, u64>,
     /// Where this pass goes on. A pass goes once from the cursor to the end.
     from: u64,
     /// Digests of keys of which a message failed in this pass: the later ones wait for the next.
@@ -17,26 +18,47 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// `pending` in order; `end` is the offset of the next record.
-    pub(super) fn new(pending: &[u64], end: u64) -> Self {
-        let cursor = pending.first().copied().unwrap_or(end);
-        let mut done = BTreeSet::new();
-        let mut expected = cursor;
-        for offset in pending.iter().copied().chain([end]) {
-            done.extend(expected..offset);
-            expected = offset + 1;
-        }
-        Self { cursor, done, from: cursor, stuck: HashSet::new() }.settled()
+    /// Of a topic whose first message that is pending is at `first`. The next are to be said by
+    /// [`Self::pending`], in order, and then the end by [`Self::until`].
+    pub(super) fn starting(first: u64) -> Self {
+        Self { cursor: first, from: first, ..Self::default() }
     }
 
-    fn settled(mut self) -> Self {
+    pub(super) fn pending(&mut self, offset: u64) {
+        self.insert(self.from..offset);
+        self.from = offset + 1;
+    }
+
+    /// `end` is the offset of the next record.
+    pub(super) fn until(mut self, end: u64) -> Self {
+        self.insert(self.from..end);
         self.settle();
+        self.begin_again();
         self
     }
 
+    fn insert(&mut self, run: Range<u64>) {
+        let Range { mut start, mut end } = run;
+        if start >= end {
+            return;
+        }
+        if let Some((&before, &until)) = self.done.range(..=start).next_back()
+            && until >= start
+        {
+            (start, end) = (before, end.max(until));
+        }
+        while let Some((&next, &until)) = self.done.range(start..=end).next() {
+            end = end.max(until);
+            self.done.remove(&next);
+        }
+        self.done.insert(start, end);
+    }
+
     fn settle(&mut self) {
-        while self.done.remove(&self.cursor) {
-            self.cursor += 1;
+        while let Some(run) = self.done.first_entry()
+            && *run.key() <= self.cursor
+        {
+            self.cursor = self.cursor.max(run.remove());
         }
         self.from = self.from.max(self.cursor);
     }
@@ -45,16 +67,9 @@ impl Progress {
         self.cursor
     }
 
-    /// Where to read on, as there are records up to `end`: from where this pass is, or else in a new one
-    /// from the cursor. `None` where nothing is pending.
-    pub(super) fn next(&mut self, end: u64) -> Option<u64> {
-        if self.cursor >= end {
-            return None;
-        }
-        if self.from >= end {
-            self.begin_again();
-        }
-        Some(self.from)
+    /// Where this pass goes on; `None` where it has been at all records up to `end`.
+    pub(super) fn next(&self, end: u64) -> Option<u64> {
+        (self.from < end).then_some(self.from)
     }
 
     /// The next pass begins now.
@@ -64,7 +79,8 @@ impl Progress {
     }
 
     pub(super) fn is_done(&self, offset: u64) -> bool {
-        offset < self.cursor || self.done.contains(&offset)
+        let run = || self.done.range(..=offset).next_back();
+        offset < self.cursor || run().is_some_and(|(_, until)| offset < *until)
     }
 
     pub(super) fn is_stuck(&self, key: u64) -> bool {
@@ -73,7 +89,7 @@ impl Progress {
 
     /// What became of the records before `until`, where this pass goes on.
     pub(super) fn advance(&mut self, until: u64, done: &[u64], stuck: impl IntoIterator<Item = u64>) {
-        self.done.extend(done.iter().filter(|offset| **offset >= self.cursor));
+        done.iter().for_each(|offset| self.insert(*offset..offset + 1));
         self.stuck.extend(stuck);
         self.from = until;
         self.settle();
@@ -84,28 +100,52 @@ impl Progress {
 mod tests {
     use super::*;
 
+    fn recalled(pending: &[u64], end: u64) -> Progress {
+        let mut progress = Progress::starting(pending.first().copied().unwrap_or(end));
+        pending.iter().for_each(|offset| progress.pending(*offset));
+        progress.until(end)
+    }
+
     #[test]
     fn what_was_done_out_of_order_is_known_after_a_restart() {
-        let mut progress = Progress::new(&[3, 4, 7], 9);
+        let progress = recalled(&[3, 4, 7], 9);
         assert_eq!(progress.cursor(), 3);
         let done: Vec<_> = (0..9).filter(|offset| progress.is_done(*offset)).collect();
         assert_eq!(done, [0, 1, 2, 5, 6, 8]);
         assert_eq!(progress.next(9), Some(3));
-        assert_eq!(Progress::new(&[], 9).next(9), None);
+        assert_eq!(recalled(&[], 9).next(9), None);
         assert_eq!(Progress::default().next(1), Some(0), "a topic that is new");
     }
 
     #[test]
     fn a_pass_goes_on_behind_what_is_stuck_and_the_next_begins_with_it() {
-        let mut progress = Progress::new(&[0, 1, 2, 3], 4);
+        let mut progress = recalled(&[0, 1, 2, 3], 4);
         progress.advance(2, &[1], [77]);
         assert!(progress.is_stuck(77));
         assert_eq!((progress.cursor(), progress.next(4)), (0, Some(2)));
         progress.advance(4, &[2, 3], []);
-        assert_eq!((progress.cursor(), progress.next(4)), (0, Some(0)));
+        assert_eq!((progress.cursor(), progress.next(4), progress.next(5)), (0, None, Some(4)));
+        assert!(progress.is_stuck(77));
+        progress.begin_again();
+        assert_eq!(progress.next(4), Some(0));
         assert!(!progress.is_stuck(77));
         progress.advance(1, &[0], []);
         assert_eq!((progress.cursor(), progress.next(4)), (4, None));
         assert!(progress.done.is_empty());
+    }
+
+    #[test]
+    fn what_is_done_is_remembered_in_runs_whatever_the_order() {
+        let mut progress = recalled(&(0..100).collect::<Vec<_>>(), 100);
+        let offsets: Vec<_> = (1..100).map(|n| n * 37 % 100).collect();
+        for (index, offset) in offsets.iter().enumerate() {
+            progress.advance(100, &[*offset], []);
+            for other in 0..100 {
+                assert_eq!(progress.is_done(other), offsets[..=index].contains(&other), "{other} after {index}");
+            }
+        }
+        assert_eq!(progress.done, BTreeMap::from([(1, 100)]));
+        progress.advance(100, &[0], []);
+        assert_eq!((progress.cursor(), progress.done.len()), (100, 0));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -75,6 +75,51 @@ fn message(key: &str, n: usize) -> Arc<Message> {
     Arc::new(Message::sample("t", key, id, format!("{n:04}")))
 }
 
+/// Keeps nothing before the test says so.
+#[derive(Default)]
+struct Slow(Mutex<Vec<oneshot::Sender<Result<Receipt, Refusal>>>>);
+
+impl Slow {
+    fn asked(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+}
+
+impl Bus for Arc<Slow> {
+    fn publish(&self, _: Arc<Message>) -> Pending<Result<Receipt, Refusal>> {
+        let (answer, answered) = oneshot::channel();
+        self.0.lock().unwrap().push(answer);
+        Box::pin(async move { answered.await.expect("the test answers") })
+    }
+
+    fn topics(&self, _: Vec<Topic>) {}
+
+    fn link(&self) -> watch::Receiver<Link> {
+        watch::channel(Link::Up).1
+    }
+
+    fn close(&self) -> Pending<()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// Waits for what a test expects.
+async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let end = tokio::time::Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(tokio::time::Instant::now() < end, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+async fn take(spool: &Spool, message: Arc<Message>) -> Result<Receipt, Refusal> {
+    spool.turn(&message).take(message).await
+}
+
+fn asked_first(spool: &Spool, key: &str) -> First {
+    spool.turn(&message(key, 1000)).first()
+}
+
 async fn drained(spool: &Spool, bus: &Arc<Moody>) {
     let stop = CancellationToken::new();
     let bus = Arc::new(Shared(bus.clone()));
@@ -100,7 +145,7 @@ async fn each_key_keeps_its_order_whatever_fails_on_the_way() {
     let spool = open(dir.path(), |_| {});
     for n in 0..EACH {
         for key in 0..KEYS {
-            assert_eq!(spool.take(message(&format!("k{key}"), n)).await, Ok(Receipt::Kept));
+            assert_eq!(take(&spool, message(&format!("k{key}"), n)).await, Ok(Receipt::Kept));
         }
     }
     let bus = Moody::new(|_, asked| if asked * asked % 7 == 2 { Err(transient()) } else { Ok(Receipt::Kept) });
@@ -116,7 +161,7 @@ async fn what_is_refused_for_good_is_set_aside_and_nothing_waits_behind_it() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path(), |_| {});
     for n in 0..10 {
-        spool.take(message("k", n)).await.unwrap();
+        take(&spool, message("k", n)).await.unwrap();
     }
     let bus =
         Moody::new(|message, _| if &message.payload()[..] == b"0003" { Err(for_good()) } else { Ok(Receipt::Kept) });
@@ -129,7 +174,7 @@ async fn what_is_refused_for_good_is_set_aside_and_nothing_waits_behind_it() {
 
     let spool = open(dir.path(), |_| {});
     assert_eq!(spool.reading().set_aside, 1);
-    spool.take(message("other", 0)).await.unwrap();
+    take(&spool, message("other", 0)).await.unwrap();
     let mended = Moody::new(|_, _| Ok(Receipt::Kept));
     let (stop, bus) = (CancellationToken::new(), Arc::new(Shared(mended.clone())));
     let drainer = tokio::spawn(drain(spool.clone(), bus, Duration::from_secs(5), stop.clone()));
@@ -159,7 +204,7 @@ async fn what_is_refused_whatever_is_sent_stays_in_the_spool_in_its_order() {
 async fn a_bus_that_is_away_as_a_whole_sets_nothing_aside() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path(), |_| {});
-    spool.take(message("k", 0)).await.unwrap();
+    take(&spool, message("k", 0)).await.unwrap();
     let bus = Moody::new(|_, asked| if asked < 5 { Err(for_good()) } else { Ok(Receipt::Kept) });
     // Each word of the link ends a pause.
     let stays_away = async {
@@ -180,7 +225,7 @@ async fn what_was_drained_and_what_is_known_stays_so_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path(), |_| {});
     for n in 0..100 {
-        spool.take(message(&format!("k{}", n % 9), n)).await.unwrap();
+        take(&spool, message(&format!("k{}", n % 9), n)).await.unwrap();
     }
     let known = Known { kept: Timestamp::from_second(7).unwrap(), halves: [[1; 16], [2; 16]] };
     spool.remember(known).await;
@@ -200,10 +245,10 @@ async fn what_was_drained_and_what_is_known_stays_so_after_a_restart() {
     let mut recalled = Vec::new();
     let spool = open(dir.path(), |known| recalled.push(known));
     assert_eq!((spool.reading().messages, recalled), (left, vec![known]));
-    assert!(spool.comes_first(&message("k8", 1000)) && !spool.comes_first(&message("k0", 1000)));
+    assert_eq!((asked_first(&spool, "k8"), asked_first(&spool, "k0")), (First::SpoolAlone, First::Bus));
     let second = Moody::new(|_, _| Ok(Receipt::Kept));
     drained(&spool, &second).await;
-    assert!(!spool.comes_first(&message("k8", 1000)));
+    assert_eq!(asked_first(&spool, "k8"), First::Bus);
     let mut all: Vec<_> = [first, second].iter().flat_map(|bus| bus.kept.lock().unwrap().clone()).collect();
     all.sort();
     all.dedup();
@@ -214,13 +259,15 @@ async fn what_was_drained_and_what_is_known_stays_so_after_a_restart() {
 async fn a_bus_that_refused_is_not_asked_until_it_takes_one_from_the_spool() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path(), |_| {});
-    assert!(!spool.comes_first(&message("a", 0)), "nothing is spooled");
+    assert_eq!(asked_first(&spool, "a"), First::Bus, "nothing is spooled");
     spool.bus_refused();
-    assert!(!spool.comes_first(&message("a", 0)), "nothing is spooled that would find out");
-    spool.take(message("a", 0)).await.unwrap();
-    assert!(spool.comes_first(&message("b", 0)));
+    assert_eq!(asked_first(&spool, "a"), First::Bus, "nothing is spooled that would find out");
+    take(&spool, message("a", 0)).await.unwrap();
+    assert_eq!((asked_first(&spool, "a"), asked_first(&spool, "b")), (First::SpoolAlone, First::Spool));
+    spool.bus_kept();
+    assert_eq!(asked_first(&spool, "b"), First::Bus);
     drained(&spool, &Moody::new(|_, _| Ok(Receipt::Kept))).await;
-    assert!(!spool.comes_first(&message("a", 1)));
+    assert_eq!(asked_first(&spool, "a"), First::Bus);
 }
 
 #[tokio::test]
@@ -228,13 +275,13 @@ async fn beyond_max_age_nothing_more_is_taken_until_the_oldest_has_gone() {
     let dir = tempfile::tempdir().unwrap();
     let config = config::Spool { dir: dir.path().to_owned(), max_bytes: 1 << 30, max_age: Duration::ZERO, reserve: 0 };
     let spool = Spool::open(&config, 1, |_| {}).unwrap();
-    spool.take(message("a", 0)).await.unwrap();
+    take(&spool, message("a", 0)).await.unwrap();
     let mut n = 1;
-    while spool.take(message("a", n)).await.is_ok() {
+    while take(&spool, message("a", n)).await.is_ok() {
         n += 1;
     }
     drained(&spool, &Moody::new(|_, _| Ok(Receipt::Kept))).await;
-    assert_eq!(spool.take(message("b", 0)).await, Ok(Receipt::Kept));
+    assert_eq!(take(&spool, message("b", 0)).await, Ok(Receipt::Kept));
 }
 
 #[tokio::test]
@@ -244,7 +291,7 @@ async fn space_is_given_back_once_all_is_drained() {
     for n in 0..40 {
         let mut id = [0; 32];
         id[0] = n;
-        spool.take(Arc::new(Message::sample("t", "k", id, vec![b'0' + n; 100_000]))).await.unwrap();
+        take(&spool, Arc::new(Message::sample("t", "k", id, vec![b'0' + n; 100_000]))).await.unwrap();
     }
     assert!(spool.reading().bytes > 4_000_000);
     let (stop, bus) = (CancellationToken::new(), Arc::new(Shared(Moody::new(|_, _| Ok(Receipt::Kept)))));
@@ -261,14 +308,14 @@ fn a_disk_that_hangs_holds_up_nobody_but_those_who_wait_for_a_receipt() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path(), |_| {});
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    runtime.block_on(spool.take(message("k", 0))).unwrap();
+    runtime.block_on(take(&spool, message("k", 0))).unwrap();
     let hanging = spool.0.spooled.log.store.hang();
     let (answer, answered) = std::sync::mpsc::channel();
     let asked = spool.clone();
     // Of its own, so that a thread that waits for the disk is seen, not waited for.
     std::thread::spawn(move || {
         runtime.block_on(async {
-            let taking = asked.take(message("k", 1));
+            let taking = take(&asked, message("k", 1));
             assert!(tokio::time::timeout(Duration::from_millis(50), taking).await.is_err(), "it cannot be on disk");
             answer.send(asked.reading()).unwrap();
         });
@@ -276,4 +323,114 @@ fn a_disk_that_hangs_holds_up_nobody_but_those_who_wait_for_a_receipt() {
     let reading = answered.recv_timeout(Duration::from_secs(30)).expect("the thread is not held up");
     assert!(reading.messages == 2 && reading.bytes > 0 && reading.oldest.is_some(), "{reading:?}");
     drop(hanging);
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_does_not_hold_up_what_the_bus_has_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path(), |_| {});
+    let hanging = spool.0.spooled.log.store.hang();
+    let known = Known { kept: Timestamp::from_second(7).unwrap(), halves: [[1; 16], [2; 16]] };
+    tokio::time::timeout(Duration::from_secs(30), spool.remember(known)).await.expect("it is given up");
+    drop(hanging);
+}
+
+#[tokio::test]
+async fn what_was_refused_by_a_failing_disk_and_is_there_all_the_same_is_counted_and_sent_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path(), |_| {});
+    take(&spool, message("k", 0)).await.unwrap();
+    spool.0.spooled.log.store.fail_after_the_next_commit();
+    assert!(take(&spool, message("k", 1)).await.is_err());
+    assert!(take(&spool, message("j", 0)).await.is_err(), "until it is open again and counted");
+    let mended = Arc::new(AtomicBool::new(false));
+    let judge = mended.clone();
+    let bus = Moody::new(move |_, _| if judge.load(Relaxed) { Ok(Receipt::Kept) } else { Err(transient()) });
+    let (stop, shared) = (CancellationToken::new(), Arc::new(Shared(bus.clone())));
+    let drainer = tokio::spawn(drain(spool.clone(), shared, Duration::from_secs(5), stop.clone()));
+    until("both are counted", || spool.reading().messages == 2).await;
+    let mut retry = take(&spool, message("k", 1)).await;
+    while retry.is_err() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        retry = take(&spool, message("k", 1)).await;
+    }
+    assert_eq!(retry, Ok(Receipt::Duplicate));
+    take(&spool, message("k", 2)).await.unwrap();
+    mended.store(true, Relaxed);
+    until("it is empty", || spool.reading().messages == 0).await;
+    assert_eq!(bus.of_key("k"), ["0000", "0001", "0002"]);
+    assert_eq!((asked_first(&spool, "k"), spool.0.held().len()), (First::Bus, 0));
+    stop.cancel();
+    drainer.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_in_flight_as_the_drain_stops_is_waited_for_and_not_sent_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path(), |_| {});
+    for n in 0..3 {
+        take(&spool, message("k", n)).await.unwrap();
+        take(&spool, message("j", n)).await.unwrap();
+    }
+    let (stop, bus) = (CancellationToken::new(), Arc::new(Slow::default()));
+    let drainer = tokio::spawn(drain(spool.clone(), Arc::new(bus.clone()), Duration::from_secs(60), stop.clone()));
+    until("one of each key is in flight", || bus.asked() == 2).await;
+    stop.cancel();
+    for answer in std::mem::take(&mut *bus.0.lock().unwrap()) {
+        answer.send(Ok(Receipt::Kept)).expect("somebody waits");
+    }
+    tokio::time::timeout(Duration::from_secs(30), drainer).await.expect("it ends").unwrap();
+    assert_eq!(bus.asked(), 0, "nothing more was sent");
+    spool.close().await;
+    assert_eq!(open(dir.path(), |_| {}).reading().messages, 4);
+}
+
+#[tokio::test]
+async fn a_message_that_cannot_be_read_stays_and_keeps_no_other_from_the_bus() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path(), |_| {});
+    for n in 0..20 {
+        take(&spool, message(&format!("k{n}"), n)).await.unwrap();
+    }
+    for offset in [0, 7, 8] {
+        spool.0.spooled.log.store.lose("t", offset);
+    }
+    let bus = Moody::new(|_, _| Ok(Receipt::Kept));
+    let (stop, shared) = (CancellationToken::new(), Arc::new(Shared(bus.clone())));
+    let drainer = tokio::spawn(drain(spool.clone(), shared, Duration::from_secs(5), stop.clone()));
+    until("all others have gone", || spool.reading().messages == 3).await;
+    take(&spool, message("k", 0)).await.unwrap();
+    until("one that came later too", || bus.of_key("k").len() == 1).await;
+    assert_eq!((bus.kept.lock().unwrap().len(), spool.reading().messages), (18, 3));
+    stop.cancel();
+    drainer.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_stuck_keeps_neither_what_comes_later_nor_what_was_set_aside_from_the_bus() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path(), |_| {});
+    take(&spool, message("aside", 0)).await.unwrap();
+    drained(&spool, &Moody::new(|_, _| Err(for_good()))).await;
+    take(&spool, message("stuck", 0)).await.unwrap();
+    take(&spool, message("stuck", 1)).await.unwrap();
+    let refusing = Arc::new(AtomicBool::new(true));
+    let judge = refusing.clone();
+    let bus = Moody::new(move |message, _| match message.key() {
+        "stuck" if judge.load(Relaxed) => Err(transient()),
+        _ => Ok(Receipt::Kept),
+    });
+    let (stop, shared) = (CancellationToken::new(), Arc::new(Shared(bus.clone())));
+    let drainer = tokio::spawn(drain(spool.clone(), shared, Duration::from_secs(5), stop.clone()));
+    until("what was set aside has gone", || spool.reading().set_aside == 0).await;
+    for n in 0..10 {
+        take(&spool, message("k", n)).await.unwrap();
+        until("it has gone", || spool.reading().messages == 2).await;
+    }
+    assert_eq!((bus.of_key("aside").len(), bus.of_key("k").len(), bus.of_key("stuck").len()), (1, 10, 0));
+    refusing.store(false, Relaxed);
+    until("it is empty", || spool.reading().messages == 0).await;
+    assert_eq!(bus.of_key("stuck"), ["0000", "0001"]);
+    stop.cancel();
+    drainer.await.unwrap();
 }
