@@ -30,14 +30,19 @@ pub(crate) fn free(dir: &Path) -> io::Result<u64> {
 
 /// Whether a process has the log open. `Ok(false)` too where there is none yet.
 pub(crate) fn locked(dir: &Path) -> io::Result<bool> {
+    Ok(dir.join(LOCK_FILE).try_exists()? && lock(dir)?.is_none())
+}
+
+/// The log's lock, until it is dropped; `None` where there is no log yet, or where a process has it open.
+pub(super) fn lock(dir: &Path) -> io::Result<Option<File>> {
     let file = match File::options().read(true).write(true).open(dir.join(LOCK_FILE)) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
     match file.try_lock() {
-        Ok(()) => Ok(false),
-        Err(std::fs::TryLockError::WouldBlock) => Ok(true),
+        Ok(()) => Ok(Some(file)),
+        Err(std::fs::TryLockError::WouldBlock) => Ok(None),
         Err(std::fs::TryLockError::Error(error)) => Err(error),
     }
 }

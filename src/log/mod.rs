@@ -2,7 +2,8 @@
 //! Comes in: messages. Goes out: receipts, each after an fsync, and records by topic and offset.
 //!
 //! `database` is the log on disk (`opening`: how it begins, `segment`: its parts, `codec`: their bytes,
-//! `ledger`: what a spool keeps beside them, `watermark`: what must be there, `failure`: what can go wrong),
+//! `ledger`: what a spool keeps beside them, `watermark`: what must be there, `journal`: which one fjall goes on
+//! with, `failure`: what can go wrong),
 //! `store` how threads share it, `writer` the one that writes, `retention` what is kept, `disk` what it lies on.
 
 use std::borrow::Cow;
@@ -21,6 +22,7 @@ mod codec;
 mod database;
 pub(crate) mod disk;
 mod failure;
+mod journal;
 mod ledger;
 mod opening;
 mod retention;
@@ -88,10 +90,18 @@ impl Log {
         let (orders, received) = sync_channel(WAITING);
         let (link, opened_again) = (watch::Sender::new(Link::Up), watch::Sender::new(0));
         let (closing, closed) = watch::channel(());
-        let (store, reopened) = (Arc::new(Store::open(&settings, topics)?), opened_again.subscribe());
+        // The last process may have seen an fsync fail: then the disk lacks what reading finds.
+        let sealed = journal::seal(&settings.dir);
+        let store = Arc::new(Store::open(&settings, topics)?);
+        let sound = sealed.map_err(|error| disk::unusable(settings.section, &settings.dir, &error));
+        let sound = sound.and_then(|()| store.rewrite());
+        let reopened = opened_again.subscribe();
         let log = Self { store: store.clone(), orders, link: link.subscribe(), reopened, closed };
         let name = format!("{}-writer", settings.section);
-        let writer = Writer::new(store, received, link, opened_again, settings);
+        let mut writer = Writer::new(store, received, link, opened_again, settings);
+        if let Err(error) = sound {
+            writer.fail(&error.to_string());
+        }
         let run = move || {
             let _closing = closing;
             writer.run();

@@ -15,7 +15,7 @@ pub(crate) use super::database::{Chunk, Extent};
 pub(crate) use super::failure::{AppendError, ReadError};
 use super::retention::Facts;
 use super::segment::Marks;
-use super::{Settings, disk};
+use super::{Settings, disk, journal};
 use crate::bus::{OpenError, Receipt, Record};
 use crate::dedupe::Known;
 use crate::message::Message;
@@ -44,15 +44,27 @@ impl Store {
 
     /// After a failure: lets the database go, opens it again, checks it, and writes anew what its
     /// journal still had, as a failed fsync leaves it unknown whether the disk has it.
-    /// `Err`: nothing is open; to be tried again.
+    /// `Err`: to be tried again; what can be read can be until then.
     pub(super) fn reopen(&self) -> Result<(), OpenError> {
         let mut slot = write(&self.open);
         drop(slot.take());
-        let open = Log::open(&self.settings).map_err(|error| error.explain(&self.settings))?;
-        open.rewrite().map_err(|error| error.explain(&self.settings))?;
-        self.publish(&open, &open.ends());
-        *slot = Some(open);
+        let Settings { section, dir, .. } = &self.settings;
+        let sealed = journal::seal(dir).map_err(|error| disk::unusable(section, dir, &error));
+        *slot = Some(Log::open(&self.settings).map_err(|error| error.explain(&self.settings))?);
+        drop(slot);
+        sealed?;
+        self.rewrite()?;
+        let slot = read(&self.open);
+        if let Some(open) = slot.as_ref() {
+            self.publish(open, &open.ends());
+        }
         Ok(())
+    }
+
+    /// Writes to tables what the journals still hold.
+    pub(super) fn rewrite(&self) -> Result<(), OpenError> {
+        let slot = read(&self.open);
+        slot.as_ref().map_or(Ok(()), Log::rewrite).map_err(|error| error.explain(&self.settings))
     }
 
     /// Lets the database go. Readers get [`ReadError::Closed`] from now on.
@@ -367,6 +379,28 @@ mod tests {
         store.close();
         assert!(!store.healthy());
         assert!(matches!(store.read("a", 0, 9, 9, 9), Err(ReadError::Closed)));
+        without_the_first_journal(dir.path());
+        assert_eq!(offsets(&open(dir.path()), "a", 0), [0, 1, 2, 3], "what failed once is not relied upon");
+    }
+
+    #[tokio::test]
+    async fn a_log_that_begins_again_relies_on_no_journal_of_the_last_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let begin = || crate::log::Log::open(Settings::sample(dir.path()), std::iter::empty()).unwrap();
+        for number in 0..2 {
+            let log = begin();
+            log.append(Arc::new(message("a", number))).await.unwrap();
+            log.close().await;
+        }
+        without_the_first_journal(dir.path());
+        assert_eq!(offsets(&begin().store, "a", 0), [0, 1]);
+    }
+
+    /// As if nothing of it had ever reached the disk.
+    fn without_the_first_journal(dir: &Path) {
+        if let Ok(journal) = std::fs::File::options().write(true).open(dir.join("0.jnl")) {
+            journal.set_len(0).unwrap();
+        }
     }
 
     #[test]

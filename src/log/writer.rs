@@ -352,8 +352,12 @@ impl Writer {
         Ok(())
     }
 
-    fn fail(&mut self, reason: &str) {
+    /// Takes nothing until the log was opened again.
+    pub(super) fn fail(&mut self, reason: &str) {
         let section = self.settings.section;
+        if matches!(self.state, State::Failed { .. }) {
+            return;
+        }
         error!(
             reason,
             "the log failed: messages are refused until it is open again; look after the disk of {section}.dir"

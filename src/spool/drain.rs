@@ -196,6 +196,8 @@ impl Run {
         };
         let chunk = match tokio::task::spawn_blocking(reading).await {
             Ok(Ok(chunk)) => chunk,
+            // It is being opened again, which the log says itself.
+            Ok(Err(ReadError::Closed)) => return Tally { failed: 1, ..Tally::default() },
             Ok(Err(error)) => return unread(&topic, &error),
             Err(_) => return Tally { failed: 1, ..Tally::default() },
         };
