@@ -193,8 +193,8 @@ async fn follow(mut link: watch::Receiver<Link>, metrics: Metrics) {
 struct Drainer {
     spool: Spool,
     stop: CancellationToken,
-    /// What it may take to learn what became of what is in flight, and to note it down.
-    ends_within: Duration,
+    /// What it may take to learn what became of what is in flight.
+    publish_timeout: Duration,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -202,14 +202,15 @@ impl Drainer {
     fn start(spool: Spool, bus: Arc<dyn Bus>, publish_timeout: Duration) -> Self {
         let stop = CancellationToken::new();
         let task = tokio::spawn(spool::drain(spool.clone(), bus, publish_timeout, stop.clone()));
-        Self { spool, stop, ends_within: publish_timeout + CLOSE_WITHIN, task }
+        Self { spool, stop, publish_timeout, task }
     }
 
-    /// Goes on until the spool is empty, or until `end`; what is in flight then is still waited for.
+    /// Goes on until the spool is empty, or so long that what is in flight has its time until `end`.
     async fn end(mut self, end: Instant) {
-        let emptied = tokio::time::timeout_at(end, self.spool.emptied()).await;
+        let left = end.saturating_duration_since(Instant::now());
+        let emptied = tokio::time::timeout_at(end - self.publish_timeout.min(left / 2), self.spool.emptied()).await;
         self.stop.cancel();
-        if tokio::time::timeout(self.ends_within, &mut self.task).await.is_err() {
+        if tokio::time::timeout_at(end + CLOSE_WITHIN, &mut self.task).await.is_err() {
             self.task.abort();
         }
         if emptied.is_err() {
