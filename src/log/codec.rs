@@ -28,6 +28,9 @@ const WHETHER_PENDING: u8 = b'p';
 /// The key of a segment's head.
 pub(super) const HEAD: &[u8] = b"h";
 
+/// Of a segment behind which others have gone: where it ends itself. Written as a head is.
+pub(super) const END: &[u8] = b"e";
+
 /// All records of a segment lie in `RECORDS..RECORDS_END`.
 pub(super) const RECORDS: &[u8] = &[RECORD];
 pub(super) const RECORDS_END: &[u8] = &[RECORD + 1];

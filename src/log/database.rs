@@ -15,7 +15,7 @@ use super::codec::{self, Corrupt, Draft, Head, Mark};
 use super::failure::{AppendError, Failure, ReadError, guarded};
 use super::ledger::Ledger;
 use super::retention::Facts;
-use super::segment::{self, Marks, Segment};
+use super::segment::{self, Count, Marks, Segment};
 use super::watermark::{Level, Watermark};
 use crate::bus::{Receipt, Record};
 use crate::dedupe::Known;
@@ -109,7 +109,7 @@ impl Log {
         batch.insert(&keyspace, codec::HEAD, codec::encode_head(&head));
         batch.commit()?;
         self.close_last();
-        self.segments.push(Segment { number, head, keyspace, newest: None });
+        self.segments.push(Segment { number, head, keyspace, end: None, pending: Count::new(0), newest: None });
         Ok(())
     }
 
@@ -200,6 +200,8 @@ impl Log {
         }
         if !ends.is_empty() {
             batch.commit()?;
+            let kept = receipts.iter().filter(|receipt| **receipt == Receipt::Kept).count();
+            self.last().pending.change(kept as u64, 0);
             tally.newest = Some(time);
             tally.ends.extend(ends.iter().map(|(topic, end)| (topic.clone(), *end)));
             self.watermark.set(self.level(&tally.ends))?;
@@ -297,20 +299,24 @@ impl Log {
     pub(super) fn facts(&self) -> Vec<Facts> {
         let tally = self.tally();
         let sum = |marks: &Marks| marks.values().map(|mark| mark.position).sum::<u64>();
-        let starts = self.segments.iter().map(|segment| sum(&segment.head.marks));
-        let ends = starts.clone().skip(1).chain([sum(&tally.ends)]);
-        let facts = self.segments.iter().zip(starts.zip(ends));
+        let facts = self.segments.iter().zip(self.segment_ends(&tally.ends));
         let mut facts: Vec<_> = facts
-            .map(|(segment, (start, end))| Facts {
+            .map(|(segment, ends)| Facts {
                 created: segment.head.created,
                 newest: segment.newest,
-                bytes: end - start,
+                bytes: sum(ends) - sum(&segment.head.marks),
             })
             .collect();
         if let Some(last) = facts.last_mut() {
             last.newest = tally.newest;
         }
         facts
+    }
+
+    /// How far each topic is behind each segment, where it is at `last` behind the last one.
+    fn segment_ends<'l>(&'l self, last: &'l Marks) -> impl Iterator<Item = &'l Marks> {
+        let begins = self.segments.iter().skip(1).map(|segment| &segment.head.marks).chain([last]);
+        self.segments.iter().zip(begins).map(|(segment, next)| segment.end.as_ref().unwrap_or(next))
     }
 
     /// How many of the oldest segments have nothing pending, where each topic has nothing pending before
@@ -328,13 +334,20 @@ impl Log {
             return Ok(());
         }
         let mut batch = self.database.batch().durability(Some(PersistMode::Buffer));
+        let mut counts = vec![0; self.segments.len()];
         for (topic, offset) in records {
-            // Before the first segment all is done.
-            if let Some(segment) = self.segments.iter().rev().find(|segment| segment.begin(topic) <= offset) {
-                batch.insert(&segment.keyspace, codec::pending_key(topic, offset), codec::DONE);
+            // What lies in none, or between two, is done.
+            let Some(at) = self.segments.iter().rposition(|segment| segment.begin(topic) <= offset) else { continue };
+            let (keyspace, key) = (&self.segments[at].keyspace, codec::pending_key(topic, offset));
+            let Some(said) = keyspace.get(&key)? else { continue };
+            if codec::decode_pending(&said)?.is_some() {
+                batch.insert(keyspace, key, codec::DONE);
+                counts[at] += 1;
             }
         }
-        Ok(batch.commit()?)
+        batch.commit()?;
+        self.segments.iter().zip(counts).for_each(|(segment, count)| segment.pending.change(0, count));
+        Ok(())
     }
 
     /// Of a spool: every pending record, each topic's by offset, with the digest of its key; an error where
@@ -345,8 +358,7 @@ impl Log {
         }
         guarded(|| {
             let last = self.ends();
-            let begins = self.segments.iter().skip(1).map(|segment| &segment.head.marks);
-            let mut segments = self.segments.iter().zip(begins.chain([&last]));
+            let mut segments = self.segments.iter().zip(self.segment_ends(&last));
             segments.try_for_each(|(segment, ends)| segment.pending(ends, &mut each))
         })
     }
@@ -382,6 +394,40 @@ impl Log {
         // A journal holds on to the keyspaces that were written to it; fjall looks for journals to
         // remove when a memtable is closed.
         self.last().keyspace.rotate_memtable()?;
+        Ok(())
+    }
+
+    /// Of a spool: removes each segment with nothing pending that lies between others, so that what is stuck in
+    /// one costs no more than that one. Goes out: the bytes that it held.
+    pub(super) fn remove_done(&mut self) -> Result<u64, Failure> {
+        let (mut removed, mut at) = (0, 1);
+        while self.ledger.is_some() && at + 1 < self.segments.len() {
+            if !self.segments[at].pending.is_none() {
+                at += 1;
+                continue;
+            }
+            removed += self.facts()[at].bytes;
+            if self.segments[at - 1].end.is_none() {
+                self.end_before(at)?;
+            }
+            let gone = self.segments.remove(at);
+            self.database.delete_keyspace(gone.keyspace)?;
+        }
+        if removed > 0 {
+            self.last().keyspace.rotate_memtable()?;
+        }
+        Ok(removed)
+    }
+
+    /// Says on disk where the segment before this one ends: one that is missing without this is damage.
+    fn end_before(&mut self, at: usize) -> Result<(), Failure> {
+        let end = Head { created: Timestamp::now(), marks: self.segments[at].head.marks.clone() };
+        let keyspace = &self.segments[at - 1].keyspace;
+        let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
+        batch.insert(keyspace, codec::END, codec::encode_head(&end));
+        batch.commit()?;
+        keyspace.rotate_memtable()?;
+        self.segments[at - 1].end = Some(end.marks);
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use super::codec::{self, Corrupt};
 use super::database::{Log, Tally};
 use super::failure::{Failure, guarded};
 use super::ledger::{self, Ledger};
-use super::segment::{self, Segment};
+use super::segment::{self, Count, Segment};
 use super::watermark::{Level, Watermark};
 use super::{Keep, Settings};
 
@@ -70,14 +70,22 @@ impl Log {
             return if keyspace.is_empty()? { self.begin(number) } else { Err(Corrupt("a segment's head").into()) };
         };
         let head = codec::decode_head(&head)?;
-        if !self.segments.is_empty() && self.ends() != head.marks {
-            return Err(Corrupt("the seam of two segments").into());
+        if let Some(before) = self.segments.last() {
+            let fits = match &before.end {
+                None => self.ends() == head.marks,
+                Some(end) => self.ends() == *end && segment::is_behind(&head.marks, end),
+            };
+            if !fits {
+                return Err(Corrupt("the seam of two segments").into());
+            }
         }
+        let end = keyspace.get(codec::END)?.map(|end| codec::decode_head(&end)).transpose()?.map(|end| end.marks);
         let mut ends = head.marks.clone();
         let newest = segment::survey(&keyspace, &mut ends)?;
         self.close_last();
         *self.tally() = Tally { ends, newest };
-        self.segments.push(Segment { number, head, keyspace, newest: None });
+        let pending = Count::new(Count::UNKNOWN);
+        self.segments.push(Segment { number, head, keyspace, end, pending, newest: None });
         Ok(())
     }
 }
@@ -224,6 +232,44 @@ mod tests {
         open.done([("a", 3)].into_iter()).unwrap();
         drop(open);
         assert_eq!(pending(&Log::open(&spool(dir.path())).unwrap()).unwrap(), [5]);
+    }
+
+    #[test]
+    fn what_is_done_goes_from_between_what_is_not_and_the_rest_is_whole_at_the_next_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut open = Log::open(&spool(dir.path())).unwrap();
+        for number in 0..6 {
+            open.append_samples(2 * number..2 * number + 2);
+            open.roll().unwrap();
+        }
+        open.append_samples(12..13);
+        assert_eq!(open.remove_done().unwrap(), 0, "all is pending");
+        open.done((2..6).chain(8..10).map(|offset| ("a", offset))).unwrap();
+        let bytes = |open: &Log| open.facts().iter().map(|segment| segment.bytes).sum::<u64>();
+        let before = bytes(&open);
+        let removed = open.remove_done().unwrap();
+        assert!(removed > 0 && bytes(&open) == before - removed);
+        let left = [0, 1, 6, 7, 10, 11, 12];
+        for _ in 0..2 {
+            assert_eq!((open.segments.len(), pending(&open).unwrap()), (4, left.to_vec()));
+            let chunk = open.read_pending("a", 0..13, 9, usize::MAX, |_, _| true).unwrap();
+            assert_eq!(chunk.records.iter().map(|record| record.offset).collect::<Vec<_>>(), left);
+            assert_eq!((chunk.until, chunk.damaged), (13, vec![]));
+            assert_eq!(bytes(&open), before - removed);
+            drop(open);
+            open = Log::open(&spool(dir.path())).unwrap();
+        }
+        // Marks of what has gone must not be taken for marks of something else.
+        open.done([("a", 0), ("a", 3), ("a", 6), ("a", 7)].into_iter()).unwrap();
+        assert_eq!(open.remove_done().unwrap(), 0, "what is pending was not counted yet");
+        assert_eq!(pending(&open).unwrap(), [1, 10, 11, 12]);
+        assert!(open.remove_done().unwrap() > 0);
+        drop(open);
+        let open = Log::open(&spool(dir.path())).unwrap();
+        assert_eq!(pending(&open).unwrap(), [1, 10, 11, 12]);
+        open.segments[0].keyspace.remove(codec::END).unwrap();
+        drop(open);
+        assert!(matches!(Log::open(&spool(dir.path())), Err(Failure::Corrupt(_))), "they are missing");
     }
 
     #[test]

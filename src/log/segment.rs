@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, UserValue};
@@ -26,14 +27,51 @@ pub(super) struct Segment {
     pub(super) number: u64,
     pub(super) head: Head,
     pub(super) keyspace: Keyspace,
+    /// How far each topic is behind it, where the next segment does not begin there: those between have gone.
+    pub(super) end: Option<Marks>,
+    /// Of a spool: how many of its records are pending, once they were counted.
+    pub(super) pending: Count,
     /// When its last record was taken; for the last segment see [`super::database::Tally::newest`].
     pub(super) newest: Option<Timestamp>,
+}
+
+/// Of records that are pending. Nothing is known of those of an earlier process before they are recalled.
+pub(super) struct Count(AtomicU64);
+
+impl Count {
+    pub(super) const UNKNOWN: u64 = u64::MAX;
+
+    pub(super) fn new(count: u64) -> Self {
+        Self(AtomicU64::new(count))
+    }
+
+    pub(super) fn set(&self, count: u64) {
+        self.0.store(count, Relaxed);
+    }
+
+    /// Only the writer calls it.
+    pub(super) fn change(&self, more: u64, fewer: u64) {
+        let count = self.0.load(Relaxed);
+        if count != Self::UNKNOWN {
+            self.set((count + more).saturating_sub(fewer));
+        }
+    }
+
+    pub(super) fn is_none(&self) -> bool {
+        self.0.load(Relaxed) == 0
+    }
 }
 
 /// The number of the segment whose keyspace has this name.
 pub(super) fn number(name: &str) -> Result<u64, Corrupt> {
     let number = name.strip_prefix(PREFIX).and_then(|number| number.parse().ok());
     number.ok_or(Corrupt("a segment's name"))
+}
+
+/// Whether each topic is as far in `later` as in `marks`, or farther.
+pub(super) fn is_behind(later: &Marks, marks: &Marks) -> bool {
+    let farther = |mark: &Mark, than: &Mark| mark.next >= than.next && mark.position >= than.position;
+    marks.iter().all(|(topic, mark)| later.get(topic).is_some_and(|later| farther(later, mark)))
 }
 
 /// Made where it is missing.
@@ -99,6 +137,7 @@ impl Segment {
         let nexts = |marks: &Marks| marks.iter().map(|(topic, mark)| (topic.clone(), mark.next)).collect();
         let mut reached: BTreeMap<Arc<str>, u64> = nexts(&self.head.marks);
         let mut topic: Arc<str> = "".into();
+        let mut count = 0;
         for pair in self.keyspace.range(codec::PENDING..codec::PENDING_END) {
             let (key, value) = pair.into_inner()?;
             let (name, offset) = codec::read_pending_key(&key)?;
@@ -112,9 +151,14 @@ impl Segment {
             *expected += 1;
             if let Some(key) = codec::decode_pending(&value)? {
                 each(topic.clone(), offset, key);
+                count += 1;
             }
         }
-        if reached == nexts(ends) { Ok(()) } else { Err(WRONG.into()) }
+        if reached != nexts(ends) {
+            return Err(WRONG.into());
+        }
+        self.pending.set(count);
+        Ok(())
     }
 }
 

@@ -160,6 +160,15 @@ impl Store {
         Ok(())
     }
 
+    /// Of a spool: removes the segments that lie between others and have nothing pending. Goes out: their bytes.
+    pub(super) fn remove_done(&self) -> Result<u64, AppendError> {
+        let mut slot = write(&self.open);
+        let Some(open) = slot.as_mut() else { return Ok(0) };
+        let removed = open.remove_done().map_err(|error| AppendError::Failed(error.to_string()));
+        self.publish(open, &open.ends());
+        removed
+    }
+
     /// Topics that are known from now on, before their first message.
     pub(crate) fn know(&self, topics: impl Iterator<Item = Arc<str>>) {
         let mut known = write(&self.topics);

@@ -334,6 +334,12 @@ impl Writer {
         if rolls {
             self.store.roll()?;
         }
+        if matches!(self.settings.keep, Keep::UntilDone { .. }) {
+            let bytes = self.store.remove_done()?;
+            if bytes > 0 {
+                info!(bytes, "the {} gave back what is done behind what is not", self.settings.section);
+            }
+        }
         let facts = self.store.facts();
         let goes = match self.settings.keep {
             Keep::For(retention) => retention.removes(&facts, now),

@@ -272,10 +272,18 @@ impl Run {
         if kept == Ok(Receipt::Kept) {
             self.inner.set_aside.waiting.fetch_add(1, Relaxed);
         }
-        if kept.is_ok()
-            && let Some(more) = SET_ASIDE.pass()
-        {
-            tracing::error!(%topic, more, reason = %refusal, "a message was set aside: the bus refuses it for good");
+        let Some(more) = SET_ASIDE.pass() else { return kept.is_ok() };
+        match &kept {
+            Ok(_) => {
+                tracing::error!(%topic, more, reason = %refusal, "a message was set aside: the bus refuses it for good");
+            }
+            Err(full) => tracing::error!(
+                %topic,
+                more,
+                reason = %refusal,
+                why = %full,
+                "a message cannot even be set aside: those of its key wait behind it until the bus takes it"
+            ),
         }
         kept.is_ok()
     }

@@ -16,6 +16,8 @@ struct Moody {
     judge: Box<Judge>,
     asked: AtomicU64,
     kept: Mutex<Vec<(String, String)>>,
+    /// Whether it is of no interest what was kept.
+    forgets: AtomicBool,
     link: watch::Sender<Link>,
 }
 
@@ -23,7 +25,13 @@ impl Moody {
     /// The judge sees the message and how many were asked before it.
     fn new(judge: impl Fn(&Message, usize) -> Result<Receipt, Refusal> + Send + Sync + 'static) -> Arc<Self> {
         let link = watch::Sender::new(Link::Up);
-        Arc::new(Self { judge: Box::new(judge), asked: AtomicU64::new(0), kept: Mutex::default(), link })
+        Arc::new(Self {
+            judge: Box::new(judge),
+            asked: AtomicU64::new(0),
+            kept: Mutex::default(),
+            forgets: AtomicBool::new(false),
+            link,
+        })
     }
 
     fn of_key(&self, key: &str) -> Vec<String> {
@@ -44,7 +52,7 @@ impl Bus for Shared {
                 tokio::task::yield_now().await;
             }
             let answer = (moody.judge)(&message, asked);
-            if answer.is_ok() {
+            if answer.is_ok() && !moody.forgets.load(Relaxed) {
                 let payload = String::from_utf8(message.payload().to_vec()).unwrap();
                 moody.kept.lock().unwrap().push((message.key().to_owned(), payload));
             }
@@ -433,4 +441,35 @@ async fn what_is_stuck_keeps_neither_what_comes_later_nor_what_was_set_aside_fro
     assert_eq!(bus.of_key("stuck"), ["0000", "0001"]);
     stop.cancel();
     drainer.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_stuck_does_not_make_the_spool_full_of_what_has_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (max_age, max_bytes) = (Duration::from_secs(3600), 16 << 20);
+    let config = config::Spool { dir: dir.path().to_owned(), max_bytes, max_age, reserve: 0 };
+    let spool = Spool::open(&config, 1, |_| {}).unwrap();
+    let large = |key: &str, n: usize| {
+        let mut id = crate::identity::digest(&[key.as_bytes()]);
+        id[..8].copy_from_slice(&n.to_be_bytes());
+        Arc::new(Message::sample("t", key, id, vec![n as u8; 500_000]))
+    };
+    take(&spool, large("stuck", 0)).await.unwrap();
+    let bus = Moody::new(|message, _| if message.key() == "stuck" { Err(transient()) } else { Ok(Receipt::Kept) });
+    bus.forgets.store(true, Relaxed);
+    let (stop, shared) = (CancellationToken::new(), Arc::new(Shared(bus)));
+    let drainer = tokio::spawn(drain(spool.clone(), shared, Duration::from_secs(5), stop.clone()));
+    for n in 0..80 {
+        let end = tokio::time::Instant::now() + Duration::from_secs(60);
+        while take(&spool, large("k", n)).await.is_err() {
+            assert!(tokio::time::Instant::now() < end, "it stays full: {:?}", spool.reading());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    until("all but what is stuck has gone", || spool.reading().messages == 1).await;
+    assert!(spool.reading().bytes < 8 << 20, "{:?}", spool.reading());
+    stop.cancel();
+    drainer.await.unwrap();
+    spool.close().await;
+    assert_eq!(Spool::open(&config, 1, |_| {}).unwrap().reading().messages, 1);
 }
