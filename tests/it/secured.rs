@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nkeys::KeyPair;
 use serde_json::json;
+use tempfile::TempDir;
 
 use crate::support::accounts::Operator;
 use crate::support::bridge::{Bridge, command};
@@ -27,8 +28,14 @@ fn delivery() -> Attempt {
     Attempt::of(r#"{"type":"daily","user":{"user_id":"u"}}"#)
 }
 
-/// A delivery is kept, and `tail` with the same configuration shows it.
+/// With all said that can be.
+fn talkative(environment: &Environment) -> Environment {
+    with(environment.clone(), &[("TERRA_BRIDGE_LOG__FILTER", "trace")])
+}
+
+/// A delivery is kept, `tail` with the same configuration shows it, and nobody says the secret.
 fn gets_in(environment: &Environment, topic: &str) {
+    let environment = &talkative(environment);
     let bridge = Bridge::ready(environment);
     // Ready means that the bus was reached, not that its topics are made.
     let response = until("a delivery is kept", SAID_WITHIN, || {
@@ -43,10 +50,15 @@ fn gets_in(environment: &Environment, topic: &str) {
     let shown = String::from_utf8_lossy(&tail.stdout).into_owned();
     assert!(tail.status.success(), "{}", String::from_utf8_lossy(&tail.stderr));
     assert!(shown.contains(&id), "{shown}");
+    let said = bridge.log() + &String::from_utf8_lossy(&tail.stderr);
+    assert!(said.contains("\"DEBUG\""), "it is talkative");
+    let secrets = environment.iter().filter(|(name, _)| name == "SECRET");
+    secrets.for_each(|(_, secret)| assert!(!said.contains(secret), "the secret is shown"));
 }
 
 /// 503, not ready, `said` once in the log and in `check --online`, and nowhere the `secret`.
 fn stays_out(environment: &Environment, said: &str, secret: &str) -> Bridge {
+    let environment = &talkative(environment);
     let bridge = Bridge::start(environment);
     until("the log says why", SAID_WITHIN, || bridge.log().contains(said).then_some(()));
     assert_eq!(delivery().post(bridge.deliveries).status, 503);
@@ -146,21 +158,24 @@ mod nats {
     }
 
     #[test]
-    fn credentials_of_an_operators_account_get_in_and_others_are_named_until_they_are_known() {
-        let operator = Operator::new();
+    fn a_credentials_file_of_an_operators_account_gets_in_and_others_are_named_until_they_are_known() {
+        let (authority, operator) = (Authority::new(), Operator::new());
         let (account, other) = (operator.account(), operator.account());
-        let Some(mut broker) = Broker::nats_with(&operator.lines(&[&account])) else { return };
-        let bus = Bus::nats_at(format!("nats://127.0.0.1:{}", broker.port()));
-        let login = |credentials: &str| {
-            let more = [("TERRA_BRIDGE_NATS__CREDENTIALS", "env:SECRET"), ("SECRET", credentials)];
-            with(bus.environment(), &more)
+        let tls = tls(&authority, "");
+        let Some(mut broker) = Broker::nats_with(&(tls.clone() + &operator.lines(&[&account]))) else { return };
+        let (bus, dir) = (at(&broker), TempDir::new().expect("a temporary directory"));
+        let login = |name: &str, credentials: &str| {
+            let file = dir.path().join(name);
+            std::fs::write(&file, credentials).expect("the directory is ours");
+            let source = format!("file:{}", file.display());
+            with(environment(&bus, &authority), &[("TERRA_BRIDGE_NATS__CREDENTIALS", &source)])
         };
-        gets_in(&login(&account.user(json!({})).0), &bus.topic("daily"));
+        gets_in(&login("right", &account.user(json!({})).0), &bus.topic("daily"));
         let (expired, seed) = account.user(json!({"exp": now() - 60}));
-        stays_out(&login(&expired), LOGIN, &seed);
+        stays_out(&login("expired", &expired), LOGIN, &seed);
         let (foreign, seed) = other.user(json!({}));
-        let bridge = stays_out(&login(&foreign), LOGIN, &seed);
-        broker.restart_with(&operator.lines(&[&account, &other]));
+        let bridge = stays_out(&login("foreign", &foreign), LOGIN, &seed);
+        broker.restart_with(&(tls + &operator.lines(&[&account, &other])));
         heals(&bridge);
     }
 
@@ -180,7 +195,7 @@ mod nats {
             ("TERRA_BRIDGE_NATS__PASSWORD", "env:SECRET"),
             ("SECRET", &password),
         ];
-        let environment = with(with(bus.environment(), &login), more);
+        let environment = talkative(&with(with(bus.environment(), &login), more));
         let bridge = Bridge::start(&environment);
         until("the log says what to grant", SAID_WITHIN, || {
             assert_eq!(delivery().post(bridge.deliveries).status, 503);

@@ -188,7 +188,9 @@ pub(super) fn options(config: &config::Nats, timeout: Duration) -> Result<Connec
     }
     if let Some(credentials) = &config.credentials {
         let unusable = |_| OpenError("`nats.credentials` is not the text of a credentials file".into());
-        options = options.credentials(&text("nats.credentials", credentials)?).map_err(unusable)?;
+        // The client wants the end of the last line, which a secret from a file is read without.
+        let text = text("nats.credentials", credentials)? + "\n";
+        options = options.credentials(&text).map_err(unusable)?;
     }
     if let Some(seed) = &config.nkey {
         options = options.nkey(text("nats.nkey", seed)?.trim().to_owned());
