@@ -25,6 +25,10 @@ pub(super) const HEADROOM: u64 = 256 * 1024;
 /// Bytes: librdkafka's own upper limit of `message.max.bytes`.
 pub(super) const MAX_REQUEST: u64 = 1_000_000_000;
 
+/// Bytes of messages for one partition that go to the broker together, before compression; a larger one goes
+/// alone. Well below what a topic takes that nobody set up: the broker judges the batch, and refuses it whole.
+const BATCH: u64 = 256 * 1024;
+
 /// librdkafka looks for messages and requests that are overdue once a second only.
 pub(super) const SCAN: Duration = Duration::from_secs(1);
 
@@ -73,6 +77,7 @@ pub(super) fn producer(config: &config::Kafka, setup: &Setup) -> Result<ClientCo
             ("socket.timeout.ms", millis(times.socket)),
             ("queue.buffering.max.ms", "1".to_owned()),
             ("message.max.bytes", largest.to_string()),
+            ("batch.size", BATCH.to_string()),
             ("queue.buffering.max.kbytes", room.min(i32::MAX as u64).to_string()),
             ("queue.buffering.max.messages", "1000000".to_owned()),
             ("partitioner", "murmur2_random".to_owned()),
@@ -83,6 +88,12 @@ pub(super) fn producer(config: &config::Kafka, setup: &Setup) -> Result<ClientCo
         .map(|(name, value)| (name.to_owned(), value)),
     );
     overridden(ours, config)
+}
+
+/// Bytes of a batch that this producer fills, as librdkafka understands its settings.
+pub(super) fn batch(producer: &ClientConfig) -> u64 {
+    let set = producer.create_native_config().and_then(|native| native.get("batch.size"));
+    set.ok().and_then(|bytes| bytes.parse().ok()).unwrap_or(BATCH)
 }
 
 /// A client that asks and administers: the user's properties, none of a producer's.

@@ -17,7 +17,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 type Brokers = MockCluster<'static, DefaultProducerContext>;
 
 fn message() -> Arc<Message> {
-    Arc::new(Message::sample("t", "k", [7; 32], "x"))
+    sized(1)
+}
+
+fn sized(bytes: usize) -> Arc<Message> {
+    Arc::new(Message::sample("t", "k", [7; 32], vec![b'x'; bytes]))
 }
 
 /// With a topic `t` and a bridge that has published to it.
@@ -89,7 +93,7 @@ async fn brokers_that_go_and_come_are_seen_without_a_restart() {
 async fn answers_of_the_broker_are_told_apart() {
     let (brokers, bus) = connected().await;
     brokers.request_errors(Api::Produce, &[Answer::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE]);
-    let refusal = bus.publish(message()).await.unwrap_err();
+    let refusal = bus.publish(sized(300_000)).await.unwrap_err();
     assert!(matches!(refusal, Refusal::TooLarge { .. }), "{refusal}");
 
     brokers.request_errors(Api::Produce, &[Answer::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED]);
@@ -100,5 +104,24 @@ async fn answers_of_the_broker_are_told_apart() {
     kept(&bus).await;
     brokers.request_errors(Api::Produce, &[Answer::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS]);
     assert_eq!(bus.publish(message()).await, Ok(Receipt::Kept), "a passing error is retried within the timeout");
+    bus.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_message_that_was_alone_in_its_batch_is_too_large() {
+    let (brokers, bus) = connected().await;
+    let refused = async |bytes| {
+        brokers.request_errors(Api::Produce, &[Answer::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE]);
+        bus.publish(sized(bytes)).await.unwrap_err()
+    };
+    let refusal = refused(1).await;
+    assert!(matches!(refusal, Refusal::Transient { .. }), "{refusal}");
+    let deadline = Instant::now() + PATIENCE;
+    while !matches!(refused(100_000).await, Refusal::TooLarge { .. }) {
+        assert!(Instant::now() < deadline, "the batches get no smaller");
+    }
+    let refusal = refused(1).await;
+    assert!(matches!(refusal, Refusal::Transient { .. }), "{refusal}");
+    kept(&bus).await;
     bus.close().await;
 }

@@ -27,6 +27,8 @@ mod tail;
 mod topics;
 
 #[cfg(test)]
+mod batches;
+#[cfg(test)]
 mod live;
 #[cfg(test)]
 mod mocked;

@@ -1,6 +1,7 @@
 //! One message on its way. Comes in: a [`Message`]. Goes out: the receipt or refusal of Kafka's own
 //! delivery report. The payload's share of the memory budget is held until that report.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use rdkafka::{ClientConfig, ClientContext, Statistics};
 use tokio::sync::oneshot;
 
 use super::client;
+use super::refusal::crowded;
 use super::state::State;
 use crate::bus::{OpenError, Receipt, Refusal};
 use crate::message::Message;
@@ -27,7 +29,23 @@ pub(super) struct Handed {
 }
 
 /// Where the client's reports go.
-pub(super) struct Reports(Arc<State>);
+pub(super) struct Reports {
+    state: Arc<State>,
+    /// Bytes of a batch that their client fills.
+    batch: u64,
+}
+
+impl Reports {
+    /// The broker refuses a whole batch as too large. That means this message only where it was alone.
+    fn refuse(&self, code: Code, message: &Message) -> Refusal {
+        let too_large = matches!(code, Code::MessageSizeTooLarge | Code::MessageBatchTooLarge);
+        if too_large && size(message) <= self.batch {
+            self.state.take_batches_below(self.batch);
+            return crowded(message.topic());
+        }
+        self.state.refuse(code, message.topic())
+    }
+}
 
 impl ClientContext for Reports {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, _: &str) {
@@ -36,7 +54,7 @@ impl ClientContext for Reports {
 
     fn error(&self, error: KafkaError, why: &str) {
         if let Some(code) = error.rdkafka_error_code() {
-            self.0.error(code, why);
+            self.state.error(code, why);
         }
     }
 
@@ -53,10 +71,10 @@ impl ProducerContext for Reports {
         // Nobody waits any more where the caller's deadline passed first.
         let _ = answer.send(match report {
             Ok(_) => {
-                self.0.receipt();
+                self.state.receipt();
                 Ok(Receipt::Kept)
             }
-            Err((error, _)) => Err(self.0.refuse(code(error), message.topic())),
+            Err((error, _)) => Err(self.refuse(code(error), &message)),
         });
     }
 }
@@ -67,12 +85,15 @@ pub(super) struct Line {
     config: ClientConfig,
     state: Arc<State>,
     client: RwLock<Option<Arc<Client>>>,
+    /// Bytes of a batch that the client fills.
+    batch: AtomicU64,
 }
 
 impl Line {
     pub(super) fn open(config: ClientConfig, state: Arc<State>) -> Result<Self, OpenError> {
-        let client = client::create(&config, Reports(Arc::clone(&state)))?;
-        Ok(Self { config, state, client: RwLock::new(Some(Arc::new(client))) })
+        let batch = client::batch(&config);
+        let client = client::create(&config, Reports { state: Arc::clone(&state), batch })?;
+        Ok(Self { config, state, client: RwLock::new(Some(Arc::new(client))), batch: batch.into() })
     }
 
     /// Hands the message over at once. The answer comes with the delivery report, or now where there
@@ -104,18 +125,27 @@ impl Line {
         self.client()?.client().fatal_error().map(|(code, _)| code)
     }
 
-    /// Replaces the client; what it still had is answered as transient.
-    pub(super) fn replace(&self) {
-        match client::create(&self.config, Reports(Arc::clone(&self.state))) {
+    /// Whether the client fills larger batches than some topic takes.
+    pub(super) fn overfills(&self) -> bool {
+        self.state.batches() < self.batch.load(Ordering::Relaxed)
+    }
+
+    /// Replaces the client. What the old one still has after `patience` is answered as transient.
+    pub(super) fn replace(&self, patience: Duration) {
+        let batch = self.state.batches().min(self.batch.load(Ordering::Relaxed));
+        let mut config = self.config.clone();
+        config.set("batch.size", batch.to_string());
+        match client::create(&config, Reports { state: Arc::clone(&self.state), batch }) {
             Ok(client) => {
+                self.batch.store(batch, Ordering::Relaxed);
                 let mut slot = self.client.write().unwrap_or_else(PoisonError::into_inner);
                 // Closed meanwhile: stays closed.
-                let old = slot.is_some().then(|| slot.replace(Arc::new(client)));
+                let old = if slot.is_some() { slot.replace(Arc::new(client)) } else { None };
                 drop(slot);
                 // Closing blocks, and one that is stuck may do so for long.
-                std::thread::spawn(move || drop(old));
+                std::thread::spawn(move || old.map(|old| old.flush(patience)));
             }
-            Err(error) => tracing::error!("the failed Kafka client cannot be replaced: {error}"),
+            Err(error) => tracing::error!("the Kafka client cannot be replaced: {error}"),
         }
     }
 
@@ -142,6 +172,12 @@ impl Drop for Line {
 
 pub(super) fn code(error: &KafkaError) -> Code {
     error.rdkafka_error_code().unwrap_or(Code::Fail)
+}
+
+/// Bytes of it in a batch, at least.
+fn size(message: &Message) -> u64 {
+    let headers: usize = message.kafka_headers().map(|(key, value)| key.len() + value.len()).sum();
+    (message.key().len() + message.payload().len() + headers) as u64
 }
 
 fn headers(message: &Message) -> OwnedHeaders {

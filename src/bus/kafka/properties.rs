@@ -12,6 +12,9 @@ use rdkafka::error::KafkaError;
 use super::client::{HEADROOM, MAX_REQUEST};
 use crate::config::Secret;
 
+/// Bytes: what librdkafka has for a batch by itself, and about what a topic takes that nobody set up.
+const MAX_BATCH: u64 = 1_000_000;
+
 /// librdkafka's aliases and what they stand for, from its CONFIGURATION.md (2.12.1).
 const ALIASES: &[(&str, &str)] = &[
     ("acks", "request.required.acks"),
@@ -250,6 +253,7 @@ fn demands(bus_timeout: Duration, max_body: usize) -> Vec<(&'static str, Demand,
             Demand::AtLeast((body + HEADROOM).min(MAX_REQUEST)),
             "a body of server.max_body and its headers have to fit",
         ),
+        ("batch.size", Demand::AtMost(MAX_BATCH), "a batch has to fit into a topic that nobody set up for more"),
         (
             "queue.buffering.max.kbytes",
             Demand::AtLeast((body + HEADROOM).div_ceil(1024)),
@@ -377,6 +381,8 @@ mod tests {
         refused("message.max.bytes", &(12 << 20).to_string());
         allowed("message.max.bytes", "20000000");
         refused("queue.buffering.max.kbytes", "1024");
+        refused("batch.size", "2000000");
+        allowed("batch.size", "0x80000");
     }
 
     #[test]

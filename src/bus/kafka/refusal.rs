@@ -147,6 +147,13 @@ pub(super) fn forbidden(topic: &str) -> Refusal {
     }
 }
 
+/// The refusal for a message that may have been among others in a batch that was too large.
+pub(super) fn crowded(topic: &str) -> Refusal {
+    Refusal::Transient {
+        reason: format!("topic {topic} takes less than a batch of messages: batches get smaller").into(),
+    }
+}
+
 fn in_time(code: Code) -> &'static str {
     match code {
         Code::Fatal => "the Kafka client failed and is being replaced",

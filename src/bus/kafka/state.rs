@@ -27,6 +27,8 @@ pub(super) struct State {
     /// Whether there is any: spares each receipt the lock.
     troubled: AtomicBool,
     receipts: AtomicU64,
+    /// Bytes of a batch that every topic takes, as far as that is known.
+    batches: AtomicU64,
     look: AtomicBool,
     /// The topics that messages go to from now on, until the supervisor knows.
     told: Mutex<Option<Vec<Topic>>>,
@@ -42,6 +44,7 @@ impl State {
             trouble: Troubles::default(),
             troubled: AtomicBool::new(false),
             receipts: AtomicU64::new(0),
+            batches: AtomicU64::new(u64::MAX),
             look: AtomicBool::new(false),
             told: Mutex::default(),
             wake: Notify::new(),
@@ -136,6 +139,22 @@ impl State {
         let gone = code == Code::MessageTimedOut && *self.link.borrow() != Link::Up;
         let code = if gone { Code::AllBrokersDown } else { code };
         refusal::refusal(code, topic, self.trouble.within(EXPLAINS_FOR), self.creates.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn batches(&self) -> u64 {
+        self.batches.load(Ordering::Relaxed)
+    }
+
+    /// No topic takes less than so many bytes.
+    pub(super) fn take_batches_of(&self, bytes: u64) {
+        if self.batches.fetch_min(bytes.max(1), Ordering::Relaxed) > bytes {
+            self.wake.notify_one();
+        }
+    }
+
+    /// A batch of a client that fills so many bytes was too large, nobody knows by how much.
+    pub(super) fn take_batches_below(&self, bytes: u64) {
+        self.take_batches_of(bytes / 4);
     }
 
     /// Messages go to these topics from now on.

@@ -41,9 +41,11 @@ pub(super) async fn supervise(line: Arc<Line>, state: Arc<State>, mut topics: To
         let due = replacing.due();
         let round = tokio::task::spawn_blocking(move || {
             let fatal = asked.fatal();
-            let replaced = due && (lost || fatal.is_some());
+            let (failed, overfills) = (lost || fatal.is_some(), asked.overfills());
+            let replaced = due && (failed || overfills);
             if replaced {
-                asked.replace();
+                // One that fills its batches too full still delivers others.
+                asked.replace(if failed { Duration::ZERO } else { patience });
             }
             (replaced, fatal, reached(&asked, topic.as_deref(), patience))
         });
@@ -51,7 +53,14 @@ pub(super) async fn supervise(line: Arc<Line>, state: Arc<State>, mut topics: To
         if replaced {
             match fatal {
                 Some(code) => tracing::warn!(?code, "the Kafka client failed for good and was replaced"),
-                None => tracing::info!("no Kafka broker answered for a while: looking for them with a new client"),
+                None if lost => {
+                    tracing::info!("no Kafka broker answered for a while: looking for them with a new client")
+                }
+                None => tracing::warn!(
+                    bytes = state.batches(),
+                    remedy = "raise max.message.bytes of the topics that take little, then restart the bridge",
+                    "a Kafka topic takes less than a batch of messages: they are sent in smaller ones from now on"
+                ),
             }
             if let Some(trouble) = fatal.and_then(Trouble::of) {
                 state.in_trouble(trouble);

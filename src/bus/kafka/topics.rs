@@ -171,7 +171,7 @@ impl Topics {
         let settled = none_absent && lacking.is_empty();
         self.report(&lacking);
         if settled && !self.measured {
-            self.measure().await;
+            self.measure(state).await;
             self.measured = true;
         }
         state.set_lacking(lacking.into_iter().map(|(topic, lack)| (topic.clone(), lack.refusal(&topic))).collect());
@@ -194,11 +194,14 @@ impl Topics {
     }
 
     /// One line where topics take less than a delivery may need.
-    async fn measure(&self) {
+    async fn measure(&self, state: &State) {
         let Ok(settings) = inspect::settings(&self.config, self.all.iter(), Instant::now() + REQUEST).await else {
             return;
         };
         let limits = || settings.iter().filter_map(|(topic, settings)| Some((topic, settings.max_bytes?)));
+        if let Some(least) = limits().map(|(_, most)| most).min() {
+            state.take_batches_of(least);
+        }
         let small = || limits().filter(|(_, most)| *most < self.largest);
         if let Some(most) = small().map(|(_, most)| most).min() {
             tracing::warn!(

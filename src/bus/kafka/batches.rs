@@ -1,0 +1,104 @@
+//! Batches against a real broker: what becomes of them where a topic takes less, and what their size costs.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt as _};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
+
+use super::client::tests::config;
+use super::client::{self, Quiet};
+use super::live::{PATIENCE, broker, fresh, kept, message, within};
+use super::open;
+use crate::bus::Refusal;
+use crate::config;
+
+/// Text that lz4 makes little smaller.
+fn noise(length: usize, seed: usize) -> Vec<u8> {
+    let mut rng = fastrand::Rng::with_seed(seed as u64);
+    (0..length).map(|_| rng.u8(b' '..=b'~')).collect()
+}
+
+async fn limit(config: &config::Kafka, topic: &str, bytes: &str) {
+    let admin: AdminClient<Quiet> = client::create(&client::admin(config).unwrap(), Quiet::default()).unwrap();
+    let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set("max.message.bytes", bytes);
+    let options = AdminOptions::new().request_timeout(Some(PATIENCE));
+    admin.alter_configs(&[change], &options).await.unwrap()[0].as_ref().unwrap();
+    tokio::task::spawn_blocking(move || drop(admin)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_lowered_below_a_batch_refuses_no_small_message_for_good() {
+    let Some(broker) = broker("a_limit_lowered_below_a_batch_refuses_no_small_message_for_good") else { return };
+    let (mut config, topic) = (config(&broker), fresh("lowered"));
+    config.partitions = 1;
+    let bus = open(&config, within(&[&topic])).unwrap();
+    kept(&bus, &topic, "k", "first").await;
+    limit(&config, &topic, "20000").await;
+    let deadline = Instant::now() + PATIENCE;
+    while bus.publish(message(&topic, "k", noise(50_000, 0))).await.is_ok() {
+        assert!(Instant::now() < deadline, "the limit stays as it was");
+    }
+    let mut left: Vec<usize> = (0..200).collect();
+    while !left.is_empty() {
+        let all = left.iter().map(|at| bus.publish(message(&topic, "k", noise(2000, *at))));
+        let answers = join_all(all).await;
+        assert!(Instant::now() < deadline, "{answers:?}");
+        let refused = |answer: &Result<_, Refusal>| match answer {
+            Ok(_) => false,
+            Err(Refusal::Transient { .. }) => true,
+            Err(refusal) => panic!("{refusal}"),
+        };
+        left = left.into_iter().zip(&answers).filter(|(_, answer)| refused(answer)).map(|(at, _)| at).collect();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    bus.close().await;
+}
+
+/// `./tests/run --lib what_smaller_batches_cost -- --ignored --nocapture`: messages a second with batches of
+/// each size, as many at once as a stall leaves behind, by turns so that the machine's load is shared.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "measures"]
+async fn what_smaller_batches_cost() {
+    const SIZES: [&str; 4] = ["1000000", "262144", "65536", "16384"];
+    const ROUNDS: usize = 5;
+    const MESSAGES: usize = 20_000;
+    const AT_ONCE: usize = 5_000;
+    let Some(broker) = broker("what_smaller_batches_cost") else { return };
+    let topic = fresh("cost");
+    let mut buses = Vec::new();
+    for size in SIZES {
+        let mut config = config(&broker);
+        config.properties.insert("batch.size".to_owned(), config::Secret::new(size));
+        let bus = open(&config, within(&[&topic])).unwrap();
+        kept(&bus, &topic, "k", "first").await;
+        buses.push(bus);
+    }
+    // Half of it as a delivery repeats itself, half of it as figures.
+    let payloads: Vec<Vec<u8>> = (0..MESSAGES)
+        .map(|at| [&br#"{"timestamp":"2026-01-01","#.repeat(40)[..1000], &noise(1000, at)].concat())
+        .collect();
+    let mut rates = [const { Vec::new() }; SIZES.len()];
+    for _ in 0..ROUNDS {
+        for (bus, rates) in buses.iter().zip(&mut rates) {
+            let begun = Instant::now();
+            let sending = payloads.iter().enumerate();
+            let answers = stream::iter(sending)
+                .map(|(at, payload)| bus.publish(message(&topic, &at.to_string(), payload.clone())))
+                .buffer_unordered(AT_ONCE);
+            answers.for_each(|answer| async move { assert!(answer.is_ok(), "{answer:?}") }).await;
+            rates.push(MESSAGES as f64 / begun.elapsed().as_secs_f64());
+        }
+    }
+    let median = |rates: &mut Vec<f64>| {
+        rates.sort_by(f64::total_cmp);
+        rates[ROUNDS / 2]
+    };
+    let rates = rates.each_mut().map(median);
+    for (size, rate) in SIZES.iter().zip(rates) {
+        eprintln!("batch.size {size}: {rate:.0} messages/s, {:.2} of {}", rate / rates[0], SIZES[0]);
+    }
+    for bus in buses {
+        bus.close().await;
+    }
+}
