@@ -211,6 +211,7 @@ async fn a_tail_begins_where_it_is_told_and_says_where_it_cannot() {
     let Some(broker) = broker("a_tail_begins_where_it_is_told_and_says_where_it_cannot") else { return };
     let (mut config, topic) = (config(&broker), fresh("tail"));
     config.partitions = 1;
+    config.properties.insert("enable.partition.eof".to_owned(), config::Secret::new("true"));
     let bus = open(&config, within(&[&topic])).unwrap();
     for payload in ["0", "1", "2"] {
         kept(&bus, &topic, "k", payload).await;
