@@ -8,6 +8,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, OwnedResourceSpe
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::types::RDKafkaErrorCode as Code;
 
+use super::asking::of_each;
 use super::client::{self, Asker, Quiet, Unanswered, largest_message};
 use super::topics::names;
 use crate::bus::{Finding, Level, OpenError, Setup};
@@ -17,6 +18,9 @@ use crate::route::Topic;
 /// For all of it; half of it until the brokers answer at all.
 const ALL: Duration = Duration::from_secs(9);
 const FIRST: Duration = Duration::from_secs(5);
+
+/// Questions at once.
+const ABREAST: usize = 16;
 
 /// A topic as the brokers show it. Topics with the same facts are one finding.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,16 +64,14 @@ type Facts = BTreeMap<Topic, Fact>;
 fn look(asker: &Asker, topics: &[Topic], deadline: Instant) -> Result<(usize, Facts), Unanswered> {
     let first = topics.first().map(|topic| &**topic);
     let brokers = asker.metadata(first, FIRST)?.brokers().len();
-    let mut facts = Facts::new();
-    for topic in topics {
+    let facts = of_each(topics, ABREAST, |topic| {
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        let fact = match asker.metadata(Some(topic), left) {
+        match asker.metadata(Some(topic), left) {
             Ok(metadata) => metadata.topics().first().map_or(Fact::Missing, fact),
             Err(unanswered) => absent(unanswered.code),
-        };
-        facts.insert(topic.clone(), fact);
-    }
-    Ok((brokers, facts))
+        }
+    });
+    Ok((brokers, topics.iter().cloned().zip(facts).collect()))
 }
 
 fn fact(topic: &MetadataTopic) -> Fact {
@@ -380,6 +382,9 @@ fn span(millis: i64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::DefaultProducerContext;
+
     use super::super::client::tests::{config, setup};
     use super::*;
 
@@ -431,6 +436,21 @@ mod tests {
         let found = of(&fact);
         assert_eq!(found[1].0, Level::Mistake);
         assert!(found[1].2.as_ref().is_some_and(|remedy| remedy.contains("max.message.bytes=12845056")), "{found:?}");
+    }
+
+    #[test]
+    fn every_topic_of_distant_brokers_is_found() {
+        let brokers: MockCluster<'_, DefaultProducerContext> = MockCluster::new(1).unwrap();
+        let topics: Vec<Topic> = (0..200).map(|at| format!("terra.{at}").as_str().into()).collect();
+        for topic in &topics {
+            brokers.create_topic(topic, 1, 1).unwrap();
+        }
+        // One after the other they would take 12 s.
+        brokers.broker_round_trip_time(1, Duration::from_millis(60)).unwrap();
+        let asker = Asker::open(&config(&brokers.bootstrap_servers())).unwrap();
+        let (_, facts) = look(&asker, &topics, Instant::now() + ALL).unwrap();
+        assert!(facts.len() == 200 && facts.values().all(|fact| matches!(fact, Fact::There { .. })), "{facts:?}");
+        brokers.broker_round_trip_time(1, Duration::ZERO).unwrap();
     }
 
     #[test]

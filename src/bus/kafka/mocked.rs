@@ -8,8 +8,13 @@ use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey as Api, RDKafkaRespErr as Answer};
 
 use super::client::tests::{config, setup};
-use super::open;
-use crate::bus::{Bus, Link, Receipt, Refusal};
+use super::producer::Line;
+use super::state::State;
+use super::supervise::supervise;
+use super::topics::{Looked, Topics};
+use super::{client, open};
+use crate::bus::{Bus, Link, Receipt, Refusal, Setup};
+use crate::config;
 use crate::message::Message;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -124,4 +129,56 @@ async fn only_a_message_that_was_alone_in_its_batch_is_too_large() {
     assert!(matches!(refusal, Refusal::Transient { .. }), "{refusal}");
     kept(&bus).await;
     bus.close().await;
+}
+
+/// Of a bridge that makes no topics.
+fn parts(brokers: &Brokers, setup: &Setup) -> (Arc<Line>, Arc<State>, Topics) {
+    let config = config::Kafka { create_topics: false, ..config(&brokers.bootstrap_servers()) };
+    let state = Arc::new(State::new(false));
+    let line = Line::open(client::producer(&config, setup).unwrap(), Arc::clone(&state)).unwrap();
+    (Arc::new(line), state, Topics::new(config, setup))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_topics_of_distant_brokers_are_all_seen_in_one_look() {
+    let brokers = MockCluster::new(1).unwrap();
+    let names: Vec<String> = (0..200).map(|at| format!("terra.{at}")).collect();
+    let mut names: Vec<&str> = names.iter().map(|name| &**name).collect();
+    for name in &names {
+        brokers.create_topic(name, 1, 1).unwrap();
+    }
+    names.push("terra.missing");
+    // One after the other they would take 12 s: more than there is for a look.
+    brokers.broker_round_trip_time(1, Duration::from_millis(60)).unwrap();
+    let (line, state, mut topics) = parts(&brokers, &setup(Duration::from_secs(5), &names));
+    let looked = topics.tend(&line, &state, Duration::from_secs(2)).await;
+    assert_eq!(looked, Looked { seen: true, settled: false });
+    assert!(state.lacks(&"terra.missing".into()).is_some());
+    brokers.broker_round_trip_time(1, Duration::ZERO).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_bus_is_up_once_every_topic_was_seen_and_what_was_seen_before_counts() {
+    let brokers = MockCluster::new(1).unwrap();
+    brokers.create_topic("t", 1, 1).unwrap();
+    // No broker is even asked for this name.
+    let unseen = "unseen\0";
+    let within = |topics: &[&str]| setup(Duration::from_secs(5), topics);
+    let (line, state, topics) = parts(&brokers, &within(&["t", unseen, "missing"]));
+    let supervisor = tokio::spawn(supervise(line, Arc::clone(&state), topics, Duration::from_secs(2)));
+    let lacks = async |topic: &str| {
+        let deadline = Instant::now() + PATIENCE;
+        while state.lacks(&topic.into()).is_none() {
+            assert!(Instant::now() < deadline, "{topic}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    lacks("missing").await;
+    // Seen in a later round, so that the first is over.
+    state.told(within(&["t", unseen, "missing too"]).topics);
+    lacks("missing too").await;
+    assert_eq!(*state.link().borrow(), Link::Waiting);
+    state.told(within(&["t"]).topics);
+    tokio::time::timeout(PATIENCE, state.link().wait_for(|link| *link == Link::Up)).await.unwrap().unwrap();
+    supervisor.abort();
 }

@@ -15,6 +15,7 @@ use producer::Line;
 use state::State;
 use topics::Topics;
 
+mod asking;
 mod client;
 mod inspect;
 mod producer;

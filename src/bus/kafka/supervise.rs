@@ -31,7 +31,7 @@ const LONG: Duration = Duration::from_secs(10);
 /// their own.
 pub(super) async fn supervise(line: Arc<Line>, state: Arc<State>, mut topics: Topics, patience: Duration) {
     let (mut replacing, mut silence, mut lost) = (Replacing::default(), Silence::default(), false);
-    let mut next_look = Instant::now();
+    let (mut next_look, mut seen) = (Instant::now(), false);
     loop {
         if let Some(told) = state.take_told() {
             topics.replace(told);
@@ -77,11 +77,12 @@ pub(super) async fn supervise(line: Arc<Line>, state: Arc<State>, mut topics: To
         }
         let mut settled = true;
         if reached && (state.take_look() || Instant::now() >= next_look) {
-            settled = topics.tend(&line, &state, patience).await;
+            let looked = topics.tend(&line, &state, patience).await;
+            (seen, settled) = (seen || looked.seen, looked.settled);
             next_look = Instant::now() + if settled { LOOK } else { BUSY };
         }
         // Up, and so ready, only once its topics were seen to: what came before that would be refused.
-        if heard {
+        if heard && seen {
             state.up();
         }
         let pause = if reached && settled && replacing.due() { CALM } else { BUSY };

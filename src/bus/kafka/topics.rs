@@ -11,6 +11,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::Producer as _;
 use rdkafka::types::RDKafkaErrorCode as Code;
 
+use super::asking::of_each;
 use super::client::{self, Quiet, largest_message};
 use super::inspect;
 use super::producer::{Client, Line, code};
@@ -27,6 +28,10 @@ const OPERATION: Duration = Duration::from_secs(5);
 /// For a look at all topics.
 const LOOK: Duration = Duration::from_secs(10);
 
+/// Questions of a look at once. As many as librdkafka has under way to a broker where it writes idempotently:
+/// more would only wait, and their time with them.
+const ABREAST: usize = 5;
+
 /// What `max.message.bytes` is where nobody sets it; also above librdkafka's usual batch of 1 MB.
 const USUAL_MAX: u64 = 1_048_588;
 
@@ -36,6 +41,8 @@ pub(super) struct Topics {
     /// Bytes.
     largest: u64,
     reported: BTreeMap<Topic, Lack>,
+    /// As the brokers last showed them, and when.
+    known: BTreeMap<Topic, (Presence, Instant)>,
     /// Whether the limits of all these topics were looked at.
     measured: bool,
 }
@@ -117,7 +124,17 @@ impl Lack {
     }
 }
 
+/// What a look at the topics came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Looked {
+    /// The brokers answered for each of them by now.
+    pub(super) seen: bool,
+    /// And each is there.
+    pub(super) settled: bool,
+}
+
 /// A topic as the brokers show it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Presence {
     There,
     Missing,
@@ -131,6 +148,7 @@ impl Topics {
             config,
             largest: largest_message(setup.max_body),
             reported: BTreeMap::new(),
+            known: BTreeMap::new(),
             measured: false,
         }
     }
@@ -138,6 +156,7 @@ impl Topics {
     /// These from now on.
     pub(super) fn replace(&mut self, topics: Vec<Topic>) {
         self.all = once(topics);
+        self.known.retain(|topic, _| self.all.contains(topic));
         self.measured = false;
     }
 
@@ -145,16 +164,19 @@ impl Topics {
         self.all.first().cloned()
     }
 
-    /// Looks at all topics, makes what is missing where that is allowed, and notes which refuse
-    /// messages. `true` when all are there or only somebody else can help; what somebody else does is
-    /// seen at the next look.
-    pub(super) async fn tend(&mut self, line: &Arc<Line>, state: &State, patience: Duration) -> bool {
-        let (asked, topics) = (Arc::clone(line), self.all.clone());
-        let looked = tokio::task::spawn_blocking(move || look(&*asked.client()?, &topics, patience)).await;
-        let Ok(Some(seen)) = looked else { return false };
+    /// Looks at all topics, makes what is missing where that is allowed, and notes which refuse messages.
+    /// One that the brokers do not answer for in time counts as they last showed it, and is asked for first
+    /// at the next look, as is what somebody else is to do.
+    pub(super) async fn tend(&mut self, line: &Arc<Line>, state: &State, patience: Duration) -> Looked {
+        let (asked, mut topics) = (Arc::clone(line), self.all.clone());
+        topics.sort_by_key(|topic| self.known.get(topic).map(|(_, when)| *when));
+        let looked = tokio::task::spawn_blocking(move || Some(look(&*asked.client()?, &topics, patience))).await;
+        let Ok(Some(found)) = looked else { return Looked::default() };
+        self.known.extend(found);
+        let seen = self.known.len() == self.all.len();
         let mut lacking = BTreeMap::new();
         let mut absent = Vec::new();
-        for (topic, presence) in self.all.iter().zip(seen) {
+        for (topic, (presence, _)) in &self.known {
             match presence {
                 Presence::There => {}
                 Presence::Forbidden => drop(lacking.insert(topic.clone(), Lack::Forbidden)),
@@ -168,14 +190,14 @@ impl Topics {
             lacking.extend(absent.into_iter().map(|topic| (topic, Lack::Missing)));
         }
         state.set_creates(self.config.create_topics && !lacking.values().any(|lack| *lack == Lack::CreationDenied));
-        let settled = none_absent && lacking.is_empty();
+        let settled = seen && none_absent && lacking.is_empty();
         self.report(&lacking);
         if settled && !self.measured {
             self.measure(state).await;
             self.measured = true;
         }
         state.set_lacking(lacking.into_iter().map(|(topic, lack)| (topic.clone(), lack.refusal(&topic))).collect());
-        settled
+        Looked { seen, settled }
     }
 
     /// One line for each thing to do, when it changes.
@@ -316,11 +338,16 @@ fn sorted(topics: &[Topic], results: Vec<Result<String, (String, Code)>>) -> BTr
     lacking
 }
 
-/// Asks topic by topic, so that the producer learns of each as well. `None` where the brokers did not
-/// answer for all of them. Blocks.
-fn look(client: &Client, topics: &[Topic], patience: Duration) -> Option<Vec<Presence>> {
+/// Asks topic by topic, so that the producer learns of each as well. Without those that the brokers did not
+/// answer for. Blocks.
+fn look(client: &Client, topics: &[Topic], patience: Duration) -> Vec<(Topic, (Presence, Instant))> {
     let deadline = Instant::now() + LOOK;
-    topics.iter().map(|topic| presence(client, topic, patience.min(deadline - Instant::now().min(deadline)))).collect()
+    let found = of_each(topics, ABREAST, |topic| {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let presence = presence(client, topic, patience.min(left))?;
+        Some((topic.clone(), (presence, Instant::now())))
+    });
+    found.into_iter().flatten().collect()
 }
 
 fn presence(client: &Client, topic: &Topic, patience: Duration) -> Option<Presence> {
