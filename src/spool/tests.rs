@@ -199,7 +199,7 @@ async fn what_is_refused_whatever_is_sent_stays_in_the_spool_in_its_order() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path(), |_| {});
     for n in 0..10 {
-        spool.take(message("k", n)).await.unwrap();
+        take(&spool, message("k", n)).await.unwrap();
     }
     let full = || Refusal::Permanent { scope: Scope::Bus, reason: "it is full".into(), remedy: "empty it".into() };
     let bus = Moody::new(move |_, asked| if asked < 5 { Err(full()) } else { Ok(Receipt::Kept) });
