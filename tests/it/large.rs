@@ -162,6 +162,35 @@ fn another_body_of_the_same_event_leaves_the_object_of_the_first() {
 }
 
 #[test]
+fn two_bodies_of_one_event_at_the_same_time_leave_one_object_for_the_message() {
+    const EVENTS: usize = 10;
+    let Some(nats) = nats() else { return };
+    let replicas = [Bridge::ready(&nats.environment()), Bridge::ready(&nats.environment())];
+    let body = |event: usize, n: usize| {
+        let filling = "x".repeat(2 << 20);
+        let id = format!("event-{event}");
+        Attempt::of(serde_json::json!({"type": "daily", "event_id": id, "n": n, "data": filling}).to_string())
+    };
+    for event in 0..EVENTS {
+        std::thread::scope(|scope| {
+            for (n, replica) in replicas.iter().enumerate() {
+                scope.spawn(move || {
+                    let attempt = body(event, n);
+                    until("it is kept", WITHIN, || (attempt.post(replica.deliveries).status == 200).then_some(()));
+                });
+            }
+        });
+    }
+    let arguments = ["tail", "--from", "earliest", "--limit", &EVENTS.to_string(), "--json"];
+    let (code, said) = run(&arguments, &nats.environment());
+    assert_eq!(code, Some(0));
+    for line in said.lines() {
+        let record: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        assert_eq!(record["headers"]["terra-claim-check-problem"], serde_json::Value::Null);
+    }
+}
+
+#[test]
 fn a_copy_of_a_deleted_object_is_put_again() {
     let Some(nats) = nats() else { return };
     for _ in 0..2 {
