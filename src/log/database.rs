@@ -397,6 +397,12 @@ impl Log {
         Ok(())
     }
 
+    /// Of a spool: whether a segment between others has nothing pending.
+    pub(super) fn has_done(&self) -> bool {
+        let closed = &self.segments[..self.segments.len() - 1];
+        self.ledger.is_some() && closed.iter().skip(1).any(|segment| segment.pending.is_none())
+    }
+
     /// Of a spool: removes each segment with nothing pending that lies between others, so that what is stuck in
     /// one costs no more than that one. Goes out: the bytes that it held.
     pub(super) fn remove_done(&mut self) -> Result<u64, Failure> {

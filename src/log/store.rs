@@ -162,6 +162,10 @@ impl Store {
 
     /// Of a spool: removes the segments that lie between others and have nothing pending. Goes out: their bytes.
     pub(super) fn remove_done(&self) -> Result<u64, AppendError> {
+        // Readers are held up only where there is something to remove.
+        if !read(&self.open).as_ref().is_some_and(Log::has_done) {
+            return Ok(0);
+        }
         let mut slot = write(&self.open);
         let Some(open) = slot.as_mut() else { return Ok(0) };
         let removed = open.remove_done().map_err(|error| AppendError::Failed(error.to_string()));

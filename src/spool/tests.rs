@@ -473,3 +473,19 @@ async fn what_is_stuck_does_not_make_the_spool_full_of_what_has_gone() {
     spool.close().await;
     assert_eq!(Spool::open(&config, 1, |_| {}).unwrap().reading().messages, 1);
 }
+
+#[tokio::test]
+async fn what_was_sent_and_has_no_mark_on_disk_is_not_counted_as_pending() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path(), |_| {});
+    for n in 0..3 {
+        take(&spool, message("k", n)).await.unwrap();
+    }
+    let mut sent = Progress::starting(0).until(0);
+    sent.advance(3, &[0, 2], []);
+    let recalled = recall(&spool.0.spooled.log.store, &BTreeMap::from([("t".into(), sent)]), |_| {}).unwrap();
+    assert_eq!((recalled.waiting, recalled.held.into_values().sum::<u32>()), (1, 1));
+    assert_eq!(recalled.unmarked, [("t".into(), 0), ("t".into(), 2)]);
+    let left: Vec<_> = (0..3).filter(|offset| !recalled.topics["t"].is_done(*offset)).collect();
+    assert_eq!(left, [1]);
+}
