@@ -294,10 +294,12 @@ impl Run {
         let tally = Tally { gone: gone.len() as u64, failed, seen: 0 };
         let stuck = sent.iter().filter(|sent| sent.stuck || sent.halted).map(|sent| sent.key);
         part.topics().entry(topic.clone()).or_default().advance(until, &gone, stuck);
+        if !sent.is_empty() {
+            tracing::debug!(%topic, gone = tally.gone, stuck = tally.failed, "sent a batch from the spool");
+        }
         if gone.is_empty() {
             return tally;
         }
-        tracing::debug!(%topic, gone = tally.gone, stuck = tally.failed, "sent a batch from the spool");
         let empty = part.waiting.load(Relaxed) == tally.gone;
         let cursors = part.cursors();
         let records = gone.into_iter().map(|offset| (topic.clone(), offset)).collect();
