@@ -439,18 +439,14 @@ mod tests {
     }
 
     #[test]
-    fn every_topic_of_distant_brokers_is_found() {
+    fn distant_brokers_are_asked_for_every_topic() {
         let brokers: MockCluster<'_, DefaultProducerContext> = MockCluster::new(1).unwrap();
         let topics: Vec<Topic> = (0..200).map(|at| format!("terra.{at}").as_str().into()).collect();
-        for topic in &topics {
-            brokers.create_topic(topic, 1, 1).unwrap();
-        }
         // One after the other they would take 12 s.
         brokers.broker_round_trip_time(1, Duration::from_millis(60)).unwrap();
         let asker = Asker::open(&config(&brokers.bootstrap_servers())).unwrap();
         let (_, facts) = look(&asker, &topics, Instant::now() + ALL).unwrap();
-        assert!(facts.len() == 200 && facts.values().all(|fact| matches!(fact, Fact::There { .. })), "{facts:?}");
-        brokers.broker_round_trip_time(1, Duration::ZERO).unwrap();
+        assert!(facts.len() == 200 && facts.values().all(|fact| *fact == Fact::Missing), "{facts:?}");
     }
 
     #[test]

@@ -140,21 +140,16 @@ fn parts(brokers: &Brokers, setup: &Setup) -> (Arc<Line>, Arc<State>, Topics) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_topics_of_distant_brokers_are_all_seen_in_one_look() {
+async fn many_topics_of_distant_brokers_are_all_looked_for_at_once() {
     let brokers = MockCluster::new(1).unwrap();
     let names: Vec<String> = (0..200).map(|at| format!("terra.{at}")).collect();
-    let mut names: Vec<&str> = names.iter().map(|name| &**name).collect();
-    for name in &names {
-        brokers.create_topic(name, 1, 1).unwrap();
-    }
-    names.push("terra.missing");
+    let names: Vec<&str> = names.iter().map(|name| &**name).collect();
     // One after the other they would take 12 s: more than there is for a look.
     brokers.broker_round_trip_time(1, Duration::from_millis(60)).unwrap();
     let (line, state, mut topics) = parts(&brokers, &setup(Duration::from_secs(5), &names));
     let looked = topics.tend(&line, &state, Duration::from_secs(2)).await;
     assert_eq!(looked, Looked { seen: true, settled: false });
-    assert!(state.lacks(&"terra.missing".into()).is_some());
-    brokers.broker_round_trip_time(1, Duration::ZERO).unwrap();
+    assert!(names.iter().all(|name| state.lacks(&(*name).into()).is_some()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
