@@ -32,8 +32,8 @@ use crate::route::Topic;
 use claim_check::ClaimChecks;
 use client::Events;
 use publish::Publish;
-use stream::{Ensured, Keeper};
-use subjects::Overlaps;
+use stream::Keeper;
+use subjects::{Ensured, Overlaps};
 
 /// Acknowledgements awaited at once; what is over it gets a 503.
 const IN_FLIGHT: usize = 16_384;
@@ -86,6 +86,7 @@ pub(super) fn open(config: &config::Nats, setup: Setup) -> Result<Arc<dyn Bus>, 
         subjects: subjects.subscribe(),
         create: config.create_stream,
         overlaps: Overlaps::default(),
+        silent: None,
         ensured: ensured.clone(),
         events: events.clone(),
         doubt: doubt.clone(),

@@ -1,7 +1,7 @@
 //! The stream that keeps the events: made where that is allowed, else only looked at. A stream that
 //! carries our mark gets the subjects that it lacks; nothing else of any stream is touched.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use tokio::sync::{Notify, watch};
 
 use super::claim_check::ClaimChecks;
 use super::client::{self, Events};
-use super::subjects::{Overlaps, lacking};
+use super::subjects::{Ensured, Overlaps, lacking};
 use crate::bus::{Link, Setup};
 use crate::config;
 
@@ -34,32 +34,6 @@ pub(super) const LOOK_AGAIN_EVERY: Duration = Duration::from_secs(30);
 
 /// Bytes. More than a message's headers take.
 pub(super) const HEADROOM: usize = 16 << 10;
-
-/// What is known of the stream.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Ensured {
-    /// Not seen yet, or in doubt.
-    Unknown,
-    Complete,
-    /// It takes all but these, which were told of a moment ago.
-    Adding(BTreeSet<String>),
-    /// It is there and does not take these subjects.
-    Lacking(BTreeSet<String>),
-    /// It is there and acknowledges what it does not keep.
-    Unfit,
-}
-
-impl Ensured {
-    /// Messages go to the subjects `now`, and went to those `before`.
-    pub(super) fn add(&mut self, before: &[String], now: &[String]) {
-        let new = now.iter().filter(|subject| !before.contains(subject)).cloned();
-        match self {
-            Self::Adding(known) => known.extend(new),
-            Self::Complete => *self = Self::Adding(new.collect()),
-            Self::Unknown | Self::Lacking(_) | Self::Unfit => {}
-        }
-    }
-}
 
 /// The stream as the bridge would make it.
 pub(super) fn wanted(config: &config::Nats, setup: &Setup) -> Config {
@@ -110,6 +84,8 @@ pub(super) struct Keeper {
     pub create: bool,
     /// What keeps the stream from taking more.
     pub overlaps: Overlaps,
+    /// Since when JetStream tells nothing of the stream.
+    pub silent: Option<Instant>,
     pub ensured: Arc<RwLock<Ensured>>,
     pub events: Arc<Events>,
     pub doubt: Arc<Notify>,
@@ -146,10 +122,13 @@ impl Keeper {
                     );
                 }
                 small = most;
-                if trouble.is_some() && trouble != said {
-                    tracing::error!(problem = trouble, "the NATS stream is not as it must be");
+                // A stream between two leaders is silent for a while.
+                if self.silent.is_none_or(|since| since.elapsed() >= self.patience) {
+                    if trouble.is_some() && trouble != said {
+                        tracing::error!(problem = trouble, "the NATS stream is not as it must be");
+                    }
+                    said = trouble;
                 }
-                said = trouble;
                 // Who was denied its inbox hears nothing until another connection asks for it again.
                 if self.events.denied_inbox() && renewed.elapsed() > RENEW_EVERY {
                     renewed = Instant::now();
@@ -209,17 +188,24 @@ impl Keeper {
     }
 
     async fn ensure(&mut self, within: Duration) -> Result<(), Trouble> {
+        let asking = Instant::now();
         let asked = tokio::time::timeout(within, self.context.get_stream(&self.wanted.name)).await;
-        let found = match asked.map_err(|_| self.silent())? {
-            Ok(stream) => Some(stream.cached_info().clone()),
-            Err(error) => match error.kind() {
-                GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => None,
-                GetStreamErrorKind::JetStream(error) => return Err(self.unusable(&error)),
-                GetStreamErrorKind::EmptyName | GetStreamErrorKind::Request | GetStreamErrorKind::InvalidStreamName => {
-                    return Err(self.silent());
-                }
-            },
+        let found = match asked.map(|found| found.map_err(|error| error.kind())) {
+            Ok(Ok(stream)) => Some(stream.cached_info().clone()),
+            Ok(Err(GetStreamErrorKind::JetStream(error))) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => None,
+            Ok(Err(GetStreamErrorKind::JetStream(error))) => {
+                self.silent = None;
+                return Err(self.unusable(&error));
+            }
+            Ok(Err(
+                GetStreamErrorKind::EmptyName | GetStreamErrorKind::Request | GetStreamErrorKind::InvalidStreamName,
+            ))
+            | Err(_) => {
+                self.silent.get_or_insert(asking);
+                return Err(self.unheard());
+            }
         };
+        self.silent = None;
         let Some(info) = found else {
             self.make().await?;
             return self.measure(&self.wanted).await;
@@ -266,7 +252,7 @@ impl Keeper {
                 self.set(Ensured::Unknown);
                 match error.kind() {
                     CreateStreamErrorKind::JetStream(error) => Err(self.unusable(&error)),
-                    _ => Err(self.silent()),
+                    _ => Err(self.unheard()),
                 }
             }
         }
@@ -297,7 +283,7 @@ impl Keeper {
                 self.set(Ensured::Adding(missing));
                 return Err(match error.kind() {
                     CreateStreamErrorKind::JetStream(error) => self.unusable(&error),
-                    _ => self.silent(),
+                    _ => self.unheard(),
                 });
             }
         };
@@ -317,7 +303,7 @@ impl Keeper {
         unusable(&self.wanted.name, error)
     }
 
-    fn silent(&self) -> Trouble {
+    fn unheard(&self) -> Trouble {
         silent(self.events.denied_stream(&self.wanted.name))
     }
 }
@@ -390,6 +376,7 @@ mod tests {
             wanted,
             create: true,
             overlaps: Overlaps::default(),
+            silent: None,
             ensured: Arc::new(RwLock::new(Ensured::Complete)),
             events,
             doubt: Arc::default(),
@@ -405,17 +392,5 @@ mod tests {
         while keeper.wait(LOOK_AGAIN_EVERY).await > DOUBTED_FOR {}
         assert!(keeper.ensure(Duration::ZERO).await.is_err());
         assert_eq!(*keeper.ensured.read().unwrap(), Ensured::Complete, "nobody said that it is gone");
-    }
-
-    #[test]
-    fn new_subjects_wait_for_the_stream_and_the_others_do_not() {
-        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        let mut ensured = Ensured::Complete;
-        ensured.add(&names(&["a"]), &names(&["a", "b"]));
-        ensured.add(&names(&["a", "b"]), &names(&["b", "c"]));
-        assert_eq!(ensured, Ensured::Adding(BTreeSet::from(["b".to_owned(), "c".to_owned()])));
-        let mut unknown = Ensured::Unknown;
-        unknown.add(&[], &names(&["a"]));
-        assert_eq!(unknown, Ensured::Unknown);
     }
 }

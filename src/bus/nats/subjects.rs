@@ -1,5 +1,5 @@
-//! The subjects of the stream: which topics it takes, and how it comes to take those that it lacks. Comes in:
-//! what is wanted and what there is. Goes out: what another stream has.
+//! The subjects of the stream: what is known of those that it takes, and how it comes to take what it lacks. Comes
+//! in: what is wanted and what there is. Goes out: what another stream has.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -9,6 +9,32 @@ use async_nats::jetstream::stream::Config;
 use async_nats::jetstream::{Context, ErrorCode};
 
 use super::stream::LOOK_AGAIN_EVERY;
+
+/// What is known of the stream.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Ensured {
+    /// Not seen yet, or in doubt.
+    Unknown,
+    Complete,
+    /// It takes all but these, which were told of a moment ago.
+    Adding(BTreeSet<String>),
+    /// It is there and does not take these subjects.
+    Lacking(BTreeSet<String>),
+    /// It is there and acknowledges what it does not keep.
+    Unfit,
+}
+
+impl Ensured {
+    /// Messages go to the subjects `now`, and went to those `before`.
+    pub(super) fn add(&mut self, before: &[String], now: &[String]) {
+        let new = now.iter().filter(|subject| !before.contains(subject)).cloned();
+        match self {
+            Self::Adding(known) => known.extend(new),
+            Self::Complete => *self = Self::Adding(new.collect()),
+            Self::Unknown | Self::Lacking(_) | Self::Unfit => {}
+        }
+    }
+}
 
 /// Those of the wanted subjects that a stream does not take.
 pub(super) fn lacking(wanted: &[String], has: &[String]) -> BTreeSet<String> {
@@ -86,6 +112,18 @@ async fn add(context: &Context, stream: &mut Config, subjects: Vec<String>) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn new_subjects_wait_for_the_stream_and_the_others_do_not() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let mut ensured = Ensured::Complete;
+        ensured.add(&names(&["a"]), &names(&["a", "b"]));
+        ensured.add(&names(&["a", "b"]), &names(&["b", "c"]));
+        assert_eq!(ensured, Ensured::Adding(BTreeSet::from(["b".to_owned(), "c".to_owned()])));
+        let mut unknown = Ensured::Unknown;
+        unknown.add(&[], &names(&["a"]));
+        assert_eq!(unknown, Ensured::Unknown);
+    }
 
     #[test]
     fn a_stream_takes_what_its_subjects_say() {
