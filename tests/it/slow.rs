@@ -1,6 +1,7 @@
 //! Slow clients of every kind at once, over HTTPS: each is cut off in its time and gets no 2xx, and an honest
-//! one beside them hardly notices. `TERRA_BRIDGE_TEST_SLOW` says how many of each kind; an honest p99 within
-//! twice its usual is asked for then to the letter, which takes an optimised build and a machine at rest.
+//! one beside them hardly notices. Its usual is what it finds at a second bridge that they leave alone, on the
+//! same busy machine at the same time. `TERRA_BRIDGE_TEST_SLOW` says how many of each kind; a p99 within twice
+//! the usual is asked for then to the letter, which takes an optimised build.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,9 +17,9 @@ use crate::support::http::Connection;
 use crate::support::terra::Attempt;
 use crate::support::tls::{Pair, Stream, connect};
 
-const HEADER_TIMEOUT: Duration = Duration::from_secs(2);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(4);
 /// `server.deadline` without the second that is left for the bus.
-const BODY_DEADLINE: Duration = Duration::from_secs(2);
+const BODY_DEADLINE: Duration = Duration::from_secs(4);
 /// How long the bridge waits for a client that takes nothing of its reply.
 const STALL: Duration = Duration::from_secs(30);
 /// What a busy machine of two processors, this test's crowd among its load, may add to any of these
@@ -28,10 +29,10 @@ const USUAL_CROWD: usize = 200;
 
 /// Deliveries of which one p99 is taken.
 const ROUND: usize = 100;
-const USUAL_ROUNDS: usize = 20;
+const LEAST_ROUNDS: usize = 5;
 /// A p99 of a few milliseconds doubles when the disk syncs or the scheduler lets another test go first:
 /// below this the difference says nothing of slow clients.
-const NOISE: Duration = Duration::from_millis(15);
+const NOISE: Duration = Duration::from_millis(5);
 
 const BODY_BYTES: usize = 20_000;
 
@@ -63,9 +64,13 @@ impl Kind {
     async fn run(self, to: SocketAddr, tls: Arc<ClientConfig>) -> Ended {
         const EVERY: Duration = Duration::from_secs(1);
         let tls = (self != Self::HalfAHandshake).then_some(&tls);
-        let mut client = match Client::try_open(to, tls).await {
-            Ok(client) => client,
-            Err(ended) => return ended,
+        let mut client = loop {
+            match Client::try_open(to, tls).await {
+                Ok(client) => break client,
+                // A crowd that keeps this process busy may bring its own handshakes too late.
+                Err(_) if self == Self::NeverReads => {}
+                Err(ended) => return ended,
+            }
         };
         let attempt = Attempt::of(vec![b' '; BODY_BYTES]);
         let head = attempt.head(BODY_BYTES);
@@ -120,39 +125,51 @@ impl Kind {
 fn slow_clients_of_every_kind_are_cut_off_and_an_honest_one_keeps_its_latency() {
     let each = count("TERRA_BRIDGE_TEST_SLOW", USUAL_CROWD);
     let by_hand = std::env::var_os("TERRA_BRIDGE_TEST_SLOW").is_some();
-    let (pair, bus) = (Pair::new(), Bus::embedded().expect("needs no broker"));
-    let mut environment = bus.environment();
-    environment.extend(pair.environment("SERVER"));
-    let settings = [("HEADER_TIMEOUT", "2s"), ("DEADLINE", "3s"), ("PUBLISH_TIMEOUT", "2s")];
-    environment.extend(settings.map(|(key, value)| (format!("TERRA_BRIDGE_SERVER__{key}"), value.to_owned())));
+    let (pair, bus, other) = (Pair::new(), Bus::embedded(), Bus::embedded());
+    let (bus, other) = bus.zip(other).expect("they need no broker");
+    let settings =
+        [("HEADER_TIMEOUT", "4s"), ("DEADLINE", "5s"), ("PUBLISH_TIMEOUT", "2s"), ("MIN_BODY_RATE", "1 B/s")];
+    let start = |bus: &Bus| {
+        let mut environment = bus.environment();
+        environment.extend(pair.environment("SERVER"));
+        environment.extend(settings.map(|(key, value)| (format!("TERRA_BRIDGE_SERVER__{key}"), value.to_owned())));
+        Bridge::ready(&environment)
+    };
     let crowd = runtime();
-    let bridge = Bridge::ready(&environment);
+    let (bridge, left_alone) = (start(&bus), start(&other));
     let to = bridge.deliveries;
-    let connection = connect(to, &pair.root(), &[&version::TLS13]).expect("a connection");
-    let mut honest = Honest { connection, kept: 0 };
-    let usual = Rounds::of((0..USUAL_ROUNDS).map(|_| honest.round()));
-    let over = Arc::new(AtomicBool::new(false));
+    let (mut honest, mut undisturbed) = (Honest::at(&bridge, &pair), Honest::at(&left_alone, &pair));
+    let (patience_over, over) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let slow = std::thread::spawn({
-        let (over, tls) = (over.clone(), pair.client());
-        move || crowd.block_on(all(to, tls, each, over))
+        let (patience_over, over, tls) = (patience_over.clone(), over.clone(), pair.client());
+        move || crowd.block_on(all(to, tls, each, &patience_over, over))
     });
-    let mut beside = Vec::new();
-    while !over.load(Ordering::Relaxed) && !slow.is_finished() {
-        beside.push(honest.round());
+    let (mut usual, mut beside) = (Vec::new(), Vec::new());
+    let enough = |rounds: usize| rounds >= LEAST_ROUNDS && patience_over.load(Ordering::Relaxed);
+    while !enough(beside.len()) && !slow.is_finished() {
+        let [one, other] = round(&mut undisturbed, &mut honest);
+        usual.push(one);
+        beside.push(other);
     }
+    over.store(true, Ordering::Relaxed);
     let cut = slow.join().expect("each was cut off as it should be");
-    let beside = Rounds::of(beside);
-    eprintln!("{each} of each kind, {cut} cut off: {usual:?} before, {beside:?} beside them");
-    assert!(beside.count >= USUAL_ROUNDS, "{beside:?}");
+    let (usual, beside) = (Rounds::of(usual), Rounds::of(beside));
+    eprintln!("{each} of each kind, {cut} cut off: {usual:?} usually, {beside:?} beside them");
     let (usual, beside) = (usual.quartile, beside.quartile);
     let noise = if by_hand { Duration::ZERO } else { NOISE };
-    assert!(beside < (2 * usual).max(usual + noise), "p99 {usual:?} before, {beside:?} beside slow clients");
+    assert!(beside < (2 * usual).max(usual + noise), "p99 {usual:?} usually, {beside:?} beside slow clients");
     assert_eq!(bus.count(&bridge), honest.kept, "nothing of the others");
 }
 
-/// Runs them all, those that are cut off early again and again, until the last who never reads is cut
-/// off. Returns how many were.
-async fn all(to: SocketAddr, tls: Arc<ClientConfig>, each: usize, over: Arc<AtomicBool>) -> usize {
+/// Runs them all, those that are cut off early again and again until it is over; says when the last who
+/// never reads is cut off. Returns how many were.
+async fn all(
+    to: SocketAddr,
+    tls: Arc<ClientConfig>,
+    each: usize,
+    patience_over: &AtomicBool,
+    over: Arc<AtomicBool>,
+) -> usize {
     let slack = SLACK * u32::try_from(each.div_ceil(USUAL_CROWD)).expect("no such crowd");
     let mut patient = Vec::new();
     let mut others = Vec::new();
@@ -178,11 +195,20 @@ async fn all(to: SocketAddr, tls: Arc<ClientConfig>, each: usize, over: Arc<Atom
     for client in patient {
         client.await.expect("cut off as it should be");
     }
-    over.store(true, Ordering::Relaxed);
+    patience_over.store(true, Ordering::Relaxed);
     for client in others {
         cut += client.await.expect("cut off as it should be");
     }
     cut
+}
+
+/// The p99 of either in a round of deliveries, in turn, each of which is kept.
+fn round(one: &mut Honest, other: &mut Honest) -> [Duration; 2] {
+    let (ones, others): (Vec<_>, Vec<_>) = (0..ROUND).map(|_| (one.deliver(), other.deliver())).unzip();
+    [ones, others].map(|mut times| {
+        times.sort();
+        times[ROUND * 99 / 100 - 1]
+    })
 }
 
 struct Honest {
@@ -191,11 +217,9 @@ struct Honest {
 }
 
 impl Honest {
-    /// The p99 of a round of deliveries, each of which is kept.
-    fn round(&mut self) -> Duration {
-        let mut times: Vec<_> = (0..ROUND).map(|_| self.deliver()).collect();
-        times.sort();
-        times[ROUND * 99 / 100 - 1]
+    fn at(bridge: &Bridge, pair: &Pair) -> Self {
+        let connection = connect(bridge.deliveries, &pair.root(), &[&version::TLS13]).expect("a connection");
+        Self { connection, kept: 0 }
     }
 
     fn deliver(&mut self) -> Duration {
@@ -211,10 +235,10 @@ impl Honest {
 /// The p99 of several rounds. What else a machine does comes and goes with rounds, and what slow clients cost
 /// is in each: the lower quartile tells them apart.
 #[derive(Debug)]
+#[expect(dead_code, reason = "printed")]
 struct Rounds {
     count: usize,
     quartile: Duration,
-    #[expect(dead_code, reason = "printed")]
     median: Duration,
 }
 

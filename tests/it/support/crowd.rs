@@ -46,8 +46,7 @@ impl Client {
         let Some(tls) = tls else { return Ok(plain) };
         let (since, handshake) = (plain.since, TlsConnector::from(tls.clone()).connect(tls::name(), plain.stream));
         match tokio::time::timeout(PATIENCE, handshake).await.expect("cut off in time") {
-            // Its time begins anew: that of a head is none of the handshake's.
-            Ok(stream) => Ok(Self { stream: Box::new(stream), since: Instant::now(), written: Instant::now() }),
+            Ok(stream) => Ok(Self { stream: Box::new(stream), since, written: Instant::now() }),
             Err(_) => Err(Ended { after: since.elapsed(), after_writing: Duration::ZERO, statuses: Vec::new() }),
         }
     }
