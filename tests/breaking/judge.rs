@@ -96,7 +96,7 @@ impl<'l> Judge<'l> {
         self.order(&faults);
         for entry in &self.ledger.entries {
             let attempts = entry.attempts();
-            self.line.sent += 1;
+            self.line.sent += usize::from(!attempts.is_empty());
             self.line.attempts += attempts.len();
             self.line.left += attempts.iter().filter(|attempt| matches!(attempt.end, End::Left)).count();
             self.line.at_once += usize::from(matches!(entry.planned.manner, Manner::AtOnce(_)));

@@ -66,7 +66,8 @@ struct Arguments {
     /// Only these kinds of fault; --list names them
     #[arg(long, value_delimiter = ',')]
     kinds: Option<Vec<Kind>>,
-    /// Begin no further seed after so many minutes; without --seeds, as many as fit
+    /// Begin no further seed after so many minutes; without --seeds, as many as fit. Where CI is set every
+    /// kind of fault must have had its turn by then
     #[arg(long)]
     minutes: Option<u64>,
     /// Append a line of JSON for each seed to this file

@@ -14,7 +14,8 @@ const CONNECTIONS: std::ops::Range<usize> = 12..25;
 const STRIKES: usize = 3;
 /// Topics that get most of the deliveries, so that what happens to one of them is felt.
 pub const BUSY: [&str; 3] = ["daily", "sleep", "activity"];
-const USERS: u64 = 40;
+/// Few, so that new deliveries meet older ones of their key in the spool.
+const USERS: u64 = 8;
 /// What the memory of the bridge's bodies is set to, and what the whole process may take at its peak.
 pub const BYTES_IN_FLIGHT: u64 = 64 << 20;
 pub const MEMORY: u64 = 384 << 20;
