@@ -4,8 +4,8 @@
 //! the usual is asked for then to the letter, which takes an optimised build.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use rustls::{ClientConfig, version};
@@ -55,12 +55,15 @@ const KINDS: [Kind; 6] = [
     Kind::HalfAHandshake,
 ];
 
+/// Of one delivery, which is kept once.
+static COPIES: LazyLock<String> = LazyLock::new(|| Attempt::of("").head(0).repeat(50));
+
 /// The beginning of a ClientHello.
 const HALF_A_HELLO: &[u8] = &[0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00];
 
 impl Kind {
-    /// All of them are signed, so that one that gets through is seen on the bus; only who never reads
-    /// is a forger, since complete requests of his may be answered.
+    /// All of them are signed, so that one that gets through is seen on the bus. Who never reads sends copies
+    /// of one delivery: a forger would not be let go on.
     async fn run(self, to: SocketAddr, tls: Arc<ClientConfig>) -> Ended {
         const EVERY: Duration = Duration::from_secs(1);
         let tls = (self != Self::HalfAHandshake).then_some(&tls);
@@ -90,8 +93,7 @@ impl Kind {
                 client.ended().await
             }
             Self::NeverReads => {
-                let requests = Attempt::of("").secret("another secret").head(0).repeat(50);
-                while client.write(requests.as_bytes()).await {}
+                while client.write(COPIES.as_bytes()).await {}
                 client.ended().await
             }
             Self::HalfAHandshake => {
@@ -113,7 +115,6 @@ impl Kind {
         };
         // A crowd that keeps this process busy may bring its own heads too late: those get no answer.
         assert!(self == Self::NeverReads || matches!(ended.statuses[..], [] | [408]), "{self:?}: {ended:?}");
-        assert!(!ended.statuses.contains(&200), "{self:?}: {ended:?}");
         assert!(after < most + slack, "{self:?}: cut off after {after:?}");
         // A burst overflows the backlog, and the kernel resets connections that the bridge never saw.
         let seen = ended.statuses == [408];
@@ -158,7 +159,7 @@ fn slow_clients_of_every_kind_are_cut_off_and_an_honest_one_keeps_its_latency() 
     let (usual, beside) = (usual.quartile, beside.quartile);
     let noise = if by_hand { Duration::ZERO } else { NOISE };
     assert!(beside < (2 * usual).max(usual + noise), "p99 {usual:?} usually, {beside:?} beside slow clients");
-    assert_eq!(bus.count(&bridge), honest.kept, "nothing of the others");
+    assert_eq!(bus.count(&bridge), honest.kept + 1, "nothing of the others but what is copied");
 }
 
 /// Runs them all, those that are cut off early again and again until it is over; says when the last who
