@@ -109,8 +109,8 @@ pub(super) static KEYS: &[Key] = &[
     key("dedupe.entries", Count(1, 100_000_000), "1000000", "How many kept deliveries are known, the newest; 58 bytes of memory each"),
 
     optional("spool.dir", Directory, "/var/lib/terra-bridge/spool", "Turns the spool on: what the bus refuses for the moment is kept here, and answered 200"),
-    key("spool.max_bytes", Size(16 * MIB, MAX), "10 GiB", "How much the spool holds; beyond it deliveries are answered 503"),
-    key("spool.max_age", Duration(MINUTE, 3650 * 24 * HOUR), "7d", "While the oldest message in the spool is older, deliveries that it would take are answered 503"),
+    key("spool.max_bytes", Size(16 * MIB, MAX), "10 GiB", "How much the spool holds; beyond it the bus alone is asked, and what it refuses is answered 503"),
+    key("spool.max_age", Duration(MINUTE, 3650 * 24 * HOUR), "7d", "While the oldest message in the spool is older, the bus alone is asked, and what it refuses is answered 503"),
     key("spool.reserve", Size(0, MAX), "256 MiB", "Below so much free space the spool takes nothing"),
 
     needed("kafka.brokers", Texts(check::BROKER), "localhost:9092", "Brokers to start from, host:port"),
