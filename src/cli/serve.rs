@@ -50,6 +50,8 @@ pub(super) enum StartError {
     Reload(std::io::Error),
     #[error("the bus ended by itself; start the bridge again")]
     BusEnded,
+    #[error("the spool ended by itself; start the bridge again")]
+    SpoolEnded,
 }
 
 /// Runs until SIGTERM or SIGINT, then drains. A second signal ends it at once. `file` is what a
@@ -97,7 +99,7 @@ pub(super) async fn run(
         metrics: metrics.clone(),
     };
     let relay = Relay::new(config, stages);
-    let drainer = spool.map(|spool| Drainer::start(spool, opened.bus.clone(), config.bus_timeout()));
+    let drainer = spool.clone().map(|spool| Drainer::start(spool, opened.bus.clone(), config.bus_timeout()));
     let admin = Admin::new(opened.bus.link(), metrics.clone(), stop.clone(), &config.admin);
     announce(config, &ports);
     let aside =
@@ -132,6 +134,10 @@ pub(super) async fn run(
         () = follow(opened.bus.link(), metrics) => {
             tracing::error!("the bus has ended by itself; whoever restarts the bridge mends it");
             Err(StartError::BusEnded)
+        }
+        () = end_of(spool) => {
+            tracing::error!("the spool has ended by itself; whoever restarts the bridge mends it");
+            Err(StartError::SpoolEnded)
         }
     };
     stop.cancel();
@@ -186,6 +192,14 @@ async fn follow(mut link: watch::Receiver<Link>, metrics: Metrics) {
         if link.changed().await.is_err() {
             return;
         }
+    }
+}
+
+/// Returns when the spool is no more; without one, never.
+async fn end_of(spool: Option<Spool>) {
+    match spool {
+        Some(spool) => spool.ended().await,
+        None => std::future::pending().await,
     }
 }
 

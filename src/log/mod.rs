@@ -175,6 +175,11 @@ impl Log {
         self.link.clone()
     }
 
+    /// Returns when the writer is no more: nothing is taken from then on.
+    pub(crate) async fn ended(&self) {
+        let _ = self.closed.clone().changed().await;
+    }
+
     /// Commits all that was handed over before, then closes.
     pub(crate) fn close(&self) -> impl Future<Output = ()> + Send + use<> {
         let orders = self.orders.clone();

@@ -148,6 +148,14 @@ impl Spool {
         }
     }
 
+    /// Returns when a part of it can take nothing any more: nobody closed it, but its writer has ended.
+    pub async fn ended(&self) {
+        tokio::select! {
+            () = self.0.spooled.log.ended() => {}
+            () = self.0.set_aside.log.ended() => {}
+        }
+    }
+
     /// Commits what was handed over, then closes. The drainer has ended before.
     pub async fn close(&self) {
         self.0.spooled.log.close().await;

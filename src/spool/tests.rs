@@ -489,3 +489,15 @@ async fn what_was_sent_and_has_no_mark_on_disk_is_not_counted_as_pending() {
     let left: Vec<_> = (0..3).filter(|offset| !recalled.topics["t"].is_done(*offset)).collect();
     assert_eq!(left, [1]);
 }
+
+#[tokio::test]
+async fn a_spool_whose_writer_is_no_more_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path(), |_| {});
+    let ended = spool.clone();
+    let ended = tokio::spawn(async move { ended.ended().await });
+    take(&spool, message("k", 0)).await.unwrap();
+    assert!(!ended.is_finished());
+    spool.close().await;
+    tokio::time::timeout(Duration::from_secs(30), ended).await.unwrap().unwrap();
+}
