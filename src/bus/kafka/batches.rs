@@ -55,16 +55,17 @@ async fn a_limit_lowered_below_a_batch_refuses_no_small_message_for_good() {
     bus.close().await;
 }
 
-/// `./tests/run --lib what_smaller_batches_cost -- --ignored --nocapture`: messages a second with batches of
-/// each size, as many at once as a stall leaves behind, by turns so that the machine's load is shared.
+/// With `TERRA_BRIDGE_TEST_BATCHED=20000` and `--nocapture` it says how many messages a second batches of each
+/// size carry, as many at once as a stall leaves behind, by turns so that the machine's load is shared.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "measures"]
-async fn what_smaller_batches_cost() {
+async fn batches_of_every_size_keep_what_is_in_them() {
     const SIZES: [&str; 4] = ["1000000", "262144", "65536", "16384"];
     const ROUNDS: usize = 5;
-    const MESSAGES: usize = 20_000;
+    const USUAL: usize = 500;
     const AT_ONCE: usize = 5_000;
-    let Some(broker) = broker("what_smaller_batches_cost") else { return };
+    let Some(broker) = broker("batches_of_every_size_keep_what_is_in_them") else { return };
+    let asked = std::env::var("TERRA_BRIDGE_TEST_BATCHED").ok();
+    let messages = asked.and_then(|number| number.parse().ok()).unwrap_or(USUAL);
     let topic = fresh("cost");
     let mut buses = Vec::new();
     for size in SIZES {
@@ -75,7 +76,7 @@ async fn what_smaller_batches_cost() {
         buses.push(bus);
     }
     // Half of it as a delivery repeats itself, half of it as figures.
-    let payloads: Vec<Vec<u8>> = (0..MESSAGES)
+    let payloads: Vec<Vec<u8>> = (0..messages)
         .map(|at| [&br#"{"timestamp":"2026-01-01","#.repeat(40)[..1000], &noise(1000, at)].concat())
         .collect();
     let mut rates = [const { Vec::new() }; SIZES.len()];
@@ -87,7 +88,7 @@ async fn what_smaller_batches_cost() {
                 .map(|(at, payload)| bus.publish(message(&topic, &at.to_string(), payload.clone())))
                 .buffer_unordered(AT_ONCE);
             answers.for_each(|answer| async move { assert!(answer.is_ok(), "{answer:?}") }).await;
-            rates.push(MESSAGES as f64 / begun.elapsed().as_secs_f64());
+            rates.push(messages as f64 / begun.elapsed().as_secs_f64());
         }
     }
     let median = |rates: &mut Vec<f64>| {
