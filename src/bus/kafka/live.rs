@@ -1,8 +1,9 @@
 //! The adapter against a real broker, where `TERRA_BRIDGE_TEST_KAFKA` names one. Elsewhere these tests
 //! say that they were skipped, and fail where `CI` is set.
 
-use std::sync::Arc;
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
@@ -11,6 +12,9 @@ use tokio::sync::watch;
 
 use super::client::tests::{config, setup};
 use super::client::{self, Quiet};
+use super::producer::Line;
+use super::state::State;
+use super::topics::{Looked, Topics};
 use super::{inspect, open, tail};
 use crate::bus::{Bus, From, Level, Link, Receipt, Record, Refusal, Setup};
 use crate::config;
@@ -204,6 +208,76 @@ async fn what_the_brokers_refuse_to_create_is_refused_with_the_key_to_correct() 
         }
     }
     bus.close().await;
+}
+
+/// What is logged.
+#[derive(Clone, Default)]
+pub(super) struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Lines {
+    /// Those of this thread, until the guard goes.
+    pub(super) fn taken() -> (Self, tracing::subscriber::DefaultGuard) {
+        let lines = Self::default();
+        let writer = lines.clone();
+        let logs = tracing_subscriber::fmt().with_ansi(false).with_max_level(tracing::Level::DEBUG);
+        (lines, tracing::subscriber::set_default(logs.with_writer(move || writer.clone()).finish()))
+    }
+
+    pub(super) fn with(&self, pattern: &str) -> Vec<String> {
+        let bytes = self.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap().lines().filter(|line| line.contains(pattern)).map(str::to_owned).collect()
+    }
+}
+
+/// On one thread, whose lines are read.
+#[tokio::test]
+async fn what_cannot_be_made_is_asked_for_ever_more_rarely_and_what_is_there_is_measured() {
+    let name = "what_cannot_be_made_is_asked_for_ever_more_rarely_and_what_is_there_is_measured";
+    let Some(broker) = broker(name) else { return };
+    let (mut config, small, refused) = (config(&broker), fresh("small"), fresh("replicas"));
+    config.topic_config.insert("max.message.bytes".to_owned(), "2000".to_owned());
+    let maker = open(&config, within(&[&small])).unwrap();
+    kept(&maker, &small, "k", "x").await;
+    maker.close().await;
+
+    config.replication_factor = Some(100);
+    let (lines, _guard) = Lines::taken();
+    let setup = within(&[&small, &refused]);
+    let state = Arc::new(State::new(true));
+    let line = Arc::new(Line::open(client::producer(&config, &setup).unwrap(), Arc::clone(&state)).unwrap());
+    let mut topics = Topics::new(config, &setup);
+    let deadline = Instant::now() + PATIENCE;
+    while state.lacks(&refused.as_str().into()).is_none() {
+        assert!(Instant::now() < deadline);
+        topics.tend(&line, &state, Duration::from_secs(2)).await;
+    }
+    let begun = Instant::now();
+    let asked = || lines.with("Kafka is asked to make topics").len();
+    let before = asked();
+    for _ in 0..40 {
+        let looked = topics.tend(&line, &state, Duration::from_secs(2)).await;
+        assert!(matches!(looked, Looked { seen: true, settled: false, .. }), "{looked:?}");
+        assert!(state.lacks(&refused.as_str().into()).is_some(), "refused between two attempts, too");
+    }
+    // The pauses double from a second on: so many have their end in this time.
+    let most = 1 + (begun.elapsed().as_secs() + 1).ilog2() as usize;
+    assert!(asked() - before <= most, "{} times in {:?}", asked() - before, begun.elapsed());
+
+    assert_eq!(state.batches(), 2000);
+    let sizes = lines.with("Kafka topics take less than server.max_body");
+    assert!(sizes.len() == 1 && sizes[0].contains(&small) && !sizes[0].contains(&refused), "{sizes:?}");
+    let named = lines.with("there are fewer brokers than replicas asked for");
+    assert!(named.len() == 1 && named[0].contains(&refused), "{named:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,7 @@ use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey as Api, RDKafkaRespErr as Answer};
 
 use super::client::tests::{config, setup};
+use super::live::Lines;
 use super::producer::Line;
 use super::state::State;
 use super::supervise::supervise;
@@ -148,8 +149,39 @@ async fn many_topics_of_distant_brokers_are_all_looked_for_at_once() {
     brokers.broker_round_trip_time(1, Duration::from_millis(60)).unwrap();
     let (line, state, mut topics) = parts(&brokers, &setup(Duration::from_secs(5), &names));
     let looked = topics.tend(&line, &state, Duration::from_secs(2)).await;
-    assert_eq!(looked, Looked { seen: true, settled: false });
+    assert!(matches!(looked, Looked { seen: true, settled: false, .. }), "{looked:?}");
     assert!(names.iter().all(|name| state.lacks(&(*name).into()).is_some()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn looks_at_topics_that_only_somebody_else_can_make_grow_rarer_until_others_are_told() {
+    let brokers = MockCluster::new(1).unwrap();
+    let (line, state, mut topics) = parts(&brokers, &setup(Duration::from_secs(5), &["missing"]));
+    let rest = async |topics: &mut Topics| topics.tend(&line, &state, Duration::from_secs(2)).await.rest;
+    assert!(!rest(&mut topics).await.is_zero());
+    let deadline = Instant::now() + PATIENCE;
+    while rest(&mut topics).await <= Duration::from_secs(1) {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    topics.replace(vec!["missing too".into()]);
+    assert!(rest(&mut topics).await <= Duration::from_secs(1));
+}
+
+/// On one thread, whose lines are read.
+#[tokio::test]
+async fn brokers_that_do_not_show_their_defaults_are_named_once() {
+    // These know neither the question nor the creation, which is tried again at each look.
+    let brokers = MockCluster::new(1).unwrap();
+    let (lines, _guard) = Lines::taken();
+    let setup = setup(Duration::from_secs(5), &["missing"]);
+    let (line, state, _) = parts(&brokers, &setup);
+    let mut topics = Topics::new(config(&brokers.bootstrap_servers()), &setup);
+    for _ in 0..3 {
+        topics.tend(&line, &state, Duration::from_secs(2)).await;
+    }
+    assert_eq!(lines.with("Kafka is asked to make topics").len(), 3);
+    assert_eq!(lines.with("default replication cannot be seen").len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

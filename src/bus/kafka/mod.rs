@@ -18,6 +18,7 @@ use topics::Topics;
 mod asking;
 mod client;
 mod inspect;
+mod pace;
 mod producer;
 mod properties;
 mod refusal;

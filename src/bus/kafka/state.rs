@@ -30,6 +30,7 @@ pub(super) struct State {
     /// Bytes of a batch that every topic takes, as far as that is known.
     batches: AtomicU64,
     look: AtomicBool,
+    missed: AtomicBool,
     /// The topics that messages go to from now on, until the supervisor knows.
     told: Mutex<Option<Vec<Topic>>>,
     wake: Notify,
@@ -46,6 +47,7 @@ impl State {
             receipts: AtomicU64::new(0),
             batches: AtomicU64::new(u64::MAX),
             look: AtomicBool::new(false),
+            missed: AtomicBool::new(false),
             told: Mutex::default(),
             wake: Notify::new(),
         }
@@ -97,7 +99,11 @@ impl State {
 
     /// Why no message for this topic can be kept, where that is known.
     pub(super) fn lacks(&self, topic: &Topic) -> Option<Refusal> {
-        self.lacking.read().unwrap_or_else(PoisonError::into_inner).get(topic).cloned()
+        let refusal = self.lacking.read().unwrap_or_else(PoisonError::into_inner).get(topic).cloned();
+        if refusal.is_some() {
+            self.missed.store(true, Ordering::Relaxed);
+        }
+        refusal
     }
 
     pub(super) fn set_lacking(&self, lacking: BTreeMap<Topic, Refusal>) {
@@ -173,6 +179,11 @@ impl State {
         self.look.swap(false, Ordering::Relaxed)
     }
 
+    /// Whether a message was refused for what its topic lacks since the last call.
+    pub(super) fn take_missed(&self) -> bool {
+        self.missed.swap(false, Ordering::Relaxed)
+    }
+
     /// Waits until something happened that the supervisor should see.
     pub(super) async fn woken(&self) {
         self.wake.notified().await;
@@ -224,5 +235,16 @@ mod tests {
         state.refuse(Code::UnknownTopic, "t");
         assert!(state.take_look());
         assert!(!state.take_look());
+    }
+
+    #[test]
+    fn a_message_that_is_refused_without_asking_is_remembered_once() {
+        let state = State::new(true);
+        assert_eq!(state.lacks(&"t".into()), None);
+        assert!(!state.take_missed());
+        state.set_lacking(BTreeMap::from([("t".into(), refusal::missing("t"))]));
+        assert!(state.lacks(&"t".into()).is_some());
+        assert!(state.take_missed());
+        assert!(!state.take_missed());
     }
 }

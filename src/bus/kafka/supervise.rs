@@ -6,18 +6,16 @@ use std::time::{Duration, Instant};
 
 use rdkafka::producer::Producer as _;
 
+use super::pace::Pace;
 use super::producer::Line;
 use super::refusal::Trouble;
 use super::state::State;
-use super::topics::Topics;
+use super::topics::{Looked, Topics};
 
 /// Between two rounds while all is well, not so well, and at least.
 const CALM: Duration = Duration::from_secs(5);
 const BUSY: Duration = Duration::from_secs(1);
 const BREATH: Duration = Duration::from_millis(200);
-
-/// Between two looks at topics which were all there.
-const LOOK: Duration = Duration::from_secs(30);
 
 /// Between two replacements of a client that fails again without a receipt in between.
 const REPLACE_MOST: Duration = Duration::from_secs(60);
@@ -30,8 +28,9 @@ const LONG: Duration = Duration::from_secs(10);
 /// Runs until it is dropped. The calls to the brokers block, each with a deadline, on threads of
 /// their own.
 pub(super) async fn supervise(line: Arc<Line>, state: Arc<State>, mut topics: Topics, patience: Duration) {
-    let (mut replacing, mut silence, mut lost) = (Replacing::default(), Silence::default(), false);
-    let (mut next_look, mut seen) = (Instant::now(), false);
+    let (mut replacing, mut silence, mut lost) = (Replacing::new(), Silence::default(), false);
+    let (mut looked, mut seen) = (Looked::default(), false);
+    let (mut last_look, mut next_look) = (Instant::now(), Instant::now());
     loop {
         if let Some(told) = state.take_told() {
             topics.replace(told);
@@ -75,17 +74,19 @@ pub(super) async fn supervise(line: Arc<Line>, state: Arc<State>, mut topics: To
         if !heard {
             state.away();
         }
-        let mut settled = true;
-        if reached && (state.take_look() || Instant::now() >= next_look) {
-            let looked = topics.tend(&line, &state, patience).await;
-            (seen, settled) = (seen || looked.seen, looked.settled);
-            next_look = Instant::now() + if settled { LOOK } else { BUSY };
+        // Somebody may have made the topic that a message was just refused for.
+        let missed = || last_look.elapsed() >= CALM && state.take_missed();
+        if reached && (state.take_look() || Instant::now() >= next_look || missed()) {
+            looked = topics.tend(&line, &state, patience).await;
+            seen = seen || looked.seen;
+            last_look = Instant::now();
+            next_look = last_look + looked.rest;
         }
         // Up, and so ready, only once its topics were seen to: what came before that would be refused.
         if heard && seen {
             state.up();
         }
-        let pause = if reached && settled && replacing.due() { CALM } else { BUSY };
+        let pause = if reached && looked.settled && replacing.due() { CALM } else { BUSY };
         // A message wakes at any rate; rounds keep a distance.
         tokio::time::sleep(BREATH).await;
         tokio::select! {
@@ -101,28 +102,29 @@ fn reached(line: &Line, topic: Option<&str>, patience: Duration) -> bool {
 }
 
 /// When the next replacement may be.
-#[derive(Default)]
 struct Replacing {
-    wait: Duration,
-    not_before: Option<Instant>,
+    pace: Pace,
     receipts: u64,
 }
 
 impl Replacing {
+    fn new() -> Self {
+        Self { pace: Pace::new(BREATH, REPLACE_MOST), receipts: 0 }
+    }
+
     fn due(&self) -> bool {
-        self.not_before.is_none_or(|time| Instant::now() >= time)
+        self.pace.due(Instant::now())
     }
 
     fn done(&mut self, receipts: u64) {
-        self.wait = (self.wait * 2).clamp(BREATH, REPLACE_MOST);
-        self.not_before = Some(Instant::now() + self.wait);
+        self.pace.slow(Instant::now());
         self.receipts = receipts;
     }
 
     /// A receipt since the last replacement ends the waiting.
     fn settle(&mut self, receipts: u64) {
-        if self.not_before.is_some() && receipts != self.receipts {
-            *self = Self::default();
+        if receipts != self.receipts {
+            self.pace.reset();
         }
     }
 }

@@ -14,12 +14,14 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 use super::asking::of_each;
 use super::client::{self, Quiet, largest_message};
 use super::inspect;
+use super::pace::Pace;
 use super::producer::{Client, Line, code};
 use super::refusal::{forbidden, missing};
 use super::state::State;
 use crate::bus::{Refusal, Scope, Setup};
 use crate::config;
 use crate::route::Topic;
+use crate::telemetry::Throttle;
 
 /// For one request to the controller, and for what the controller does meanwhile.
 const REQUEST: Duration = Duration::from_secs(8);
@@ -27,6 +29,14 @@ const OPERATION: Duration = Duration::from_secs(5);
 
 /// For a look at all topics.
 const LOOK: Duration = Duration::from_secs(10);
+
+/// From one look to the next: where all are there, and where one may come without anybody's help. Where only
+/// somebody else can help the looks, and the attempts to make topics, go from the one to the other.
+const SELDOM: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(1);
+
+/// How often it is said again that the brokers' defaults cannot be seen.
+const SAY_AGAIN: Duration = Duration::from_secs(3600);
 
 /// Questions of a look at once. As many as librdkafka has under way to a broker where it writes idempotently:
 /// more would only wait, and their time with them.
@@ -43,8 +53,13 @@ pub(super) struct Topics {
     reported: BTreeMap<Topic, Lack>,
     /// As the brokers last showed them, and when.
     known: BTreeMap<Topic, (Presence, Instant)>,
-    /// Whether the limits of all these topics were looked at.
-    measured: bool,
+    /// What the controller refused to make when it was last asked.
+    refused: BTreeMap<Topic, Lack>,
+    /// Of asking again for what was refused.
+    pace: Pace,
+    /// Topics that are there and whose limits were looked at.
+    measured: BTreeSet<Topic>,
+    unseen: Throttle,
 }
 
 /// What stands between a topic and its messages until somebody acts.
@@ -131,6 +146,8 @@ pub(super) struct Looked {
     pub(super) seen: bool,
     /// And each is there.
     pub(super) settled: bool,
+    /// How long the next look can wait.
+    pub(super) rest: Duration,
 }
 
 /// A topic as the brokers show it.
@@ -149,7 +166,10 @@ impl Topics {
             largest: largest_message(setup.max_body),
             reported: BTreeMap::new(),
             known: BTreeMap::new(),
-            measured: false,
+            refused: BTreeMap::new(),
+            pace: Pace::new(SOON, SELDOM),
+            measured: BTreeSet::new(),
+            unseen: Throttle::new(SAY_AGAIN),
         }
     }
 
@@ -157,7 +177,9 @@ impl Topics {
     pub(super) fn replace(&mut self, topics: Vec<Topic>) {
         self.all = once(topics);
         self.known.retain(|topic, _| self.all.contains(topic));
-        self.measured = false;
+        self.refused.clear();
+        self.pace.reset();
+        self.measured.clear();
     }
 
     pub(super) fn first(&self) -> Option<Topic> {
@@ -171,7 +193,7 @@ impl Topics {
         let (asked, mut topics) = (Arc::clone(line), self.all.clone());
         topics.sort_by_key(|topic| self.known.get(topic).map(|(_, when)| *when));
         let looked = tokio::task::spawn_blocking(move || Some(look(&*asked.client()?, &topics, patience))).await;
-        let Ok(Some(found)) = looked else { return Looked::default() };
+        let Ok(Some(found)) = looked else { return Looked { rest: SOON, ..Looked::default() } };
         self.known.extend(found);
         let seen = self.known.len() == self.all.len();
         let mut lacking = BTreeMap::new();
@@ -183,21 +205,30 @@ impl Topics {
                 Presence::Missing => absent.push(topic.clone()),
             }
         }
-        let none_absent = absent.is_empty();
-        if self.config.create_topics && !none_absent {
-            lacking.extend(self.make(absent).await);
+        let away = lacking.len() + absent.len();
+        let due = self.pace.due(Instant::now());
+        if self.config.create_topics {
+            lacking.extend(self.make(absent, due).await);
         } else {
             lacking.extend(absent.into_iter().map(|topic| (topic, Lack::Missing)));
         }
         state.set_creates(self.config.create_topics && !lacking.values().any(|lack| *lack == Lack::CreationDenied));
-        let settled = seen && none_absent && lacking.is_empty();
         self.report(&lacking);
-        if settled && !self.measured {
-            self.measure(state).await;
-            self.measured = true;
-        }
+        let (settled, stuck) = (seen && away == 0, seen && away > 0 && away == lacking.len());
+        let none_lacking = lacking.is_empty();
         state.set_lacking(lacking.into_iter().map(|(topic, lack)| (topic.clone(), lack.refusal(&topic))).collect());
-        Looked { seen, settled }
+        self.measure(state).await;
+        if none_lacking {
+            self.pace.reset();
+        } else if due {
+            self.pace.slow(Instant::now());
+        }
+        let rest = match (settled, stuck) {
+            (true, _) => SELDOM,
+            (_, true) => self.pace.left(Instant::now()),
+            _ => SOON,
+        };
+        Looked { seen, settled, rest }
     }
 
     /// One line for each thing to do, when it changes.
@@ -215,9 +246,14 @@ impl Topics {
         self.reported = lacking.clone();
     }
 
-    /// One line where topics take less than a delivery may need.
-    async fn measure(&self, state: &State) {
-        let Ok(settings) = inspect::settings(&self.config, self.all.iter(), Instant::now() + REQUEST).await else {
+    /// One line where topics take less than a delivery may need, as soon as they are there, whatever others do.
+    async fn measure(&mut self, state: &State) {
+        let there = self.known.iter().filter(|(_, (presence, _))| *presence == Presence::There);
+        let there: BTreeSet<_> = there.map(|(topic, _)| topic.clone()).collect();
+        let new: Vec<_> = there.difference(&self.measured).cloned().collect();
+        // Without those that went meanwhile: somebody may make them again with other limits.
+        self.measured = there;
+        let Ok(settings) = inspect::settings(&self.config, new.iter(), Instant::now() + REQUEST).await else {
             return;
         };
         let limits = || settings.iter().filter_map(|(topic, settings)| Some((topic, settings.max_bytes?)));
@@ -236,9 +272,20 @@ impl Topics {
         }
     }
 
-    /// Asks the controller for the topics. What it refuses for good comes back; what it refuses for
-    /// now is asked for again at the next look.
-    async fn make(&self, topics: Vec<Topic>) -> BTreeMap<Topic, Lack> {
+    /// Asks the controller for the topics, for those that it refused for good only when that is `due` again.
+    /// What it refuses for good comes back; what it refuses for now is asked for again at the next look.
+    async fn make(&mut self, absent: Vec<Topic>, due: bool) -> BTreeMap<Topic, Lack> {
+        self.refused.retain(|topic, _| !due && absent.contains(topic));
+        let asked: Vec<_> = absent.into_iter().filter(|topic| !self.refused.contains_key(topic)).collect();
+        if !asked.is_empty() {
+            let refused = self.ask_for(asked).await;
+            self.refused.extend(refused);
+        }
+        self.refused.clone()
+    }
+
+    async fn ask_for(&self, topics: Vec<Topic>) -> BTreeMap<Topic, Lack> {
+        tracing::debug!(topics = names(topics.iter().map(|topic| &**topic)), "Kafka is asked to make topics");
         let admin = match client::admin(&self.config).and_then(|admin| client::create(&admin, Quiet::default())) {
             Ok(admin) => Arc::new(admin),
             Err(error) => {
@@ -253,7 +300,7 @@ impl Topics {
     }
 
     async fn made(&self, admin: &Arc<AdminClient<Quiet>>, topics: &[Topic]) -> BTreeMap<Topic, Lack> {
-        let settings = self.settings(&Defaults::of(admin, topics.first()).await);
+        let settings = self.settings(&Defaults::of(admin, topics.first(), &self.unseen).await);
         let replication = TopicReplication::Fixed;
         let wanted: Vec<_> = topics
             .iter()
@@ -298,7 +345,7 @@ struct Defaults {
 }
 
 impl Defaults {
-    async fn of(admin: &Arc<AdminClient<Quiet>>, topic: Option<&Topic>) -> Self {
+    async fn of(admin: &Arc<AdminClient<Quiet>>, topic: Option<&Topic>, unseen: &Throttle) -> Self {
         let (asked, topic) = (Arc::clone(admin), topic.cloned());
         let metadata =
             tokio::task::spawn_blocking(move || asked.inner().fetch_metadata(topic.as_deref(), OPERATION)).await;
@@ -307,11 +354,13 @@ impl Defaults {
         let options = AdminOptions::new().request_timeout(Some(OPERATION));
         let described = admin.describe_configs(&[ResourceSpecifier::Broker(broker)], &options).await;
         let Some(Ok(config)) = described.ok().and_then(|resources| resources.into_iter().next()) else {
-            tracing::warn!(
-                remedy =
-                    "see check --online for the topics' min.insync.replicas, or grant DescribeConfigs on the cluster",
-                "the brokers' default replication cannot be seen"
-            );
+            if unseen.pass().is_some() {
+                tracing::warn!(
+                    remedy = "see check --online for the topics' min.insync.replicas, or grant DescribeConfigs on \
+                              the cluster",
+                    "the brokers' default replication cannot be seen"
+                );
+            }
             return Self::default();
         };
         let number = |key| config.get(key)?.value.as_ref()?.parse().ok();
