@@ -71,9 +71,12 @@ impl Cluster {
     }
 
     pub fn link(&self, mode: Mode) {
-        for proxy in &self.proxies {
-            proxy.set(mode);
-        }
+        (0..self.proxies.len()).for_each(|node| self.link_to(node, mode));
+    }
+
+    /// To one broker alone.
+    pub fn link_to(&self, node: usize, mode: Mode) {
+        self.proxies[node].set(mode);
     }
 
     pub fn close_connections(&self) {

@@ -124,6 +124,18 @@ pub struct Hit {
     pub pick: u64,
 }
 
+impl Hit {
+    /// Of a cluster: whether a stop or a restart is the leader's, as a kill has a kind of its own for it.
+    pub fn strikes_the_leader(&self) -> bool {
+        matches!(self.kind, Kind::BrokerStop | Kind::BrokerRestart) && self.pick.is_multiple_of(2)
+    }
+
+    /// Of a cluster: whether the bridge loses one broker and keeps the others.
+    pub fn cuts_off_one(&self) -> bool {
+        matches!(self.kind, Kind::Cut | Kind::Delay | Kind::HalfOpen) && self.pick.is_multiple_of(2)
+    }
+}
+
 /// What a run was narrowed down to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Narrowed {

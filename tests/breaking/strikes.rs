@@ -51,18 +51,20 @@ fn inject(world: &mut World<'_>, hit: &Hit) -> Result<Standing, String> {
     let topic = world.topic(busy);
     let nodes = if world.cluster.is_some() { world.admin().bus.brokers() } else { 0 };
     let mut node = (hit.pick % nodes.max(1) as u64) as usize;
-    if hit.kind == Kind::LeaderKill {
+    if hit.kind == Kind::LeaderKill || (nodes > 1 && hit.strikes_the_leader()) {
         node = world.admin().leader(&topic);
     }
+    let only = (nodes > 1 && hit.cuts_off_one()).then_some(node);
     match hit.kind {
         Kind::BridgeKill => world.kill(),
         Kind::BridgeTerm => world.terminate(),
         Kind::BrokerKill | Kind::LeaderKill => cluster(world).broker(node).kill(),
         Kind::BrokerStop => cluster(world).broker(node).freeze(),
         Kind::BrokerRestart => cluster(world).broker(node).terminate(),
-        Kind::Cut | Kind::SpoolFull => cluster(world).link(Mode::Cut),
-        Kind::Delay => cluster(world).link(Mode::Late(Duration::from_millis(20 + hit.pick % 130))),
-        Kind::HalfOpen => cluster(world).link(Mode::Silent),
+        Kind::SpoolFull => cluster(world).link(Mode::Cut),
+        Kind::Cut => link(world, only, Mode::Cut),
+        Kind::Delay => link(world, only, Mode::Late(Duration::from_millis(20 + hit.pick % 130))),
+        Kind::HalfOpen => link(world, only, Mode::Silent),
         Kind::DiskFull => {
             world.may_end = true;
             world.disk.as_ref().expect("it was mounted").fill(hit.pick % (3 << 20));
@@ -144,6 +146,14 @@ fn mend(world: &mut World<'_>, standing: Standing) {
 
 fn cluster<'w>(world: &'w mut World<'_>) -> &'w mut crate::cluster::Cluster {
     world.cluster.as_mut().expect("the plan has no broker's fault on a bus without brokers")
+}
+
+/// To one broker, or to all.
+fn link(world: &mut World<'_>, only: Option<usize>, mode: Mode) {
+    match only {
+        Some(node) => cluster(world).link_to(node, mode),
+        None => cluster(world).link(mode),
+    }
 }
 
 fn hang_up(world: &World<'_>) {
