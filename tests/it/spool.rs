@@ -110,8 +110,10 @@ fn a_full_spool_is_answered_503_and_empties(mut broker: Broker, bus: &Bus) {
     until("an ERROR", WITHIN, || {
         bridge.log().lines().any(|line| line.contains("ERROR") && line.contains("neither the bus")).then_some(())
     });
+    assert!(metric(&bridge, "terra_bridge_spool_oldest_seconds") < WITHIN.as_secs());
     broker.start();
     until_drained(&bridge);
+    assert_eq!(metric(&bridge, "terra_bridge_spool_drained_total"), spooled.len() as u64);
     until("the spool has given its space back", WITHIN, || {
         (metric(&bridge, "terra_bridge_spool_bytes") < MIB as u64).then_some(())
     });
