@@ -68,7 +68,7 @@ pub(super) async fn run(args: &SendArgs, config: &Config) -> Result<(), Failure>
         Some(url) => url.clone(),
         None => default_url(config, endpoint)?,
     };
-    let fresh = Fresh::default();
+    let fresh = Fresh::within(endpoint.max_age);
     let secret = match endpoint.secrets.first() {
         Some(secret) if !args.forge => secret.expose().to_vec(),
         _ => fresh.uuid().into_bytes(),
@@ -173,6 +173,9 @@ fn bodies(args: &SendArgs) -> Result<Vec<Body>, Failure> {
     }
 }
 
+/// How far back the times of a run may begin.
+const EARLY: Duration = Duration::from_secs(3600);
+
 /// Ids that no other delivery has, of this run or another, and times that none of this run has.
 #[derive(Default)]
 struct Fresh {
@@ -181,9 +184,19 @@ struct Fresh {
     given: AtomicU64,
     /// Unix milliseconds: the last time given.
     signed_at: AtomicI64,
+    /// Milliseconds by which its times are early.
+    early: i64,
 }
 
 impl Fresh {
+    /// Times that an endpoint takes which takes signatures as old as `max_age`.
+    fn within(max_age: Duration) -> Self {
+        let seed = RandomState::new();
+        let spread = u64::try_from(EARLY.min(max_age / 2).as_millis()).expect("an hour at most").max(1);
+        let early = i64::try_from(seed.hash_one(spread) % spread).expect("an hour at most");
+        Self { seed, early, ..Self::default() }
+    }
+
     fn number(&self) -> u128 {
         let n = self.given.fetch_add(1, Ordering::Relaxed);
         u128::from(self.seed.hash_one((n, 0))) << 64 | u128::from(self.seed.hash_one((n, 1)))
@@ -194,10 +207,11 @@ impl Fresh {
         format!("{}-{}-4{}-8{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..])
     }
 
-    /// Unix milliseconds, near `now`. What was signed at the same time over the same body counts as one
-    /// delivery; so a run of `planned` begins as many milliseconds early and cannot run ahead of the clock.
+    /// Unix milliseconds before `now`. What was signed at the same time over the same body counts as one
+    /// delivery; so a run of `planned` begins as many milliseconds early, and cannot run ahead of the clock, and
+    /// two runs that follow each other do not begin at the same time.
     fn signed_at(&self, now: Timestamp, planned: u64) -> i64 {
-        let earliest = now.as_millisecond() - i64::try_from(planned).unwrap_or(0);
+        let earliest = now.as_millisecond() - self.early - i64::try_from(planned).unwrap_or(0);
         let next = |last: i64| Some(earliest.max(last + 1));
         let last = self.signed_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
         earliest.max(last.unwrap_or(0) + 1)
@@ -407,6 +421,10 @@ mod tests {
         let now = Timestamp::now();
         let times: HashSet<_> = (0..1000).map(|_| fresh.signed_at(now, 1000)).collect();
         assert!(times.len() == 1000 && times.iter().all(|time| *time < now.as_millisecond()), "none in the future");
+        let begins: HashSet<_> = (0..20).map(|_| Fresh::within(EARLY).signed_at(now, 1000)).collect();
+        assert!(begins.len() > 10, "runs begin at times of their own");
+        let young = Fresh::within(Duration::from_secs(60)).signed_at(now, 1000);
+        assert!(now.as_millisecond() - young < 32_000, "half of it at most");
         assert_eq!(fresh.event_id("500000000000001001").len(), 18);
         assert_eq!(fresh.event_id("evt_5a0c1d7e").len(), 40);
     }
