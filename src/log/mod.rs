@@ -1,10 +1,10 @@
 //! A durable log in a directory of this machine: what the embedded bus and the spool are made of.
 //! Comes in: messages. Goes out: receipts, each after an fsync, and records by topic and offset.
 //!
-//! `database` is the log on disk (`opening`: how it begins, `segment`: its parts, `codec`: their bytes,
-//! `ledger`: what a spool keeps beside them, `watermark`: what must be there, `journal`: which one fjall goes on
-//! with, `failure`: what can go wrong),
-//! `store` how threads share it, `writer` the one that writes, `retention` what is kept, `disk` what it lies on.
+//! `database` is the log on disk (`opening`: how it begins, `segment`: its parts, `codec`: their bytes, `pending`:
+//! what of a spool is still to be sent, `ledger`: what a spool keeps beside that, `watermark`: what must be there,
+//! `journal`: which one fjall goes on with, `failure`: what can go wrong), `store` how threads share it, `writer` the
+//! one that writes, `retention` what is kept, `disk` what it lies on.
 
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -25,6 +25,7 @@ mod failure;
 mod journal;
 mod ledger;
 mod opening;
+mod pending;
 mod retention;
 mod segment;
 mod store;

@@ -10,9 +10,10 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+pub(crate) use super::database::Extent;
 use super::database::Log;
-pub(crate) use super::database::{Chunk, Extent};
 pub(crate) use super::failure::{AppendError, ReadError};
+pub(crate) use super::pending::Chunk;
 use super::retention::Facts;
 use super::segment::Marks;
 use super::{Settings, disk, journal};
