@@ -43,7 +43,8 @@ pub(crate) const SET_ASIDE: &str = "terra-set-aside-reason";
 /// Unix milliseconds between 2001 and 2100: outside it an ordering timestamp is no time.
 const SANE_TIMES: std::ops::Range<i64> = 1_000_000_000_000..4_102_444_800_000;
 
-/// One message for the bus.
+/// One message for the bus. Cloning shares the payload.
+#[derive(Clone)]
 pub struct Message {
     topic: Topic,
     key: String,

@@ -108,6 +108,9 @@ impl Throttle {
 }
 
 #[cfg(test)]
+pub(crate) mod lines;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

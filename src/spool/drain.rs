@@ -2,8 +2,10 @@
 //! next message is sent after the receipt of the one before. What the bus refuses for good is set
 //! aside, so that nothing waits behind it, and tried again from time to time.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Add;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -37,9 +39,10 @@ const IN_FLIGHT: usize = 256;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// A pass in which nothing went is followed by a rest of so many times its length, at most so long.
+/// A pass in which nothing went is followed by a rest of so many times its length, at most so long: a spool that is
+/// large is not read all the time, and one message is tried again within seconds.
 const REST: u32 = 3;
-const LONGEST_REST: Duration = Duration::from_secs(30);
+const LONGEST_REST: Duration = Duration::from_secs(5);
 
 /// How long a bus that is away is left in peace.
 const PROBE_EVERY: Duration = Duration::from_secs(5);
@@ -51,6 +54,11 @@ const SET_ASIDE_EVERY: Duration = Duration::from_secs(300);
 const AGE_EVERY: Duration = Duration::from_secs(1);
 
 const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// How often it is said again that the bus takes nothing.
+const REMIND_EVERY: Duration = Duration::from_secs(60);
+
+const UNANSWERED: Refusal = Refusal::Transient { reason: Cow::Borrowed("the bus did not confirm the message in time") };
 
 /// What a batch came to.
 #[derive(Default, Clone, Copy)]
@@ -73,7 +81,8 @@ impl Add for Tally {
 /// long as `publish_timeout` at most. Nothing is lost by dropping it at any point; what is in flight then
 /// is sent again after the next start.
 pub async fn drain(spool: Spool, bus: Arc<dyn Bus>, publish_timeout: Duration, stop: CancellationToken) {
-    let run = Run { inner: spool.0, bus, publish_timeout, stop };
+    let reminder = || Throttle::new(REMIND_EVERY);
+    let run = Run { inner: spool.0, bus, publish_timeout, stop, spooled: reminder(), set_aside: reminder() };
     tokio::select! {
         () = run.drain() => {}
         () = run.watch_age() => {}
@@ -87,6 +96,9 @@ struct Run {
     bus: Arc<dyn Bus>,
     publish_timeout: Duration,
     stop: CancellationToken,
+    /// Of what is said while a part of the spool waits.
+    spooled: Throttle,
+    set_aside: Throttle,
 }
 
 impl Run {
@@ -240,13 +252,16 @@ impl Run {
             }
             let message = Arc::new(message);
             let answer = timeout(self.publish_timeout, self.bus.publish(message.clone())).await;
-            let gone = match answer {
-                Ok(Ok(Receipt::Kept | Receipt::Duplicate)) => {
+            let gone = match answer.unwrap_or(Err(UNANSWERED)) {
+                Ok(Receipt::Kept | Receipt::Duplicate) => {
                     self.inner.bus_refuses.store(false, Relaxed);
                     true
                 }
-                Ok(Err(Refusal::Transient { .. })) | Err(_) => false,
-                Ok(Err(refusal)) => self.refused_for_good(part, message, &refusal).await,
+                Err(refusal) if self.may_set_aside(part, &refusal) => self.set_aside(&message, &refusal).await,
+                Err(refusal) => {
+                    self.not_taken(part, message.topic(), &refusal);
+                    false
+                }
             };
             if !gone {
                 sent.stuck = true;
@@ -257,18 +272,18 @@ impl Run {
         sent
     }
 
-    /// Whether the message was set aside. While the bus as a whole cannot be reached, or takes nothing, none
-    /// is: what is wrong then is not the message.
-    async fn refused_for_good(&self, part: &Part, message: Arc<Message>, refusal: &Refusal) -> bool {
+    /// While the bus as a whole cannot be reached, or takes nothing, nothing is set aside: what is wrong then is
+    /// not the message.
+    fn may_set_aside(&self, part: &Part, refusal: &Refusal) -> bool {
+        !self.is_set_aside(part) && refusal.concerns_this_alone() && *self.bus.link().borrow() == Link::Up
+    }
+
+    /// Whether the message was set aside.
+    async fn set_aside(&self, message: &Message, refusal: &Refusal) -> bool {
         static SET_ASIDE: Throttle = Throttle::new(LOG_EVERY);
-        let bus_wide = !refusal.concerns_this_alone() || *self.bus.link().borrow() != Link::Up;
-        if std::ptr::eq(part, &self.inner.set_aside) || bus_wide {
-            return false;
-        }
-        let Ok(message) = Arc::try_unwrap(message) else { return false };
         let topic = message.topic().clone();
-        let aside = Arc::new(message.set_aside(&refusal.to_string()));
-        let kept = self.inner.set_aside.log.append(aside).await;
+        let aside = Arc::new(message.clone().set_aside(&refusal.to_string()));
+        let kept = disk(self.inner.set_aside.log.append(aside)).await;
         if kept == Ok(Receipt::Kept) {
             self.inner.set_aside.waiting.fetch_add(1, Relaxed);
         }
@@ -288,6 +303,25 @@ impl Run {
         kept.is_ok()
     }
 
+    /// Says that a message waits on.
+    fn not_taken(&self, part: &Part, topic: &str, refusal: &Refusal) {
+        if self.is_set_aside(part) {
+            if let Some(more) = self.set_aside.pass() {
+                let messages = part.waiting.load(Relaxed);
+                tracing::error!(topic, messages, more, reason = %refusal, "the bus still refuses what was set aside");
+            }
+        } else if let Some(more) = self.spooled.pass() {
+            let messages = part.waiting.load(Relaxed);
+            tracing::warn!(
+                topic,
+                messages,
+                more,
+                reason = %refusal,
+                "the bus did not take a spooled message; it is sent again within seconds"
+            );
+        }
+    }
+
     async fn settle(&self, part: &Part, topic: Arc<str>, until: u64, sent: Vec<Sent>) -> Tally {
         let gone: Vec<u64> = sent.iter().flat_map(|sent| &sent.gone).copied().collect();
         let failed = sent.iter().filter(|sent| sent.stuck).count() as u64;
@@ -303,7 +337,7 @@ impl Run {
         let empty = part.waiting.load(Relaxed) == tally.gone;
         let cursors = part.cursors();
         let records = gone.into_iter().map(|offset| (topic.clone(), offset)).collect();
-        part.log.done(Done { records, cursors, empty }).await;
+        disk(part.log.done(Done { records, cursors, empty })).await;
         self.inner.drained.fetch_add(tally.gone, Relaxed);
         if self.is_set_aside(part) {
             part.fewer(tally.gone);
@@ -358,6 +392,17 @@ impl Pass {
     fn rest(&self, pause: Duration) -> Instant {
         let long = if self.gone == 0 { (self.began.elapsed() * REST).min(LONGEST_REST) } else { Duration::ZERO };
         Instant::now() + long.max(pause)
+    }
+}
+
+/// Waits for the disk, and says so where it takes long.
+async fn disk<T>(awaited: impl Future<Output = T>) -> T {
+    let mut awaited = pin!(awaited);
+    loop {
+        match timeout(LOG_EVERY, &mut awaited).await {
+            Ok(done) => return done,
+            Err(_) => tracing::error!("the spool waits for its disk; look after the disk of spool.dir"),
+        }
     }
 }
 

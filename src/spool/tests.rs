@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::bus::{Bus, Link, Pending, Scope};
 use crate::route::Topic;
+use crate::telemetry::lines::Lines;
 
 type Judge = dyn Fn(&Message, usize) -> Result<Receipt, Refusal> + Send + Sync;
 
@@ -18,6 +19,8 @@ struct Moody {
     kept: Mutex<Vec<(String, String)>>,
     /// Whether it is of no interest what was kept.
     forgets: AtomicBool,
+    /// A client may let go of a message after its answer.
+    last: Mutex<Option<Arc<Message>>>,
     link: watch::Sender<Link>,
 }
 
@@ -30,6 +33,7 @@ impl Moody {
             asked: AtomicU64::new(0),
             kept: Mutex::default(),
             forgets: AtomicBool::new(false),
+            last: Mutex::default(),
             link,
         })
     }
@@ -56,6 +60,7 @@ impl Bus for Shared {
                 let payload = String::from_utf8(message.payload().to_vec()).unwrap();
                 moody.kept.lock().unwrap().push((message.key().to_owned(), payload));
             }
+            *moody.last.lock().unwrap() = Some(message);
             answer
         })
     }
@@ -84,8 +89,13 @@ fn message(key: &str, n: usize) -> Arc<Message> {
 }
 
 /// Keeps nothing before the test says so.
-#[derive(Default)]
-struct Slow(Mutex<Vec<oneshot::Sender<Result<Receipt, Refusal>>>>);
+struct Slow(Mutex<Vec<oneshot::Sender<Result<Receipt, Refusal>>>>, watch::Sender<Link>);
+
+impl Default for Slow {
+    fn default() -> Self {
+        Self(Mutex::default(), watch::Sender::new(Link::Up))
+    }
+}
 
 impl Slow {
     fn asked(&self) -> usize {
@@ -103,7 +113,7 @@ impl Bus for Arc<Slow> {
     fn topics(&self, _: Vec<Topic>) {}
 
     fn link(&self) -> watch::Receiver<Link> {
-        watch::channel(Link::Up).1
+        self.1.subscribe()
     }
 
     fn close(&self) -> Pending<()> {
@@ -500,4 +510,29 @@ async fn a_spool_whose_writer_is_no_more_says_so() {
     assert!(!ended.is_finished());
     spool.close().await;
     tokio::time::timeout(Duration::from_secs(30), ended).await.unwrap().unwrap();
+}
+
+/// On one thread, whose lines are read; time passes where nothing else does.
+#[tokio::test(start_paused = true)]
+async fn what_the_bus_does_not_confirm_is_sent_again_within_seconds_and_said() {
+    const CONFIRMS_WITHIN: Duration = Duration::from_secs(5);
+    let (lines, _guard) = Lines::taken();
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path(), |_| {});
+    take(&spool, message("k", 0)).await.unwrap();
+    let bus = Arc::new(Slow::default());
+    let stop = CancellationToken::new();
+    let drainer = tokio::spawn(drain(spool.clone(), Arc::new(bus.clone()), CONFIRMS_WITHIN, stop.clone()));
+    let mut asked = tokio::time::Instant::now();
+    for times in 1..=6 {
+        until("it is sent again", || bus.asked() == times).await;
+        let since = asked.elapsed();
+        assert!(since < CONFIRMS_WITHIN + Duration::from_secs(10), "sent again after {since:?}");
+        asked = tokio::time::Instant::now();
+    }
+    assert_eq!(lines.with("the bus did not take a spooled message").len(), 1);
+    bus.0.lock().unwrap().pop().unwrap().send(Ok(Receipt::Kept)).unwrap();
+    spool.emptied().await;
+    stop.cancel();
+    drainer.await.unwrap();
 }

@@ -1,9 +1,8 @@
 //! The adapter against a real broker, where `TERRA_BRIDGE_TEST_KAFKA` names one. Elsewhere these tests
 //! say that they were skipped, and fail where `CI` is set.
 
-use std::io::{self, Write};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
@@ -19,6 +18,7 @@ use super::{inspect, open, tail};
 use crate::bus::{Bus, From, Level, Link, Receipt, Record, Refusal, Setup};
 use crate::config;
 use crate::message::Message;
+use crate::telemetry::lines::Lines;
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -208,35 +208,6 @@ async fn what_the_brokers_refuse_to_create_is_refused_with_the_key_to_correct() 
         }
     }
     bus.close().await;
-}
-
-/// What is logged.
-#[derive(Clone, Default)]
-pub(super) struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Lines {
-    /// Those of this thread, until the guard goes.
-    pub(super) fn taken() -> (Self, tracing::subscriber::DefaultGuard) {
-        let lines = Self::default();
-        let writer = lines.clone();
-        let logs = tracing_subscriber::fmt().with_ansi(false).with_max_level(tracing::Level::DEBUG);
-        (lines, tracing::subscriber::set_default(logs.with_writer(move || writer.clone()).finish()))
-    }
-
-    pub(super) fn with(&self, pattern: &str) -> Vec<String> {
-        let bytes = self.0.lock().unwrap().clone();
-        String::from_utf8(bytes).unwrap().lines().filter(|line| line.contains(pattern)).map(str::to_owned).collect()
-    }
 }
 
 /// On one thread, whose lines are read.

@@ -8,7 +8,6 @@ use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey as Api, RDKafkaRespErr as Answer};
 
 use super::client::tests::{config, setup};
-use super::live::Lines;
 use super::producer::Line;
 use super::state::State;
 use super::supervise::supervise;
@@ -17,6 +16,7 @@ use super::{client, open};
 use crate::bus::{Bus, Link, Receipt, Refusal, Setup};
 use crate::config;
 use crate::message::Message;
+use crate::telemetry::lines::Lines;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -34,6 +34,8 @@ mod batches;
 mod live;
 #[cfg(test)]
 mod mocked;
+#[cfg(test)]
+mod replaced;
 
 pub(crate) use inspect::inspect;
 pub(crate) use properties::{harmless, judge};
