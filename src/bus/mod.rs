@@ -71,6 +71,10 @@ pub enum Refusal {
     /// The same message may well be taken later.
     #[error("{reason}")]
     Transient { reason: Cow<'static, str> },
+    /// The client library took it for kept, but no server of the bus said so: it may be there or not, so that a
+    /// retry may make a copy.
+    #[error("{reason}")]
+    Unconfirmed { reason: Cow<'static, str> },
     /// No retry helps until somebody acts.
     #[error("{reason}; {remedy}")]
     Permanent { scope: Scope, reason: Cow<'static, str>, remedy: Cow<'static, str> },
@@ -84,6 +88,7 @@ impl Refusal {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Transient { .. } => "transient",
+            Self::Unconfirmed { .. } => "unconfirmed",
             Self::Permanent { .. } => "permanent",
             Self::TooLarge { .. } => "too_large",
         }
@@ -94,7 +99,7 @@ impl Refusal {
         match self {
             Self::Permanent { scope, .. } => *scope == Scope::Topic,
             Self::TooLarge { .. } => true,
-            Self::Transient { .. } => false,
+            Self::Transient { .. } | Self::Unconfirmed { .. } => false,
         }
     }
 }

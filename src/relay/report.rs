@@ -32,7 +32,7 @@ pub(super) fn report(metrics: &Metrics, endpoint: &str, outcome: &Outcome, took:
         Outcome::Kept(_) | Outcome::Duplicate(_) | Outcome::Spooled(_) | Outcome::Dropped => {}
         Outcome::UnknownPath | Outcome::WrongMethod | Outcome::TooSlow | Outcome::Broken => {}
         // Was said where it happened.
-        Outcome::Unfetched(_) => {}
+        Outcome::Unfetched(_) | Outcome::Refused(Refusal::Unconfirmed { .. }) => {}
         Outcome::DeadLettered(_, reason) => {
             if let Some(more) = UNREADABLE.pass() {
                 let reason = reason.as_str();

@@ -128,6 +128,22 @@ async fn a_second_attempt_shares_the_refusal_and_a_third_asks_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_the_bus_does_not_confirm_is_counted_as_that_and_not_remembered() {
+    let (bus, line) = line();
+    let first = attempt(&line);
+    settled().await;
+    bus.answer(Err(Refusal::Unconfirmed { reason: "nobody said so".into() }));
+    let outcome = first.await.unwrap();
+    assert!(!outcome.is_success(), "{outcome:?}");
+    let counted = r#"terra_bridge_published_total{topic="terra.daily",result="unconfirmed"} 1"#;
+    assert!(line.metrics.text().contains(counted), "{}", line.metrics.text());
+    let retry = attempt(&line);
+    settled().await;
+    bus.answer(Ok(Receipt::Kept));
+    assert!(matches!(retry.await, Ok(Outcome::Kept(_))));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_second_attempt_waits_for_the_first_no_longer_than_its_own_deadline() {
     let (bus, line) = line();
     let first = attempt(&line);

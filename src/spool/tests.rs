@@ -219,6 +219,27 @@ async fn what_is_refused_whatever_is_sent_stays_in_the_spool_in_its_order() {
 }
 
 #[tokio::test]
+async fn what_the_bus_does_not_confirm_is_sent_again_and_not_counted_until_it_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path(), |_| {});
+    for n in 0..10 {
+        take(&spool, message("k", n)).await.unwrap();
+    }
+    let unconfirmed = || Refusal::Unconfirmed { reason: "nobody said so".into() };
+    let counting = spool.clone();
+    let bus = Moody::new(move |_, asked| {
+        if asked < 5 {
+            assert_eq!(counting.reading().drained, 0);
+            return Err(unconfirmed());
+        }
+        Ok(Receipt::Kept)
+    });
+    drained(&spool, &bus).await;
+    assert_eq!(bus.of_key("k"), (0..10).map(|n| format!("{n:04}")).collect::<Vec<_>>());
+    assert_eq!((spool.reading().drained, spool.reading().set_aside), (10, 0));
+}
+
+#[tokio::test]
 async fn a_bus_that_is_away_as_a_whole_sets_nothing_aside() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path(), |_| {});

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey as Api, RDKafkaRespErr as Answer};
@@ -110,6 +111,26 @@ async fn answers_of_the_broker_are_told_apart() {
     kept(&bus).await;
     brokers.request_errors(Api::Produce, &[Answer::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS]);
     assert_eq!(bus.publish(message()).await, Ok(Receipt::Kept), "a passing error is retried within the timeout");
+    bus.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_broker_calls_a_duplicate_is_not_kept_by_any_message_of_its_batch() {
+    let brokers = MockCluster::new(1).unwrap();
+    brokers.create_topic("t", 1, 1).unwrap();
+    let mut config = config(&brokers.bootstrap_servers());
+    // Long enough for three messages that are handed over at once.
+    config.properties.insert("linger.ms".to_owned(), config::Secret::new("500"));
+    let bus = open(&config, setup(Duration::from_secs(5), &["t"])).unwrap();
+    reaches(&bus, Link::Up).await;
+    kept(&bus).await;
+    brokers.request_errors(Api::Produce, &[Answer::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER]);
+    for answer in join_all([bus.publish(message()), bus.publish(message()), bus.publish(message())]).await {
+        let refusal = answer.unwrap_err();
+        assert_eq!(refusal.as_str(), "unconfirmed", "{refusal}");
+        assert!(!refusal.concerns_this_alone(), "it is sent again, not set aside");
+    }
+    kept(&bus).await;
     bus.close().await;
 }
 

@@ -17,6 +17,7 @@ use topics::Topics;
 
 mod asking;
 mod client;
+mod confirmation;
 mod inspect;
 mod pace;
 mod producer;

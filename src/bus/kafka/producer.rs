@@ -1,5 +1,9 @@
-//! One message on its way. Comes in: a [`Message`]. Goes out: the receipt or refusal of Kafka's own
-//! delivery report. The payload's share of the memory budget is held until that report.
+//! One message on its way. Comes in: a [`Message`]. Goes out: a receipt or a refusal. The payload's share of the
+//! memory budget is held until librdkafka's delivery report.
+//!
+//! A report without an error is not yet a receipt: librdkafka also infers success. It is one where the partition's
+//! leader answered with an offset, which under `acks=all` it does once all replicas in sync have the message
+//! ([`super::confirmation`]). That flushing or closing a client succeeds is taken as word of no message.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -7,16 +11,17 @@ use std::time::Duration;
 
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
-use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::message::{Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka::{ClientConfig, ClientContext, Statistics};
 use tokio::sync::oneshot;
 
 use super::client;
-use super::refusal::crowded;
+use super::confirmation::is_confirmed;
+use super::refusal::{self, crowded, unconfirmed};
 use super::state::State;
-use crate::bus::{OpenError, Receipt, Refusal};
+use crate::bus::{Link, OpenError, Receipt, Refusal};
 use crate::message::Message;
 
 pub(super) type Answer = Result<Receipt, Refusal>;
@@ -42,6 +47,9 @@ impl Reports {
         if too_large && size(message) <= self.batch {
             self.state.take_batches_below(self.batch);
             return crowded(message.topic());
+        }
+        if code == Code::MessageTimedOut && *self.state.link().borrow() == Link::Up {
+            refusal::say_unanswered();
         }
         self.state.refuse(code, message.topic())
     }
@@ -70,10 +78,11 @@ impl ProducerContext for Reports {
         let Handed { message, answer } = *handed;
         // Nobody waits any more where the caller's deadline passed first.
         let _ = answer.send(match report {
-            Ok(_) => {
+            Ok(report) if is_confirmed(report.topic(), report.partition(), report.offset()) => {
                 self.state.receipt();
                 Ok(Receipt::Kept)
             }
+            Ok(_) => Err(unconfirmed(message.topic())),
             Err((error, _)) => Err(self.refuse(code(error), &message)),
         });
     }
