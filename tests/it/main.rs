@@ -4,6 +4,7 @@
 //! - `shapes`: every shape of the vendor's, by example and made up by the thousand
 //! - `outage`: brokers that stop, freeze and come back; the bridge killed
 //! - `spool`: an outage with the spool switched on
+//! - `unconfirmed`: what Kafka's client takes for delivered on its own word
 //! - `silence`: no payload, id, URL or secret in anything said
 //! - `large`: deliveries larger than a message of the bus may be
 //! - `streams`: NATS streams that others made or changed
@@ -55,6 +56,7 @@ mod slow;
 mod spool;
 mod streams;
 mod time;
+mod unconfirmed;
 #[path = "../breaking/bodies.rs"]
 mod bodies;
 #[path = "../breaking/judge.rs"]
