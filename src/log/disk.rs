@@ -16,10 +16,18 @@ pub(crate) fn prepare(section: &str, dir: &Path) -> Result<(), OpenError> {
     if dir.is_dir() {
         return Ok(());
     }
+    let above = above_new(dir);
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| unusable(section, dir, &error))?;
-    // The new name is on disk only once the directory above is.
-    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(parent).and_then(|parent| parent.sync_all()).map_err(|error| unusable(section, dir, &error))
+    // A new name is on disk only once the directory above is.
+    let synced = above.into_iter().try_for_each(|above| File::open(above)?.sync_all());
+    synced.map_err(|error| unusable(section, dir, &error))
+}
+
+/// The directories that get a new name where this one is made, with all that are missing above it.
+fn above_new(dir: &Path) -> Vec<&Path> {
+    let missing = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.is_dir());
+    let above = missing.filter_map(Path::parent);
+    above.map(|above| if above.as_os_str().is_empty() { Path::new(".") } else { above }).collect()
 }
 
 /// Bytes that this process may still write.
@@ -93,6 +101,16 @@ mod tests {
         assert_eq!(dir.metadata().unwrap().permissions().mode() & 0o777, 0o700);
         assert!(free(&dir).unwrap() > 0);
         assert!(!locked(&dir).unwrap());
+    }
+
+    #[test]
+    fn every_directory_that_gets_a_new_name_is_synced() {
+        let above = tempfile::tempdir().unwrap();
+        let above = above.path();
+        assert_eq!(above_new(&above.join("a/b")), [above.join("a"), above.to_owned()]);
+        assert_eq!(above_new(&above.join("a")), [above]);
+        assert_eq!(above_new(Path::new("no such directory")), [Path::new(".")]);
+        assert_eq!(above_new(above), [] as [&Path; 0]);
     }
 
     #[test]

@@ -1,6 +1,11 @@
 //! A durable log in a directory of this machine: what the embedded bus and the spool are made of.
 //! Comes in: messages. Goes out: receipts, each after an fsync, and records by topic and offset.
 //!
+//! A receipt rests on this: fjall has written the batch to its journal, and the system says of that file that it is
+//! on the disk. A commit that fails says nothing of its messages: none gets a receipt, and the log is opened again and
+//! written anew before it gives another one, also for what it finds there by its id. That a disk which says so has the
+//! bytes is assumed.
+//!
 //! `database` is the log on disk (`opening`: how it begins, `segment`: its parts, `codec`: their bytes, `pending`:
 //! what of a spool is still to be sent, `ledger`: what a spool keeps beside that, `watermark`: what must be there,
 //! `journal`: which one fjall goes on with, `failure`: what can go wrong), `store` how threads share it, `writer` the

@@ -241,6 +241,26 @@ fn a_payload_that_the_bucket_has_no_room_for_leaves_nothing_there() {
 }
 
 #[test]
+fn a_payload_of_which_the_bucket_drops_a_part_as_it_comes_is_not_kept() {
+    let Some(nats) = nats() else { return };
+    let bridge = Bridge::ready(&nats.environment());
+    assert_eq!(small(1).post(bridge.deliveries).status, 200);
+    nats.with_jetstream(async |context| {
+        let mut stream = context.get_stream(format!("OBJ_{BUCKET}")).await.expect("the bridge made the bucket");
+        let mut config = stream.info().await.expect("it answers").config.clone();
+        config.discard = async_nats::jetstream::stream::DiscardPolicy::Old;
+        config.max_bytes = 3 << 20;
+        context.update_stream(config).await.expect("an update");
+    });
+    assert_eq!(large(1, 5 << 20).post(bridge.deliveries).status, 503, "its first chunks make room for the last");
+    assert_eq!(large(1, 5 << 20).post(bridge.deliveries).status, 503);
+    assert_eq!(nats.bus.count(&bridge), 1, "no message leads to it");
+    assert_eq!(large(2, 2 << 20).post(bridge.deliveries).status, 200, "what fits is kept");
+    let got = nats.bus.read(&bridge, &nats.bus.topic("daily"), 2).pop().expect("two");
+    assert!(nats.object(&got.attribute("id").unwrap()) == large(2, 2 << 20).body);
+}
+
+#[test]
 fn a_limit_that_is_lowered_sends_the_next_payload_to_the_object_store() {
     let Some(nats) = nats() else { return };
     let bridge = Bridge::ready(&nats.environment());

@@ -1,5 +1,9 @@
 //! What is too large for a message goes to an object store first, and the message says where it is.
 //! Comes in: a payload. Goes out: headers with which a reader finds it and knows that it is whole.
+//!
+//! That the bucket keeps it is the word of [`super::object`], or, for a payload that an earlier attempt has put there, of
+//! a bucket that has all its chunks under the same digest. That it stays as long as its message is what the bucket's
+//! settings say.
 
 use std::io;
 use std::sync::{Arc, RwLock};
@@ -143,7 +147,10 @@ impl ClaimChecks {
         let sha256 = sha256.await.map_err(|_| refusal::NOT_PUT)?;
         let keeping = self.keep(&bucket, stream_age, &id, &payload, &sha256, max_payload);
         let name = tokio::time::timeout(self.patience, keeping).await;
-        let name = name.map_err(|_| refusal::PUT_TOO_SLOW)?.map_err(|_| refusal::NOT_PUT)?;
+        let name = name.map_err(|_| refusal::PUT_TOO_SLOW)?.map_err(|unwritten| match unwritten {
+            Unwritten::Dropped => refusal::unfit_bucket(&bucket.name, drops(&bucket.name)),
+            Unwritten::Overtaken | Unwritten::Failed => refusal::NOT_PUT,
+        })?;
         let place = format!("{}/{name}", bucket.name);
         Ok([(CLAIM_CHECK, place), (SHA_256, HEXLOWER.encode(&sha256)), (BYTES, payload.len().to_string())])
     }
@@ -197,6 +204,17 @@ fn lasts(age: Duration, kept_for: Duration, message_for: Duration) -> bool {
 pub(super) struct Problem {
     pub(super) says: &'static str,
     pub(super) remedy: String,
+}
+
+/// Of a bucket that was seen to drop what it had acknowledged a moment before.
+fn drops(bucket: &str) -> Problem {
+    Problem {
+        says: "drops a part of a payload as soon as it has it",
+        remedy: format!(
+            "raise or remove the limits of its stream (nats stream edit OBJ_{bucket}: max_bytes, max_msgs, \
+             max_msgs_per_subject), or name another bucket in `nats.object_store`"
+        ),
+    }
 }
 
 /// What keeps the stream of a bucket from keeping payloads as the stream of events keeps its messages.

@@ -42,6 +42,8 @@ struct Nats {
     client: Client,
     context: Context,
     stream: Arc<str>,
+    /// `nats.domain`.
+    domain: Option<Arc<str>>,
     /// Where goes what is too large for a message.
     claim_checks: Option<Arc<ClaimChecks>>,
     /// Bytes of a message that the stream takes, at most; 0 is any.
@@ -96,11 +98,13 @@ pub(super) fn open(config: &config::Nats, setup: Setup) -> Result<Arc<dyn Bus>, 
     let in_flight = Arc::new(Semaphore::new(IN_FLIGHT));
     let unsent = Arc::new(Semaphore::new(setup.bytes_in_flight.min(Semaphore::MAX_PERMITS)));
     let stream = Arc::from(config.stream.as_str());
+    let domain = config.domain.as_deref().map(Arc::from);
     let (sender, receiver) = (subjects, link);
     Ok(Arc::new(Nats {
         client,
         context,
         stream,
+        domain,
         claim_checks,
         max_message,
         ensured,
@@ -165,6 +169,7 @@ impl Bus for Nats {
         let publish = Publish {
             context: self.context.clone(),
             stream: self.stream.clone(),
+            domain: self.domain.clone(),
             claim_checks: self.claim_checks.clone(),
             doubt: self.doubt.clone(),
             events: self.events.clone(),

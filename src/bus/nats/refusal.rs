@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::error::Error as _;
+use std::time::Duration;
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
@@ -10,6 +11,10 @@ use async_nats::{ConnectError, ConnectErrorKind, rustls};
 
 use super::claim_check::Problem;
 use crate::bus::{Refusal, Scope};
+use crate::telemetry::Throttle;
+
+/// Lines of one kind in the log, at most one in this time.
+const LOG_EVERY: Duration = Duration::from_secs(10);
 
 pub(super) const AWAY: Refusal = transient("NATS is not connected");
 pub(super) const NOT_SEEN: Refusal = transient("the stream was not seen on NATS yet");
@@ -159,17 +164,34 @@ pub(super) fn of_publish(error: &PublishError, most: usize) -> (Refusal, bool) {
     }
 }
 
+/// Of a message that another stream answers for.
+pub(super) fn elsewhere() -> Refusal {
+    permanent(
+        Scope::Topic,
+        "another stream than `nats.stream`, or another domain than `nats.domain`, takes this topic",
+        "name that one, or take the topic out of its subjects",
+    )
+}
+
+/// Of a message that the server calls a copy of one that it has not stored yet.
+pub(super) fn unconfirmed() -> Refusal {
+    static UNCONFIRMED: Throttle = Throttle::new(LOG_EVERY);
+    if let Some(more) = UNCONFIRMED.pass() {
+        tracing::warn!(
+            more,
+            remedy =
+                "none, its retry finds out; where it goes on, look for a stream without a leader (nats stream report)",
+            "NATS calls a message the duplicate of one that it has not stored yet: it does not count as kept"
+        );
+    }
+    Refusal::Unconfirmed { reason: "NATS has not stored an earlier copy of the message yet".into() }
+}
+
 fn of_code(code: Option<ErrorCode>) -> (Refusal, bool) {
     match code {
         Some(ErrorCode::STREAM_NOT_FOUND) => (transient("the stream is not there"), true),
-        Some(ErrorCode::STREAM_NOT_MATCH) => (
-            permanent(
-                Scope::Topic,
-                "another stream than `nats.stream` takes this topic",
-                "name that stream, or take the topic out of its subjects",
-            ),
-            true,
-        ),
+        Some(ErrorCode::STREAM_NOT_MATCH) => (elsewhere(), true),
+        Some(ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT) => (unconfirmed(), false),
         Some(ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM | ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM) => {
             let remedy = "raise the stream's `max_msg_size` above `server.max_body`, or set `nats.object_store`";
             (Refusal::TooLarge { remedy: remedy.into() }, false)
