@@ -6,7 +6,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::support::bridge::Bridge;
-use crate::support::consumers::Bus;
+use crate::support::consumers::{Bus, Got};
 use crate::support::http::Response;
 use crate::support::kafka_proxy::{Fault, KafkaProxy};
 use crate::support::terra::Attempt;
@@ -76,8 +76,7 @@ fn is_refused_and_kept_at_its_retry(bus: &Bus, before: &[&Attempt]) {
     let answers = overtaken(&bridge, &proxy, &early, &late);
     assert_eq!(answers, [(503, "refused".to_owned()), (200, "kept".to_owned())]);
     assert_eq!(unconfirmed(&bridge), 1);
-    let said = bridge.log();
-    assert!(said.lines().any(|line| line.contains("WARN") && line.contains("never confirmed")), "{said}");
+    expect_warning(&bridge, "never confirmed an earlier one");
     assert_eq!(ended(&early.post(bridge.deliveries)), (200, "kept".to_owned()), "the retry");
     assert_eq!(ended(&early.post(bridge.deliveries)), (200, "duplicate".to_owned()));
     expect_on_topic(bus, &bridge, &[before, &[&early, &late]].concat());
@@ -130,13 +129,34 @@ fn no_message_of_a_batch_that_was_accepted_without_an_offset_is_kept() {
     assert_eq!(post_all(), [(); 3].map(|()| (503, "refused".to_owned())));
     assert_eq!(unconfirmed(&bridge), 3);
     assert_eq!(post_all(), [(); 3].map(|()| (200, "kept".to_owned())), "the retry");
-    // This broker did keep them: the price is a copy of each, under the same id.
+    // This broker did keep them: the price is a copy of each.
     let got = bus.read(&bridge, &bus.topic("daily"), 7);
-    for attempt in &attempts {
-        let copies = got.iter().filter(|got| got.payload == attempt.body);
-        let mut ids: Vec<_> = copies.map(|got| got.attribute("id")).collect();
-        assert_eq!(ids.len(), 2);
-        ids.dedup();
-        assert_eq!(ids.len(), 1, "of one id");
-    }
+    attempts.iter().for_each(|attempt| expect_copy(&got, attempt));
+}
+
+#[test]
+fn what_is_not_confirmed_in_time_may_be_on_the_topic_and_the_log_says_that_its_retry_makes_a_copy() {
+    let Some(bus) = Bus::kafka() else { return };
+    kept_before(&bus);
+    let (bridge, proxy) = behind_a_proxy(&bus, Fault::Unanswered, &[]);
+    let attempt = of_user("slow");
+    assert_eq!(ended(&attempt.post(bridge.deliveries)), (503, "refused".to_owned()));
+    expect_warning(&bridge, "may be on its topic all the same, and its retry then makes a copy");
+    proxy.mend();
+    until("the retry is kept", WITHIN, || (attempt.post(bridge.deliveries).status == 200).then_some(()));
+    expect_copy(&bus.read(&bridge, &bus.topic("daily"), 3), &attempt);
+}
+
+fn expect_warning(bridge: &Bridge, words: &str) {
+    let said = || bridge.log().lines().any(|line| line.contains("WARN") && line.contains(words));
+    until("a WARN", WITHIN, || said().then_some(()));
+}
+
+/// Twice, under one id.
+fn expect_copy(got: &[Got], attempt: &Attempt) {
+    let copies = got.iter().filter(|got| got.payload == attempt.body);
+    let mut ids: Vec<_> = copies.map(|got| got.attribute("id")).collect();
+    assert_eq!(ids.len(), 2);
+    ids.dedup();
+    assert_eq!(ids.len(), 1);
 }

@@ -22,13 +22,15 @@ const ANSWERS: usize = 4;
 /// From this version of Produce on, arrays have a length of one byte where they are short, not of four.
 const COMPACT: i16 = 9;
 
-/// What becomes of the next Produce requests for the topic. Happens once.
+/// What becomes of the next Produce requests for the topic. Happens once, if nothing else is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// The first never gets to the broker. Once the second was accepted, the first is answered "not the leader".
     Overtaken,
     /// The first is accepted, and its answer has no offset.
     WithoutOffset,
+    /// Each gets to the broker and is never answered, until [`KafkaProxy::mend`].
+    Unanswered,
 }
 
 pub struct KafkaProxy {
@@ -67,6 +69,7 @@ enum Edit {
     DropOffset {
         version: i16,
     },
+    Drop,
 }
 
 impl KafkaProxy {
@@ -87,6 +90,11 @@ impl KafkaProxy {
     /// Where clients connect. Only this machine's loopback address, which the broker has to advertise, too.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// From now on all goes as it should.
+    pub fn mend(&self) {
+        self.shared.state().fault = None;
     }
 
     /// Whether a request met the fault, or is held back for it.
@@ -143,6 +151,10 @@ impl Shared {
             }
             (Some(Fault::Overtaken), Some(first)) => Edit::RefuseBefore { first, version, request: request.clone() },
             (Some(Fault::WithoutOffset), _) => Edit::DropOffset { version },
+            (Some(Fault::Unanswered), _) => {
+                link.edits.lock().unwrap().insert(correlation, Edit::Drop);
+                return Some(request);
+            }
             (None, _) => return Some(request),
         };
         link.edits.lock().unwrap().insert(correlation, edit);
@@ -160,6 +172,7 @@ impl Shared {
         let edit = link.edits.lock().unwrap().remove(&correlation);
         match edit {
             None => vec![answer],
+            Some(Edit::Drop) => Vec::new(),
             Some(Edit::DropOffset { version }) => {
                 let error = self.error_code(&answer, version);
                 answer[error + 2..error + 10].copy_from_slice(&NO_OFFSET);
