@@ -1,6 +1,7 @@
 //! One delivery from request to outcome: the room that knows every stage and none of their insides.
 
 mod follow;
+mod forged;
 mod read;
 mod report;
 
@@ -31,6 +32,7 @@ use crate::server::{Body, BodyError, Budget, Gauged, Peer, Reply, Service, coded
 use crate::signature::{Claim, Delivery, Proof, Rejection};
 use crate::spool::{Coming, First, Spool};
 use follow::follow;
+use forged::Signatures;
 use read::{Letter, Read, aside, read};
 use report::{astray, report, unfollowed};
 
@@ -71,13 +73,20 @@ struct Line {
 }
 
 /// By path.
-type Endpoints = HashMap<String, Arc<Endpoint>>;
+type Endpoints = HashMap<String, Destination>;
+
+/// Where deliveries go in.
+#[derive(Clone)]
+struct Destination {
+    endpoint: Arc<Endpoint>,
+    signatures: Arc<Signatures>,
+}
 
 impl Relay {
     pub fn new(config: &config::Config, stages: Stages) -> Self {
         let Stages { routes, fetcher, dedupe, bus, spool, budget, metrics } = stages;
         Self(watch::Sender::new(Arc::new(Line {
-            endpoints: by_path(&config.endpoints),
+            endpoints: by_path(&config.endpoints, &Endpoints::new()),
             routes,
             fetcher,
             dedupe,
@@ -93,8 +102,11 @@ impl Relay {
 
     /// For every request that begins from now on. The bus has to know the topics of `routes` already.
     pub fn take_over(&self, config: &config::Config, routes: Arc<Table>) {
-        let (endpoints, limits) = (by_path(&config.endpoints), config.server.clone());
-        self.0.send_modify(|line| *line = Arc::new(Line { endpoints, routes, limits, ..Line::clone(line) }));
+        let limits = config.server.clone();
+        self.0.send_modify(|line| {
+            let endpoints = by_path(&config.endpoints, &line.endpoints);
+            *line = Arc::new(Line { endpoints, routes, limits, ..Line::clone(line) });
+        });
     }
 
     fn line(&self) -> Arc<Line> {
@@ -122,25 +134,33 @@ impl Line {
     }
 }
 
-fn by_path(endpoints: &[Endpoint]) -> Endpoints {
-    endpoints.iter().map(|endpoint| (endpoint.path.clone(), Arc::new(endpoint.clone()))).collect()
+/// An endpoint whose secrets are as they were `before` goes on with what its signatures came to.
+fn by_path(endpoints: &[Endpoint], before: &Endpoints) -> Endpoints {
+    let same = |one: &Endpoint, other: &Endpoint| one.name == other.name && one.secrets == other.secrets;
+    let destination = |endpoint: &Endpoint| {
+        let known = before.values().find(|known| same(&known.endpoint, endpoint));
+        let signatures = known.map(|known| known.signatures.clone()).unwrap_or_default();
+        (endpoint.path.clone(), Destination { endpoint: Arc::new(endpoint.clone()), signatures })
+    };
+    endpoints.iter().map(destination).collect()
 }
 
 impl Service for Relay {
     async fn call(&self, request: Request<Incoming>, arrived: Instant) -> Reply {
         let (head, body) = request.into_parts();
         let line = self.line();
-        let Some(endpoint) = line.endpoints.get(head.uri.path()).cloned() else {
+        let Some(destination) = line.endpoints.get(head.uri.path()).cloned() else {
             astray(&line.metrics, Claim::read(&head.headers).is_ok());
             return reply(&Outcome::UnknownPath, StatusCode::UNAUTHORIZED);
         };
         let outcome = match head.method {
             Method::POST => {
                 let peer = head.extensions.get().map(|Peer(address)| *address);
-                relay(&line, endpoint.clone(), head.headers, body, peer, arrived).await
+                relay(&line, destination.clone(), head.headers, body, peer, arrived).await
             }
             _ => Outcome::WrongMethod,
         };
+        let endpoint = &destination.endpoint;
         report(&line.metrics, &endpoint.name, &outcome, arrived.elapsed());
         reply(&outcome, endpoint.rejected_status)
     }
@@ -149,7 +169,7 @@ impl Service for Relay {
 /// The way of one delivery.
 async fn relay(
     line: &Arc<Line>,
-    endpoint: Arc<Endpoint>,
+    Destination { endpoint, signatures }: Destination,
     headers: HeaderMap,
     body: Incoming,
     peer: Option<IpAddr>,
@@ -168,7 +188,9 @@ async fn relay(
         Ok(payload) => payload,
         Err(error) => return unread(error),
     };
-    let delivery = match proof.finish(headers, payload, Timestamp::now()) {
+    let proven = proof.finish(headers, payload, Timestamp::now());
+    signatures.record(&endpoint.name, !matches!(proven, Err(Rejection::Forged)));
+    let delivery = match proven {
         // Refused only here, so that who may not try is treated as a forger is, byte for byte.
         Ok(_) if !may_try => return Outcome::Rejected(Rejection::Address),
         Ok(delivery) => delivery,
