@@ -250,7 +250,7 @@ pub fn run() -> ExitCode {
     match execute(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("error: {failure}");
+            eprintln!("error: {}", pretty::harmless(&failure.to_string()));
             failure.code()
         }
     }

@@ -6,7 +6,7 @@ use std::io::{self, IsTerminal, Write};
 
 use futures_util::StreamExt;
 
-use super::pretty::{one_line, pretty};
+use super::pretty::{json_line, one_line, pretty};
 use super::{Failure, TailArgs, quiet_on_broken_pipe};
 use crate::bus::{self, Record, Records};
 use crate::config;
@@ -75,7 +75,7 @@ pub(super) async fn run(args: &TailArgs, config: &config::Bus, topics: Vec<Strin
         }
         let look = Look::of_stdout();
         follow(records, limit.map(|limit| limit.get()), |record| {
-            let text = if json { line(record)? } else { look.block(record) };
+            let text = if json { json_line(record)? } else { look.block(record) };
             tokio::task::block_in_place(|| {
                 let mut stdout = io::stdout().lock();
                 stdout.write_all(text.as_bytes())?;
@@ -110,10 +110,6 @@ fn few(topics: &[String]) -> String {
     let more = topics.len().saturating_sub(3);
     let named = topics[..topics.len() - more].join(", ");
     if more > 0 { format!("{named} and {more} more") } else { named }
-}
-
-fn line(record: &Record) -> io::Result<String> {
-    Ok(serde_json::to_string(record)? + "\n")
 }
 
 /// How records look to people.
@@ -252,10 +248,13 @@ mod tests {
 
     #[test]
     fn programs_get_one_object_a_line() {
-        let line = line(&record(7, "a\nb")).expect("serialises");
-        assert_eq!(line.matches('\n').count(), 1);
+        let mut hostile = record(7, "a\nb\u{9b}2J");
+        hostile.headers[3].1 = "\u{9d}0;x\u{9c}\u{7f}".to_owned();
+        let line = json_line(&hostile).expect("serialises");
+        assert!(line.ends_with('\n') && line.matches(char::is_control).count() == 1, "{line:?}");
         let read: serde_json::Value = serde_json::from_str(&line).expect("JSON");
-        assert_eq!((&read["offset"], &read["payload"]), (&7.into(), &"a\nb".into()));
+        assert_eq!((&read["offset"], &read["payload"]), (&7.into(), &"a\nb\u{9b}2J".into()));
+        assert_eq!(read["headers"]["terra-provider"], "\u{9d}0;x\u{9c}\u{7f}");
     }
 
     #[tokio::test]
