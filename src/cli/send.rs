@@ -282,11 +282,15 @@ impl Sender {
             Ending::Status(status) => (200..300).contains(status),
             Ending::None(_) => false,
         });
+        let rejected = report.rejected;
         report.end(started.elapsed())?;
         match planned - as_wanted {
             0 => Ok(()),
             others if args.forge => Err(Failure::Running(format!("{others} of {planned} were not rejected"))),
-            others => Err(Failure::Running(format!("{others} of {planned} were not answered with a 2xx"))),
+            others => {
+                let hint = if rejected > 0 { rejection(rejected, endpoint) } else { String::new() };
+                Err(Failure::Running(format!("{others} of {planned} were not answered with a 2xx{hint}")))
+            }
         }
     }
 
@@ -333,6 +337,15 @@ impl Sender {
     }
 }
 
+/// What a rejection may come from: the reply says as little as it says to a forger.
+fn rejection(rejected: u64, endpoint: &Endpoint) -> String {
+    format!(
+        "; {rejected} rejected: the bridge that answered may have another signing secret than the first of \
+         endpoints.{name}.secrets here, which signed; else compare the clocks, and its server.allow with this address",
+        name = endpoint.name
+    )
+}
+
 /// Why there is no reply.
 struct Broken {
     why: String,
@@ -360,6 +373,8 @@ struct Report {
     /// Hidden where there are few, or no terminal.
     bar: ProgressBar,
     tally: Tally,
+    /// Taken for forged.
+    rejected: u64,
     reached: bool,
 }
 
@@ -369,12 +384,15 @@ impl Report {
             .expect("the template is legal");
         let bar = if planned > FEW { ProgressBar::new(planned).with_style(style) } else { ProgressBar::hidden() };
         let width = bodies.iter().map(|body| body.name.chars().count()).max().unwrap_or(0);
-        Self { planned, width, bar, tally: Tally::default(), reached: false }
+        Self { planned, width, bar, tally: Tally::default(), rejected: 0, reached: false }
     }
 
     fn add(&mut self, answer: Answer<'_>) -> Result<(), Failure> {
         let Answer { name, ending, says, took, reached } = answer;
         self.reached |= reached;
+        // An endpoint may answer 503 in its place.
+        let is_rejection = says.contains(r#""outcome":"rejected""#);
+        self.rejected += u64::from(ending == Ending::Status(401) || is_rejection);
         self.bar.inc(1);
         let shown = if self.planned <= FEW {
             let width = self.width;
