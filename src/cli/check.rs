@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 use super::serve::Tls;
 use super::{CheckArgs, Failure, quiet_on_broken_pipe, setup};
 use crate::bus::{self, Finding, Level};
-use crate::config::{Config, Endpoint, Ignored, Loaded};
+use crate::config::{Advice, Config, Endpoint, Ignored, Loaded};
 use crate::route::{Route, Table};
 use crate::spool;
 use crate::vocabulary::{KNOWN, is_link};
@@ -22,6 +22,10 @@ pub(super) async fn run(args: &CheckArgs, loaded: &Loaded, table: &Table) -> Res
     let of_endpoints = [shared(&loaded.config.endpoints), dropped_links(&loaded.config, table)].concat();
     if !of_endpoints.is_empty() {
         print(&format!("\nEndpoints\n\n{}", described(&of_endpoints)))?;
+    }
+    let advice: Vec<_> = loaded.inventory.advice().into_iter().map(finding).collect();
+    if !advice.is_empty() {
+        print(&format!("\nAdvice\n\n{}", described(&advice)))?;
     }
     certificates(&loaded.config)?;
     let failed = |error: bus::OpenError| Failure::Running(error.to_string());
@@ -39,6 +43,11 @@ pub(super) async fn run(args: &CheckArgs, loaded: &Loaded, table: &Table) -> Res
         0 => Ok(()),
         mistakes => Err(Failure::Running(format!("not all is as it must be: {mistakes} to mend, see above"))),
     }
+}
+
+fn finding(advice: Advice) -> Finding {
+    let (about, Advice { says, remedy, .. }) = (advice.about(), advice);
+    Finding { about, level: Level::Advice, says, remedy: Some(remedy) }
 }
 
 /// Endpoints that one secret opens, which is allowed.

@@ -69,6 +69,7 @@ pub(super) async fn run(
     let config = &config;
     let telemetry = telemetry::start(&config.log);
     warn_of(&effective.ignored);
+    reload::warn_of_advice(&inventory.advice());
     let mut signals = Signals::new().map_err(StartError::Signals)?;
     let tls = Tls::load(config)?;
     let fetcher = config.s3.as_ref().map(Fetcher::new).transpose()?;

@@ -32,6 +32,10 @@ pub(super) enum Without {
 pub(super) const LIVE: &[&str] =
     &["endpoints", "routes", "server.allow", "server.trusted_proxies", "embedded.token", "log.filter"];
 
+/// What only a server needs to hold: references and files that whoever reads the bus may lack.
+const SERVERS: [&str; 5] =
+    ["endpoints.<name>.secrets", "server.tls.certificate", "server.tls.key", "embedded.tls.key", "s3.ca"];
+
 /// The tables whose names have dots: deeper levels join into one name.
 const JOINED: [&str; 4] = ["routes.types", "endpoints.<name>.routes.types", "kafka.topic_config", "kafka.properties"];
 
@@ -43,6 +47,11 @@ impl Key {
     pub(super) fn is_live(&self) -> bool {
         let below = |table: &str| self.name.strip_prefix(table).is_some_and(|rest| rest.starts_with('.'));
         LIVE.iter().any(|live| self.name == *live || below(live))
+    }
+
+    /// Whether nobody but a server needs to hold what it names.
+    pub(super) fn only_servers(&self) -> bool {
+        SERVERS.contains(&self.name)
     }
 }
 
