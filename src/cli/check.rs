@@ -40,7 +40,7 @@ pub(super) async fn run(args: &CheckArgs, loaded: &Loaded, table: &Table) -> Res
         findings.extend(of_bus);
     }
     match findings.iter().filter(|finding| finding.level == Level::Mistake).count() {
-        0 => Ok(()),
+        0 => print("\nNo mistakes.\n"),
         mistakes => Err(Failure::Running(format!("not all is as it must be: {mistakes} to mend, see above"))),
     }
 }

@@ -282,15 +282,12 @@ impl Sender {
             Ending::Status(status) => (200..300).contains(status),
             Ending::None(_) => false,
         });
-        let rejected = report.rejected;
+        let hints = report.hints(endpoint);
         report.end(started.elapsed())?;
         match planned - as_wanted {
             0 => Ok(()),
             others if args.forge => Err(Failure::Running(format!("{others} of {planned} were not rejected"))),
-            others => {
-                let hint = if rejected > 0 { rejection(rejected, endpoint) } else { String::new() };
-                Err(Failure::Running(format!("{others} of {planned} were not answered with a 2xx{hint}")))
-            }
+            others => Err(Failure::Running(format!("{others} of {planned} got no 2xx{hints}"))),
         }
     }
 
@@ -337,15 +334,6 @@ impl Sender {
     }
 }
 
-/// What a rejection may come from: the reply says as little as it says to a forger.
-fn rejection(rejected: u64, endpoint: &Endpoint) -> String {
-    format!(
-        "; {rejected} rejected: the bridge that answered may have another signing secret than the first of \
-         endpoints.{name}.secrets here, which signed; else compare the clocks, and its server.allow with this address",
-        name = endpoint.name
-    )
-}
-
 /// Why there is no reply.
 struct Broken {
     why: String,
@@ -359,8 +347,21 @@ pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
     while let Some(inner) = cause.source() {
         cause = inner;
     }
-    match cause.downcast_ref::<io::Error>().map(io::Error::kind) {
-        Some(io::ErrorKind::ConnectionRefused) => "connection refused; does the bridge run there?".to_owned(),
+    let io = cause.downcast_ref::<io::Error>();
+    if io.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+        return "connection refused; does the bridge run there?".to_owned();
+    }
+    if cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse) {
+        return format!("{cause}; is it HTTPS that is spoken there?");
+    }
+    // An error that others wrapped is not among its sources.
+    match io.and_then(|error| error.get_ref()).and_then(|inner| inner.downcast_ref()) {
+        Some(rustls::Error::InvalidMessage(_)) => "no TLS is spoken there; is it plain HTTP?".to_owned(),
+        Some(rustls::Error::InvalidCertificate(_)) => {
+            format!(
+                "{cause}; this machine's authorities count with --url, without it the certificate that is configured"
+            )
+        }
         _ => cause.to_string(),
     }
 }
@@ -373,8 +374,10 @@ struct Report {
     /// Hidden where there are few, or no terminal.
     bar: ProgressBar,
     tally: Tally,
-    /// Taken for forged.
-    rejected: u64,
+    rejected: bool,
+    unknown_path: bool,
+    /// Something answered as the bridge never does.
+    foreign: bool,
     reached: bool,
 }
 
@@ -384,15 +387,26 @@ impl Report {
             .expect("the template is legal");
         let bar = if planned > FEW { ProgressBar::new(planned).with_style(style) } else { ProgressBar::hidden() };
         let width = bodies.iter().map(|body| body.name.chars().count()).max().unwrap_or(0);
-        Self { planned, width, bar, tally: Tally::default(), rejected: 0, reached: false }
+        Self {
+            planned,
+            width,
+            bar,
+            tally: Tally::default(),
+            rejected: false,
+            unknown_path: false,
+            foreign: false,
+            reached: false,
+        }
     }
 
     fn add(&mut self, answer: Answer<'_>) -> Result<(), Failure> {
         let Answer { name, ending, says, took, reached } = answer;
         self.reached |= reached;
-        // An endpoint may answer 503 in its place.
-        let is_rejection = says.contains(r#""outcome":"rejected""#);
-        self.rejected += u64::from(ending == Ending::Status(401) || is_rejection);
+        // The status alone does not tell: an endpoint may answer 503 in place of 401.
+        let outcome = |outcome: &str| says.contains(&format!(r#""outcome":"{outcome}""#));
+        self.rejected |= outcome("rejected");
+        self.unknown_path |= outcome("unknown_path");
+        self.foreign |= matches!(ending, Ending::Status(_)) && !says.contains(r#""outcome":"#);
         self.bar.inc(1);
         let shown = if self.planned <= FEW {
             let width = self.width;
@@ -403,6 +417,25 @@ impl Report {
         };
         self.tally.add(ending, &says, took);
         shown
+    }
+
+    /// What may be behind the answers that were no 2xx: a reply says as little as it says to a forger.
+    fn hints(&self, Endpoint { name, path, .. }: &Endpoint) -> String {
+        let mut hints = String::new();
+        if self.rejected {
+            hints += &format!(
+                "; rejected: the bridge that answered may have another signing secret than the first of \
+                 endpoints.{name}.secrets here, which signed; or the clocks differ, or its server.allow leaves this \
+                 machine out"
+            );
+        }
+        if self.unknown_path {
+            hints += &format!("; unknown path: that of the endpoint here is {path}");
+        }
+        if self.foreign {
+            hints += "; that is no answer of a bridge's server.listen: something else listens there, or stands between";
+        }
+        hints
     }
 
     fn end(self, took: Duration) -> Result<(), Failure> {

@@ -38,7 +38,7 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 pub(super) enum StartError {
     #[error("{0}")]
     Bus(#[from] OpenError),
-    #[error("`{key}`: cannot listen on {address}: {source}")]
+    #[error("`{key}`: cannot listen on {address}: {source}; {remedy}", remedy = listen_remedy(source.kind()))]
     Listen { key: &'static str, address: SocketAddr, source: std::io::Error },
     #[error("{0}")]
     Certificate(#[from] CertificateError),
@@ -317,6 +317,17 @@ fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartErro
         socket.listen(BACKLOG)
     };
     listen().map_err(|source| StartError::Listen { key, address, source })
+}
+
+fn listen_remedy(kind: std::io::ErrorKind) -> &'static str {
+    match kind {
+        std::io::ErrorKind::AddrInUse => {
+            "stop the program that listens there, perhaps another bridge, or take another port"
+        }
+        std::io::ErrorKind::AddrNotAvailable => "take an address that this machine has, or 0.0.0.0 for all of them",
+        std::io::ErrorKind::PermissionDenied => "take a port from 1024 on, or allow CAP_NET_BIND_SERVICE",
+        _ => "take another address or port",
+    }
 }
 
 /// One line for each listener, and one with what this bus promises.

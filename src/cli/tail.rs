@@ -65,11 +65,13 @@ pub(super) async fn present(config: &config::Bus, topics: Vec<String>) -> Result
 /// `topics` are those to read where the arguments name none.
 pub(super) async fn run(args: &TailArgs, config: &config::Bus, topics: Vec<String>) -> Result<(), Failure> {
     let (named, config, from, limit, json) = (args.topics.clone(), config.clone(), args.from, args.limit, args.json);
+    let meant = meant(&named, &topics);
     // A task of its own and a blocking place in it, so that Ctrl-C counts even while stdout blocks.
     let following = tokio::spawn(async move {
         let topics = if named.is_empty() { present(&config, topics).await? } else { named };
         let waiting = format!("waiting for messages on {}; Ctrl-C ends", few(&topics));
-        let records = bus::tail(&config, topics, from).await.map_err(|error| Failure::Running(error.to_string()))?;
+        let records = bus::tail(&config, topics, from).await;
+        let records = records.map_err(|error| Failure::Running(format!("{error}{meant}")))?;
         if io::stderr().is_terminal() {
             eprintln!("{waiting}");
         }
@@ -104,6 +106,18 @@ async fn follow(
         }
     }
     Ok(())
+}
+
+/// For a type in place of its topic.
+fn meant(named: &[String], routed: &[String]) -> String {
+    let whole =
+        |name: &&String| routed.iter().find(|topic| topic.strip_suffix(*name).is_some_and(|rest| rest.ends_with('.')));
+    let meant: Vec<_> = named.iter().filter(|name| !routed.contains(name)).filter_map(|name| whole(&name)).collect();
+    if meant.is_empty() {
+        return String::new();
+    }
+    let meant: Vec<_> = meant.into_iter().map(String::as_str).collect();
+    format!("; did you mean {}?", meant.join(" "))
 }
 
 fn few(topics: &[String]) -> String {
@@ -278,6 +292,14 @@ mod tests {
         let away = records(vec![Ok(record(1, "{}")), Err(TailError("the broker is away".to_owned()))]);
         let ended = follow(away, None, |_| Ok(())).await;
         assert!(matches!(ended, Err(Failure::Running(says)) if says == "the broker is away"));
+    }
+
+    #[test]
+    fn a_type_in_place_of_its_topic_is_answered_with_the_topic() {
+        let routed: Vec<String> = ["terra.daily", "terra.lab_report", "sleep"].map(str::to_owned).to_vec();
+        let meant = |named: &[&str]| meant(&named.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>(), &routed);
+        assert_eq!(meant(&["daily", "lab_report", "sleep", "other"]), "; did you mean terra.daily terra.lab_report?");
+        assert_eq!(meant(&["terra.daily", "ily"]), "");
     }
 
     #[test]

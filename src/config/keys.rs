@@ -4,6 +4,7 @@
 use super::checks as check;
 use super::kind::Kind::{self, *};
 use super::kind::{GIB, HOUR, KIB, MAX, MIB, MILLISECOND, MINUTE, SECOND};
+use super::values::BUSES;
 
 /// A key. A part of its name in angle brackets stands for any name.
 #[derive(Debug)]
@@ -206,17 +207,61 @@ pub(super) fn join(mut path: Vec<String>) -> Vec<String> {
     path
 }
 
+/// What other programs call a key of ours.
+const ELSEWHERE: [(&str, &str); 8] = [
+    ("kafka.bootstrap.servers", "kafka.brokers"),
+    ("kafka.bootstrap_servers", "kafka.brokers"),
+    ("kafka.servers", "kafka.brokers"),
+    ("nats.url", "nats.servers"),
+    ("nats.urls", "nats.servers"),
+    ("nats.username", "nats.user"),
+    ("server.port", "server.listen"),
+    ("log.level", "log.filter"),
+];
+
 /// The known key that an unknown one was probably meant to be.
 pub(super) fn suggest(path: &[String]) -> Option<Vec<String>> {
+    let given = path.join(".");
+    let elsewhere = ELSEWHERE.iter().find(|(name, _)| *name == given).map(|(_, ours)| *ours);
+    let ours = elsewhere.map(|ours| ours.split('.').map(str::to_owned).collect());
+    ours.or_else(|| alike(path, &given)).or_else(|| inner_table(path))
+}
+
+/// A name that belongs into a table whose names are the user's own.
+fn inner_table(path: &[String]) -> Option<Vec<String>> {
+    let (table, name) = match path {
+        [section, name @ ..] if section == "kafka" => (vec!["kafka", "properties"], name.join(".")),
+        [section, name @ ..] if section == "routes" => (vec!["routes", "types"], name.join(".")),
+        [section, endpoint, routes, name @ ..] if section == "endpoints" && routes == "routes" => {
+            (vec!["endpoints", endpoint, "routes", "types"], name.join("."))
+        }
+        _ => return None,
+    };
+    // All properties of librdkafka that anybody sets have a dot.
+    let plausible = !name.is_empty() && (table[0] != "kafka" || name.contains('.'));
+    plausible.then(|| table.into_iter().map(str::to_owned).chain([name]).collect())
+}
+
+fn alike(path: &[String], given: &str) -> Option<Vec<String>> {
     /// By trial: catches a letter or two, and a missing or a wrong section.
     const ALIKE: f64 = 0.84;
-    let given = path.join(".");
     let last = path.last()?;
-    KEYS.iter()
-        .map(|key| concrete(key, path))
-        .map(|names| {
-            let whole = strsim::normalized_damerau_levenshtein(&names.join("."), &given);
-            let leaf = strsim::normalized_damerau_levenshtein(&names[names.len() - 1], last);
+    let of_a_bus = |section: &str| BUSES.contains(&section);
+    let of_another_bus = |key: &Key| {
+        let section = key.name.split('.').next().unwrap_or_default();
+        of_a_bus(&path[0]) && of_a_bus(section) && section != path[0]
+    };
+    // Whatever stands in brackets is the user's own, and like itself.
+    let named = |key: &Key| key.name.split('.').next_back().is_some_and(|leaf| !leaf.starts_with('<'));
+    let candidates = KEYS.iter().filter(|key| !of_another_bus(key));
+    candidates
+        .map(|key| (named(key), concrete(key, path)))
+        .map(|(named, names)| {
+            let whole = strsim::normalized_damerau_levenshtein(&names.join("."), given);
+            let leaf = match named {
+                true => strsim::normalized_damerau_levenshtein(&names[names.len() - 1], last),
+                false => 0.0,
+            };
             (whole.max(leaf * 0.9) + whole / 100.0, names)
         })
         .filter(|(likeness, _)| *likeness >= ALIKE)

@@ -48,6 +48,22 @@ fn each_mistake_in_a_file_has_its_words() {
     let cases = [
         ("x = 1\ny = = 2", "@t.toml:2 is not TOML at column 5:"),
         ("[server]\nmax_bdy = 1", "server.max_bdy (t.toml:2) is not a key; did you mean server.max_body?"),
+        ("[nats]\nusername = \"u\"", "nats.username (t.toml:2) is not a key; did you mean nats.user?"),
+        (
+            "[kafka]\nbootstrap.servers = \"b:1\"",
+            "kafka.bootstrap.servers (t.toml:2) is not a key; did you mean kafka.brokers?",
+        ),
+        (
+            "[kafka]\n\"linger.ms\" = 5",
+            "kafka.linger.ms (t.toml:2) is not a key; did you mean kafka.properties.linger.ms?",
+        ),
+        ("[kafka]\nstream = \"S\"", "kafka.stream (t.toml:2) is not a key; remove it"),
+        ("[routes]\ndaily = \"d\"", "routes.daily (t.toml:2) is not a key; did you mean routes.types.daily?"),
+        (
+            "[endpoints.terra.routes]\nlab_report.completed = \"d\"",
+            "endpoints.terra.routes.lab_report.completed (t.toml:2) is not a key; did you mean \
+             endpoints.terra.routes.types.lab_report.completed?",
+        ),
         ("max_body = 1", "max_body (t.toml:1) is not a key; did you mean server.max_body?"),
         ("[colour]\nof = 1", "colour.of (t.toml:2) is not a key; remove it"),
         ("[server.listen]\nx = 1", "server.listen.x (t.toml:2) is not a key; server.listen has no keys below it"),

@@ -277,6 +277,35 @@ fn send_says_what_a_rejection_may_come_from() {
 }
 
 #[test]
+fn what_answers_in_place_of_the_bridge_is_told_from_it() {
+    let bus = Bus::embedded().expect("needs no broker");
+    let bridge = Bridge::ready(&bus.environment());
+    let environment = beside(&bus, &bridge);
+    let send = |url: String| {
+        let output = run(&["send", "daily", "--url", &url], &environment);
+        assert_eq!(output.status.code(), Some(1), "{url}: {}", out(&output));
+        err(&output)
+    };
+    let (deliveries, admin) = (bridge.deliveries, bridge.admin);
+    for (url, hint) in [
+        (format!("http://{deliveries}/tera"), "that of the endpoint here is /terra"),
+        (format!("http://{admin}/terra"), "something else listens there"),
+        (format!("https://{deliveries}/terra"), "no TLS is spoken there"),
+    ] {
+        let said = send(url);
+        assert!(said.contains(hint), "{hint}: {said}");
+    }
+    let named = run(&["tail", "daily", "--from", "earliest"], &environment);
+    assert!(err(&named).contains(&format!("did you mean {}?", bus.topic("daily"))), "{}", err(&named));
+    let mut elsewhere = environment.clone();
+    elsewhere.push(("TERRA_BRIDGE_ADMIN__LISTEN".into(), deliveries.to_string()));
+    elsewhere.retain(|(name, _)| name != "TERRA_BRIDGE_SERVER__LISTEN");
+    let health = run(&["health"], &elsewhere);
+    assert_eq!(health.status.code(), Some(1));
+    assert!(err(&health).contains("admin.listen") && err(&health).contains("404"), "{}", err(&health));
+}
+
+#[test]
 fn one_file_of_production_serves_a_laptop() {
     let dir = tempfile::TempDir::new().expect("a directory");
     let file = dir.path().join("bridge.toml");
