@@ -97,7 +97,8 @@ enum Command {
     Send(SendArgs),
     /// Print messages of the configured bus as they arrive
     ///
-    /// Reads beside all consumers: it joins no consumer group and leaves no durable consumer behind.
+    /// Reads beside all consumers: it joins no consumer group and leaves no durable consumer behind. Needs
+    /// what the bus wants of a reader, and no signing secret.
     #[command(after_help = with_codes(tail::EXAMPLES))]
     Tail(TailArgs),
     /// Show how much of each large historical request has arrived
@@ -113,7 +114,7 @@ enum Command {
     Completions { shell: Shell },
     /// Ask the bridge that runs here whether it lives, for a container's health check
     ///
-    /// GETs /livez on `admin.listen`, within two seconds. Needs the same configuration as the bridge.
+    /// GETs /livez on `admin.listen`, within two seconds. Nothing else of the configuration is looked at.
     #[command(after_help = "\
 Exit codes:
   0  it answered 200
