@@ -9,6 +9,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 
+use super::cause::root_cause;
 use super::{Failure, reachable};
 use crate::config;
 
@@ -23,7 +24,7 @@ pub(super) async fn run(config: &config::Admin) -> Result<(), Failure> {
     let client: Client<HttpConnector, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
     let status = match tokio::time::timeout(DEADLINE, client.get(uri)).await {
         Ok(Ok(reply)) => reply.status(),
-        Ok(Err(error)) => return Err(failed(&url, super::send::root_cause(&error))),
+        Ok(Err(error)) => return Err(failed(&url, root_cause(&error))),
         Err(_) => return Err(failed(&url, format!("no answer within {} s", DEADLINE.as_secs()))),
     };
     match status {

@@ -19,6 +19,7 @@ use crate::config::{self, Config, Loaded, Mistakes};
 use crate::route::Table;
 use crate::samples::SAMPLES;
 
+mod cause;
 mod check;
 mod health;
 mod pretty;
