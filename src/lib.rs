@@ -4,6 +4,7 @@
 
 pub mod server;
 pub mod relay;
+pub mod headers;
 pub mod signature;
 pub mod sender;
 pub mod event;

@@ -44,6 +44,12 @@ struct At {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ConnectionError {
+    listener: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Published {
     topic: String,
     result: &'static str,
@@ -58,6 +64,8 @@ pub struct Metrics {
     fetched: Family<Fetched, Counter>,
     known_again: Counter,
     astray: Counter,
+    ordering_timestamps_ignored: Family<At, Counter>,
+    connection_errors: Family<ConnectionError, Counter>,
     whole: Family<At, Histogram, fn() -> Histogram>,
     publish: Histogram,
     pub(crate) connections: Arc<AtomicI64>,
@@ -97,6 +105,7 @@ impl Metrics {
         let published = Family::default();
         let fetched = Family::default();
         let (known_again, astray) = (Counter::default(), Counter::default());
+        let (ordering_timestamps_ignored, connection_errors) = (Family::default(), Family::default());
         let bus_up = Gauge::default();
         let whole = Family::new_with_constructor((|| Histogram::new(TIMES)) as fn() -> Histogram);
         let publish = Histogram::new(TIMES);
@@ -112,6 +121,16 @@ impl Metrics {
         let help = "Deliveries that were known: kept before, or in flight on another connection";
         registry.register("dedupe_hits", help, known_again.clone());
         registry.register("unknown_paths", "Requests to a path that no endpoint has", astray.clone());
+        registry.register(
+            "ordering_timestamps_ignored",
+            "Signed deliveries whose ordering timestamp cannot be Terra's",
+            ordering_timestamps_ignored.clone(),
+        );
+        registry.register(
+            "connection_errors",
+            "Connections that brought no request, were let go or had to wait, by listener and reason",
+            connection_errors.clone(),
+        );
         registry.register_with_unit(
             "delivery",
             "From the first byte of a request to its answer",
@@ -135,6 +154,8 @@ impl Metrics {
             fetched,
             known_again,
             astray,
+            ordering_timestamps_ignored,
+            connection_errors,
             whole,
             publish,
             connections,
@@ -173,6 +194,16 @@ impl Metrics {
     /// A request to a path that no endpoint has.
     pub fn astray(&self) {
         self.astray.inc();
+    }
+
+    /// A delivery was kept without its ordering timestamp.
+    pub fn ordering_timestamp_ignored(&self, endpoint: &str) {
+        self.ordering_timestamps_ignored.get_or_create(&At { endpoint: endpoint.to_owned() }).inc();
+    }
+
+    /// A connection to `listener` came to nothing.
+    pub fn connection_error(&self, listener: &'static str, reason: &'static str) {
+        self.connection_errors.get_or_create(&ConnectionError { listener, reason }).inc();
     }
 
     pub fn bus(&self, up: bool) {

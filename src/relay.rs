@@ -21,8 +21,8 @@ use crate::config::{self, Endpoint};
 use crate::dedupe::{Admission, Dedupe, Ticket};
 use crate::event::Unreadable;
 use crate::fetch::{Fetcher, Unfetched};
-use crate::identity::DeliveryId;
-use crate::message::{Message, origin};
+use crate::identity::{DeliveryId, Identity};
+use crate::message::Message;
 use crate::metrics::Metrics;
 use crate::reply::{Outcome, reply};
 use crate::route::Table;
@@ -32,7 +32,7 @@ use crate::signature::{Claim, Delivery, Proof, Rejection};
 use crate::spool::{Coming, First, Spool};
 use follow::follow;
 use read::{Letter, Read, aside, read};
-use report::{astray, report, unfollowed};
+use report::{astray, disbelieved, report, unfollowed, wrong_method};
 
 /// What must be left for the bus when the body is complete; a body that comes later is too slow.
 const LEAST_FOR_THE_BUS: Duration = Duration::from_secs(1);
@@ -70,7 +70,7 @@ struct Line {
     publishes: TaskTracker,
 }
 
-/// By path.
+/// By path, without a final slash.
 type Endpoints = HashMap<String, Arc<Endpoint>>;
 
 impl Relay {
@@ -123,14 +123,19 @@ impl Line {
 }
 
 fn by_path(endpoints: &[Endpoint]) -> Endpoints {
-    endpoints.iter().map(|endpoint| (endpoint.path.clone(), Arc::new(endpoint.clone()))).collect()
+    endpoints.iter().map(|endpoint| (canonical(&endpoint.path).to_owned(), Arc::new(endpoint.clone()))).collect()
+}
+
+/// What stands between a sender and the bridge may add or take away a final slash.
+fn canonical(path: &str) -> &str {
+    path.strip_suffix('/').unwrap_or(path)
 }
 
 impl Service for Relay {
     async fn call(&self, request: Request<Incoming>, arrived: Instant) -> Reply {
         let (head, body) = request.into_parts();
         let line = self.line();
-        let Some(endpoint) = line.endpoints.get(head.uri.path()).cloned() else {
+        let Some(endpoint) = line.endpoints.get(canonical(head.uri.path())).cloned() else {
             astray(&line.metrics, Claim::read(&head.headers).is_ok());
             return reply(&Outcome::UnknownPath, StatusCode::UNAUTHORIZED);
         };
@@ -139,7 +144,10 @@ impl Service for Relay {
                 let peer = head.extensions.get().map(|Peer(address)| *address);
                 relay(&line, endpoint.clone(), head.headers, body, peer, arrived).await
             }
-            _ => Outcome::WrongMethod,
+            _ => {
+                wrong_method(&endpoint.name, Claim::read(&head.headers).is_ok());
+                Outcome::WrongMethod
+            }
         };
         report(&line.metrics, &endpoint.name, &outcome, arrived.elapsed());
         reply(&outcome, endpoint.rejected_status)
@@ -159,7 +167,11 @@ async fn relay(
         Ok(claim) => claim,
         Err(reason) => return Outcome::Rejected(reason),
     };
-    let may_try = may_try(&line.limits.senders, peer, &headers);
+    // Before a byte of the body is taken. Its sender gets what a forger gets, byte for byte.
+    if !may_try(&line.limits.senders, peer, &headers) {
+        return Outcome::Rejected(Rejection::Address);
+    }
+    let encoded = coded(&headers);
     let deadline = arrived + line.limits.deadline;
     let body_deadline = line.body_deadline(deadline);
     let body = Body::new(body, &headers, line.limits.max_body, line.limits.min_body_rate, body_deadline);
@@ -169,13 +181,14 @@ async fn relay(
         Err(error) => return unread(error),
     };
     let delivery = match proof.finish(headers, payload, Timestamp::now()) {
-        // Refused only here, so that who may not try is treated as a forger is, byte for byte.
-        Ok(_) if !may_try => return Outcome::Rejected(Rejection::Address),
         Ok(delivery) => delivery,
         Err(reason) => return Outcome::Rejected(reason),
     };
-    if coded(delivery.headers()) {
+    if encoded {
         return Outcome::Encoded;
+    }
+    if delivery.headers().ordering_timestamp_disbelieved() {
+        disbelieved(&line.metrics, &endpoint.name);
     }
     // From here on the event is worth keeping even if its client goes away: hyper would drop this
     // future then, but not the task.
@@ -221,7 +234,7 @@ async fn keep(line: Arc<Line>, delivery: Delivery, deadline: Instant, answer: An
     };
     let (identity, deadline) = match &what {
         Read::Letter(letter) => (*letter.message.identity(), line.publish_deadline(deadline)),
-        Read::Link(event, _) => (origin(event).0, deadline),
+        Read::Link(event, _) => (Identity::of(event.delivery(), Some(event.signed_facts())), deadline),
     };
     let ticket = match line.dedupe.admit(&identity, Timestamp::now()) {
         Admission::First(ticket) => ticket,

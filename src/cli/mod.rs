@@ -142,7 +142,7 @@ pub(crate) struct SendArgs {
     all: bool,
     /// A body of your own, sent byte for byte; `-` reads standard input
     ///
-    /// A body with an `event_id` is one event, however often it is sent: the bridge keeps it once.
+    /// A lab report or one of Vantage's events is known by its `event_id`: sent again, it is kept once.
     #[arg(long, group = "what", value_name = "FILE", value_hint = ValueHint::FilePath)]
     file: Option<PathBuf>,
     /// A historical request as Terra sends it: announced, then N chunks

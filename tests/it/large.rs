@@ -146,7 +146,7 @@ fn another_body_of_the_same_event_leaves_the_object_of_the_first() {
     let Some(nats) = nats() else { return };
     let body = |n: usize| {
         let filling = "x".repeat(2 << 20);
-        Attempt::of(serde_json::json!({"type": "daily", "event_id": "one", "n": n, "data": filling}).to_string())
+        Attempt::of(serde_json::json!({"type": "lab_report", "event_id": "one", "n": n, "data": filling}).to_string())
     };
     for (n, outcome) in ["kept", "duplicate", "duplicate"].into_iter().enumerate() {
         let bridge = Bridge::ready(&nats.environment());
@@ -169,7 +169,7 @@ fn two_bodies_of_one_event_at_the_same_time_leave_one_object_for_the_message() {
     let body = |event: usize, n: usize| {
         let filling = "x".repeat(2 << 20);
         let id = format!("event-{event}");
-        Attempt::of(serde_json::json!({"type": "daily", "event_id": id, "n": n, "data": filling}).to_string())
+        Attempt::of(serde_json::json!({"type": "lab_report", "event_id": id, "n": n, "data": filling}).to_string())
     };
     for event in 0..EVENTS {
         std::thread::scope(|scope| {
