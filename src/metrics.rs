@@ -79,7 +79,6 @@ pub struct Readings {
     pub bytes_in_flight: Box<dyn Fn() -> usize + Send + Sync>,
     pub log_lines_dropped: Box<dyn Fn() -> usize + Send + Sync>,
     pub remembered: Box<dyn Fn() -> Remembered + Send + Sync>,
-    pub handshakes_failed: Box<dyn Fn() -> u64 + Send + Sync>,
     /// `None`: there is no spool.
     pub spool: Box<dyn Fn() -> Option<spool::Reading> + Send + Sync>,
 }
@@ -91,7 +90,6 @@ impl Default for Readings {
             bytes_in_flight: Box::new(|| 0),
             log_lines_dropped: Box::new(|| 0),
             remembered: Box::new(|| Remembered { deliveries: 0, evicted: 0 }),
-            handshakes_failed: Box::new(|| 0),
             spool: Box::new(|| None),
         }
     }
@@ -247,7 +245,6 @@ impl Collector for Gauges {
         let dropped = (self.readings.log_lines_dropped)() as u64;
         let mut counters = vec![
             ("log_lines_dropped", "Log lines dropped because their reader was too slow", dropped),
-            ("tls_handshakes_failed", "TLS handshakes that came to nothing", (self.readings.handshakes_failed)()),
             ("dedupe_evictions", "Deliveries forgotten early, for want of dedupe.entries", remembered.evicted),
         ];
         if let Some(spool) = (self.readings.spool)() {

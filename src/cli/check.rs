@@ -8,6 +8,7 @@ use super::{CheckArgs, Failure, quiet_on_broken_pipe, setup};
 use crate::bus::{self, Finding, Level};
 use crate::config::{Config, Endpoint, Ignored, Loaded};
 use crate::route::{Route, Table};
+use crate::server::descriptors::{self, Shares};
 use crate::spool;
 use crate::vocabulary::{KNOWN, is_link};
 
@@ -19,6 +20,9 @@ pub(super) async fn run(args: &CheckArgs, loaded: &Loaded, table: &Table) -> Res
     text.push_str(&ignored(&loaded.effective.ignored));
     let _ = write!(text, "\nRoutes\n\n{}", routes(table));
     print(&text)?;
+    if let Some(finding) = few_descriptors(descriptors::hard_limit(), loaded.config.server.max_connections) {
+        print(&format!("\nConnections\n\n{}", described(&[finding])))?;
+    }
     let of_endpoints = [shared(&loaded.config.endpoints), dropped_links(&loaded.config, table)].concat();
     if !of_endpoints.is_empty() {
         print(&format!("\nEndpoints\n\n{}", described(&of_endpoints)))?;
@@ -39,6 +43,20 @@ pub(super) async fn run(args: &CheckArgs, loaded: &Loaded, table: &Table) -> Res
         0 => Ok(()),
         mistakes => Err(Failure::Running(format!("not all is as it must be: {mistakes} to mend, see above"))),
     }
+}
+
+/// Where the limit of open files leaves fewer connections than are wanted. The bridge's own may be another.
+fn few_descriptors(limit: Option<u64>, max_connections: usize) -> Option<Finding> {
+    let connections = Shares::of(limit, descriptors::usually_open(), max_connections).deliveries;
+    (connections < max_connections).then(|| Finding {
+        about: "server.max_connections".into(),
+        level: Level::Advice,
+        says: format!(
+            "is {max_connections}, but so few files may be open here ({}) that a bridge has room for {connections}",
+            limit.unwrap_or(u64::MAX)
+        ),
+        remedy: Some("raise the hard limit where it runs (LimitNOFILE=, ulimit -Hn), or lower it".into()),
+    })
 }
 
 /// Endpoints that one secret opens, which is allowed.

@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -33,7 +32,6 @@ struct Inner {
     served: Arc<Served>,
     acceptor: TlsAcceptor,
     seen: Mutex<Seen>,
-    failed: AtomicU64,
 }
 
 /// What was last read of the files.
@@ -85,7 +83,6 @@ impl Certificates {
             served,
             acceptor: TlsAcceptor::from(Arc::new(config)),
             seen: Mutex::new(Seen { served: pem, unfit: None }),
-            failed: AtomicU64::new(0),
         })))
     }
 
@@ -133,22 +130,18 @@ impl Certificates {
         }
     }
 
-    /// Handshakes that came to nothing.
-    pub fn failed(&self) -> u64 {
-        self.0.failed.load(Ordering::Relaxed)
-    }
-
-    /// Makes the stream a TLS one within `deadline`; `None` where the other end did not.
-    pub(super) async fn accept<S>(&self, stream: S, deadline: Duration) -> Option<TlsStream<S>>
+    /// Makes the stream a TLS one.
+    ///
+    /// # Errors
+    /// Why there is none, in rustls' words.
+    pub(super) async fn accept<S>(&self, stream: S) -> Result<TlsStream<S>, String>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let accepted = tokio::time::timeout(deadline, self.0.acceptor.accept(stream)).await;
-        let accepted = accepted.ok().and_then(Result::ok);
-        if accepted.is_none() {
-            self.0.failed.fetch_add(1, Ordering::Relaxed);
-        }
-        accepted
+        self.0.acceptor.accept(stream).await.map_err(|error| {
+            let of_tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+            of_tls.map_or_else(|| error.kind().to_string(), ToString::to_string)
+        })
     }
 }
 

@@ -15,6 +15,7 @@
 //! - `order`: late retries of old deliveries, and the consumer's rule
 //! - `allow`: addresses that may try, and proxies that vouch for them
 //! - `https`: TLS on the bridge's own listeners
+//! - `connections`: who holds a place that others need, and what brings no request at all
 //! - `overload`: more than there is room for, and the bound of memory
 //! - `slow`: clients that take their time, hundreds at once, beside an honest one
 //! - `forging`: forgeries by the thousand, none accepted
@@ -35,6 +36,7 @@ mod every_bus;
 mod allow;
 mod answers;
 mod commands;
+mod connections;
 mod contract;
 mod endpoints;
 mod forging;

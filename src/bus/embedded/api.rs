@@ -21,7 +21,7 @@ use super::follow::{self, Format, Reading};
 use crate::bus::Record;
 use crate::config::Secret;
 use crate::log::{Extent, ReadError, Store};
-use crate::server::{Reply, Service, loopback_host};
+use crate::server::{Reply, Service, closing_if_denied, loopback_host};
 
 /// Streams at once, at most: each may hold a few chunks in memory, and `tail` needs one per topic.
 const STREAMS: usize = 256;
@@ -39,7 +39,7 @@ struct Shared {
 
 impl Service for Api {
     async fn call(&self, request: http::Request<Incoming>, _: Instant) -> Reply {
-        self.answer(request).await
+        closing_if_denied(self.answer(request).await)
     }
 }
 
