@@ -72,7 +72,7 @@ pub(super) static KEYS: &[Key] = &[
     key("server.max_body", Size(KIB, 512 * MIB), "12 MiB", "A larger body is answered 413; Terra sends up to 10 MB"),
     key("server.publish_timeout", Duration(250 * MILLISECOND, 7 * SECOND), "5s", "From the last byte of the body to the answer, at most"),
     key("server.deadline", Duration(1500 * MILLISECOND, 7500 * MILLISECOND), "7.5s", "From the first byte of the request to the answer, at most"),
-    key("server.max_connections", Count(1, 1_000_000), "10000", "Connections at once; more wait in the listen backlog"),
+    key("server.max_connections", Count(1, 1_000_000), "10000", "Connections at once; beyond them the one that rests longest makes room"),
     key("server.max_header_bytes", Size(8 * KIB, MIB), "16 KiB", "A larger head is answered 431"),
     key("server.max_headers", Count(10, 1000), "100", "More headers are answered 431"),
     key("server.bytes_in_flight", Size(MIB, 1024 * GIB), "256 MiB", "All bodies between socket and receipt together; above it 503"),

@@ -78,8 +78,9 @@ impl Clock {
         Self { phase, backlog: Mutex::default(), giving_way: Notify::new(), header_timeout, idle_timeout }
     }
 
-    /// TLS stands: a head has its time from now on.
-    pub(super) fn handshake_complete(&self) {
+    /// Whatever the connection had to wait for is over: a head, or the handshake before it, has its time from
+    /// now on.
+    pub(super) fn begin(&self) {
         let mut phase = self.phase();
         if let Phase::New(_) = *phase {
             *phase = Phase::New(Instant::now());
@@ -285,6 +286,16 @@ mod tests {
         let opened = Instant::now();
         clock.expired().await;
         assert_eq!(opened.elapsed(), Duration::from_secs(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_had_to_wait_for_a_place_has_the_time_of_a_head_from_then_on() {
+        let clock = Clock::new(Duration::from_secs(5), Duration::from_secs(75));
+        tokio::time::advance(Duration::from_secs(60)).await;
+        clock.begin();
+        let begun = Instant::now();
+        assert_eq!(clock.expired().await, Expired::Silent);
+        assert_eq!(begun.elapsed(), Duration::from_secs(5));
     }
 
     #[tokio::test(start_paused = true)]

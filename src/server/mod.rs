@@ -139,6 +139,7 @@ pub async fn serve(
             let stream = accept(&listener, &log).await;
             let clock = Arc::new(Clock::new(limits.header_timeout, limits.idle_timeout));
             let place = places.take(&clock, &log).await;
+            clock.begin();
             (stream, clock, place)
         };
         let (stream, clock, place) = tokio::select! {
@@ -202,7 +203,7 @@ async fn connection(
     let failed = tokio::select! {
         accepted = tls.accept(stream) => match accepted {
             Ok(stream) => {
-                clock.handshake_complete();
+                clock.begin();
                 return http(stream, &clock, peer, limits, service, stop).await;
             }
             Err(error) => error,
