@@ -17,6 +17,7 @@ use crate::route::Topic;
 pub mod embedded;
 pub(crate) mod kafka;
 mod nats;
+pub(crate) mod plaintext;
 mod record;
 mod trouble;
 
@@ -27,7 +28,8 @@ pub type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// What each adapter does.
 pub trait Bus: Send + Sync + 'static {
-    /// Hands the message over at once, whether or not the future is polled later.
+    /// Hands the message over at once, whether or not the future is polled later; Kafka does so once the
+    /// topic was seen, where that was not yet.
     /// `Ok` means that the bus keeps it. Dropping the future does not take the message back.
     /// Not bounded in time as such: the caller has the deadline, though an adapter derives its
     /// client's own timeouts from [`Setup::publish_timeout`], so that the definite error comes first.

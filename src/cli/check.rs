@@ -30,6 +30,10 @@ pub(super) async fn run(args: &CheckArgs, loaded: &Loaded, table: &Table) -> Res
         findings = spool::inspect(config).map_err(failed)?;
         print(&format!("\nSpool\n\n{}", described(&findings)))?;
     }
+    let of_login: Vec<_> = bus::plaintext::advice(&loaded.config.bus).into_iter().collect();
+    if !of_login.is_empty() {
+        print(&format!("\nLogin\n\n{}", described(&of_login)))?;
+    }
     if args.online {
         let of_bus = bus::inspect(&loaded.config.bus, &setup(&loaded.config, table)).await.map_err(failed)?;
         print(&format!("\nBus\n\n{}", described(&of_bus)))?;

@@ -23,6 +23,7 @@
 //! - `reload`: SIGHUP while deliveries arrive
 //! - `rotation`: secrets that change on disk
 //! - `plans`, `verdicts`: what the faults program (`tests/breaking`) makes of a seed, and of what came of it
+//! - `advertised`: Kafka brokers that give a wrong address for themselves
 //! - `secured`: brokers that want TLS and a login, and refuse the wrong one
 //! - `every_bus`: how one test becomes one for each bus
 //! - `support`: the bridge on free ports, the pretend Terra, the brokers
@@ -32,6 +33,7 @@
 #[macro_use]
 mod every_bus;
 
+mod advertised;
 mod allow;
 mod answers;
 mod commands;

@@ -1,5 +1,7 @@
 //! Batches against a real broker: what becomes of them where a topic takes less, and what their size costs.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -10,6 +12,10 @@ use super::client::tests::config;
 use super::client::{self, Quiet};
 use super::live::{PATIENCE, broker, fresh, kept, message, within};
 use super::open;
+use super::producer::Line;
+use super::state::State;
+use super::supervise::supervise;
+use super::topics::Topics;
 use crate::bus::Refusal;
 use crate::config;
 
@@ -102,4 +108,84 @@ async fn batches_of_every_size_keep_what_is_in_them() {
     for bus in buses {
         bus.close().await;
     }
+}
+
+/// Each message has its report, whatever client it was handed to, and the last client delivers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_is_replaced_twice_in_a_row_under_traffic_owes_no_report() {
+    const ROUNDS: usize = 10;
+    const SENDERS: usize = 16;
+    let Some(broker) = broker("a_client_that_is_replaced_twice_in_a_row_under_traffic_owes_no_report") else { return };
+    let (config, topic) = (config(&broker), fresh("replaced"));
+    let maker = open(&config, within(&[&topic])).unwrap();
+    kept(&maker, &topic, "k", "first").await;
+    maker.close().await;
+    let producer = client::producer(&config, &within(&[&topic])).unwrap();
+    let line = Arc::new(Line::open(producer, Arc::new(State::new(false))).unwrap());
+    let ended = Arc::new(AtomicBool::new(false));
+    let sender = |at: usize| {
+        let (line, topic, ended) = (Arc::clone(&line), topic.clone(), Arc::clone(&ended));
+        async move {
+            let (mut kept, mut refused) = (0, 0);
+            while !ended.load(Ordering::Relaxed) {
+                let report = line.send(message(&topic, &at.to_string(), noise(2000, at)));
+                match tokio::time::timeout(PATIENCE, report).await.expect("a report in time").expect("a report") {
+                    Ok(_) => kept += 1,
+                    Err(Refusal::Transient { .. }) => refused += 1,
+                    Err(refusal) => panic!("{refusal}"),
+                }
+            }
+            (kept, refused)
+        }
+    };
+    let senders: Vec<_> = (0..SENDERS).map(|at| tokio::spawn(sender(at))).collect();
+    for _ in 0..ROUNDS {
+        let replacing = Arc::clone(&line);
+        let twice = move || [1, 2].map(|_| replacing.replace(Duration::from_secs(2)));
+        tokio::task::spawn_blocking(twice).await.unwrap();
+        let begun = Instant::now();
+        while !matches!(line.send(message(&topic, "k", "after")).await, Ok(Ok(_))) {
+            assert!(begun.elapsed() < Duration::from_secs(10), "the last client delivers nothing");
+        }
+    }
+    ended.store(true, Ordering::Relaxed);
+    let (kept, refused) = join_all(senders)
+        .await
+        .into_iter()
+        .map(Result::unwrap)
+        .fold((0, 0), |sum: (u32, u32), one| (sum.0 + one.0, sum.1 + one.1));
+    eprintln!("{kept} kept, {refused} refused over {} replacements", 2 * ROUNDS);
+    assert!(kept > 0);
+    tokio::task::spawn_blocking(move || line.close(PATIENCE)).await.unwrap();
+}
+
+/// A message is crowded for seconds at most, whatever happened to clients before.
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_get_smaller_without_waiting_for_what_clients_that_fail_wait_for() {
+    let name = "batches_get_smaller_without_waiting_for_what_clients_that_fail_wait_for";
+    let Some(broker) = broker(name) else { return };
+    let (mut config, topic) = (config(&broker), fresh("crowded"));
+    config.topic_config.insert("max.message.bytes".to_owned(), "700".to_owned());
+    // So that nobody knows beforehand how little the topic takes.
+    let setup = within(&[&topic]);
+    let maker = open(&config, setup.clone()).unwrap();
+    kept(&maker, &topic, "k", "x").await;
+    maker.close().await;
+    let state = Arc::new(State::new(false));
+    let line = Arc::new(Line::open(client::producer(&config, &setup).unwrap(), Arc::clone(&state)).unwrap());
+    state.take_batches_of(1_000_000);
+    let silent = Topics::new(config.clone(), &within(&[]));
+    let supervisor = tokio::spawn(supervise(Arc::clone(&line), Arc::clone(&state), silent, Duration::from_secs(2)));
+    let begun = Instant::now();
+    loop {
+        let answer = line.send(message(&topic, "k", noise(1200, 0))).await.unwrap();
+        match answer.unwrap_err() {
+            Refusal::TooLarge { .. } => break,
+            refusal => assert!(begun.elapsed() < Duration::from_secs(10), "{refusal}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    eprintln!("five times smaller after {:?}", begun.elapsed());
+    supervisor.abort();
+    tokio::task::spawn_blocking(move || line.close(PATIENCE)).await.unwrap();
 }

@@ -8,6 +8,7 @@ use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey as Api, RDKafkaRespErr as Answer};
 
 use super::client::tests::{config, setup};
+use super::live::is_lacking;
 use super::producer::Line;
 use super::state::State;
 use super::supervise::supervise;
@@ -149,8 +150,8 @@ async fn many_topics_of_distant_brokers_are_all_looked_for_at_once() {
     brokers.broker_round_trip_time(1, Duration::from_millis(60)).unwrap();
     let (line, state, mut topics) = parts(&brokers, &setup(Duration::from_secs(5), &names));
     let looked = topics.tend(&line, &state, Duration::from_secs(2)).await;
-    assert!(matches!(looked, Looked { seen: true, settled: false, .. }), "{looked:?}");
-    assert!(names.iter().all(|name| state.lacks(&(*name).into()).is_some()));
+    assert!(matches!(looked, Looked { ready: true, settled: false, .. }), "{looked:?}");
+    assert!(names.iter().all(|name| is_lacking(&state, name)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -195,7 +196,7 @@ async fn the_bus_is_up_once_every_topic_was_seen_and_what_was_seen_before_counts
     let supervisor = tokio::spawn(supervise(line, Arc::clone(&state), topics, Duration::from_secs(2)));
     let lacks = async |topic: &str| {
         let deadline = Instant::now() + PATIENCE;
-        while state.lacks(&topic.into()).is_none() {
+        while !is_lacking(&state, topic) {
             assert!(Instant::now() < deadline, "{topic}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -208,4 +209,20 @@ async fn the_bus_is_up_once_every_topic_was_seen_and_what_was_seen_before_counts
     state.told(within(&["t"]).topics);
     tokio::time::timeout(PATIENCE, state.link().wait_for(|link| *link == Link::Up)).await.unwrap().unwrap();
     supervisor.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_bus_is_not_up_while_a_topic_is_still_to_be_made_and_its_first_message_is_kept_then() {
+    // These know no creation, so that somebody else makes it.
+    let brokers: Brokers = MockCluster::new(1).unwrap();
+    brokers.create_topic("t", 1, 1).unwrap();
+    let setup = setup(Duration::from_secs(5), &["t", "late"]);
+    let bus = open(&config(&brokers.bootstrap_servers()), setup).unwrap();
+    kept(&bus).await;
+    assert_eq!(*bus.link().borrow(), Link::Waiting, "the other topic is not there");
+    brokers.create_topic("late", 1, 1).unwrap();
+    reaches(&bus, Link::Up).await;
+    let late = Arc::new(Message::sample("late", "k", [7; 32], "x"));
+    assert_eq!(bus.publish(late).await, Ok(Receipt::Kept));
+    bus.close().await;
 }

@@ -48,8 +48,10 @@ impl Reports {
 }
 
 impl ClientContext for Reports {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, _: &str) {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
         client::log(level, facility);
+        // What is only logged: connections that the other side closes.
+        self.state.notice(None, text);
     }
 
     fn error(&self, error: KafkaError, why: &str) {

@@ -4,6 +4,7 @@
 
 use rdkafka::types::RDKafkaErrorCode as Code;
 
+use super::cause::Cause;
 use crate::bus::{Refusal, Scope};
 
 /// What is wrong with the connection as a whole and stays so until somebody acts.
@@ -34,6 +35,9 @@ impl Trouble {
     /// The same of what the client reports on the side. `why` is its text, which names brokers and goes no
     /// further: only there does it say that the broker ended a connection for want of a certificate.
     pub(super) fn of_report(code: Code, why: &str) -> Option<Self> {
+        if Cause::of(Some(code), why).is_some() {
+            return None;
+        }
         let alerted = code == Code::BrokerTransportFailure && why.contains("SSL alert");
         if alerted { Some(Self::Tls) } else { Self::of(code) }
     }

@@ -6,11 +6,14 @@ use std::time::{Duration, Instant};
 
 use rdkafka::producer::Producer as _;
 
+use super::cause::Cause;
+use super::look::{NOT_AT, not_reached_by};
 use super::pace::Pace;
 use super::producer::Line;
 use super::refusal::Trouble;
 use super::state::State;
 use super::topics::{Looked, Topics};
+use crate::bus::Link;
 
 /// Between two rounds while all is well, not so well, and at least.
 const CALM: Duration = Duration::from_secs(5);
@@ -25,15 +28,29 @@ const REPLACE_MOST: Duration = Duration::from_secs(60);
 /// every one it knows and looks for none again.
 const LONG: Duration = Duration::from_secs(10);
 
+/// A client by which no message is kept for so long, though brokers answer, is replaced as well.
+const STUCK: Duration = Duration::from_secs(5);
+
+/// How long nobody answers before that is said, and how often it is said again.
+const SAY_AFTER: Duration = Duration::from_secs(5);
+const SAY_AGAIN: Duration = Duration::from_secs(60);
+
 /// Runs until it is dropped. The calls to the brokers block, each with a deadline, on threads of
 /// their own.
 pub(super) async fn supervise(line: Arc<Line>, state: Arc<State>, mut topics: Topics, patience: Duration) {
     let (mut replacing, mut silence, mut lost) = (Replacing::new(), Silence::default(), false);
-    let (mut looked, mut seen) = (Looked::default(), false);
+    let (mut stuck, mut is_stuck) = (Stuck::default(), false);
+    let mut looked = Looked::default();
+    let (mut unheard, mut unreached) = (Complaint::new(SAY_AFTER), Complaint::new(SAY_AFTER));
     let (mut last_look, mut next_look) = (Instant::now(), Instant::now());
     loop {
         if let Some(told) = state.take_told() {
             topics.replace(told);
+            next_look = Instant::now();
+        }
+        let met = state.take_met();
+        if !met.is_empty() {
+            topics.add(met);
             next_look = Instant::now();
         }
         let (asked, topic, before) = (Arc::clone(&line), topics.first(), state.receipts());
@@ -41,10 +58,11 @@ pub(super) async fn supervise(line: Arc<Line>, state: Arc<State>, mut topics: To
         let round = tokio::task::spawn_blocking(move || {
             let fatal = asked.fatal();
             let (failed, overfills) = (lost || fatal.is_some(), asked.overfills());
-            let replaced = due && (failed || overfills);
+            // Batches get smaller a few times only, and what is crowded in them waits for it.
+            let replaced = overfills || (due && (failed || is_stuck));
             if replaced {
                 // One that fills its batches too full still delivers others.
-                asked.replace(if failed { Duration::ZERO } else { patience });
+                asked.replace(if failed || is_stuck { Duration::ZERO } else { patience });
             }
             (replaced, fatal, reached(&asked, topic.as_deref(), patience))
         });
@@ -55,6 +73,9 @@ pub(super) async fn supervise(line: Arc<Line>, state: Arc<State>, mut topics: To
                 None if lost => {
                     tracing::info!("no Kafka broker answered for a while: looking for them with a new client")
                 }
+                None if is_stuck => tracing::warn!(
+                    "Kafka confirms no message though its brokers answer: a new client goes on, which may leave copies"
+                ),
                 None => tracing::warn!(
                     bytes = state.batches(),
                     remedy = "raise max.message.bytes of the topics that take little, then restart the bridge",
@@ -65,34 +86,108 @@ pub(super) async fn supervise(line: Arc<Line>, state: Arc<State>, mut topics: To
                 state.in_trouble(trouble);
             }
             replacing.done(before);
-            silence = Silence::default();
+            (silence, stuck) = (Silence::default(), Stuck::default());
         }
         replacing.settle(state.receipts());
         // A receipt says more than a slow answer about metadata.
         let heard = reached || state.receipts() != before;
         lost = silence.is_long(heard, Instant::now());
+        state.set_heard(heard);
         if !heard {
             state.away();
+        }
+        if unheard.is_due(!heard, Instant::now()) && !state.is_in_trouble() {
+            say_unheard(&state);
         }
         // Somebody may have made the topic that a message was just refused for.
         let missed = || last_look.elapsed() >= CALM && state.take_missed();
         if reached && (state.take_look() || Instant::now() >= next_look || missed()) {
             looked = topics.tend(&line, &state, patience).await;
-            seen = seen || looked.seen;
             last_look = Instant::now();
             next_look = last_look + looked.rest;
         }
-        // Up, and so ready, only once its topics were seen to: what came before that would be refused.
-        if heard && seen {
-            state.up();
+        // Up, and so ready, only once its topics were seen to, and those who lead them are reached: what came
+        // before that would be refused.
+        let is_up = *state.link().borrow() == Link::Up;
+        let timed_out = state.take_timed_out();
+        is_stuck = stuck.is_long(reached && timed_out, state.receipts(), Instant::now());
+        if reached && (!is_up || timed_out) {
+            let (asked, leaders) = (Arc::clone(&line), looked.leaders.clone());
+            let ask = move || Some(not_reached_by(&*asked.client()?, &leaders, patience));
+            let Ok(Some(not_at)) = tokio::task::spawn_blocking(ask).await else { return };
+            let not_at = if looked.leaders.is_empty() { looked.not_at.clone() } else { not_at };
+            let answered = not_at.is_empty() || state.receipts() != before;
+            let none = !answered && not_at.len() >= looked.leaders.len();
+            if unreached.is_due(!answered, Instant::now()) {
+                say_unreached(&state, &not_at, none);
+            }
+            if none {
+                state.away();
+            } else if looked.ready && (answered || unreached.was_said()) {
+                state.up();
+            }
         }
-        let pause = if reached && looked.settled && replacing.due() { CALM } else { BUSY };
+        let calm = reached && looked.settled && replacing.due() && *state.link().borrow() == Link::Up;
+        let pause = if calm { CALM } else { BUSY };
         // A message wakes at any rate; rounds keep a distance.
         tokio::time::sleep(BREATH).await;
         tokio::select! {
             () = state.woken() => {}
             () = tokio::time::sleep(pause.min(next_look.saturating_duration_since(Instant::now()))) => {}
         }
+    }
+}
+
+/// No broker answers, and nobody has said why.
+fn say_unheard(state: &State) {
+    let (why, remedy) = match state.cause() {
+        Some(cause) => (cause.says(), cause.remedy()),
+        None => ("no broker answers", "check kafka.brokers and the network"),
+    };
+    tracing::warn!(why, remedy, "Kafka is not reached: deliveries are refused");
+}
+
+/// Brokers answer, but those that lead topics do not where they say that they listen: `none` or only some.
+fn say_unreached(state: &State, addresses: &[String], none: bool) {
+    let (addresses, why) = (addresses.join(", "), state.cause().map(Cause::says));
+    if none {
+        tracing::error!(addresses, why, remedy = "see advertised.listeners of the brokers", "{NOT_AT}");
+    } else {
+        let remedy = "see whether these brokers run, and advertised.listeners of theirs";
+        let says = "some Kafka brokers are not reached at the addresses that they give for themselves";
+        tracing::warn!(addresses, why, remedy, "{says}: deliveries for what they lead are refused");
+    }
+}
+
+/// Something that is said once it has lasted for a while, and again while it lasts.
+struct Complaint {
+    after: Duration,
+    since: Option<Instant>,
+    said: Option<Instant>,
+}
+
+impl Complaint {
+    fn new(after: Duration) -> Self {
+        Self { after, since: None, said: None }
+    }
+
+    /// Another look: whether it should be said now.
+    fn is_due(&mut self, lasts: bool, now: Instant) -> bool {
+        if !lasts {
+            *self = Self::new(self.after);
+            return false;
+        }
+        let long = now - *self.since.get_or_insert(now) >= self.after;
+        let due = long && self.said.is_none_or(|said| now - said >= SAY_AGAIN);
+        if due {
+            self.said = Some(now);
+        }
+        due
+    }
+
+    /// Whether it lasts and was said.
+    fn was_said(&self) -> bool {
+        self.said.is_some()
     }
 }
 
@@ -144,6 +239,23 @@ impl Silence {
     }
 }
 
+/// Since when messages time out, none of them kept, though brokers answer.
+#[derive(Default)]
+struct Stuck {
+    since: Option<Instant>,
+    receipts: u64,
+}
+
+impl Stuck {
+    /// Another look: whether a message timed out just now, and none was kept for [`STUCK`].
+    fn is_long(&mut self, timed_out: bool, receipts: u64, now: Instant) -> bool {
+        if receipts != self.receipts {
+            *self = Self { since: None, receipts };
+        }
+        timed_out && now - *self.since.get_or_insert(now) >= STUCK
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,5 +271,30 @@ mod tests {
         assert!(!look(true, 110));
         assert!(!look(false, 111));
         assert!(look(false, 121));
+    }
+
+    #[test]
+    fn a_client_is_stuck_where_message_after_message_times_out() {
+        let begun = Instant::now();
+        let mut stuck = Stuck::default();
+        let mut look =
+            |timed_out, receipts, seconds| stuck.is_long(timed_out, receipts, begun + Duration::from_secs(seconds));
+        assert!(!look(true, 0, 0) && !look(false, 0, 9));
+        assert!(look(true, 0, 10));
+        assert!(!look(true, 1, 11), "one was kept meanwhile");
+        assert!(!look(true, 1, 15) && look(true, 1, 16));
+    }
+
+    #[test]
+    fn what_lasts_is_said_after_a_while_and_again_until_it_is_over() {
+        let begun = Instant::now();
+        let mut complaint = Complaint::new(SAY_AFTER);
+        let mut look = |lasts, seconds| complaint.is_due(lasts, begun + Duration::from_secs(seconds));
+        assert!(!look(true, 0) && !look(true, 4));
+        assert!(look(true, 5));
+        assert!(!look(true, 6) && !look(true, 64));
+        assert!(look(true, 65));
+        assert!(!look(false, 66) && !look(true, 67) && !look(true, 71));
+        assert!(look(true, 72));
     }
 }

@@ -1,0 +1,115 @@
+//! One look at the topics as the brokers show them, and whether the brokers that lead them are reached at the
+//! addresses that they give for themselves. Comes in: a client. Goes out: what it saw. All of it blocks.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use rdkafka::error::KafkaError;
+use rdkafka::metadata::Metadata;
+use rdkafka::producer::Producer as _;
+use rdkafka::types::RDKafkaErrorCode as Code;
+
+use super::asking::of_each;
+use super::creation::{address, is_not_reached};
+use super::producer::{Client, code};
+use crate::route::Topic;
+
+/// For a look at all topics.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// Questions of a look at once. As many as librdkafka has under way to a broker where it writes idempotently:
+/// more would only wait, and their time with them.
+const ABREAST: usize = 5;
+
+/// Where none of the addresses that brokers give for themselves leads to them.
+pub(super) const NOT_AT: &str =
+    "the Kafka brokers were reached, but not at the addresses that they give for themselves";
+
+/// A topic as the brokers show it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Presence {
+    There,
+    /// There, but some partition has no leader.
+    Leaderless,
+    Missing,
+    Forbidden,
+}
+
+/// A broker that leads some partition, and where it says that it listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Leader {
+    broker: i32,
+    pub(super) address: String,
+    pub(super) topic: Topic,
+    pub(super) partition: i32,
+}
+
+/// What was seen of each topic, and when.
+pub(super) type Seen = Vec<(Topic, (Presence, Instant))>;
+
+/// Asks topic by topic, so that the producer learns of each as well. Without those that the brokers did not
+/// answer for. With one partition of each broker that leads any.
+pub(super) fn look(client: &Client, topics: &[Topic], patience: Duration) -> (Seen, Vec<Leader>) {
+    let deadline = Instant::now() + LOOK;
+    let found = of_each(topics, ABREAST, |topic| {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let metadata = client.client().fetch_metadata(Some(topic), patience.min(left));
+        let presence = presence(metadata.as_ref())?;
+        let leaders = metadata.map_or_else(|_| Vec::new(), |metadata| leaders(&metadata, topic));
+        Some((topic.clone(), (presence, Instant::now()), leaders))
+    });
+    let mut seen = Vec::with_capacity(topics.len());
+    let mut of_brokers = BTreeMap::new();
+    for (topic, presence, leaders) in found.into_iter().flatten() {
+        seen.push((topic, presence));
+        of_brokers.extend(leaders.into_iter().map(|leader| (leader.broker, leader)));
+    }
+    (seen, of_brokers.into_values().collect())
+}
+
+fn presence(metadata: Result<&Metadata, &KafkaError>) -> Option<Presence> {
+    let (topic, error) = match metadata {
+        Ok(metadata) => {
+            let topic = metadata.topics().first()?;
+            (Some(topic), topic.error().map(Code::from))
+        }
+        Err(error) => (None, Some(code(error))),
+    };
+    match error {
+        Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => Some(Presence::Missing),
+        Some(Code::TopicAuthorizationFailed) => Some(Presence::Forbidden),
+        // A name that no broker takes: creating it says why.
+        Some(Code::InvalidTopic) => Some(Presence::Missing),
+        _ => {
+            let partitions = topic?.partitions();
+            let led = error.is_none() && !partitions.is_empty() && partitions.iter().all(|one| one.leader() >= 0);
+            Some(if led { Presence::There } else { Presence::Leaderless })
+        }
+    }
+}
+
+/// The brokers that lead partitions of this topic, each once.
+pub(super) fn leaders(metadata: &Metadata, topic: &Topic) -> Vec<Leader> {
+    let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+    let led: BTreeMap<i32, i32> = partitions.map(|partition| (partition.leader(), partition.id())).collect();
+    let leader = |broker: &rdkafka::metadata::MetadataBroker| {
+        let partition = *led.get(&broker.id())?;
+        Some(Leader { broker: broker.id(), address: address(broker), topic: topic.clone(), partition })
+    };
+    metadata.brokers().iter().filter_map(leader).collect()
+}
+
+/// The addresses of the leaders that are not reached. `ask` asks for the ends of a partition, which only its
+/// leader can answer.
+pub(super) fn not_reached<E: std::borrow::Borrow<KafkaError>>(
+    leaders: &[Leader],
+    ask: impl Fn(&Leader) -> Result<(i64, i64), E> + Sync,
+) -> Vec<String> {
+    let reached = of_each(leaders, ABREAST, |leader| !ask(leader).is_err_and(|error| is_not_reached(error.borrow())));
+    leaders.iter().zip(reached).filter(|(_, reached)| !reached).map(|(leader, _)| leader.address.clone()).collect()
+}
+
+/// The same, asked by a producer, which has its connections to the leaders from then on.
+pub(super) fn not_reached_by(client: &Client, leaders: &[Leader], patience: Duration) -> Vec<String> {
+    not_reached(leaders, |leader| client.client().fetch_watermarks(&leader.topic, leader.partition, patience))
+}
