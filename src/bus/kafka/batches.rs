@@ -14,8 +14,6 @@ use super::live::{PATIENCE, broker, fresh, kept, message, within};
 use super::open;
 use super::producer::Line;
 use super::state::State;
-use super::supervise::supervise;
-use super::topics::Topics;
 use crate::bus::Refusal;
 use crate::config;
 
@@ -156,36 +154,5 @@ async fn a_client_that_is_replaced_twice_in_a_row_under_traffic_owes_no_report()
         .fold((0, 0), |sum: (u32, u32), one| (sum.0 + one.0, sum.1 + one.1));
     eprintln!("{kept} kept, {refused} refused over {} replacements", 2 * ROUNDS);
     assert!(kept > 0);
-    tokio::task::spawn_blocking(move || line.close(PATIENCE)).await.unwrap();
-}
-
-/// A message is crowded for seconds at most, whatever happened to clients before.
-#[tokio::test(flavor = "multi_thread")]
-async fn batches_get_smaller_without_waiting_for_what_clients_that_fail_wait_for() {
-    let name = "batches_get_smaller_without_waiting_for_what_clients_that_fail_wait_for";
-    let Some(broker) = broker(name) else { return };
-    let (mut config, topic) = (config(&broker), fresh("crowded"));
-    config.topic_config.insert("max.message.bytes".to_owned(), "700".to_owned());
-    // So that nobody knows beforehand how little the topic takes.
-    let setup = within(&[&topic]);
-    let maker = open(&config, setup.clone()).unwrap();
-    kept(&maker, &topic, "k", "x").await;
-    maker.close().await;
-    let state = Arc::new(State::new(false));
-    let line = Arc::new(Line::open(client::producer(&config, &setup).unwrap(), Arc::clone(&state)).unwrap());
-    state.take_batches_of(1_000_000);
-    let silent = Topics::new(config.clone(), &within(&[]));
-    let supervisor = tokio::spawn(supervise(Arc::clone(&line), Arc::clone(&state), silent, Duration::from_secs(2)));
-    let begun = Instant::now();
-    loop {
-        let answer = line.send(message(&topic, "k", noise(1200, 0))).await.unwrap();
-        match answer.unwrap_err() {
-            Refusal::TooLarge { .. } => break,
-            refusal => assert!(begun.elapsed() < Duration::from_secs(10), "{refusal}"),
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    eprintln!("five times smaller after {:?}", begun.elapsed());
-    supervisor.abort();
     tokio::task::spawn_blocking(move || line.close(PATIENCE)).await.unwrap();
 }

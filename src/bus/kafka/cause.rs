@@ -47,6 +47,11 @@ impl Cause {
         })
     }
 
+    /// What to say once `new` was met, too: that a connection was closed explains less than anything else.
+    pub(super) fn or(self, new: Self) -> Self {
+        if new == Self::Closed { self } else { new }
+    }
+
     /// In words.
     pub(super) fn says(self) -> &'static str {
         match self {

@@ -15,6 +15,7 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka::{ClientConfig, ClientContext, Statistics};
 
 use super::cause::Cause;
+use super::producer::code;
 use super::properties::canonical;
 use super::refusal::Trouble;
 use crate::bus::{OpenError, Setup};
@@ -163,7 +164,8 @@ impl Quiet {
 
     fn notice(&self, code: Option<Code>, text: &str) {
         if let Some(cause) = Cause::of(code, text) {
-            self.explained().cause = Some(cause);
+            let mut explained = self.explained();
+            explained.cause = Some(explained.cause.map_or(cause, |known| known.or(cause)));
         }
     }
 }
@@ -211,7 +213,7 @@ pub(super) struct Unanswered {
 
 impl Unanswered {
     pub(super) fn code(&self) -> Code {
-        self.error.rdkafka_error_code().unwrap_or(Code::Fail)
+        code(&self.error)
     }
 }
 

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
@@ -230,7 +231,9 @@ impl Defaults {
         };
         let brokers = tokio::task::spawn_blocking(brokers).await.ok().flatten().unwrap_or_default();
         // Another one each time, so that one that is down does not stand in the way for ever.
-        let Some((broker, _)) = fastrand::choice(&brokers) else { return Ok(Self::default()) };
+        static TURN: AtomicUsize = AtomicUsize::new(0);
+        let turn = TURN.fetch_add(1, Ordering::Relaxed).checked_rem(brokers.len());
+        let Some((broker, _)) = turn.and_then(|turn| brokers.get(turn)) else { return Ok(Self::default()) };
         let options = AdminOptions::new().request_timeout(Some(DEFAULTS));
         let described = admin.describe_configs(&[ResourceSpecifier::Broker(*broker)], &options).await;
         if described.as_ref().is_err_and(is_not_reached) {
@@ -253,8 +256,13 @@ impl Defaults {
 
 /// What the client itself says where a broker was not reached.
 pub(super) fn is_not_reached(error: &KafkaError) -> bool {
+    is_silence(code(error))
+}
+
+/// The same of its code.
+pub(super) fn is_silence(code: Code) -> bool {
     matches!(
-        code(error),
+        code,
         Code::OperationTimedOut
             | Code::TimedOutQueue
             | Code::BrokerTransportFailure

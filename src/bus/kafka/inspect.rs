@@ -9,9 +9,9 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 
 use super::asking::of_each;
 use super::client::{Asker, Explained, Unanswered, largest_message};
-use super::creation::{Answer, Lack, Unasked, Wanted};
+use super::creation::{Answer, Lack, Unasked, Wanted, address, is_silence};
 use super::keeping::{self, Settings, Verdict};
-use super::look::{NOT_AT, leaders, not_reached};
+use super::look::{Leader, NOT_AT, leaders, not_reached};
 use super::topics::names;
 use crate::bus::{Finding, Level, OpenError, Setup};
 use crate::config;
@@ -33,6 +33,7 @@ const ABREAST: usize = 16;
 enum Fact {
     Missing(Trial),
     Forbidden,
+    Unanswered,
     Unknown(String),
     There { partitions: usize, replicas: usize, in_sync: usize, leaderless: usize, settings: Option<Settings> },
 }
@@ -79,7 +80,8 @@ type Facts = BTreeMap<Topic, Fact>;
 /// How many brokers there are, whether those that lead are reached, and each topic without its settings. Blocks.
 fn look(asker: &Asker, topics: &[Topic], deadline: Instant) -> Result<Seen, Unanswered> {
     let first = topics.first().map(|topic| &**topic);
-    let brokers = asker.metadata(first, FIRST)?.brokers().len();
+    let metadata = asker.metadata(first, FIRST)?;
+    let brokers = metadata.brokers().len();
     let left = || deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
     let seen = of_each(topics, ABREAST, |topic| match asker.metadata(Some(topic), left()) {
         Ok(metadata) => {
@@ -88,6 +90,12 @@ fn look(asker: &Asker, topics: &[Topic], deadline: Instant) -> Result<Seen, Unan
         }
         Err(unanswered) => (absent(unanswered.code()), Vec::new()),
     });
+    let unanswered = |(fact, _): &(Fact, Vec<Leader>)| matches!(fact, Fact::Unanswered);
+    if !seen.is_empty() && seen.iter().all(unanswered) {
+        // The client goes to the addresses that brokers give for themselves as soon as it knows them.
+        let not_at = metadata.brokers().iter().map(address).collect();
+        return Ok(Seen { brokers, facts: Facts::new(), not_at });
+    }
     let (facts, of_topics): (Vec<_>, Vec<_>) = seen.into_iter().unzip();
     let leaders: BTreeMap<_, _> =
         of_topics.into_iter().flatten().map(|leader| (leader.address.clone(), leader)).collect();
@@ -111,7 +119,9 @@ async fn try_to_make(config: &config::Kafka, setup: &Setup, seen: &mut Seen) -> 
         Ok(answers) => answers,
         Err(Unasked::Unopened(error)) => return Err(error),
         Err(Unasked::NotAt(addresses)) => {
-            seen.not_at.extend(addresses);
+            if seen.not_at.is_empty() {
+                seen.not_at = addresses;
+            }
             return Ok(());
         }
         Err(Unasked::Failed(why)) => missing.into_iter().map(|topic| (topic, Answer::NotNow(why.clone()))).collect(),
@@ -145,6 +155,7 @@ fn absent(code: Code) -> Fact {
     match code {
         Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::InvalidTopic => Fact::Missing(Trial::NotTried),
         Code::TopicAuthorizationFailed => Fact::Forbidden,
+        code if is_silence(code) => Fact::Unanswered,
         other => Fact::Unknown(other.to_string()),
     }
 }
@@ -241,6 +252,11 @@ fn found(config: &config::Kafka, setup: &Setup, fact: &Fact, topic: &Topic) -> V
                 "kafka-acls --bootstrap-server HOST:PORT --add --allow-principal User:NAME --operation Write --operation \
                  Describe --topic {topic}"
             )),
+        )],
+        Fact::Unanswered => vec![(
+            Level::Mistake,
+            "no broker answered for it in time".to_owned(),
+            Some("try again; look at the brokers' own log if it stays".to_owned()),
         )],
         Fact::Unknown(answer) => vec![(
             Level::Mistake,

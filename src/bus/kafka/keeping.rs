@@ -26,8 +26,10 @@ use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, OwnedResourceSpecifier, ResourceSpecifier};
 use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaErrorCode as Code;
 
 use super::client::{self, Quiet};
+use super::producer::code;
 use crate::bus::{Level, OpenError};
 use crate::config;
 use crate::route::Topic;
@@ -205,8 +207,8 @@ pub(super) async fn describe(
 
 /// Brokers that do not know the question answer it, too.
 fn is_answer<T>(answer: &Result<T, KafkaError>) -> bool {
-    use rdkafka::types::RDKafkaErrorCode::UnsupportedFeature;
-    answer.as_ref().map_or_else(|error| error.rdkafka_error_code() == Some(UnsupportedFeature), |_| true)
+    let unknown = |error| matches!(code(error), Code::UnsupportedFeature | Code::UnsupportedVersion);
+    answer.as_ref().map_or_else(unknown, |_| true)
 }
 
 fn read(resource: &ConfigResource) -> Settings {

@@ -2,6 +2,7 @@
 //! addresses that they give for themselves. Comes in: a client. Goes out: what it saw. All of it blocks.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rdkafka::error::KafkaError;
@@ -51,9 +52,16 @@ pub(super) type Seen = Vec<(Topic, (Presence, Instant))>;
 /// answer for. With one partition of each broker that leads any.
 pub(super) fn look(client: &Client, topics: &[Topic], patience: Duration) -> (Seen, Vec<Leader>) {
     let deadline = Instant::now() + LOOK;
+    let (answered, silent) = (AtomicBool::new(false), AtomicBool::new(false));
     let found = of_each(topics, ABREAST, |topic| {
+        // Where nobody answers at all, the others need not be asked for.
+        if silent.load(Ordering::Relaxed) && !answered.load(Ordering::Relaxed) {
+            return None;
+        }
         let left = deadline.saturating_duration_since(Instant::now());
         let metadata = client.client().fetch_metadata(Some(topic), patience.min(left));
+        let lacks_answer = metadata.as_ref().is_err_and(is_not_reached);
+        (if lacks_answer { &silent } else { &answered }).store(true, Ordering::Relaxed);
         let presence = presence(metadata.as_ref())?;
         let leaders = metadata.map_or_else(|_| Vec::new(), |metadata| leaders(&metadata, topic));
         Some((topic.clone(), (presence, Instant::now()), leaders))
@@ -82,7 +90,9 @@ fn presence(metadata: Result<&Metadata, &KafkaError>) -> Option<Presence> {
         Some(Code::InvalidTopic) => Some(Presence::Missing),
         _ => {
             let partitions = topic?.partitions();
-            let led = error.is_none() && !partitions.is_empty() && partitions.iter().all(|one| one.leader() >= 0);
+            let brokers = metadata.map_or(&[][..], |metadata| metadata.brokers());
+            let is_led = |leader| brokers.iter().any(|broker| broker.id() == leader);
+            let led = error.is_none() && !partitions.is_empty() && partitions.iter().all(|one| is_led(one.leader()));
             Some(if led { Presence::There } else { Presence::Leaderless })
         }
     }
@@ -112,4 +122,25 @@ pub(super) fn not_reached<E: std::borrow::Borrow<KafkaError>>(
 /// The same, asked by a producer, which has its connections to the leaders from then on.
 pub(super) fn not_reached_by(client: &Client, leaders: &[Leader], patience: Duration) -> Vec<String> {
     not_reached(leaders, |leader| client.client().fetch_watermarks(&leader.topic, leader.partition, patience))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_is_not_reached_where_the_client_says_so_itself() {
+        let leaders = [1, 2, 3].map(|broker| Leader {
+            broker,
+            address: format!("b{broker}:9092"),
+            topic: "t".into(),
+            partition: broker,
+        });
+        let ask = |leader: &Leader| match leader.broker {
+            1 => Ok((0, 0)),
+            2 => Err(KafkaError::MetadataFetch(Code::TopicAuthorizationFailed)),
+            _ => Err(KafkaError::MetadataFetch(Code::OperationTimedOut)),
+        };
+        assert_eq!(not_reached(&leaders, ask), ["b3:9092"]);
+    }
 }

@@ -173,7 +173,11 @@ impl Drop for Line {
 }
 
 pub(super) fn code(error: &KafkaError) -> Code {
-    error.rdkafka_error_code().unwrap_or(Code::Fail)
+    match error {
+        // Which rdkafka (0.39) has no code for.
+        KafkaError::AdminOp(code) => *code,
+        error => error.rdkafka_error_code().unwrap_or(Code::Fail),
+    }
 }
 
 /// Bytes of it in a batch, at least.

@@ -10,6 +10,7 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 use tokio::sync::{Notify, watch};
 
 use super::cause::Cause;
+use super::look::NOT_AT;
 use super::refusal::{self, Trouble};
 use crate::bus::trouble::Troubles;
 use crate::bus::{Link, Refusal};
@@ -30,6 +31,8 @@ pub(super) struct State {
     cause: Mutex<Option<(Cause, Instant)>>,
     /// Whether a broker answered at the last question.
     heard: AtomicBool,
+    /// Whether nobody is at the addresses that brokers give for themselves.
+    nowhere: AtomicBool,
     timed_out: AtomicBool,
     receipts: AtomicU64,
     /// Bytes of a batch that every topic takes, as far as that is known.
@@ -72,6 +75,7 @@ impl State {
             troubled: AtomicBool::new(false),
             cause: Mutex::default(),
             heard: AtomicBool::new(false),
+            nowhere: AtomicBool::new(false),
             timed_out: AtomicBool::new(false),
             receipts: AtomicU64::new(0),
             batches: AtomicU64::new(u64::MAX),
@@ -161,10 +165,15 @@ impl State {
 
     /// Why a message for a topic that was not seen in time is not kept.
     pub(super) fn unseen(&self, topic: &Topic) -> Refusal {
-        if !self.heard.load(Ordering::Relaxed) {
+        if !self.heard.load(Ordering::Relaxed) || self.nowhere.load(Ordering::Relaxed) {
             return self.refuse(Code::AllBrokersDown, topic);
         }
         Refusal::Transient { reason: format!("topic {topic} was not seen on the Kafka brokers yet").into() }
+    }
+
+    /// Whether brokers answered, but none where they say that they listen.
+    pub(super) fn set_nowhere(&self, nowhere: bool) {
+        self.nowhere.store(nowhere, Ordering::Relaxed);
     }
 
     /// Whether any broker answered just now.
@@ -189,6 +198,7 @@ impl State {
     /// What the client says of a connection.
     pub(super) fn notice(&self, code: Option<Code>, text: &str) {
         if let Some(cause) = Cause::of(code, text) {
+            let cause = self.cause().map_or(cause, |known| known.or(cause));
             *locked(&self.cause) = Some((cause, Instant::now()));
             self.troubled.store(true, Ordering::Relaxed);
         }
@@ -232,6 +242,9 @@ impl State {
         let trouble = self.trouble.within(EXPLAINS_FOR);
         let refusal = refusal::refusal(code, topic, trouble, self.creates.load(Ordering::Relaxed));
         match (&refusal, self.cause()) {
+            (Refusal::Transient { .. }, _) if code == Code::AllBrokersDown && self.nowhere.load(Ordering::Relaxed) => {
+                Refusal::Transient { reason: format!("{NOT_AT}: see advertised.listeners").into() }
+            }
             (Refusal::Transient { reason }, Some(cause)) if code == Code::AllBrokersDown => {
                 Refusal::Transient { reason: format!("{reason}: {}", cause.says()).into() }
             }

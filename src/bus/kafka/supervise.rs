@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rdkafka::producer::Producer as _;
 
 use super::cause::Cause;
+use super::creation::address;
 use super::look::{NOT_AT, not_reached_by};
 use super::pace::Pace;
 use super::producer::Line;
@@ -40,7 +41,7 @@ const SAY_AGAIN: Duration = Duration::from_secs(60);
 pub(super) async fn supervise(line: Arc<Line>, state: Arc<State>, mut topics: Topics, patience: Duration) {
     let (mut replacing, mut silence, mut lost) = (Replacing::new(), Silence::default(), false);
     let (mut stuck, mut is_stuck) = (Stuck::default(), false);
-    let mut looked = Looked::default();
+    let (mut looked, mut given) = (Looked::default(), Vec::new());
     let (mut unheard, mut unreached) = (Complaint::new(SAY_AFTER), Complaint::new(SAY_AFTER));
     let (mut last_look, mut next_look) = (Instant::now(), Instant::now());
     loop {
@@ -58,16 +59,17 @@ pub(super) async fn supervise(line: Arc<Line>, state: Arc<State>, mut topics: To
         let round = tokio::task::spawn_blocking(move || {
             let fatal = asked.fatal();
             let (failed, overfills) = (lost || fatal.is_some(), asked.overfills());
-            // Batches get smaller a few times only, and what is crowded in them waits for it.
-            let replaced = overfills || (due && (failed || is_stuck));
+            let replaced = replaces(due, failed || is_stuck, overfills);
             if replaced {
                 // One that fills its batches too full still delivers others.
                 asked.replace(if failed || is_stuck { Duration::ZERO } else { patience });
             }
             (replaced, fatal, reached(&asked, topic.as_deref(), patience))
         });
-        let Ok((replaced, fatal, reached)) = round.await else { return };
+        let Ok((replaced, fatal, answer)) = round.await else { return };
+        let reached = answer.is_some();
         if replaced {
+            given.clear();
             match fatal {
                 Some(code) => tracing::warn!(?code, "the Kafka client failed for good and was replaced"),
                 None if lost => {
@@ -88,6 +90,7 @@ pub(super) async fn supervise(line: Arc<Line>, state: Arc<State>, mut topics: To
             replacing.done(before);
             (silence, stuck) = (Silence::default(), Stuck::default());
         }
+        given = answer.unwrap_or(given);
         replacing.settle(state.receipts());
         // A receipt says more than a slow answer about metadata.
         let heard = reached || state.receipts() != before;
@@ -96,7 +99,11 @@ pub(super) async fn supervise(line: Arc<Line>, state: Arc<State>, mut topics: To
         if !heard {
             state.away();
         }
-        if unheard.is_due(!heard, Instant::now()) && !state.is_in_trouble() {
+        // A client goes to the addresses that brokers give for themselves as soon as it knows them.
+        let never_up = *state.link().borrow() == Link::Waiting;
+        let mut not_at = if !heard && never_up && !state.is_in_trouble() { given.clone() } else { Vec::new() };
+        let mut none = !not_at.is_empty();
+        if unheard.is_due(!heard && !none, Instant::now()) && !state.is_in_trouble() {
             say_unheard(&state);
         }
         // Somebody may have made the topic that a message was just refused for.
@@ -114,20 +121,27 @@ pub(super) async fn supervise(line: Arc<Line>, state: Arc<State>, mut topics: To
         if reached && (!is_up || timed_out) {
             let (asked, leaders) = (Arc::clone(&line), looked.leaders.clone());
             let ask = move || Some(not_reached_by(&*asked.client()?, &leaders, patience));
-            let Ok(Some(not_at)) = tokio::task::spawn_blocking(ask).await else { return };
-            let not_at = if looked.leaders.is_empty() { looked.not_at.clone() } else { not_at };
-            let answered = not_at.is_empty() || state.receipts() != before;
-            let none = !answered && not_at.len() >= looked.leaders.len();
-            if unreached.is_due(!answered, Instant::now()) {
-                say_unreached(&state, &not_at, none);
-            }
+            let Ok(Some(leaders)) = tokio::task::spawn_blocking(ask).await else { return };
+            let kept = state.receipts() != before;
+            not_at = match (kept, looked.leaders.is_empty()) {
+                (true, _) => Vec::new(),
+                (_, true) => looked.not_at.clone(),
+                _ => leaders,
+            };
+            none = !not_at.is_empty() && not_at.len() >= looked.leaders.len();
             if none {
                 state.away();
-            } else if looked.ready && (answered || unreached.was_said()) {
+            } else if looked.ready && (not_at.is_empty() || unreached.was_said()) {
                 state.up();
             }
         }
-        let calm = reached && looked.settled && replacing.due() && *state.link().borrow() == Link::Up;
+        state.set_nowhere(none);
+        let is_up = *state.link().borrow() == Link::Up;
+        // What is said stays true until the bus is up, or, where it is, until all are reached.
+        if (!not_at.is_empty() || is_up) && unreached.is_due(!not_at.is_empty(), Instant::now()) {
+            say_unreached(&state, &not_at, none);
+        }
+        let calm = reached && looked.settled && replacing.due() && is_up;
         let pause = if calm { CALM } else { BUSY };
         // A message wakes at any rate; rounds keep a distance.
         tokio::time::sleep(BREATH).await;
@@ -191,9 +205,16 @@ impl Complaint {
     }
 }
 
-/// Whether any broker answers within `patience`.
-fn reached(line: &Line, topic: Option<&str>, patience: Duration) -> bool {
-    line.client().is_some_and(|client| client.client().fetch_metadata(topic, patience).is_ok())
+/// Where the brokers say that they listen, if any answers within `patience`.
+fn reached(line: &Line, topic: Option<&str>, patience: Duration) -> Option<Vec<String>> {
+    let metadata = line.client()?.client().fetch_metadata(topic, patience).ok()?;
+    Some(metadata.brokers().iter().map(address).collect())
+}
+
+/// Whether the client is replaced now. Batches get smaller a few times only, and what is crowded in them waits for
+/// that: it does not wait for what clients that fail again and again wait for.
+fn replaces(due: bool, failed: bool, overfills: bool) -> bool {
+    overfills || (due && failed)
 }
 
 /// When the next replacement may be.
@@ -271,6 +292,14 @@ mod tests {
         assert!(!look(true, 110));
         assert!(!look(false, 111));
         assert!(look(false, 121));
+    }
+
+    #[test]
+    fn batches_get_smaller_without_waiting_for_what_clients_that_fail_wait_for() {
+        let mut replacing = Replacing::new();
+        replacing.done(0);
+        assert!(!replaces(replacing.due(), true, false));
+        assert!(replaces(replacing.due(), false, true));
     }
 
     #[test]

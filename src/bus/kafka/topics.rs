@@ -19,7 +19,7 @@ use crate::route::Topic;
 use crate::telemetry::Throttle;
 
 /// For the brokers to say how topics are set.
-const DESCRIBE: Duration = Duration::from_secs(8);
+const DESCRIBE: Duration = Duration::from_secs(3);
 
 /// From one look to the next: where all are there, and where one may come without anybody's help. Where only
 /// somebody else can help the looks, and the attempts to make topics, go from the one to the other.
@@ -121,6 +121,9 @@ impl Topics {
         topics.sort_by_key(|topic| self.known.get(topic).map(|(_, when)| *when));
         let looked = tokio::task::spawn_blocking(move || Some(look(&*asked.client()?, &topics, patience))).await;
         let Ok(Some((found, leaders))) = looked else { return Looked { rest: SOON, ..Looked::default() } };
+        if found.is_empty() && !self.all.is_empty() {
+            return Looked { rest: SOON, ..Looked::default() };
+        }
         self.known.extend(found);
         let (mut lacking, mut absent) = (BTreeMap::new(), Vec::new());
         for (topic, (presence, _)) in &self.known {
