@@ -1,7 +1,7 @@
 //! One look at the topics as the brokers show them, and whether the brokers that lead them are reached at the
 //! addresses that they give for themselves. Comes in: a client. Goes out: what it saw. All of it blocks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -45,8 +45,8 @@ pub(super) struct Leader {
     pub(super) partition: i32,
 }
 
-/// What was seen of each topic, and when.
-pub(super) type Seen = Vec<(Topic, (Presence, Instant))>;
+/// A topic, how it stands and since when that is known, and how many partitions it has.
+pub(super) type Seen = Vec<(Topic, (Presence, Instant), i32)>;
 
 /// Asks topic by topic, so that the producer learns of each as well. Without those that the brokers did not
 /// answer for. With one partition of each broker that leads any.
@@ -63,13 +63,16 @@ pub(super) fn look(client: &Client, topics: &[Topic], patience: Duration) -> (Se
         let lacks_answer = metadata.as_ref().is_err_and(is_not_reached);
         (if lacks_answer { &silent } else { &answered }).store(true, Ordering::Relaxed);
         let presence = presence(metadata.as_ref())?;
+        let partitions =
+            metadata.iter().flat_map(Metadata::topics).map(|topic| topic.partitions().len()).sum::<usize>();
         let leaders = metadata.map_or_else(|_| Vec::new(), |metadata| leaders(&metadata, topic));
-        Some((topic.clone(), (presence, Instant::now()), leaders))
+        let seen = (topic.clone(), (presence, Instant::now()), i32::try_from(partitions).unwrap_or(i32::MAX));
+        Some((seen, leaders))
     });
     let mut seen = Vec::with_capacity(topics.len());
     let mut of_brokers = BTreeMap::new();
-    for (topic, presence, leaders) in found.into_iter().flatten() {
-        seen.push((topic, presence));
+    for (topic, leaders) in found.into_iter().flatten() {
+        seen.push(topic);
         of_brokers.extend(leaders.into_iter().map(|leader| (leader.broker, leader)));
     }
     (seen, of_brokers.into_values().collect())
@@ -122,6 +125,26 @@ pub(super) fn not_reached<E: std::borrow::Borrow<KafkaError>>(
 /// The same, asked by a producer, which has its connections to the leaders from then on.
 pub(super) fn not_reached_by(client: &Client, leaders: &[Leader], patience: Duration) -> Vec<String> {
     not_reached(leaders, |leader| client.client().fetch_watermarks(&leader.topic, leader.partition, patience))
+}
+
+/// Those of the topics, with as many partitions, of which some partition takes nothing yet: its leader was told of it
+/// and has still to make it.
+pub(super) fn not_led(client: &Client, topics: &[(Topic, i32)], patience: Duration) -> BTreeSet<Topic> {
+    let deadline = Instant::now() + LOOK;
+    let of_topic = |(topic, partitions): &(Topic, i32)| {
+        let topic = topic.clone();
+        (0..*partitions).map(move |partition| (topic.clone(), partition))
+    };
+    let all: Vec<_> = topics.iter().flat_map(of_topic).collect();
+    let led = of_each(&all, ABREAST, |(topic, partition)| {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match client.client().fetch_watermarks(topic, *partition, patience.min(left)) {
+            Ok(_) => true,
+            // Who may not ask for it may write to it all the same.
+            Err(error) => code(&error) == Code::TopicAuthorizationFailed,
+        }
+    });
+    all.into_iter().zip(led).filter(|(_, led)| !led).map(|((topic, _), _)| topic).collect()
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::client::largest_message;
 use super::creation::{Answer, Lack, Unasked, Wanted};
 use super::keeping::{self, Verdict};
-use super::look::{Leader, Presence, look};
+use super::look::{Leader, Presence, Seen, look, not_led};
 use super::pace::Pace;
 use super::producer::Line;
 use super::state::{Standing, State};
@@ -46,6 +46,8 @@ pub(super) struct Topics {
     reported: BTreeMap<Topic, Lack>,
     /// As the brokers last showed them, and when.
     known: BTreeMap<Topic, (Presence, Instant)>,
+    /// Topics that were missing, and of which not every partition has answered yet.
+    new: BTreeSet<Topic>,
     /// What the controller refused to make when it was last asked.
     refused: BTreeMap<Topic, Lack>,
     /// Of asking again for what was refused.
@@ -53,10 +55,13 @@ pub(super) struct Topics {
     /// Topics that are there and whose settings were looked at, with what makes them lose messages.
     described: BTreeMap<Topic, Option<Verdict>>,
     described_all: Instant,
+    /// Topics whose settings were asked for in vain; they are asked for at each look.
+    undescribed: BTreeSet<Topic>,
     /// Since when topics are neither usable nor refused, and whether that was said.
     pending: BTreeMap<Topic, (Instant, bool)>,
     unseen: Throttle,
     hidden: Throttle,
+    not_shown: Throttle,
     not_yet: Throttle,
 }
 
@@ -83,13 +88,16 @@ impl Topics {
             largest: largest_message(setup.max_body),
             reported: BTreeMap::new(),
             known: BTreeMap::new(),
+            new: BTreeSet::new(),
             refused: BTreeMap::new(),
             pace: Pace::new(SOON, SELDOM),
             described: BTreeMap::new(),
             described_all: Instant::now(),
+            undescribed: BTreeSet::new(),
             pending: BTreeMap::new(),
             unseen: Throttle::new(SAY_AGAIN),
             hidden: Throttle::new(SAY_AGAIN),
+            not_shown: Throttle::new(SAY_AGAIN),
             not_yet: Throttle::new(NOT_YET),
         }
     }
@@ -124,35 +132,26 @@ impl Topics {
         if found.is_empty() && !self.all.is_empty() {
             return Looked { rest: SOON, ..Looked::default() };
         }
-        self.known.extend(found);
-        let (mut lacking, mut absent) = (BTreeMap::new(), Vec::new());
-        for (topic, (presence, _)) in &self.known {
-            match presence {
-                Presence::There | Presence::Leaderless => {}
-                Presence::Forbidden => drop(lacking.insert(topic.clone(), Lack::Forbidden)),
-                Presence::Missing => absent.push(topic.clone()),
-            }
-        }
-        let due = self.pace.due(Instant::now());
-        let mut not_at = Vec::new();
-        if self.config.create_topics {
-            not_at = self.make(absent, due).await;
-            lacking.extend(self.refused.clone());
-        } else {
-            lacking.extend(absent.into_iter().map(|topic| (topic, Lack::Missing)));
-        }
-        state.set_creates(self.config.create_topics && !lacking.values().any(|lack| *lack == Lack::CreationDenied));
+        self.see_to_new(line, &found, patience).await;
+        self.known.extend(found.into_iter().map(|(topic, seen, _)| (topic, seen)));
         self.describe(state).await;
-        let forgets =
-            |(topic, verdict): (&Topic, &Option<Verdict>)| Some((topic.clone(), Lack::Forgets(verdict.clone()?)));
-        lacking.extend(self.described.iter().filter_map(forgets));
+        // Making others may take long.
+        state.set_standing(self.standing(&self.lacking(), &self.stalled()));
+        let (due, mut not_at) = (self.pace.due(Instant::now()), Vec::new());
+        if self.config.create_topics {
+            let absent = self.known.iter().filter(|(_, (presence, _))| *presence == Presence::Missing);
+            not_at = self.make(absent.map(|(topic, _)| topic.clone()).collect(), due).await;
+        }
+        let lacking = self.lacking();
+        state.set_creates(self.config.create_topics && !lacking.values().any(|lack| *lack == Lack::CreationDenied));
         self.report(&lacking);
         if lacking.is_empty() {
             self.pace.reset();
         } else if due {
             self.pace.slow(Instant::now());
         }
-        let stalled = self.wait_for(&lacking);
+        self.wait_for(&lacking);
+        let stalled = self.stalled();
         state.set_standing(self.standing(&lacking, &stalled));
         let waits = self.pending.len() > stalled.len();
         let rest = match (waits, lacking.is_empty() && stalled.is_empty()) {
@@ -164,15 +163,58 @@ impl Topics {
         Looked { ready: !waits, settled, rest, leaders, not_at }
     }
 
-    /// Whether messages that are acknowledged there can be read there, as far as that was looked at.
+    /// What stands between topics and their messages, as far as that is known.
+    fn lacking(&self) -> BTreeMap<Topic, Lack> {
+        let lack = |(topic, (presence, _)): (&Topic, &(Presence, Instant))| {
+            let lack = match presence {
+                Presence::There | Presence::Leaderless => Lack::Forgets(self.described.get(topic)?.clone()?),
+                Presence::Forbidden => Lack::Forbidden,
+                Presence::Missing if self.config.create_topics => self.refused.get(topic)?.clone(),
+                Presence::Missing => Lack::Missing,
+            };
+            Some((topic.clone(), lack))
+        };
+        self.known.iter().filter_map(lack).collect()
+    }
+
+    /// Notes which topics are new, and that they are no more once each of their partitions answers.
+    async fn see_to_new(&mut self, line: &Arc<Line>, found: &Seen, patience: Duration) {
+        let is_missing = |(_, (presence, _), _): &&(Topic, (Presence, Instant), i32)| *presence == Presence::Missing;
+        self.new.retain(|topic| self.all.contains(topic));
+        self.new.extend(found.iter().filter(is_missing).map(|(topic, ..)| topic.clone()));
+        let there =
+            found.iter().filter(|(topic, (presence, _), _)| *presence == Presence::There && self.new.contains(topic));
+        let there: Vec<_> = there.map(|(topic, _, partitions)| (topic.clone(), *partitions)).collect();
+        if there.is_empty() {
+            return;
+        }
+        let (asked, topics) = (Arc::clone(line), there.clone());
+        let ask = move || Some(not_led(&*asked.client()?, &topics, patience));
+        if let Ok(Some(not_led)) = tokio::task::spawn_blocking(ask).await {
+            self.new.retain(|topic| not_led.contains(topic) || !there.iter().any(|(seen, _)| seen == topic));
+        }
+    }
+
+    /// Whether messages that are acknowledged there can be read there, as far as the brokers say.
     fn is_usable(&self, topic: &Topic) -> bool {
         let there = self.known.get(topic).is_some_and(|(presence, _)| *presence == Presence::There);
-        there && self.described.contains_key(topic)
+        there && self.was_asked_for(topic)
+    }
+
+    /// Whether its partitions answer, and the brokers were asked how it is set.
+    fn was_asked_for(&self, topic: &Topic) -> bool {
+        let asked = self.described.contains_key(topic) || self.undescribed.contains(topic);
+        asked && !self.new.contains(topic)
+    }
+
+    /// Topics that were reported, and are waited for no longer.
+    fn stalled(&self) -> BTreeSet<Topic> {
+        self.pending.iter().filter(|(_, (_, said))| *said).map(|(topic, _)| topic.clone()).collect()
     }
 
     /// Keeps in mind since when topics are neither usable nor lacking, and says so of those for which that is
-    /// long. Those come back.
-    fn wait_for(&mut self, lacking: &BTreeMap<Topic, Lack>) -> BTreeSet<Topic> {
+    /// long.
+    fn wait_for(&mut self, lacking: &BTreeMap<Topic, Lack>) {
         let pending: Vec<_> =
             self.all.iter().filter(|topic| !lacking.contains_key(*topic) && !self.is_usable(topic)).cloned().collect();
         self.pending.retain(|topic, _| pending.contains(topic));
@@ -187,7 +229,7 @@ impl Topics {
                     None => "the brokers do not say whether Kafka topics exist",
                     Some((Presence::Leaderless, _)) => "partitions of Kafka topics have no leader: nothing goes there",
                     Some((Presence::Missing, _)) => "Kafka topics are not made yet",
-                    Some(_) => "the brokers do not say how Kafka topics are set",
+                    Some((Presence::There | Presence::Forbidden, _)) => "partitions of new Kafka topics do not answer",
                 };
                 new.entry(why).or_default().push(topic);
             }
@@ -196,14 +238,13 @@ impl Topics {
             let remedy = "look after the brokers (kafka-topics --describe), and see check --online";
             tracing::error!(topics = names(topics.into_iter()), remedy, "{why}");
         }
-        self.pending.iter().filter(|(_, (_, said))| *said).map(|(topic, _)| topic.clone()).collect()
     }
 
     fn standing(&self, lacking: &BTreeMap<Topic, Lack>, stalled: &BTreeSet<Topic>) -> Standing {
         let open = self.all.iter().filter(|topic| match self.known.get(*topic) {
             None | Some((Presence::Missing | Presence::Forbidden, _)) => false,
             Some((Presence::There | Presence::Leaderless, _)) => {
-                !lacking.contains_key(*topic) && (self.described.contains_key(*topic) || stalled.contains(*topic))
+                !lacking.contains_key(*topic) && (self.was_asked_for(topic) || stalled.contains(*topic))
             }
         });
         Standing {
@@ -236,12 +277,20 @@ impl Topics {
             self.known.iter().filter(|(_, (presence, _))| is_there(presence)).map(|(topic, _)| topic.clone()).collect();
         // Without those that went meanwhile: somebody may make them again with other settings.
         self.described.retain(|topic, _| there.contains(topic));
+        self.undescribed.retain(|topic| there.contains(topic));
         let all = self.described_all.elapsed() >= DESCRIBE_AGAIN;
         let due = |topic: &&Topic| all || self.described.get(*topic).is_none_or(Option::is_some);
         let asked: Vec<_> = there.iter().filter(due).cloned().collect();
         let described = keeping::describe(&self.config, asked.iter(), Instant::now() + DESCRIBE).await;
         let Ok(described) = described else { return };
         if !described.answered {
+            self.undescribed.extend(asked.iter().filter(|topic| !self.described.contains_key(*topic)).cloned());
+            if self.not_shown.pass().is_some() {
+                let topics = names(asked.iter().map(|topic| &**topic));
+                let says =
+                    "the brokers do not say how Kafka topics are set: whether they keep what they take is not known";
+                tracing::warn!(topics, remedy = "look after the brokers; they are asked again", "{says}");
+            }
             return;
         }
         let hidden = || asked.iter().filter(|topic| !described.settings.contains_key(*topic));
@@ -268,6 +317,7 @@ impl Topics {
         }
         for topic in asked {
             let verdict = described.settings.get(&topic).and_then(|settings| settings.refusal(self.largest));
+            self.undescribed.remove(&topic);
             self.described.insert(topic, verdict);
         }
         if all {
