@@ -17,9 +17,11 @@ use crate::route::Topic;
 pub mod embedded;
 pub(crate) mod kafka;
 mod nats;
+mod plaintext;
 mod record;
 mod trouble;
 
+pub(crate) use plaintext::exposed_login;
 pub use record::Record;
 
 /// A boxed future, so that an adapter can stand behind `dyn`.

@@ -12,8 +12,8 @@ use crate::spool;
 use crate::vocabulary::{KNOWN, is_link};
 
 /// Prints the effective configuration, the ignored variables and the routing table; every mistake was
-/// said before. Then the findings on the spool and, with `--online`, on the bus; fails where one is a
-/// mistake.
+/// said before. Then the findings on the spool and on the bus, with `--online` what that says itself; fails where one
+/// is a mistake.
 pub(super) async fn run(args: &CheckArgs, loaded: &Loaded, table: &Table) -> Result<(), Failure> {
     let mut text = format!("Configuration\n\n{}", indented(&loaded.effective.to_string()));
     text.push_str(&ignored(&loaded.effective.ignored));
@@ -30,8 +30,11 @@ pub(super) async fn run(args: &CheckArgs, loaded: &Loaded, table: &Table) -> Res
         findings = spool::inspect(config).map_err(failed)?;
         print(&format!("\nSpool\n\n{}", described(&findings)))?;
     }
+    let mut of_bus: Vec<Finding> = bus::exposed_login(&loaded.config.bus).into_iter().collect();
     if args.online {
-        let of_bus = bus::inspect(&loaded.config.bus, &setup(&loaded.config, table)).await.map_err(failed)?;
+        of_bus.extend(bus::inspect(&loaded.config.bus, &setup(&loaded.config, table)).await.map_err(failed)?);
+    }
+    if !of_bus.is_empty() {
         print(&format!("\nBus\n\n{}", described(&of_bus)))?;
         findings.extend(of_bus);
     }

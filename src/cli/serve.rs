@@ -77,6 +77,9 @@ pub(super) async fn run(
         Some(spool) => Some(Spool::open(spool, config.dedupe.entries, |known| dedupe.restore(&known))?),
         None => None,
     };
+    if let Some(exposed) = bus::exposed_login(&config.bus) {
+        tracing::warn!(remedy = exposed.remedy, "`{}` {}", exposed.about, exposed.says);
+    }
     let opened = bus::open(&config.bus, setup(config, &routes))?;
     let ports = Ports::bind(config)?;
     let descriptors = server::raise_limit();

@@ -126,7 +126,7 @@ pub(super) static KEYS: &[Key] = &[
     optional("kafka.topic_config.<key>", Scalar, "604800000", "Further settings of topics that the bridge makes, such as retention.ms"),
     optional("kafka.properties.<key>", Property, "50", "librdkafka's own properties, such as linger.ms; a value may be a reference"),
 
-    needed("nats.servers", Texts(check::SERVER), "nats://localhost:4222", "URLs without user and password in them, nats:// or tls://"),
+    needed("nats.servers", Texts(check::SERVER), "nats://localhost:4222", "URLs without user and password in them, nats:// or tls://; where one is tls://, all of them and those that they name have to speak TLS"),
     key("nats.stream", Text(check::STREAM), "TERRA", "The stream that keeps the events"),
     key("nats.create_stream", Flag, "true", "Make the stream where it is missing; otherwise it is only checked"),
     key("nats.replicas", Count(1, 5), "1", "Of a stream that the bridge makes; 3 outlives the loss of a server"),
@@ -141,7 +141,7 @@ pub(super) static KEYS: &[Key] = &[
     optional("nats.user", Text(check::ANY), "terra-bridge", "Needs nats.password"),
     optional("nats.password", Secret, "env:NATS_PASSWORD", "A reference: env:NAME, file:PATH, credential:NAME"),
     optional("nats.token", Secret, "env:NATS_TOKEN", "A reference: env:NAME, file:PATH, credential:NAME"),
-    optional("nats.tls.ca", File, "/etc/terra-bridge/ca.pem", "The server's authority, a PEM file; the machine's own where not given"),
+    optional("nats.tls.ca", SystemOrFile, "system", "Turns TLS on, as tls:// in nats.servers does: system for the machine's own authorities, or a PEM file"),
     optional("nats.tls.certificate", File, "/etc/terra-bridge/client.pem", "The client's certificate, a PEM file; needs nats.tls.key"),
     optional("nats.tls.key", File, "/etc/terra-bridge/client.key", "Its private key, a PEM file"),
 

@@ -236,7 +236,7 @@ pub struct Kafka {
 
 #[derive(Debug, Clone, Default)]
 pub struct Tls {
-    /// A PEM file; for Kafka also `system`.
+    /// A PEM file, or `system`.
     pub ca: Option<String>,
     /// PEM files, both or none.
     pub certificate: Option<PathBuf>,
@@ -266,6 +266,14 @@ pub struct Nats {
     pub password: Option<Secret>,
     pub token: Option<Secret>,
     pub tls: Tls,
+}
+
+impl Nats {
+    /// Whether every server has to speak TLS, also those that others name later.
+    pub fn wants_tls(&self) -> bool {
+        let tls = |server: &String| server.starts_with("tls://");
+        self.tls.ca.is_some() || self.tls.certificate.is_some() || self.servers.iter().any(tls)
+    }
 }
 
 #[derive(Debug, Clone)]

@@ -7,6 +7,7 @@
 //! - `silence`: no payload, id, URL or secret in anything said
 //! - `large`: deliveries larger than a message of the bus may be
 //! - `streams`: NATS streams that others made or changed
+//! - `connecting`: NATS servers that are not there, are something else, are full, or speak in the clear
 //! - `links`: events that Terra sends as a link to them
 //! - `http`: replies, limits, slow clients
 //! - `answers`: every row of the README's reply table against Terra's and Vantage's rules of retrying
@@ -35,6 +36,7 @@ mod every_bus;
 mod allow;
 mod answers;
 mod commands;
+mod connecting;
 mod contract;
 mod endpoints;
 mod forging;

@@ -3,12 +3,16 @@
 
 mod claim_check;
 mod client;
+mod connection_error;
+mod foresee;
 mod inspect;
 mod object;
 mod publish;
 mod refusal;
 mod replay;
+mod settings;
 mod stream;
+mod stream_error;
 mod subjects;
 mod tail;
 
@@ -73,7 +77,7 @@ pub(super) fn open(config: &config::Nats, setup: Setup) -> Result<Arc<dyn Bus>, 
     let doubt = Arc::new(Notify::new());
     let wanted = stream::wanted(config, &setup);
     let subjects = watch::Sender::new(wanted.subjects.clone());
-    let claim_checks = ClaimChecks::new(config, timeout).map(Arc::new);
+    let claim_checks = ClaimChecks::new(config, timeout, setup.bytes_in_flight).map(Arc::new);
     let max_message = Arc::new(AtomicUsize::new(0));
     let keeper = Keeper {
         context: context.clone(),
@@ -82,10 +86,12 @@ pub(super) fn open(config: &config::Nats, setup: Setup) -> Result<Arc<dyn Bus>, 
         claim_checks: claim_checks.clone(),
         max_message: max_message.clone(),
         max_body: setup.max_body,
+        bytes_in_flight: setup.bytes_in_flight,
         wanted,
         subjects: subjects.subscribe(),
         create: config.create_stream,
         overlaps: Overlaps::default(),
+        warned: Vec::new(),
         silent: None,
         ensured: ensured.clone(),
         events: events.clone(),
@@ -144,7 +150,7 @@ impl Nats {
         match &*self.ensured.read().expect("no holder of this lock can panic") {
             Ensured::Complete => {}
             Ensured::Unknown => return Err(refusal::NOT_SEEN),
-            Ensured::Unfit => return Err(refusal::unfit(&self.stream)),
+            Ensured::Unusable(refusal) => return Err(refusal.clone()),
             Ensured::Lacking(missing) if missing.contains(&**message.topic()) => {
                 return Err(refusal::lacks_subject(&self.stream));
             }
