@@ -31,12 +31,19 @@ pub(super) async fn run(args: &CheckArgs, loaded: &Loaded, table: &Table) -> Res
         print(&format!("\nSpool\n\n{}", described(&findings)))?;
     }
     let mut of_bus: Vec<Finding> = bus::exposed_login(&loaded.config.bus).into_iter().collect();
+    let mut unasked = None;
     if args.online {
-        of_bus.extend(bus::inspect(&loaded.config.bus, &setup(&loaded.config, table)).await.map_err(failed)?);
+        match bus::inspect(&loaded.config.bus, &setup(&loaded.config, table)).await {
+            Ok(found) => of_bus.extend(found),
+            Err(error) => unasked = Some(failed(error)),
+        }
     }
     if !of_bus.is_empty() {
         print(&format!("\nBus\n\n{}", described(&of_bus)))?;
         findings.extend(of_bus);
+    }
+    if let Some(failure) = unasked {
+        return Err(failure);
     }
     match findings.iter().filter(|finding| finding.level == Level::Mistake).count() {
         0 => Ok(()),

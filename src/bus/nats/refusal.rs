@@ -10,15 +10,21 @@ use async_nats::jetstream::{self, ErrorCode};
 
 use crate::bus::{Refusal, Scope};
 
-pub(super) const AWAY: Refusal = transient("NATS is not connected");
-pub(super) const NOT_SEEN: Refusal = transient("the stream was not seen on NATS yet");
+pub(super) const AWAY: Refusal = transient("NATS is not connected; the log says why within seconds");
+pub(super) const NOT_SEEN: Refusal =
+    transient("the stream was not seen on NATS yet; the log says why within seconds, unless it is");
 pub(super) const NOT_ADDED: Refusal = transient("the stream was not seen to take this new topic yet");
-pub(super) const BUSY: Refusal = transient("too many acknowledgements are awaited from NATS");
-pub(super) const UNSENT: Refusal = transient("NATS takes nothing, and there is no room for more that waits for it");
+pub(super) const BUSY: Refusal =
+    transient("too many acknowledgements are awaited from NATS; see how fast the servers' disks are");
+pub(super) const UNSENT: Refusal =
+    transient("NATS takes nothing, and there is no room for more that waits for it; see to the servers");
 
-pub(super) const NO_BUCKET: Refusal = transient("the object store was not seen on NATS yet");
-pub(super) const NOT_PUT: Refusal = transient("the object store did not take the payload");
-pub(super) const PUT_TOO_SLOW: Refusal = transient("the object store did not take the payload in time");
+pub(super) const NO_BUCKET: Refusal =
+    transient("the object store was not seen on NATS yet; the log says why within seconds, unless it is");
+pub(super) const NOT_PUT: Refusal =
+    transient("the object store did not take the payload; see its limits and the account's");
+pub(super) const PUT_TOO_SLOW: Refusal =
+    transient("the object store did not take the payload in time; see how fast the servers are");
 
 /// Characters of a server's text that are passed on.
 const QUOTED: usize = 200;
