@@ -2,11 +2,13 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
+use std::path::Path;
 
 use super::serve::Tls;
 use super::{CheckArgs, Failure, quiet_on_broken_pipe, setup};
 use crate::bus::{self, Finding, Level};
-use crate::config::{Config, Endpoint, Ignored, Loaded};
+use crate::config::{Bus, Config, Endpoint, Ignored, Loaded};
+use crate::log::disk;
 use crate::route::{Route, Table};
 use crate::spool;
 use crate::vocabulary::{KNOWN, is_link};
@@ -30,6 +32,12 @@ pub(super) async fn run(args: &CheckArgs, loaded: &Loaded, table: &Table) -> Res
         findings = spool::inspect(config).map_err(failed)?;
         print(&format!("\nSpool\n\n{}", described(&findings)))?;
     }
+    if let (Bus::Embedded(embedded), false) = (&loaded.config.bus, args.online) {
+        let open = open_to_others("embedded.dir", &embedded.dir);
+        if !open.is_empty() {
+            print(&format!("\nBus\n\n{}", described(&open)))?;
+        }
+    }
     if args.online {
         let of_bus = bus::inspect(&loaded.config.bus, &setup(&loaded.config, table)).await.map_err(failed)?;
         print(&format!("\nBus\n\n{}", described(&of_bus)))?;
@@ -39,6 +47,12 @@ pub(super) async fn run(args: &CheckArgs, loaded: &Loaded, table: &Table) -> Res
         0 => Ok(()),
         mistakes => Err(Failure::Running(format!("not all is as it must be: {mistakes} to mend, see above"))),
     }
+}
+
+fn open_to_others(about: &str, dir: &Path) -> Vec<Finding> {
+    let open = disk::open_to_others(dir).into_iter();
+    open.map(|(says, remedy)| Finding { about: about.into(), level: Level::Advice, says, remedy: Some(remedy) })
+        .collect()
 }
 
 /// Endpoints that one secret opens, which is allowed.

@@ -22,6 +22,7 @@ use crate::samples::SAMPLES;
 mod check;
 mod health;
 mod pretty;
+mod private;
 mod reload;
 mod requests;
 mod send;
@@ -247,6 +248,7 @@ impl Failure {
 /// The whole program: reads the command line, does what it says, and says on stderr why it failed.
 /// Usage errors, `--help` and `--version` end the process here.
 pub fn run() -> ExitCode {
+    private::keep_private();
     match execute(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
