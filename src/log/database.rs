@@ -13,6 +13,7 @@ use jiff::Timestamp;
 
 use super::codec::{self, Corrupt, Draft, Head, Mark};
 use super::failure::{AppendError, Failure, ReadError, guarded};
+use super::journal::Newest;
 use super::ledger::Ledger;
 use super::retention::Facts;
 use super::segment::{self, Count, Marks, Segment};
@@ -59,6 +60,7 @@ pub(super) struct Log {
     pub(super) segments: Vec<Segment>,
     pub(super) tally: Mutex<Tally>,
     pub(super) watermark: Watermark,
+    pub(super) journal: Newest,
     /// Of a log whose records are kept until they are done.
     pub(super) ledger: Option<Ledger>,
 }

@@ -4,7 +4,7 @@
 //! `database` is the log on disk (`opening`: how it begins, `segment`: its parts, `codec`: their bytes, `pending`:
 //! what of a spool is still to be sent, `ledger`: what a spool keeps beside that, `watermark`: what must be there,
 //! `journal`: which one fjall goes on with, `failure`: what can go wrong), `store` how threads share it, `writer` the
-//! one that writes, `retention` what is kept, `disk` what it lies on.
+//! one that writes, `retention` what is kept, `disk` what it lies on, `directory` whether it lies there still.
 
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -20,6 +20,7 @@ use writer::{Append, Order, Writer};
 
 mod codec;
 mod database;
+mod directory;
 pub(crate) mod disk;
 mod failure;
 mod journal;

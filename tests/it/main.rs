@@ -36,6 +36,7 @@ mod allow;
 mod answers;
 mod commands;
 mod contract;
+mod directories;
 mod endpoints;
 mod forging;
 mod http;
