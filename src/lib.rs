@@ -19,6 +19,7 @@ pub mod reply;
 
 pub mod admin;
 pub mod cli;
+pub mod clock;
 pub mod config;
 mod log;
 pub mod metrics;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
@@ -220,11 +219,10 @@ impl Collector for Gauges {
             ("dedupe_evictions", "Deliveries forgotten early, for want of dedupe.entries", remembered.evicted),
         ];
         if let Some(spool) = (self.readings.spool)() {
-            let age = spool.oldest.map_or(0, |oldest| Timestamp::now().duration_since(oldest).as_secs().max(0));
             gauges.extend([
                 ("spool_messages", "Messages in the spool", gauge(spool.messages)),
                 ("spool_bytes", "Bytes that the spool's logs hold, what is set aside included", gauge(spool.bytes)),
-                ("spool_oldest_seconds", "Age of the oldest message in the spool", age),
+                ("spool_oldest_seconds", "Age of the oldest message in the spool", gauge(spool.age.as_secs())),
                 ("spool_set_aside", "Messages that the bus refused for good", gauge(spool.set_aside)),
             ]);
             counters.push(("spool_drained", "Messages brought from the spool to the bus, or set aside", spool.drained));

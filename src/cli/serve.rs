@@ -16,6 +16,7 @@ use super::reload::{self, Parts, Reload};
 use super::setup;
 use crate::admin::Admin;
 use crate::bus::{self, Bus, Link, OpenError};
+use crate::clock::Clock;
 use crate::config::{self, Config, Ignored, Loaded};
 use crate::dedupe::Dedupe;
 use crate::fetch::{Fetcher, TrustError};
@@ -72,9 +73,12 @@ pub(super) async fn run(
     let mut signals = Signals::new().map_err(StartError::Signals)?;
     let tls = Tls::load(config)?;
     let fetcher = config.s3.as_ref().map(Fetcher::new).transpose()?;
-    let dedupe = Dedupe::new(config.dedupe.window, config.dedupe.entries);
+    let dedupe = Dedupe::new(config.dedupe.window, config.dedupe.entries, Clock::system());
     let spool = match &config.spool {
-        Some(spool) => Some(Spool::open(spool, config.dedupe.entries, |known| dedupe.restore(&known))?),
+        Some(spool) => {
+            let known = config.dedupe.entries;
+            Some(Spool::open(spool, known, Clock::system(), |known| dedupe.restore(&known))?)
+        }
         None => None,
     };
     let opened = bus::open(&config.bus, setup(config, &routes))?;

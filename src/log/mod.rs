@@ -14,6 +14,7 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use tokio::sync::{oneshot, watch};
 
 use crate::bus::{Link, OpenError, Receipt, Refusal};
+use crate::clock::Clock;
 use crate::dedupe::Known;
 use crate::message::Message;
 use writer::{Append, Order, Writer};
@@ -52,13 +53,16 @@ pub(crate) struct Settings {
     /// Bytes of free space below which nothing more is taken.
     pub(crate) reserve: u64,
     pub(crate) keep: Keep,
+    /// By which its records get old.
+    pub(crate) clock: Clock,
 }
 
 #[cfg(test)]
 impl Settings {
     pub(crate) fn sample(dir: &std::path::Path) -> Self {
         let retention = Retention { age: std::time::Duration::from_secs(7 * 24 * 3600), bytes: 1 << 30 };
-        Self { section: "embedded", dir: dir.to_owned(), reserve: 0, keep: Keep::For(retention) }
+        let (dir, keep) = (dir.to_owned(), Keep::For(retention));
+        Self { section: "embedded", dir, reserve: 0, keep, clock: Clock::system() }
     }
 }
 

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use tokio::sync::{oneshot, watch};
 use tracing::{error, info, warn};
 
@@ -186,6 +185,7 @@ impl Writer {
         if self.state == State::Uncounted && batch.counted == Some(*self.reopened.borrow()) {
             self.take_again();
         }
+        self.settings.clock.look();
         self.check_space();
         if !batch.appends.is_empty() {
             self.append(&mut batch.appends, batch.bytes as u64);
@@ -289,6 +289,7 @@ impl Writer {
 
     /// What has to be done from time to time, with or without messages.
     fn round(&mut self) {
+        self.settings.clock.look();
         if let Err(gone) = self.store.in_place() {
             self.gone(&gone);
         }
@@ -343,11 +344,11 @@ impl Writer {
     }
 
     fn try_retain(&self) -> Result<(), AppendError> {
-        let now = Timestamp::now();
+        let clock = &self.settings.clock;
         let facts = self.store.facts();
         let rolls = facts.last().is_some_and(|active| match self.settings.keep {
-            Keep::For(retention) => retention.rolls(active, now),
-            Keep::UntilDone { bytes, .. } => Retention { age: Duration::MAX, bytes }.rolls(active, now),
+            Keep::For(retention) => retention.rolls(active, clock),
+            Keep::UntilDone { bytes, .. } => Retention { age: Duration::MAX, bytes }.rolls(active, clock),
         });
         if rolls {
             self.store.roll()?;
@@ -360,7 +361,7 @@ impl Writer {
         }
         let facts = self.store.facts();
         let goes = match self.settings.keep {
-            Keep::For(retention) => retention.removes(&facts, now),
+            Keep::For(retention) => retention.removes(&facts, clock),
             Keep::UntilDone { .. } => self.store.drained(&self.cursors),
         };
         if goes > 0 {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::{Bus, Link, OpenError, Pending, Receipt, Refusal, Setup};
+use crate::clock::Clock;
 use crate::config;
 use crate::log::{Keep, Log, Retention, Settings};
 use crate::message::Message;
@@ -39,7 +40,8 @@ pub fn open(config: &config::Embedded, setup: Setup) -> Result<(Arc<dyn Bus>, Ap
 
 fn settings(config: &config::Embedded) -> Settings {
     let retention = Retention { age: config.retention, bytes: config.max_bytes };
-    Settings { section: "embedded", dir: config.dir.clone(), reserve: config.reserve, keep: Keep::For(retention) }
+    let (dir, keep) = (config.dir.clone(), Keep::For(retention));
+    Settings { section: "embedded", dir, reserve: config.reserve, keep, clock: Clock::system() }
 }
 
 impl Bus for Embedded {

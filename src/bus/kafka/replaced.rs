@@ -31,7 +31,7 @@ async fn a_spool_is_drained_while_its_producer_is_replaced_again_and_again() {
         max_age: Duration::from_secs(3600),
         reserve: 0,
     };
-    let spool = Spool::open(&spool, 1000, |_| {}).unwrap();
+    let spool = Spool::open(&spool, 1000, crate::clock::Clock::system(), |_| {}).unwrap();
     let brokers = MockCluster::new(1).unwrap();
     brokers.create_topic("t", 1, 1).unwrap();
     let bus = open(&config(&brokers.bootstrap_servers()), setup(PUBLISHED_WITHIN, &["t"])).unwrap();
