@@ -13,6 +13,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::bus::embedded::Readers;
 use crate::dedupe::Remembered;
 use crate::spool;
 
@@ -73,6 +74,8 @@ pub struct Readings {
     pub handshakes_failed: Box<dyn Fn() -> u64 + Send + Sync>,
     /// `None`: there is no spool.
     pub spool: Box<dyn Fn() -> Option<spool::Reading> + Send + Sync>,
+    /// `None`: the bus is not the embedded log.
+    pub readers: Box<dyn Fn() -> Option<Readers> + Send + Sync>,
 }
 
 /// Of a bridge at rest without a spool.
@@ -84,6 +87,7 @@ impl Default for Readings {
             remembered: Box::new(|| Remembered { deliveries: 0, evicted: 0 }),
             handshakes_failed: Box::new(|| 0),
             spool: Box::new(|| None),
+            readers: Box::new(|| None),
         }
     }
 }
@@ -226,6 +230,12 @@ impl Collector for Gauges {
                 ("spool_set_aside", "Messages that the bus refused for good", gauge(spool.set_aside)),
             ]);
             counters.push(("spool_drained", "Messages brought from the spool to the bus, or set aside", spool.drained));
+        }
+        if let Some(readers) = (self.readings.readers)() {
+            let help = "Bytes of events that are held for readers of the embedded log";
+            gauges.push(("reader_bytes", help, gauge(readers.bytes)));
+            let help = "Reads of the embedded log that were refused for want of room";
+            counters.push(("readers_refused", help, readers.refused));
         }
         for (name, help, value) in gauges {
             let gauge = ConstGauge::new(value);

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::reload::{self, Parts, Reload};
 use super::setup;
 use crate::admin::Admin;
+use crate::bus::embedded::{Api, Readers};
 use crate::bus::{self, Bus, Link, OpenError};
 use crate::clock::Clock;
 use crate::config::{self, Config, Ignored, Loaded};
@@ -91,7 +92,10 @@ pub(super) async fn run(
     let (stop, stop_admin) = (CancellationToken::new(), CancellationToken::new());
 
     let budget = Budget::new(config.server.bytes_in_flight);
-    let metrics = Metrics::new(readings(&budget, &telemetry, &dedupe, spool.clone(), &tls));
+    let metrics = Metrics::new(Readings {
+        readers: reading(opened.api.clone()),
+        ..readings(&budget, &telemetry, &dedupe, spool.clone(), &tls)
+    });
     let routes = Arc::new(routes);
     let stages = Stages {
         routes: routes.clone(),
@@ -186,7 +190,12 @@ fn readings(
         remembered: Box::new(move || dedupe.remembered()),
         handshakes_failed: Box::new(move || certificates.iter().map(Certificates::failed).sum()),
         spool: Box::new(move || spool.as_ref().map(Spool::reading)),
+        ..Readings::default()
     }
+}
+
+fn reading(api: Option<Api>) -> Box<dyn Fn() -> Option<Readers> + Send + Sync> {
+    Box::new(move || api.as_ref().map(Api::readers))
 }
 
 /// Keeps the gauge of the bus current; returns when the adapter is no more.

@@ -243,6 +243,13 @@ impl Log {
         Some(codec::decode_place(&value).ok()?.0)
     }
 
+    /// Bytes of the record's value, without reading it; 0 where there is none.
+    pub(super) fn size(&self, topic: &str, offset: u64) -> usize {
+        let key = codec::record_key(topic, offset);
+        let mut found = self.segments.iter().filter_map(|segment| segment.keyspace.size_of(&key).ok().flatten());
+        found.next().map_or(0, |bytes| bytes as usize)
+    }
+
     pub(super) fn facts(&self) -> Vec<Facts> {
         let tally = self.tally();
         let sum = |marks: &Marks| marks.values().map(|mark| mark.position).sum::<u64>();

@@ -158,6 +158,11 @@ impl Store {
         read(&self.open).as_ref()?.time(topic, offset)
     }
 
+    /// Bytes that the record takes; 0 where there is none. Blocks on the disk.
+    pub(crate) fn size(&self, topic: &str, offset: u64) -> usize {
+        read(&self.open).as_ref().map_or(0, |open| open.size(topic, offset))
+    }
+
     /// Begins a new segment; the last one is written no more.
     pub(crate) fn roll(&self) -> Result<(), AppendError> {
         let mut slot = write(&self.open);

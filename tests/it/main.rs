@@ -6,6 +6,8 @@
 //! - `spool`: an outage with the spool switched on
 //! - `silence`: no payload, id, URL or secret in anything said
 //! - `large`: deliveries larger than a message of the bus may be
+//! - `directories`: those of log and spool removed, moved or open to others
+//! - `readers`: readers of the embedded log that take nothing
 //! - `streams`: NATS streams that others made or changed
 //! - `links`: events that Terra sends as a link to them
 //! - `http`: replies, limits, slow clients
@@ -46,6 +48,7 @@ mod links;
 mod order;
 mod outage;
 mod overload;
+mod readers;
 mod reload;
 mod requests;
 mod rotation;

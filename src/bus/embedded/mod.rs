@@ -1,7 +1,8 @@
 //! The embedded adapter: the durable log as a bus, read over HTTP.
 //! Comes in: messages. Goes out: receipts, each after an fsync.
 //!
-//! `api` and `follow` are how others read it (`wire`: the lines), `tail`, `replay` and `inspect` the commands.
+//! `api` and `follow` are how others read it (`room`: what they hold together, `wire`: the lines), `tail`, `replay`
+//! and `inspect` the commands.
 
 use std::sync::Arc;
 
@@ -18,12 +19,14 @@ mod api;
 mod follow;
 mod inspect;
 mod replay;
+mod room;
 mod tail;
 mod wire;
 
 pub use api::Api;
 pub use inspect::inspect;
 pub use replay::replay;
+pub use room::Readers;
 pub use tail::{present, tail};
 
 struct Embedded {
