@@ -3,7 +3,8 @@
 //!
 //! Only a 2xx creates an obligation. It ends where the topic was deleted after the bus had kept the
 //! delivery: when its 2xx came from an attempt that began before the topic was there again, or was a
-//! `duplicate` of such an attempt.
+//! `duplicate` of such an attempt. The same where somebody took away the directory of the embedded log, or of
+//! the spool that had the delivery.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -31,6 +32,8 @@ const TOLD: usize = 8;
 pub struct Judge<'l> {
     ledger: &'l Ledger,
     bus: BusName,
+    /// From this number on they are a burst's, which ends before all of them are sent.
+    burst: usize,
     remembers: Memory,
     in_time: Duration,
     prefix: String,
@@ -57,15 +60,16 @@ struct Copy {
 
 impl<'l> Judge<'l> {
     pub fn new(ledger: &'l Ledger, plan: &Plan, prefix: String, line: Line) -> Self {
-        let numbers = ledger.entries.iter().map(|entry| (hash(entry.body()), entry.planned.number)).collect();
+        let sent = ledger.entries.iter().filter(|entry| !entry.attempts().is_empty());
+        let numbers = sent.map(|entry| (hash(entry.body()), entry.planned.number)).collect();
         let remembers = match (plan.bus, plan.spool) {
             (BusName::Embedded, _) => Memory::Log,
             (_, true) => Memory::Spool,
             (_, false) => Memory::Process,
         };
         let in_time = Duration::from_secs(plan.publish_timeout) + SLACK;
-        let (bus, copies) = (plan.bus, BTreeMap::new());
-        Self { ledger, bus, remembers, in_time, prefix, seen: 0, numbers, copies, line }
+        let (bus, burst, copies) = (plan.bus, plan.at_rate(), BTreeMap::new());
+        Self { ledger, bus, burst, remembers, in_time, prefix, seen: 0, numbers, copies, line }
     }
 
     /// One message of the bus.
@@ -96,6 +100,9 @@ impl<'l> Judge<'l> {
         self.order(&faults);
         for entry in &self.ledger.entries {
             let attempts = entry.attempts();
+            if attempts.is_empty() && entry.planned.number >= self.burst {
+                continue;
+            }
             self.line.sent += usize::from(!attempts.is_empty());
             self.line.attempts += attempts.len();
             self.line.left += attempts.iter().filter(|attempt| matches!(attempt.end, End::Left)).count();
@@ -162,7 +169,7 @@ impl<'l> Judge<'l> {
             self.line.spooled += usize::from(attempts.iter().any(Attempt::spooled));
             if !copies.is_empty() {
                 self.line.kept += 1;
-            } else if deleted(topic, attempts, faults) {
+            } else if deleted(topic, attempts, faults) || self.taken(attempts, faults) {
                 self.line.deleted += 1;
             } else {
                 self.line.lost += 1;
@@ -182,6 +189,14 @@ impl<'l> Judge<'l> {
         if copies.len() > 1 {
             self.doubled(number, copies.len(), forgot, attempts, faults);
         }
+    }
+
+    /// Whether the obligation ended with the directory.
+    fn taken(&self, attempts: &[Attempt], faults: &[Fault]) -> bool {
+        let replaced = faults.iter().filter(|fault| fault.kind == Kind::DirectoryReplaced);
+        let Some(last) = replaced.filter_map(|fault| fault.taken).max() else { return false };
+        let was_there = |attempt: &Attempt| self.bus == BusName::Embedded || attempt.spooled();
+        ended(attempts, last, was_there)
     }
 
     /// One id, of messages and answers. Under another trace id a delivery has another, which only an answer
@@ -235,8 +250,8 @@ impl<'l> Judge<'l> {
         let (Some(first), Some(last)) = (attempts.first(), attempts.last()) else { return false };
         let between = |fault: &Fault| fault.begun <= last.ended && fault.ended >= first.begun;
         let forgets = |fault: &Fault| match self.remembers {
-            Memory::Log => false,
-            Memory::Spool => fault.kind == Kind::PowerLoss,
+            Memory::Log => fault.kind == Kind::DirectoryReplaced,
+            Memory::Spool => matches!(fault.kind, Kind::PowerLoss | Kind::DirectoryReplaced),
             Memory::Process => fault.kind.takes_the_bridge_away(),
         };
         faults.iter().any(|fault| forgets(fault) && between(fault))
@@ -285,9 +300,16 @@ fn deleted(topic: &str, attempts: &[Attempt], faults: &[Fault]) -> bool {
         .iter()
         .filter(|fault| fault.kind == Kind::TopicDeleted && fault.topic.is_none_or(|deleted| deleted == topic));
     let Some(last) = deletions.map(|fault| fault.ended).max() else { return false };
-    let earlier = attempts.iter().any(|attempt| attempt.begun <= last);
+    ended(attempts, last, |_| true)
+}
+
+/// Whether one of the 2xx is of an attempt that `was_there` and began before what had it was taken away, or is
+/// a `duplicate` of an attempt that did.
+fn ended(attempts: &[Attempt], taken: Duration, was_there: impl Fn(&Attempt) -> bool) -> bool {
+    let earlier = attempts.iter().any(|attempt| attempt.begun <= taken);
     attempts.iter().any(|attempt| match attempt.receipt() {
-        Some((_, duplicate)) => attempt.begun <= last || (duplicate && earlier),
+        Some((_, true)) => earlier,
+        Some(_) => attempt.begun <= taken && was_there(attempt),
         None => false,
     })
 }

@@ -71,6 +71,9 @@ mod plan;
 #[path = "../breaking/report.rs"]
 #[allow(dead_code, reason = "the faults program uses the rest")]
 mod report;
+#[path = "../breaking/rounds.rs"]
+#[allow(dead_code, reason = "the faults program uses the rest")]
+mod rounds;
 #[allow(dead_code, reason = "the faults program uses the rest")]
 mod support;
 mod plans;
