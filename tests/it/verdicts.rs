@@ -143,6 +143,17 @@ fn every_way_to_break_the_promise_is_one_violation_and_counted() {
 }
 
 #[test]
+fn only_who_waits_for_a_processor_may_be_late() {
+    let violations = |kind| {
+        let mut trial = Trial::on(BusName::Kafka);
+        trial.attempts[1].1.ended = at(6.1);
+        trial.fault(kind, 3.0, 4.0);
+        trial.judged().violations.len()
+    };
+    assert_eq!((violations(Kind::CpuStarved), violations(Kind::BrokerStop)), (0, 1));
+}
+
+#[test]
 fn a_second_copy_needs_a_fault_between_bus_and_sender_and_a_bus_that_does_not_see_it() {
     let doubled = |bus, kind: Kind, begun| {
         let mut trial = Trial::on(bus);
@@ -159,6 +170,20 @@ fn a_second_copy_needs_a_fault_between_bus_and_sender_and_a_bus_that_does_not_se
     for kind in [Kind::TopicLimit, Kind::DiskFull, Kind::StdoutBlocked, Kind::SecretRotated, Kind::SighupBroken] {
         assert_eq!(doubled(BusName::Kafka, kind, 1.2), 1, "{kind}");
     }
+}
+
+#[test]
+fn a_second_copy_is_excused_too_while_kafka_keeps_another_delivery_waiting_in_vain() {
+    let doubled = |bus, refused_after| {
+        let mut trial = Trial::on(bus);
+        trial.doubled(1);
+        let end = answered(503, "refused", 2);
+        trial.attempts.insert(2, (2, Attempt { begun: at(1.2), ended: at(1.2 + refused_after), end }));
+        trial.judged().doubled
+    };
+    assert_eq!(doubled(BusName::Kafka, 1.1), 0);
+    assert_eq!(doubled(BusName::Kafka, 0.1), 1, "it was refused at once");
+    assert_eq!(doubled(BusName::Nats, 1.1), 1, "NATS knows copies");
 }
 
 #[test]
