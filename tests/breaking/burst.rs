@@ -14,6 +14,10 @@ use crate::world::World;
 
 /// For as many deliveries to be sent as the plan wants first.
 const SENT_WITHIN: Duration = Duration::from_secs(5);
+/// For the first batch to come, on a machine that is busy.
+const REFUSED_WITHIN: Duration = Duration::from_secs(20);
+/// Deliveries that make the first batches, of at least twice as many connections.
+const FIRST: usize = 6;
 /// After the broker is back, for what was on its way and for some more.
 const GOES_ON: Duration = Duration::from_millis(2500);
 /// A round may be over sooner than one look of [`World::pass`] is long.
@@ -45,12 +49,29 @@ pub fn carry_out(plan: &Plan, world: &mut World<'_>, terra: &Terra) {
 /// The first batch for each partition is answered that the broker does not lead it.
 fn refuse(round: &Round, world: &mut World<'_>, terra: &Terra) {
     let begun = world.ledger.now();
-    let link = |world: &World<'_>, mode| world.cluster.as_ref().expect("Kafka has brokers").link(mode);
     link(world, Mode::Refusing);
-    terra.send_as_fast_as_answers_come(round.deliveries.clone());
+    let (first, end) = (round.deliveries.start, round.deliveries.end);
+    // Nothing would follow a batch that has a delivery of every connection.
+    terra.send_as_fast_as_answers_come(first..first + FIRST);
+    let late = Instant::now() + REFUSED_WITHIN;
+    while refused(world) == 0 && Instant::now() < late {
+        std::thread::park_timeout(LOOK_EVERY);
+    }
+    terra.send_as_fast_as_answers_come(first + FIRST..end);
     world.pass(GOES_ON, |_| terra.is_done());
+    if refused(world) == 0 {
+        world.ledger.violation("no batch was refused: the proxy does not know how this client sends it".to_owned());
+    }
     link(world, Mode::Open);
     note(world, round.kind, begun);
+}
+
+fn link(world: &World<'_>, mode: Mode) {
+    world.cluster.as_ref().expect("Kafka has brokers").link(mode);
+}
+
+fn refused(world: &World<'_>) -> usize {
+    world.cluster.as_ref().expect("Kafka has brokers").refused()
 }
 
 /// The broker, on the embedded log the bridge.

@@ -1,13 +1,13 @@
 //! A small TCP proxy between bridge and broker, which cuts, delays, or lets connections go silent, or refuses
 //! batches in the broker's name. Knows nothing else of what it carries. Lives as long as the program.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use crate::refused::{self, Batch};
+use crate::refused::{Batch, HeldBack, Place, frame};
 
 const PIECE: usize = 64 << 10;
 const CONNECTS_WITHIN: Duration = Duration::from_secs(5);
@@ -22,8 +22,8 @@ pub enum Mode {
     /// Carries nothing and closes nothing.
     Silent,
     /// Of Kafka, to connections that are made from now on: the first batch for each partition is answered that
-    /// this broker does not lead it, once the second is on its way to the broker; all others are carried. So
-    /// answers a broker that becomes the leader between the two.
+    /// this broker does not lead it, the second and all others are carried. So answers a broker that becomes the
+    /// leader between the two.
     Refusing,
 }
 
@@ -45,7 +45,7 @@ struct State {
     mode: Mode,
     open: Vec<TcpStream>,
     /// Topics and partitions that had a batch refused since that began.
-    refused: HashSet<(Vec<u8>, [u8; 4])>,
+    refused: HashSet<Place>,
 }
 
 impl Proxy {
@@ -77,6 +77,11 @@ impl Proxy {
             self.close_all();
         }
         self.shared.changed.notify_all();
+    }
+
+    /// How many partitions had a batch refused since that began.
+    pub fn refused(&self) -> usize {
+        self.shared.state().refused.len()
     }
 
     pub fn close_all(&self) {
@@ -116,10 +121,10 @@ impl Shared {
             };
             let back = shared.clone();
             if refuses {
-                let client = Arc::new(Mutex::new(client));
-                let answers = client.clone();
-                std::thread::spawn(move || back.pump_answers(server_in, &answers));
-                shared.pump_requests(client_in, server, &client);
+                let (client, held) = (Arc::new(Mutex::new(client)), Arc::new(HeldBack::default()));
+                let (answers, held_back) = (client.clone(), held.clone());
+                std::thread::spawn(move || pump_answers(server_in, &answers, &held_back));
+                shared.pump_requests(client_in, server, &client, &held);
             } else {
                 std::thread::spawn(move || back.pump(server_in, client));
                 shared.pump(client_in, server);
@@ -152,26 +157,29 @@ impl Shared {
         let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
     }
 
-    /// Requests whole, each as soon as it is there; of those that are held back the answer.
-    fn pump_requests(self: &Arc<Self>, mut from: TcpStream, mut to: TcpStream, client: &Arc<Mutex<TcpStream>>) {
-        let held = Arc::new(Mutex::new(HashMap::<_, Batch>::new()));
-        while let Ok(request) = refused::frame(&mut from) {
-            let batch = Batch::of(&request).map(|batch| ((batch.topic.clone(), batch.partition), batch));
-            if let Some((place, batch)) = batch {
-                if self.refuses(&place) {
-                    held.lock().unwrap().insert(place.clone(), batch);
-                    let (held, client) = (held.clone(), client.clone());
+    /// Requests whole, but for those that are held back.
+    fn pump_requests(
+        &self,
+        mut from: TcpStream,
+        mut to: TcpStream,
+        client: &Arc<Mutex<TcpStream>>,
+        held: &Arc<HeldBack>,
+    ) {
+        while let Ok(request) = frame(&mut from) {
+            if let Some(batch) = Batch::of(&request) {
+                if self.refuses(&batch.place) {
+                    let (place, client, held_back) = (batch.place.clone(), client.clone(), held.clone());
+                    held.hold(batch);
                     std::thread::spawn(move || {
                         std::thread::park_timeout(SECOND_WITHIN);
-                        refuse(&held, &place, &client);
+                        // Nobody waits for it any more where the connection is closed.
+                        let _ = held_back.alone(&place).map(|refusal| client.lock().unwrap().write_all(&refusal));
                     });
                     continue;
                 }
-                if to.write_all(&request).is_err() {
-                    break;
-                }
-                refuse(&held, &place, client);
-            } else if to.write_all(&request).is_err() {
+                held.follows(&batch);
+            }
+            if to.write_all(&request).is_err() {
                 break;
             }
         }
@@ -179,26 +187,19 @@ impl Shared {
     }
 
     /// Whether this batch is the first for its partition since that began.
-    fn refuses(&self, place: &(Vec<u8>, [u8; 4])) -> bool {
+    fn refuses(&self, place: &Place) -> bool {
         let mut state = self.state();
         state.mode == Mode::Refusing && state.refused.insert(place.clone())
     }
-
-    /// Answers whole, as others are written between them.
-    fn pump_answers(&self, mut from: TcpStream, to: &Mutex<TcpStream>) {
-        while let Ok(answer) = refused::frame(&mut from) {
-            if to.lock().unwrap().write_all(&answer).is_err() {
-                break;
-            }
-        }
-        let _ = (from.shutdown(Shutdown::Both), to.lock().unwrap().shutdown(Shutdown::Both));
-    }
 }
 
-/// Answers the batch that is held back for the partition, if there still is one.
-fn refuse(held: &Mutex<HashMap<(Vec<u8>, [u8; 4]), Batch>>, place: &(Vec<u8>, [u8; 4]), client: &Mutex<TcpStream>) {
-    if let Some(batch) = held.lock().unwrap().remove(place) {
-        // Nobody waits for it any more where the connection is closed.
-        let _ = client.lock().unwrap().write_all(&batch.not_leader());
+/// Answers whole, refusals between them.
+fn pump_answers(mut from: TcpStream, client: &Mutex<TcpStream>, held: &HeldBack) {
+    while let Ok(answer) = frame(&mut from) {
+        let both = [held.before(&answer).unwrap_or_default(), answer].concat();
+        if client.lock().unwrap().write_all(&both).is_err() {
+            break;
+        }
     }
+    let _ = (from.shutdown(Shutdown::Both), client.lock().unwrap().shutdown(Shutdown::Both));
 }

@@ -1,7 +1,9 @@
 //! As much of Kafka's protocol as a proxy needs to refuse a batch: reads whom a Produce request is for, and
-//! answers it as a broker does that is not, or not yet, the leader of the partition.
+//! answers it as a broker does that becomes the leader of the partition only before the next one.
 
+use std::collections::HashMap;
 use std::io::Read;
+use std::sync::Mutex;
 
 /// Bytes of a request or an answer before it cannot be one.
 const LARGEST: usize = 64 << 20;
@@ -23,11 +25,49 @@ pub fn frame(from: &mut impl Read) -> std::io::Result<Vec<u8>> {
     Ok(frame)
 }
 
+/// A topic and one of its partitions.
+pub type Place = (Vec<u8>, [u8; 4]);
+/// By which an answer is found to belong to its request.
+type Correlation = [u8; 4];
+
+/// The batches that one connection holds back from the broker. Each is refused directly before the answer to the
+/// next one for its partition, as one broker answers two requests.
+#[derive(Default)]
+pub struct HeldBack(Mutex<HashMap<Place, (Batch, Option<Correlation>)>>);
+
+impl HeldBack {
+    pub fn hold(&self, batch: Batch) {
+        self.0.lock().unwrap().insert(batch.place.clone(), (batch, None));
+    }
+
+    /// Another batch is on its way to the broker.
+    pub fn follows(&self, next: &Batch) {
+        if let Some((_, second)) = self.0.lock().unwrap().get_mut(&next.place) {
+            second.get_or_insert(next.correlation);
+        }
+    }
+
+    /// What comes before this answer of the broker's.
+    pub fn before(&self, answer: &[u8]) -> Option<Vec<u8>> {
+        let answered = answer.get(4..8)?;
+        let mut held = self.0.lock().unwrap();
+        let second = |(_, second): &&(Batch, Option<Correlation>)| second.is_some_and(|second| second == answered);
+        let place = held.values().find(second)?.0.place.clone();
+        held.remove(&place).map(|(batch, _)| batch.not_leader())
+    }
+
+    /// The answer to a batch that no other followed.
+    pub fn alone(&self, place: &Place) -> Option<Vec<u8>> {
+        let mut held = self.0.lock().unwrap();
+        let (_, second) = held.get(place)?;
+        if second.is_some() { None } else { held.remove(place).map(|(batch, _)| batch.not_leader()) }
+    }
+}
+
 /// A batch for one partition: librdkafka sends each in a request of its own.
 pub struct Batch {
-    correlation: [u8; 4],
-    pub topic: Vec<u8>,
-    pub partition: [u8; 4],
+    correlation: Correlation,
+    pub place: Place,
 }
 
 impl Batch {
@@ -49,7 +89,7 @@ impl Batch {
         let topic = rest.take(length)?.to_owned();
         let _partitions = rest.varint()?;
         let partition = rest.take(4)?.try_into().ok()?;
-        Some(Self { correlation, topic, partition })
+        Some(Self { correlation, place: (topic, partition) })
     }
 
     /// The answer that nothing of it was taken.
@@ -57,15 +97,16 @@ impl Batch {
         const NO_TAGS: &[u8] = &[0];
         const ONE: &[u8] = &[2];
         let nowhere = (-1_i64).to_be_bytes();
-        let length = u8::try_from(self.topic.len() + 1).ok().filter(|length| *length < 0x80).expect("a short name");
+        let (topic, partition) = &self.place;
+        let length = u8::try_from(topic.len() + 1).ok().filter(|length| *length < 0x80).expect("a short name");
         let parts: [&[u8]; 16] = [
             &self.correlation,
             NO_TAGS,
             ONE,
             &[length],
-            &self.topic,
+            topic,
             ONE,
-            &self.partition,
+            partition,
             &NOT_LEADER_OR_FOLLOWER.to_be_bytes(),
             // Base offset, time of appending, start of the log.
             &nowhere,

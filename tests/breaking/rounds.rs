@@ -13,13 +13,14 @@ use terra_bridge::vocabulary::KNOWN;
 use crate::kinds::{BusName, Kind, Target};
 use crate::plan::{Content, Manner, Planned};
 
-/// As many as there are kinds.
-const ROUNDS: usize = 3;
+/// More than there are kinds: the last one comes again.
+const ROUNDS: usize = 4;
 /// The most that one round sends, however fast the answers come, and bytes of each. Of the larger ones a few make
 /// a batch, so that several are on their way.
 const SMALL: (usize, Range<usize>) = (1500, 500..3000);
 const LARGE: (usize, Range<usize>) = (200, 60_000..250_000);
-const TOPICS: Range<usize> = 1..5;
+/// Fewer than the five requests that Kafka's client has on their way at once.
+const TOPICS: Range<usize> = 1..4;
 const USERS: u64 = 4;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +56,8 @@ impl Round {
 pub fn rounds(rng: &mut Rng, bus: BusName, kinds: &[Kind], deliveries: &mut Vec<Planned>) -> Vec<Round> {
     let mut strikes: Vec<_> = kinds.iter().copied().filter(|kind| kind.target() == Target::Burst).collect();
     rng.shuffle(&mut strikes);
+    // Right after they were made, topics have no leader, and the second batch is refused as well.
+    strikes.sort_by_key(|kind| *kind == Kind::BurstRefusal);
     if strikes.is_empty() {
         return Vec::new();
     }
@@ -62,7 +65,7 @@ pub fn rounds(rng: &mut Rng, bus: BusName, kinds: &[Kind], deliveries: &mut Vec<
     rng.shuffle(&mut unused);
     let mut topics = Vec::new();
     let round = |n: usize| {
-        let kind = strikes[n % strikes.len()];
+        let kind = strikes[n.min(strikes.len() - 1)];
         let new = if n > 0 && rng.bool() { New::Bridge } else { New::Topics };
         if new == New::Topics {
             topics = unused.split_off(unused.len() - rng.usize(TOPICS));

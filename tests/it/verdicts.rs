@@ -246,7 +246,8 @@ fn an_obligation_ends_with_the_directory_that_had_it_and_no_later() {
 fn of_a_burst_what_was_never_sent_is_owed_by_nobody() {
     let trial = |burst: bool| {
         let mut trial = Trial::on(BusName::Kafka);
-        (trial.attempts.pop(), trial.bus.pop());
+        trial.attempts.pop();
+        trial.bus.pop();
         let (kind, new, deliveries) = (Kind::BurstKill, New::Topics, 1..3);
         let round = Round { kind, new, starved: false, deliveries, after: 1, hold: 0 };
         trial.plan.burst = if burst { vec![round] } else { Vec::new() };
