@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bus::Link;
 use crate::metrics::Metrics;
-use crate::server::{self, Reply, Service, loopback_host};
+use crate::server::{self, Reply, Service, is_loopback, loopback_host};
 
 /// What the admin listener tells of.
 #[derive(Clone)]
@@ -30,7 +30,7 @@ impl Admin {
         stop: CancellationToken,
         config: &crate::config::Admin,
     ) -> Self {
-        let loopback_only = config.listen.ip().is_loopback();
+        let loopback_only = is_loopback(config.listen.ip());
         Self { link, metrics, stop, ready_needs_bus: config.ready_needs_bus, loopback_only }
     }
 
@@ -84,6 +84,6 @@ impl Admin {
 
 impl Service for Admin {
     async fn call(&self, request: Request<Incoming>, _: Instant) -> Reply {
-        self.answer(&request)
+        server::closing_if_denied(self.answer(&request))
     }
 }

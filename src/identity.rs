@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::event::Facts;
 use crate::signature::Delivery;
+use crate::vocabulary::known;
 
 /// Two deliveries are the same where either part is: a sender chooses the id with headers that no
 /// signature covers, and cannot choose the other part.
@@ -17,14 +18,14 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// `trace` is Terra's trace id; `facts` are missing where nobody can read the body.
-    pub(crate) fn of(delivery: &Delivery, trace: Option<&str>, facts: Option<&Facts>) -> Self {
+    /// `facts` are missing where nobody can read the body.
+    pub(crate) fn of(delivery: &Delivery, facts: Option<&Facts>) -> Self {
         let endpoint = delivery.endpoint().name.as_bytes();
         let body = Sha256::digest(delivery.payload().bytes());
         let signed = digest(&[endpoint, delivery.t().as_bytes(), &body]);
-        let event_id = facts.and_then(|facts| Some((facts.event_type.as_bytes(), facts.event_id.as_ref()?.as_bytes())));
-        let id = match (event_id, trace) {
-            (Some((event_type, event_id)), _) => digest(&[endpoint, event_type, event_id]),
+        let event_id = facts.and_then(identifying);
+        let id = match (event_id, delivery.headers().trace_id()) {
+            (Some([event_type, event_id]), _) => digest(&[endpoint, event_type.as_bytes(), event_id.as_bytes()]),
             (None, Some(trace)) => digest(&[endpoint, trace.as_bytes(), &body]),
             (None, None) => signed,
         };
@@ -43,8 +44,15 @@ impl Identity {
     }
 }
 
-/// The CloudEvents id, the same for every retry: SHA-256 over (endpoint, type, event id) where there is
-/// one; else (endpoint, trace id, body); else (endpoint, `t`, body). The body counts by its own SHA-256.
+/// Type and event id, where the type's contract says that the id is one event's alone. Of any other
+/// type it may be a number that counts from 0, and two events with it would be one.
+fn identifying(facts: &Facts) -> Option<[&str; 2]> {
+    known(&facts.event_type).filter(|known| known.identified_by_event_id)?;
+    Some([&facts.event_type, facts.event_id.as_ref()?])
+}
+
+/// The CloudEvents id, the same for every retry: SHA-256 over (endpoint, type, event id) where the type
+/// is identified so; else (endpoint, trace id, body); else (endpoint, `t`, body). The body counts by its own SHA-256.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeliveryId([u8; 32]);
 
@@ -96,23 +104,21 @@ mod tests {
     use crate::event::Event;
     use crate::signature::tests::delivery;
 
-    fn identity(body: &str, trace: Option<&str>) -> Identity {
-        let Ok(event) = Event::read(delivery(body.as_bytes(), HeaderMap::new())) else { panic!("readable") };
-        Identity::of(event.delivery(), trace, Some(event.facts()))
+    fn identity(body: &str, trace: Option<&'static str>) -> Identity {
+        let trace = trace.map(|trace| ("x-terra-trace-id".parse().unwrap(), trace.parse().unwrap()));
+        let Ok(event) = Event::read(delivery(body.as_bytes(), trace.into_iter().collect::<HeaderMap>())) else {
+            panic!("readable")
+        };
+        Identity::of(event.delivery(), Some(event.facts()))
     }
 
     #[test]
     fn the_id_is_the_same_for_the_same_delivery_and_no_other() {
         let id = |body, trace| identity(body, trace).id;
-        // printf '\0\0\0\0\0\0\0\x05terra\0\0\0\0\0\0\0\x01t\0\0\0\0\0\0\0\x02e1' | sha256sum
-        assert_eq!(
-            id(r#"{"type":"t","event_id":"e1"}"#, Some("a")).to_string(),
-            "fbe2cdd3640605e673dbc0256375cc968526c9250e73ba7f752777dfccbaac4f"
-        );
-        assert_eq!(
-            id(r#"{"type":"t","event_id":"e1","n":1}"#, Some("b")).to_string(),
-            "fbe2cdd3640605e673dbc0256375cc968526c9250e73ba7f752777dfccbaac4f"
-        );
+        // printf '\0\0\0\0\0\0\0\x05terra\0\0\0\0\0\0\0\x0alab_report\0\0\0\0\0\0\0\x02e1' | sha256sum
+        let by_event_id = "4840d8c86761d3cfd0b1b851304797c4f4218d5bf82435c759453c91a118a4c3";
+        assert_eq!(id(r#"{"type":"lab_report","event_id":"e1"}"#, Some("a")).to_string(), by_event_id);
+        assert_eq!(id(r#"{"type":"lab_report","event_id":"e1","n":1}"#, Some("b")).to_string(), by_event_id);
         assert_eq!(id(r#"{"type":"t"}"#, Some("a")), id(r#"{"type":"t"}"#, Some("a")));
         assert_ne!(id(r#"{"type":"t"}"#, Some("a")), id(r#"{"type":"t"}"#, Some("b")));
         assert_ne!(id(r#"{"type":"t"}"#, Some("a")), id(r#"{"type":"t" }"#, Some("a")));
@@ -120,11 +126,22 @@ mod tests {
     }
 
     #[test]
+    fn an_event_id_identifies_only_where_the_types_contract_says_so() {
+        let id = |event_type: &str, n: u8| {
+            identity(&format!(r#"{{"type":"{event_type}","event_id":0,"n":{n}}}"#), Some("a")).id
+        };
+        for known in crate::vocabulary::KNOWN {
+            assert_eq!(id(known.name, 1) == id(known.name, 2), known.identified_by_event_id, "{}", known.name);
+        }
+        assert_ne!(id("brand.new", 1), id("brand.new", 2));
+    }
+
+    #[test]
     fn headers_do_not_change_what_was_signed() {
         let body = r#"{"type":"t"}"#;
         assert_eq!(identity(body, Some("a")).signed, identity(body, Some("b")).signed);
         assert_ne!(identity(body, Some("a")).signed, identity(r#"{"type":"t" }"#, Some("a")).signed);
-        let by_event_id = |n: u8| identity(&format!(r#"{{"type":"t","event_id":"e","n":{n}}}"#), None);
+        let by_event_id = |n: u8| identity(&format!(r#"{{"type":"lab_report","event_id":"e","n":{n}}}"#), None);
         assert_ne!(by_event_id(1).signed, by_event_id(2).signed);
     }
 }

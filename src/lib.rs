@@ -4,6 +4,7 @@
 
 pub mod server;
 pub mod relay;
+pub mod headers;
 pub mod signature;
 pub mod sender;
 pub mod event;
@@ -19,6 +20,7 @@ pub mod reply;
 
 pub mod admin;
 pub mod cli;
+pub mod clock;
 pub mod config;
 mod log;
 pub mod metrics;

@@ -5,13 +5,12 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::HeaderMap;
 use jiff::Timestamp;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
-use sha2::{Digest, Sha256};
 
 use crate::bus::Record;
 use crate::event::{DeadLetter, Event, Facts};
+use crate::headers::bounded;
 use crate::identity::{DeliveryId, Identity, digest};
 use crate::route::Topic;
 use crate::server::Payload;
@@ -20,13 +19,6 @@ use crate::signature::Delivery;
 /// What CloudEvents' HTTP and NATS bindings percent-encode: all but printable ASCII, and of that
 /// space, double quote and percent.
 const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
-
-/// What of a header's bytes survives as text: anything else is percent-encoded.
-const NOT_TEXT: &AsciiSet = CONTROLS;
-
-/// Bytes. Longer keys and header values are replaced by their digest, so that no sender can make a
-/// message that a bus refuses for its headers.
-const MAX_VALUE: usize = 1024;
 
 /// More digits are no chunk's number: a billion chunks are no request.
 const CHUNK_DIGITS: usize = 9;
@@ -39,9 +31,6 @@ const UNFETCHED: &str = "terra-unfetched-reason";
 
 /// The header of what a bus refused for good: why.
 pub(crate) const SET_ASIDE: &str = "terra-set-aside-reason";
-
-/// Unix milliseconds between 2001 and 2100: outside it an ordering timestamp is no time.
-const SANE_TIMES: std::ops::Range<i64> = 1_000_000_000_000..4_102_444_800_000;
 
 /// One message for the bus. Cloning shares the payload.
 #[derive(Clone)]
@@ -61,19 +50,17 @@ impl Message {
     /// The message that an event becomes.
     pub fn of_event(event: Event, topic: Topic) -> Self {
         let (delivery, facts) = (event.delivery(), event.facts());
-        let received = Received::read(delivery.headers());
-        let identity = received.identity(delivery, Some(event.signed_facts()));
+        let identity = Identity::of(delivery, Some(event.signed_facts()));
         let id = identity.id;
-        let key = bounded(key(delivery, facts, &received).unwrap_or_else(|| id.to_string()));
-        let time = received.emitted_at(delivery);
+        let key = bounded(key(delivery, facts).unwrap_or_else(|| id.to_string()));
         let user = &facts.user;
         let person = if user.user_id.is_some() { user } else { &facts.new_user };
-        let mut extras = received.extras(delivery);
+        let mut extras = extras(delivery);
         extras.extend(known("terra-event-id", facts.event_id.clone()));
         extras.extend(known("terra-provider", user.provider.clone().or_else(|| facts.new_user.provider.clone())));
         extras.extend(known("terra-user-id", person.user_id.clone()));
         extras.extend(event.is_fetched().then(fetched));
-        let attributes = attributes(delivery, id, &facts.event_type, time, &key);
+        let attributes = attributes(delivery, id, &facts.event_type, &key);
         let payload = event.into_payload();
         Self { topic, key, identity, content_type: "application/json".into(), attributes, extras, payload }
     }
@@ -81,15 +68,13 @@ impl Message {
     /// The message that keeps what nobody can read.
     pub fn of_dead_letter(letter: DeadLetter, topic: Topic) -> Self {
         let delivery = letter.delivery();
-        let received = Received::read(delivery.headers());
-        let identity = received.identity(delivery, letter.signed_facts());
+        let identity = Identity::of(delivery, letter.signed_facts());
         let id = identity.id;
         let key = id.to_string();
-        let time = received.emitted_at(delivery);
-        let mut extras = received.extras(delivery);
+        let mut extras = extras(delivery);
         extras.extend(letter.signed_facts().map(|_| fetched()));
         extras.push(("terra-dead-letter-reason".into(), letter.reason().as_str().to_owned()));
-        let attributes = attributes(delivery, id, "dead-letter", time, &key);
+        let attributes = attributes(delivery, id, "dead-letter", &key);
         let payload = letter.into_payload();
         Self { topic, key, identity, content_type: "application/octet-stream".into(), attributes, extras, payload }
     }
@@ -192,12 +177,6 @@ impl Message {
     }
 }
 
-/// Which delivery an event came with, and when Terra emitted it.
-pub(crate) fn origin(event: &Event) -> (Identity, Timestamp) {
-    let received = Received::read(event.delivery().headers());
-    (received.identity(event.delivery(), Some(event.signed_facts())), received.emitted_at(event.delivery()))
-}
-
 fn fetched() -> (Cow<'static, str>, String) {
     (FETCHED.into(), "true".to_owned())
 }
@@ -206,81 +185,32 @@ fn encoded(value: &str) -> Cow<'_, str> {
     utf8_percent_encode(value, ENCODED).into()
 }
 
-/// What Terra's headers say, as text.
-struct Received {
-    trace_id: Option<String>,
-    reference: Option<String>,
-    ordering_timestamp: Option<String>,
-}
-
-impl Received {
-    fn read(headers: &HeaderMap) -> Self {
-        let text = |name| headers.get(name).map(|value: &http::HeaderValue| text(value.as_bytes()));
-        Self {
-            trace_id: text("x-terra-trace-id").filter(|id| !id.is_empty()),
-            reference: text("terra-reference"),
-            ordering_timestamp: text("x-terra-ordering-timestamp"),
-        }
-    }
-
-    fn ordered_at(&self) -> Option<Timestamp> {
-        let milliseconds = self.ordering_timestamp.as_ref()?.parse().ok()?;
-        SANE_TIMES.contains(&milliseconds).then(|| Timestamp::from_millisecond(milliseconds).ok())?
-    }
-
-    /// As far as anybody knows: at the latest it was signed then.
-    fn emitted_at(&self, delivery: &Delivery) -> Timestamp {
-        self.ordered_at().unwrap_or_else(|| delivery.signed_at())
-    }
-
-    fn identity(&self, delivery: &Delivery, facts: Option<&Facts>) -> Identity {
-        Identity::of(delivery, self.trace_id.as_deref(), facts)
-    }
-
-    fn extras(self, delivery: &Delivery) -> Vec<(Cow<'static, str>, String)> {
-        let mut extras = Vec::with_capacity(8);
-        let chunk = self.trace_id.as_deref().and_then(chunk).map(|(_, number)| number.to_owned());
-        extras.extend(known("terra-trace-id", self.trace_id));
-        extras.extend(known("terra-chunk", chunk));
-        extras.extend(known("terra-reference", self.reference));
-        extras.extend(known("terra-ordering-timestamp", self.ordering_timestamp));
-        extras.push(("terra-received-at".into(), rfc3339(delivery.received_at())));
-        extras.push(("terra-endpoint".into(), delivery.endpoint().name.clone()));
-        extras
-    }
-}
-
-fn text(bytes: &[u8]) -> String {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => text.to_owned(),
-        Err(_) => percent_encoding::percent_encode(bytes, NOT_TEXT).to_string(),
-    }
+/// What the headers of a delivery's message say of the delivery.
+fn extras(delivery: &Delivery) -> Vec<(Cow<'static, str>, String)> {
+    let headers = delivery.headers();
+    let mut extras = Vec::with_capacity(10);
+    let text = |text: &str| text.to_owned();
+    extras.extend(known("terra-trace-id", headers.trace_id().map(text)));
+    extras.extend(known("terra-chunk", headers.trace_id().and_then(chunk).map(|(_, number)| text(number))));
+    extras.extend(known("terra-reference", headers.reference().map(text)));
+    let ordered_at = headers.ordered_at().map(|time| time.as_millisecond().to_string());
+    extras.extend(known("terra-ordering-timestamp", ordered_at));
+    extras.push(("terra-received-at".into(), rfc3339(delivery.received_at())));
+    extras.push(("terra-endpoint".into(), delivery.endpoint().name.clone()));
+    extras
 }
 
 fn known(name: &'static str, value: Option<String>) -> Option<(Cow<'static, str>, String)> {
     Some((name.into(), bounded(value?)))
 }
 
-fn bounded(value: String) -> String {
-    if value.len() <= MAX_VALUE {
-        return value;
-    }
-    format!("sha256:{}", data_encoding::HEXLOWER.encode(&Sha256::digest(value)))
-}
-
-fn attributes(
-    delivery: &Delivery,
-    id: DeliveryId,
-    event_type: &str,
-    time: Timestamp,
-    key: &str,
-) -> Vec<(Cow<'static, str>, String)> {
+fn attributes(delivery: &Delivery, id: DeliveryId, event_type: &str, key: &str) -> Vec<(Cow<'static, str>, String)> {
     vec![
         ("specversion".into(), "1.0".to_owned()),
         ("id".into(), id.to_string()),
         ("source".into(), format!("/terra/{}", delivery.endpoint().name)),
         ("type".into(), bounded(format!("co.tryterra.{event_type}"))),
-        ("time".into(), rfc3339(time)),
+        ("time".into(), rfc3339(delivery.emitted_at())),
         ("partitionkey".into(), key.to_owned()),
     ]
 }
@@ -292,14 +222,14 @@ fn rfc3339(time: Timestamp) -> String {
 
 /// Whom the event concerns. The customer's reference id is hashed: it is no id of Terra's, and stays
 /// in the payload alone.
-fn key(delivery: &Delivery, facts: &Facts, received: &Received) -> Option<String> {
+fn key(delivery: &Delivery, facts: &Facts) -> Option<String> {
     let reference = facts.reference_id.as_ref();
     let by_reference = || {
         let fields = [b"reference", delivery.endpoint().name.as_bytes(), reference?.as_bytes()];
         Some(data_encoding::HEXLOWER.encode(&digest(&fields)))
     };
     let by_session = || facts.session_id.clone();
-    let by_trace = || received.trace_id.as_deref().map(|trace| without_chunk(trace).to_owned());
+    let by_trace = || delivery.headers().trace_id().map(|trace| without_chunk(trace).to_owned());
     let concerned = [&facts.user.user_id, &facts.new_user.user_id, &facts.order_id, &facts.coach_id];
     concerned.into_iter().find_map(Clone::clone).or_else(by_reference).or_else(by_session).or_else(by_trace)
 }
@@ -317,6 +247,8 @@ pub(crate) fn chunk(trace: &str) -> Option<(&str, &str)> {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
+
     use super::*;
     use crate::samples::SAMPLES;
     use crate::signature::tests::delivery;
@@ -418,14 +350,14 @@ mod tests {
     }
 
     #[test]
-    fn the_time_is_the_ordering_timestamp_where_that_is_sane() {
+    fn the_time_is_the_ordering_timestamp_where_that_can_be_terras() {
         let time = |stamp: &'static [u8]| {
             let message = message(r#"{"type":"t"}"#, headers(&[("x-terra-ordering-timestamp", stamp)]));
-            (kafka(&message, "ce_time").unwrap(), kafka(&message, "terra-ordering-timestamp").unwrap())
+            (kafka(&message, "ce_time").unwrap(), kafka(&message, "terra-ordering-timestamp"))
         };
-        assert_eq!(time(b"1700000000123"), ("2023-11-14T22:13:20.123Z".into(), "1700000000123".into()));
-        for odd in [&b"1700000000"[..], b"-1", b"99999999999999999999", b"soon", b"1.7e12"] {
-            assert_eq!(time(odd).0, "2023-11-14T22:13:20.000Z", "{}", odd.escape_ascii());
+        assert_eq!(time(b"1700000000123"), ("2023-11-14T22:13:20.123Z".into(), Some("1700000000123".into())));
+        for odd in [&b"1700000000"[..], b"4102444799999", b"soon"] {
+            assert_eq!(time(odd), ("2023-11-14T22:13:20.000Z".into(), None), "{}", odd.escape_ascii());
         }
     }
 

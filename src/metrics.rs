@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
@@ -14,6 +13,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::bus::embedded::Readers;
 use crate::dedupe::Remembered;
 use crate::spool;
 
@@ -44,6 +44,12 @@ struct At {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ConnectionError {
+    listener: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Published {
     topic: String,
     result: &'static str,
@@ -58,6 +64,8 @@ pub struct Metrics {
     fetched: Family<Fetched, Counter>,
     known_again: Counter,
     astray: Counter,
+    ordering_timestamps_ignored: Family<At, Counter>,
+    connection_errors: Family<ConnectionError, Counter>,
     whole: Family<At, Histogram, fn() -> Histogram>,
     publish: Histogram,
     pub(crate) connections: Arc<AtomicI64>,
@@ -71,9 +79,10 @@ pub struct Readings {
     pub bytes_in_flight: Box<dyn Fn() -> usize + Send + Sync>,
     pub log_lines_dropped: Box<dyn Fn() -> usize + Send + Sync>,
     pub remembered: Box<dyn Fn() -> Remembered + Send + Sync>,
-    pub handshakes_failed: Box<dyn Fn() -> u64 + Send + Sync>,
     /// `None`: there is no spool.
     pub spool: Box<dyn Fn() -> Option<spool::Reading> + Send + Sync>,
+    /// `None`: the bus is not the embedded log.
+    pub readers: Box<dyn Fn() -> Option<Readers> + Send + Sync>,
 }
 
 /// Of a bridge at rest without a spool.
@@ -83,8 +92,8 @@ impl Default for Readings {
             bytes_in_flight: Box::new(|| 0),
             log_lines_dropped: Box::new(|| 0),
             remembered: Box::new(|| Remembered { deliveries: 0, evicted: 0 }),
-            handshakes_failed: Box::new(|| 0),
             spool: Box::new(|| None),
+            readers: Box::new(|| None),
         }
     }
 }
@@ -97,6 +106,7 @@ impl Metrics {
         let published = Family::default();
         let fetched = Family::default();
         let (known_again, astray) = (Counter::default(), Counter::default());
+        let (ordering_timestamps_ignored, connection_errors) = (Family::default(), Family::default());
         let bus_up = Gauge::default();
         let whole = Family::new_with_constructor((|| Histogram::new(TIMES)) as fn() -> Histogram);
         let publish = Histogram::new(TIMES);
@@ -112,6 +122,16 @@ impl Metrics {
         let help = "Deliveries that were known: kept before, or in flight on another connection";
         registry.register("dedupe_hits", help, known_again.clone());
         registry.register("unknown_paths", "Requests to a path that no endpoint has", astray.clone());
+        registry.register(
+            "ordering_timestamps_ignored",
+            "Signed deliveries whose ordering timestamp cannot be Terra's",
+            ordering_timestamps_ignored.clone(),
+        );
+        registry.register(
+            "connection_errors",
+            "Connections that brought no request, were let go or had to wait, by listener and reason",
+            connection_errors.clone(),
+        );
         registry.register_with_unit(
             "delivery",
             "From the first byte of a request to its answer",
@@ -135,6 +155,8 @@ impl Metrics {
             fetched,
             known_again,
             astray,
+            ordering_timestamps_ignored,
+            connection_errors,
             whole,
             publish,
             connections,
@@ -173,6 +195,16 @@ impl Metrics {
     /// A request to a path that no endpoint has.
     pub fn astray(&self) {
         self.astray.inc();
+    }
+
+    /// A delivery was kept without its ordering timestamp.
+    pub fn ordering_timestamp_ignored(&self, endpoint: &str) {
+        self.ordering_timestamps_ignored.get_or_create(&At { endpoint: endpoint.to_owned() }).inc();
+    }
+
+    /// A connection to `listener` came to nothing.
+    pub fn connection_error(&self, listener: &'static str, reason: &'static str) {
+        self.connection_errors.get_or_create(&ConnectionError { listener, reason }).inc();
     }
 
     pub fn bus(&self, up: bool) {
@@ -216,18 +248,22 @@ impl Collector for Gauges {
         let dropped = (self.readings.log_lines_dropped)() as u64;
         let mut counters = vec![
             ("log_lines_dropped", "Log lines dropped because their reader was too slow", dropped),
-            ("tls_handshakes_failed", "TLS handshakes that came to nothing", (self.readings.handshakes_failed)()),
             ("dedupe_evictions", "Deliveries forgotten early, for want of dedupe.entries", remembered.evicted),
         ];
         if let Some(spool) = (self.readings.spool)() {
-            let age = spool.oldest.map_or(0, |oldest| Timestamp::now().duration_since(oldest).as_secs().max(0));
             gauges.extend([
                 ("spool_messages", "Messages in the spool", gauge(spool.messages)),
                 ("spool_bytes", "Bytes that the spool's logs hold, what is set aside included", gauge(spool.bytes)),
-                ("spool_oldest_seconds", "Age of the oldest message in the spool", age),
+                ("spool_oldest_seconds", "Age of the oldest message in the spool", gauge(spool.age.as_secs())),
                 ("spool_set_aside", "Messages that the bus refused for good", gauge(spool.set_aside)),
             ]);
             counters.push(("spool_drained", "Messages brought from the spool to the bus, or set aside", spool.drained));
+        }
+        if let Some(readers) = (self.readings.readers)() {
+            let help = "Bytes of events that are held for readers of the embedded log";
+            gauges.push(("reader_bytes", help, gauge(readers.bytes)));
+            let help = "Reads of the embedded log that were refused for want of room";
+            counters.push(("readers_refused", help, readers.refused));
         }
         for (name, help, value) in gauges {
             let gauge = ConstGauge::new(value);

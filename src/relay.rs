@@ -1,6 +1,7 @@
 //! One delivery from request to outcome: the room that knows every stage and none of their insides.
 
 mod follow;
+mod forged;
 mod read;
 mod report;
 
@@ -21,8 +22,8 @@ use crate::config::{self, Endpoint};
 use crate::dedupe::{Admission, Dedupe, Ticket};
 use crate::event::Unreadable;
 use crate::fetch::{Fetcher, Unfetched};
-use crate::identity::DeliveryId;
-use crate::message::{Message, origin};
+use crate::identity::{DeliveryId, Identity};
+use crate::message::Message;
 use crate::metrics::Metrics;
 use crate::reply::{Outcome, reply};
 use crate::route::Table;
@@ -31,8 +32,9 @@ use crate::server::{Body, BodyError, Budget, Gauged, Peer, Reply, Service, coded
 use crate::signature::{Claim, Delivery, Proof, Rejection};
 use crate::spool::{Coming, First, Spool};
 use follow::follow;
+use forged::Signatures;
 use read::{Letter, Read, aside, read};
-use report::{astray, report, unfollowed};
+use report::{astray, disbelieved, report, unfollowed, wrong_method};
 
 /// What must be left for the bus when the body is complete; a body that comes later is too slow.
 const LEAST_FOR_THE_BUS: Duration = Duration::from_secs(1);
@@ -70,14 +72,21 @@ struct Line {
     publishes: TaskTracker,
 }
 
-/// By path.
-type Endpoints = HashMap<String, Arc<Endpoint>>;
+/// By path, without a final slash.
+type Endpoints = HashMap<String, Destination>;
+
+/// Where deliveries go in.
+#[derive(Clone)]
+struct Destination {
+    endpoint: Arc<Endpoint>,
+    signatures: Arc<Signatures>,
+}
 
 impl Relay {
     pub fn new(config: &config::Config, stages: Stages) -> Self {
         let Stages { routes, fetcher, dedupe, bus, spool, budget, metrics } = stages;
         Self(watch::Sender::new(Arc::new(Line {
-            endpoints: by_path(&config.endpoints),
+            endpoints: by_path(&config.endpoints, &Endpoints::new()),
             routes,
             fetcher,
             dedupe,
@@ -93,8 +102,11 @@ impl Relay {
 
     /// For every request that begins from now on. The bus has to know the topics of `routes` already.
     pub fn take_over(&self, config: &config::Config, routes: Arc<Table>) {
-        let (endpoints, limits) = (by_path(&config.endpoints), config.server.clone());
-        self.0.send_modify(|line| *line = Arc::new(Line { endpoints, routes, limits, ..Line::clone(line) }));
+        let limits = config.server.clone();
+        self.0.send_modify(|line| {
+            let endpoints = by_path(&config.endpoints, &line.endpoints);
+            *line = Arc::new(Line { endpoints, routes, limits, ..Line::clone(line) });
+        });
     }
 
     fn line(&self) -> Arc<Line> {
@@ -122,24 +134,40 @@ impl Line {
     }
 }
 
-fn by_path(endpoints: &[Endpoint]) -> Endpoints {
-    endpoints.iter().map(|endpoint| (endpoint.path.clone(), Arc::new(endpoint.clone()))).collect()
+/// An endpoint whose secrets are as they were `before` goes on with what its signatures came to.
+fn by_path(endpoints: &[Endpoint], before: &Endpoints) -> Endpoints {
+    let same = |one: &Endpoint, other: &Endpoint| one.name == other.name && one.secrets == other.secrets;
+    let destination = |endpoint: &Endpoint| {
+        let known = before.values().find(|known| same(&known.endpoint, endpoint));
+        let signatures = known.map(|known| known.signatures.clone()).unwrap_or_default();
+        (canonical(&endpoint.path).to_owned(), Destination { endpoint: Arc::new(endpoint.clone()), signatures })
+    };
+    endpoints.iter().map(destination).collect()
+}
+
+/// What stands between a sender and the bridge may add or take away a final slash.
+fn canonical(path: &str) -> &str {
+    path.strip_suffix('/').unwrap_or(path)
 }
 
 impl Service for Relay {
     async fn call(&self, request: Request<Incoming>, arrived: Instant) -> Reply {
         let (head, body) = request.into_parts();
         let line = self.line();
-        let Some(endpoint) = line.endpoints.get(head.uri.path()).cloned() else {
+        let Some(destination) = line.endpoints.get(canonical(head.uri.path())).cloned() else {
             astray(&line.metrics, Claim::read(&head.headers).is_ok());
             return reply(&Outcome::UnknownPath, StatusCode::UNAUTHORIZED);
         };
+        let endpoint = &destination.endpoint;
         let outcome = match head.method {
             Method::POST => {
                 let peer = head.extensions.get().map(|Peer(address)| *address);
-                relay(&line, endpoint.clone(), head.headers, body, peer, arrived).await
+                relay(&line, destination.clone(), head.headers, body, peer, arrived).await
             }
-            _ => Outcome::WrongMethod,
+            _ => {
+                wrong_method(&endpoint.name, Claim::read(&head.headers).is_ok());
+                Outcome::WrongMethod
+            }
         };
         report(&line.metrics, &endpoint.name, &outcome, arrived.elapsed());
         reply(&outcome, endpoint.rejected_status)
@@ -149,7 +177,7 @@ impl Service for Relay {
 /// The way of one delivery.
 async fn relay(
     line: &Arc<Line>,
-    endpoint: Arc<Endpoint>,
+    Destination { endpoint, signatures }: Destination,
     headers: HeaderMap,
     body: Incoming,
     peer: Option<IpAddr>,
@@ -159,7 +187,11 @@ async fn relay(
         Ok(claim) => claim,
         Err(reason) => return Outcome::Rejected(reason),
     };
-    let may_try = may_try(&line.limits.senders, peer, &headers);
+    // Before a byte of the body is taken. Its sender gets what a forger gets, byte for byte.
+    if !may_try(&line.limits.senders, peer, &headers) {
+        return Outcome::Rejected(Rejection::Address);
+    }
+    let encoded = coded(&headers);
     let deadline = arrived + line.limits.deadline;
     let body_deadline = line.body_deadline(deadline);
     let body = Body::new(body, &headers, line.limits.max_body, line.limits.min_body_rate, body_deadline);
@@ -168,14 +200,17 @@ async fn relay(
         Ok(payload) => payload,
         Err(error) => return unread(error),
     };
-    let delivery = match proof.finish(headers, payload, Timestamp::now()) {
-        // Refused only here, so that who may not try is treated as a forger is, byte for byte.
-        Ok(_) if !may_try => return Outcome::Rejected(Rejection::Address),
+    let proven = proof.finish(headers, payload, Timestamp::now());
+    signatures.record(&endpoint.name, !matches!(proven, Err(Rejection::Forged)));
+    let delivery = match proven {
         Ok(delivery) => delivery,
         Err(reason) => return Outcome::Rejected(reason),
     };
-    if coded(delivery.headers()) {
+    if encoded {
         return Outcome::Encoded;
+    }
+    if delivery.headers().ordering_timestamp_disbelieved() {
+        disbelieved(&line.metrics, &endpoint.name);
     }
     // From here on the event is worth keeping even if its client goes away: hyper would drop this
     // future then, but not the task.
@@ -221,7 +256,7 @@ async fn keep(line: Arc<Line>, delivery: Delivery, deadline: Instant, answer: An
     };
     let (identity, deadline) = match &what {
         Read::Letter(letter) => (*letter.message.identity(), line.publish_deadline(deadline)),
-        Read::Link(event, _) => (origin(event).0, deadline),
+        Read::Link(event, _) => (Identity::of(event.delivery(), Some(event.signed_facts())), deadline),
     };
     let ticket = match line.dedupe.admit(&identity, Timestamp::now()) {
         Admission::First(ticket) => ticket,

@@ -101,14 +101,15 @@ impl Outcome {
     }
 
     /// Whether the connection may go on: its body was read to the end, and whoever is at the other end
-    /// holds a secret. All others leave, or a forger would hold a connection for a request now and then.
+    /// holds a secret. All others leave, or a forger would hold a connection for a request now and then; and
+    /// so does who sent a copy, which may be a captured one.
     fn connection_goes_on(&self) -> bool {
         match self {
-            Self::Kept(_) | Self::Duplicate(_) | Self::Spooled(_) | Self::DeadLettered(..) | Self::Dropped => true,
+            Self::Kept(_) | Self::Spooled(_) | Self::DeadLettered(..) | Self::Dropped => true,
             Self::Encoded | Self::Unfetched(_) => true,
             Self::Refused(_) | Self::Unspooled(_) | Self::Unanswered => true,
             Self::Rejected(_) | Self::UnknownPath | Self::WrongMethod | Self::TooSlow | Self::TooLarge => false,
-            Self::Broken | Self::Overloaded => false,
+            Self::Broken | Self::Overloaded | Self::Duplicate(_) => false,
         }
     }
 }

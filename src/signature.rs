@@ -12,6 +12,7 @@ use sha2::Sha256;
 use subtle::{Choice, ConstantTimeEq};
 
 use crate::config::{Endpoint, Secret};
+use crate::headers::UnsignedHeaders;
 use crate::server::Payload;
 
 /// The same value under two names: the vendor's platform emits the second one.
@@ -24,7 +25,7 @@ const MILLISECONDS_FROM: u64 = 1_000_000_000_000;
 #[derive(Clone)]
 pub struct Delivery {
     endpoint: Arc<Endpoint>,
-    headers: HeaderMap,
+    headers: UnsignedHeaders,
     /// The signature's `t` as received.
     t: String,
     signed_at: Timestamp,
@@ -37,8 +38,7 @@ impl Delivery {
         &self.endpoint
     }
 
-    /// Of the request; none of them is covered by the signature.
-    pub fn headers(&self) -> &HeaderMap {
+    pub fn headers(&self) -> &UnsignedHeaders {
         &self.headers
     }
 
@@ -49,6 +49,11 @@ impl Delivery {
     /// When `t` says that it was signed.
     pub fn signed_at(&self) -> Timestamp {
         self.signed_at
+    }
+
+    /// When Terra emitted the event, as far as anybody knows: at the latest it was signed then.
+    pub fn emitted_at(&self) -> Timestamp {
+        self.headers.ordered_at().unwrap_or(self.signed_at)
     }
 
     pub fn received_at(&self) -> Timestamp {
@@ -75,7 +80,7 @@ pub enum Rejection {
     TooOld,
     /// Signed by Terra, further in the future than `max_skew`.
     TooNew,
-    /// Signed by Terra, and from an address that may not try.
+    /// From an address that may not try; nobody looked whether Terra signed it.
     Address,
 }
 
@@ -191,8 +196,8 @@ impl Proof {
         }
     }
 
-    /// Judges the MAC, then the clock. `payload` is what [`Self::update`] has seen, `headers` the
-    /// request's.
+    /// Judges the MAC, then the clock. `payload` is what [`Self::update`] has seen, `headers` are the
+    /// request's, of which few are kept.
     pub fn finish(self, headers: HeaderMap, payload: Payload, now: Timestamp) -> Result<Delivery, Rejection> {
         let Claim { t, signed_at, candidates } = self.claim;
         let mut proven = Choice::from(0);
@@ -206,6 +211,7 @@ impl Proof {
             return Err(Rejection::Forged);
         }
         in_time(signed_at, now, self.endpoint.max_age, self.endpoint.max_skew)?;
+        let headers = UnsignedHeaders::read(&headers, latest(signed_at, self.endpoint.max_skew));
         Ok(Delivery { endpoint: self.endpoint, headers, t, signed_at, received_at: now, payload })
     }
 }
@@ -226,6 +232,11 @@ fn in_time(signed_at: Timestamp, now: Timestamp, max_age: Duration, max_skew: Du
         return Err(Rejection::TooNew);
     }
     Ok(())
+}
+
+/// When Terra can have emitted what it signed then, at the latest.
+fn latest(signed_at: Timestamp, max_skew: Duration) -> Timestamp {
+    signed_at.checked_add(max_skew).unwrap_or(Timestamp::MAX)
 }
 
 #[cfg(test)]
@@ -254,9 +265,10 @@ pub(crate) mod tests {
     /// A delivery of `body` with these headers, as if Terra had signed it.
     pub(crate) fn delivery(body: &[u8], headers: HeaderMap) -> Delivery {
         let signed_at = Timestamp::from_second(1_700_000_000).unwrap();
+        let endpoint = endpoint(&["secret"]);
         Delivery {
-            endpoint: endpoint(&["secret"]),
-            headers,
+            headers: UnsignedHeaders::read(&headers, latest(signed_at, endpoint.max_skew)),
+            endpoint,
             t: "1700000000".into(),
             signed_at,
             received_at: signed_at,

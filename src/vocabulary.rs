@@ -14,6 +14,8 @@ pub struct Known {
     pub concerns: Concerns,
     /// The member of the body that carries `name`: `event_type` for Vantage, `type` for the others.
     pub type_field: &'static str,
+    /// Whether the vendor says that `event_id` is one event's alone, the same in all its deliveries.
+    pub identified_by_event_id: bool,
     /// What happened, in a few words.
     pub meaning: &'static str,
     /// What a consumer does with it, in a few words of Markdown.
@@ -37,6 +39,13 @@ impl Product {
         match self {
             Product::Vantage => "event_type",
             Product::Health | Product::LabReports | Product::Teams => "type",
+        }
+    }
+
+    const fn identifies_by_event_id(self) -> bool {
+        match self {
+            Product::LabReports | Product::Vantage => true,
+            Product::Health | Product::Teams => false,
         }
     }
 }
@@ -132,8 +141,8 @@ const fn row(
     advice: &'static str,
     source: &'static str,
 ) -> Known {
-    let type_field = product.type_field();
-    Known { name, product, kind, concerns, type_field, meaning, advice, source }
+    let (type_field, identified_by_event_id) = (product.type_field(), product.identifies_by_event_id());
+    Known { name, product, kind, concerns, type_field, identified_by_event_id, meaning, advice, source }
 }
 
 /// The row of a type, or `None` for one that Terra sends without it being known here. Exact: neither

@@ -17,9 +17,11 @@ use crate::route::Topic;
 pub mod embedded;
 pub(crate) mod kafka;
 mod nats;
+mod plaintext;
 mod record;
 mod trouble;
 
+pub(crate) use plaintext::exposed_login;
 pub use record::Record;
 
 /// A boxed future, so that an adapter can stand behind `dyn`.
@@ -27,7 +29,8 @@ pub type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// What each adapter does.
 pub trait Bus: Send + Sync + 'static {
-    /// Hands the message over at once, whether or not the future is polled later.
+    /// Hands the message over at once, whether or not the future is polled later; Kafka does so once the
+    /// topic was seen, where that was not yet.
     /// `Ok` means that the bus keeps it. Dropping the future does not take the message back.
     /// Not bounded in time as such: the caller has the deadline, though an adapter derives its
     /// client's own timeouts from [`Setup::publish_timeout`], so that the definite error comes first.
@@ -71,6 +74,10 @@ pub enum Refusal {
     /// The same message may well be taken later.
     #[error("{reason}")]
     Transient { reason: Cow<'static, str> },
+    /// The client library took it for kept, but no server of the bus said so: it may be there or not, so that a
+    /// retry may make a copy.
+    #[error("{reason}")]
+    Unconfirmed { reason: Cow<'static, str> },
     /// No retry helps until somebody acts.
     #[error("{reason}; {remedy}")]
     Permanent { scope: Scope, reason: Cow<'static, str>, remedy: Cow<'static, str> },
@@ -84,6 +91,7 @@ impl Refusal {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Transient { .. } => "transient",
+            Self::Unconfirmed { .. } => "unconfirmed",
             Self::Permanent { .. } => "permanent",
             Self::TooLarge { .. } => "too_large",
         }
@@ -94,7 +102,7 @@ impl Refusal {
         match self {
             Self::Permanent { scope, .. } => *scope == Scope::Topic,
             Self::TooLarge { .. } => true,
-            Self::Transient { .. } => false,
+            Self::Transient { .. } | Self::Unconfirmed { .. } => false,
         }
     }
 }

@@ -24,7 +24,7 @@ impl<T> Default for Troubles<T> {
     }
 }
 
-impl<T: Copy + PartialEq> Troubles<T> {
+impl<T: Clone + PartialEq> Troubles<T> {
     /// Met now. Whether somebody should be told.
     pub(super) fn meet(&self, trouble: T) -> bool {
         let now = Instant::now();
@@ -46,7 +46,7 @@ impl<T: Copy + PartialEq> Troubles<T> {
 
     /// The trouble that was last met, where that is not longer ago.
     pub(super) fn within(&self, time: Duration) -> Option<T> {
-        self.seen().as_ref().filter(|seen| seen.last.elapsed() < time).map(|seen| seen.trouble)
+        self.seen().as_ref().filter(|seen| seen.last.elapsed() < time).map(|seen| seen.trouble.clone())
     }
 
     fn seen(&self) -> MutexGuard<'_, Option<Seen<T>>> {

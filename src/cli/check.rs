@@ -2,26 +2,36 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
+use std::path::Path;
 
 use super::serve::Tls;
 use super::{CheckArgs, Failure, quiet_on_broken_pipe, setup};
 use crate::bus::{self, Finding, Level};
-use crate::config::{Config, Endpoint, Ignored, Loaded};
+use crate::config::{Advice, Bus, Config, Endpoint, Ignored, Loaded};
+use crate::log::disk;
 use crate::route::{Route, Table};
+use crate::server::descriptors::{self, Shares};
 use crate::spool;
 use crate::vocabulary::{KNOWN, is_link};
 
 /// Prints the effective configuration, the ignored variables and the routing table; every mistake was
-/// said before. Then the findings on the spool and, with `--online`, on the bus; fails where one is a
-/// mistake.
+/// said before. Then the findings on the spool and on the bus, with `--online` what that says itself; fails where one
+/// is a mistake.
 pub(super) async fn run(args: &CheckArgs, loaded: &Loaded, table: &Table) -> Result<(), Failure> {
     let mut text = format!("Configuration\n\n{}", indented(&loaded.effective.to_string()));
     text.push_str(&ignored(&loaded.effective.ignored));
     let _ = write!(text, "\nRoutes\n\n{}", routes(table));
     print(&text)?;
+    if let Some(finding) = few_descriptors(descriptors::hard_limit(), loaded.config.server.max_connections) {
+        print(&format!("\nConnections\n\n{}", described(&[finding])))?;
+    }
     let of_endpoints = [shared(&loaded.config.endpoints), dropped_links(&loaded.config, table)].concat();
     if !of_endpoints.is_empty() {
         print(&format!("\nEndpoints\n\n{}", described(&of_endpoints)))?;
+    }
+    let advice: Vec<_> = loaded.inventory.advice().into_iter().map(finding).collect();
+    if !advice.is_empty() {
+        print(&format!("\nAdvice\n\n{}", described(&advice)))?;
     }
     certificates(&loaded.config)?;
     let failed = |error: bus::OpenError| Failure::Running(error.to_string());
@@ -30,15 +40,53 @@ pub(super) async fn run(args: &CheckArgs, loaded: &Loaded, table: &Table) -> Res
         findings = spool::inspect(config).map_err(failed)?;
         print(&format!("\nSpool\n\n{}", described(&findings)))?;
     }
+    let mut of_bus: Vec<Finding> = bus::exposed_login(&loaded.config.bus).into_iter().collect();
+    let mut unasked = None;
+    if let (Bus::Embedded(embedded), false) = (&loaded.config.bus, args.online) {
+        of_bus.extend(open_to_others("embedded.dir", &embedded.dir));
+    }
     if args.online {
-        let of_bus = bus::inspect(&loaded.config.bus, &setup(&loaded.config, table)).await.map_err(failed)?;
+        match bus::inspect(&loaded.config.bus, &setup(&loaded.config, table)).await {
+            Ok(found) => of_bus.extend(found),
+            Err(error) => unasked = Some(failed(error)),
+        }
+    }
+    if !of_bus.is_empty() {
         print(&format!("\nBus\n\n{}", described(&of_bus)))?;
         findings.extend(of_bus);
     }
+    if let Some(failure) = unasked {
+        return Err(failure);
+    }
     match findings.iter().filter(|finding| finding.level == Level::Mistake).count() {
-        0 => Ok(()),
+        0 => print("\nNo mistakes.\n"),
         mistakes => Err(Failure::Running(format!("not all is as it must be: {mistakes} to mend, see above"))),
     }
+}
+
+fn finding(advice: Advice) -> Finding {
+    let (about, Advice { says, remedy, .. }) = (advice.about(), advice);
+    Finding { about, level: Level::Advice, says, remedy: Some(remedy) }
+}
+
+/// Where the limit of open files leaves fewer connections than are wanted. The bridge's own may be another.
+fn few_descriptors(limit: Option<u64>, max_connections: usize) -> Option<Finding> {
+    let connections = Shares::of(limit, descriptors::usually_open(), max_connections).deliveries;
+    (connections < max_connections).then(|| Finding {
+        about: "server.max_connections".into(),
+        level: Level::Advice,
+        says: format!(
+            "is {max_connections}, but so few files may be open here ({}) that a bridge has room for {connections}",
+            limit.unwrap_or(u64::MAX)
+        ),
+        remedy: Some("raise the hard limit where it runs (LimitNOFILE=, ulimit -Hn), or lower it".into()),
+    })
+}
+
+fn open_to_others(about: &str, dir: &Path) -> Vec<Finding> {
+    let open = disk::open_to_others(dir).into_iter();
+    open.map(|(says, remedy)| Finding { about: about.into(), level: Level::Advice, says, remedy: Some(remedy) })
+        .collect()
 }
 
 /// Endpoints that one secret opens, which is allowed.

@@ -9,6 +9,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 
+use super::cause::root_cause;
 use super::{Failure, reachable};
 use crate::config;
 
@@ -16,18 +17,19 @@ const DEADLINE: Duration = Duration::from_secs(2);
 
 /// `Ok` means that `/livez` answered 200 in time.
 pub(super) async fn run(config: &config::Admin) -> Result<(), Failure> {
+    let failed = |url: &str, why: String| Failure::Running(format!("{url}, from admin.listen: {why}"));
     // The address itself is a loopback `Host`, which the listener demands where it is on loopback.
     let url = format!("http://{}/livez", reachable(config.listen));
     let uri = url.parse().map_err(|error| Failure::Mistake(format!("{url}: {error}")))?;
     let client: Client<HttpConnector, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
     let status = match tokio::time::timeout(DEADLINE, client.get(uri)).await {
         Ok(Ok(reply)) => reply.status(),
-        Ok(Err(error)) => return Err(Failure::Running(format!("{url}: {}", super::send::root_cause(&error)))),
-        Err(_) => return Err(Failure::Running(format!("{url}: no answer within {} s", DEADLINE.as_secs()))),
+        Ok(Err(error)) => return Err(failed(&url, root_cause(&error))),
+        Err(_) => return Err(failed(&url, format!("no answer within {} s", DEADLINE.as_secs()))),
     };
     match status {
         http::StatusCode::OK => Ok(()),
-        other => Err(Failure::Running(format!("{url}: answered {other}"))),
+        other => Err(failed(&url, format!("answered {other}; is it the bridge that listens there?"))),
     }
 }
 

@@ -19,9 +19,11 @@ use crate::config::{self, Config, Loaded, Mistakes};
 use crate::route::Table;
 use crate::samples::SAMPLES;
 
+mod cause;
 mod check;
 mod health;
 mod pretty;
+mod private;
 mod reload;
 mod requests;
 mod send;
@@ -97,7 +99,8 @@ enum Command {
     Send(SendArgs),
     /// Print messages of the configured bus as they arrive
     ///
-    /// Reads beside all consumers: it joins no consumer group and leaves no durable consumer behind.
+    /// Reads beside all consumers: it joins no consumer group and leaves no durable consumer behind. Needs
+    /// what the bus wants of a reader, and no signing secret.
     #[command(after_help = with_codes(tail::EXAMPLES))]
     Tail(TailArgs),
     /// Show how much of each large historical request has arrived
@@ -113,7 +116,7 @@ enum Command {
     Completions { shell: Shell },
     /// Ask the bridge that runs here whether it lives, for a container's health check
     ///
-    /// GETs /livez on `admin.listen`, within two seconds. Needs the same configuration as the bridge.
+    /// GETs /livez on `admin.listen`, within two seconds. Nothing else of the configuration is looked at.
     #[command(after_help = "\
 Exit codes:
   0  it answered 200
@@ -142,7 +145,7 @@ pub(crate) struct SendArgs {
     all: bool,
     /// A body of your own, sent byte for byte; `-` reads standard input
     ///
-    /// A body with an `event_id` is one event, however often it is sent: the bridge keeps it once.
+    /// A lab report or one of Vantage's events is known by its `event_id`: sent again, it is kept once.
     #[arg(long, group = "what", value_name = "FILE", value_hint = ValueHint::FilePath)]
     file: Option<PathBuf>,
     /// A historical request as Terra sends it: announced, then N chunks
@@ -247,24 +250,26 @@ impl Failure {
 /// The whole program: reads the command line, does what it says, and says on stderr why it failed.
 /// Usage errors, `--help` and `--version` end the process here.
 pub fn run() -> ExitCode {
+    private::keep_private();
     match execute(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("error: {failure}");
+            eprintln!("error: {}", pretty::harmless(&failure.to_string()));
             failure.code()
         }
     }
 }
 
 fn execute(cli: Cli) -> Result<(), Failure> {
-    let load = || load(cli.config.as_deref());
+    let file = cli.config.as_deref();
+    let load = || judged(file).map_err(mistaken);
     match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => finish(async {
             let running = |error: serve::StartError| Failure::Running(error.to_string());
             // One that comes while the configuration is being read must not end the process.
             let hangup = serve::hangup().map_err(running)?;
             let (loaded, table) = load()?;
-            serve::run(loaded, table, cli.config.clone(), hangup).await.map_err(running)
+            serve::run(loaded, table, file.map(Path::to_owned), hangup).await.map_err(running)
         }),
         Command::Check(args) => {
             let (loaded, table) = load()?;
@@ -272,17 +277,17 @@ fn execute(cli: Cli) -> Result<(), Failure> {
         }
         Command::Send(args) => finish(send::run(&args, &load()?.0.config)),
         Command::Tail(args) => {
-            let (loaded, table) = load()?;
+            let (bus, table) = reader(file)?;
             let topics = table.topics().iter().map(ToString::to_string).collect();
-            finish(tail::run(&args, &loaded.config.bus, topics))
+            finish(tail::run(&args, &bus, topics))
         }
         Command::Requests(args) => {
-            let (loaded, table) = load()?;
+            let (bus, table) = reader(file)?;
             let topics = table.topics_of(requests::may_concern).iter().map(ToString::to_string).collect();
-            finish(requests::run(&args, &loaded.config.bus, topics))
+            finish(requests::run(&args, &bus, topics))
         }
         Command::Completions { shell } => completions(shell),
-        Command::Health => finish(health::run(&load()?.0.config.admin)),
+        Command::Health => finish(health::run(&config::load_admin(file, std::env::vars_os()).map_err(mistaken)?)),
     }
 }
 
@@ -294,22 +299,31 @@ fn finish(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Fail
     ended
 }
 
-/// The configuration from the process's own environment, and the table that it makes.
-fn load(file: Option<&Path>) -> Result<(Loaded, Table), Failure> {
-    judged(file).map_err(|mistakes| {
-        let count = match mistakes.all.len() {
-            1 => "1 mistake".to_owned(),
-            count => format!("{count} mistakes"),
-        };
-        Failure::Mistake(format!("{count} in the configuration\n\n{mistakes}\n{}", check::ignored(&mistakes.ignored)))
-    })
+/// What is wrong, for people.
+fn mistaken(mistakes: Mistakes) -> Failure {
+    let count = match mistakes.all.len() {
+        1 => "1 mistake".to_owned(),
+        count => format!("{count} mistakes"),
+    };
+    Failure::Mistake(format!("{count} in the configuration\n\n{mistakes}\n{}", check::ignored(&mistakes.ignored)))
 }
 
+/// What whoever reads the bus needs of the configuration, and the table that it makes.
+fn reader(file: Option<&Path>) -> Result<(config::Bus, Table), Failure> {
+    let config::Reader { bus, routes, endpoints } = config::load_reader(file, std::env::vars_os()).map_err(mistaken)?;
+    let table = Table::build(&routes, endpoints.iter().map(|(name, own)| (name.as_str(), own)));
+    Ok((bus, table.expect(JUDGED)))
+}
+
+/// The configuration from the process's own environment, and the table that it makes.
 fn judged(file: Option<&Path>) -> Result<(Loaded, Table), Mistakes> {
     let loaded = config::load(file, std::env::vars_os(), io::stdout().is_terminal())?;
-    let table = Table::of(&loaded.config).expect("the configuration was judged with its table");
+    let table = Table::of(&loaded.config).expect(JUDGED);
     Ok((loaded, table))
 }
+
+/// Why there is a table wherever there is a configuration.
+const JUDGED: &str = "the configuration was judged with its table";
 
 /// What the bus is to know of the configuration.
 fn setup(config: &Config, routes: &Table) -> bus::Setup {

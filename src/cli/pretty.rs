@@ -4,6 +4,8 @@
 use std::iter::Peekable;
 use std::str::CharIndices;
 
+use serde::Serialize;
+
 const INDENT: usize = 2;
 
 /// At most `lines` lines of at most `width` characters, and whether that was all of it.
@@ -25,6 +27,28 @@ pub(super) fn one_line(text: &str, width: usize) -> String {
         line.push('…');
     }
     line
+}
+
+/// A value as JSON on one line. Control characters that JSON leaves as they are (DEL and U+0080 to U+009F, which
+/// some terminals obey) are escaped: the same value, and no command.
+pub(super) fn json_line(value: &impl Serialize) -> serde_json::Result<String> {
+    let json = serde_json::to_string(value)?;
+    let mut line = String::with_capacity(json.len() + 1);
+    for c in json.chars() {
+        // Outside of strings JSON has none.
+        if c.is_control() {
+            line += &format!("\\u{:04x}", u32::from(c));
+        } else {
+            line.push(c);
+        }
+    }
+    line.push('\n');
+    Ok(line)
+}
+
+/// Several lines, in which no character could drive the terminal.
+pub(super) fn harmless(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
 }
 
 struct Page {
@@ -202,5 +226,17 @@ mod tests {
         assert_eq!(lines, ["not json \u{fffd}[2J", "second"]);
         let (lines, _) = pretty("\"\u{9b}2J\"", 80, 5);
         assert_eq!(lines, ["\"\u{fffd}2J\""]);
+        assert_eq!(harmless("one\u{9b}2J\u{1b}[2J\ntwo"), "one\u{fffd}2J\u{fffd}[2J\ntwo");
+    }
+
+    #[test]
+    fn every_control_character_is_escaped_in_json_and_the_value_is_the_same() {
+        let all: String = (0..=0x11f).filter_map(char::from_u32).collect();
+        let line = json_line(&[all.as_str()]).unwrap();
+        let (line, end) = line.split_at(line.len() - 1);
+        assert_eq!(end, "\n");
+        assert!(!line.contains(char::is_control), "{line:?}");
+        assert!(line.contains("\\u007f\\u0080") && line.contains("\\u009f\u{a0}"), "{line}");
+        assert_eq!(serde_json::from_str::<[String; 1]>(line).unwrap(), [all]);
     }
 }

@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::judged;
 use crate::bus::{Bus, embedded};
-use crate::config::{self, Config, Difference, Inventory, Looked, Mistake};
+use crate::config::files::{Hangs, Reading};
+use crate::config::{self, Advice, Config, Difference, Inventory, Loaded, Looked, Mistake, Mistakes};
 use crate::relay::Relay;
 use crate::route::Table;
 use crate::server::Certificates;
@@ -20,6 +21,9 @@ use crate::telemetry::Filter;
 
 /// Between two looks at the files of secrets; what two looks in a row find is taken over.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// What reading the configuration and all that it names may take.
+const READ_WITHIN: Duration = Duration::from_secs(10);
 
 /// What can change while the bridge runs. Taking over cannot fail: whatever a part could find fault
 /// with is a mistake of the configuration, and known before the first part is told.
@@ -49,6 +53,7 @@ pub(super) struct Reload {
     inventory: Inventory,
     routes: Arc<Table>,
     parts: Parts,
+    reading: Reading<Result<(Loaded, Table), Mistakes>>,
 }
 
 /// Reloads on each `hangup` and looks at secrets until `stop`, on a thread of its own: a file may lie
@@ -85,13 +90,19 @@ async fn pass_on(mut hangup: Signal, asks: SyncSender<()>, stop: CancellationTok
 
 impl Reload {
     pub(super) fn new(inventory: Inventory, routes: Arc<Table>, file: Option<PathBuf>, parts: Parts) -> Self {
-        Self { file, inventory, routes, parts }
+        Self { file, inventory, routes, parts, reading: Reading::default() }
     }
 
     fn reload(&mut self) {
-        let (loaded, routes) = match judged(self.file.as_deref()) {
-            Ok(loaded) => loaded,
-            Err(mistakes) => {
+        let file = self.file.clone();
+        let (loaded, routes) = match self.reading.within(READ_WITHIN, move || judged(file.as_deref())) {
+            Ok(Ok(loaded)) => loaded,
+            Err(Hangs) => {
+                let remedy = "see whether the disk answers that the configuration and the files it names lie on, and \
+                              whether any of them is a pipe; then send SIGHUP again";
+                return tracing::warn!(remedy, "the new configuration could not be read in time: nothing is changed");
+            }
+            Ok(Err(mistakes)) => {
                 let (count, mistakes) = (mistakes.all.len(), listed(&mistakes.all));
                 return tracing::error!(count, mistakes, "the new configuration has mistakes: nothing is changed");
             }
@@ -116,19 +127,40 @@ impl Reload {
             }
         }
         say(&difference);
+        warn_of_advice(&self.inventory.advice());
     }
 
     fn look(&mut self) {
-        let Looked { rotated, gone } = self.inventory.look();
+        let Looked { rotated, gone, hanging } = self.inventory.look();
         if !rotated.is_empty() {
             self.parts.take_over(&self.inventory.config(), &self.routes);
         }
+        let advice = self.inventory.advice();
         for key in rotated {
-            tracing::info!(key, "a secret has changed on disk and was taken over");
+            tracing::info!(key = key, "a secret has changed on disk and was taken over");
+            warn_of_advice(advice.iter().filter(|advice| advice.key == key));
         }
-        for key in gone {
-            tracing::warn!(key, "the file of a secret is empty or cannot be read: the last one still counts");
+        for (key, reason) in gone {
+            let remedy = "write the secret into a regular file there; it is taken over by itself";
+            tracing::warn!(
+                key,
+                reason,
+                remedy,
+                "the file of a secret is empty or cannot be read: the last one still counts"
+            );
         }
+        for key in hanging {
+            let remedy = "see whether the disk answers that the file lies on; the bridge goes on looking";
+            tracing::warn!(key, remedy, "reading the file of a secret has no end: the last one still counts");
+        }
+    }
+}
+
+/// Advice stops nothing, and a bridge that runs has no other place to give it.
+pub(super) fn warn_of_advice<'a>(advice: impl IntoIterator<Item = &'a Advice>) {
+    for advice in advice {
+        let (about, Advice { says, remedy, .. }) = (advice.about(), advice);
+        tracing::warn!(about, says, remedy, "something in the configuration is probably not what you meant");
     }
 }
 

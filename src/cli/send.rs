@@ -2,7 +2,6 @@
 //! signed requests; each reply, or a summary of many. Signs by itself, knowing nothing of the room
 //! that verifies, so that the two check each other.
 
-use std::error::Error;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -23,6 +22,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use sha2::Sha256;
 
+use super::cause::root_cause;
 use super::pretty::one_line;
 use super::tally::{Ending, Tally};
 use super::{Failure, SendArgs, quiet_on_broken_pipe, reachable};
@@ -282,11 +282,12 @@ impl Sender {
             Ending::Status(status) => (200..300).contains(status),
             Ending::None(_) => false,
         });
+        let hints = report.hints(endpoint);
         report.end(started.elapsed())?;
         match planned - as_wanted {
             0 => Ok(()),
             others if args.forge => Err(Failure::Running(format!("{others} of {planned} were not rejected"))),
-            others => Err(Failure::Running(format!("{others} of {planned} were not answered with a 2xx"))),
+            others => Err(Failure::Running(format!("{others} of {planned} got no 2xx{hints}"))),
         }
     }
 
@@ -340,18 +341,6 @@ struct Broken {
     reached: bool,
 }
 
-/// The innermost error, which alone says what happened, with a hint where there is one.
-pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    match cause.downcast_ref::<io::Error>().map(io::Error::kind) {
-        Some(io::ErrorKind::ConnectionRefused) => "connection refused; does the bridge run there?".to_owned(),
-        _ => cause.to_string(),
-    }
-}
-
 /// What the user sees.
 struct Report {
     planned: u64,
@@ -360,6 +349,10 @@ struct Report {
     /// Hidden where there are few, or no terminal.
     bar: ProgressBar,
     tally: Tally,
+    rejected: bool,
+    unknown_path: bool,
+    /// Something answered as the bridge never does.
+    foreign: bool,
     reached: bool,
 }
 
@@ -369,12 +362,26 @@ impl Report {
             .expect("the template is legal");
         let bar = if planned > FEW { ProgressBar::new(planned).with_style(style) } else { ProgressBar::hidden() };
         let width = bodies.iter().map(|body| body.name.chars().count()).max().unwrap_or(0);
-        Self { planned, width, bar, tally: Tally::default(), reached: false }
+        Self {
+            planned,
+            width,
+            bar,
+            tally: Tally::default(),
+            rejected: false,
+            unknown_path: false,
+            foreign: false,
+            reached: false,
+        }
     }
 
     fn add(&mut self, answer: Answer<'_>) -> Result<(), Failure> {
         let Answer { name, ending, says, took, reached } = answer;
         self.reached |= reached;
+        // The status alone does not tell: an endpoint may answer 503 in place of 401.
+        let outcome = |outcome: &str| says.contains(&format!(r#""outcome":"{outcome}""#));
+        self.rejected |= outcome("rejected");
+        self.unknown_path |= outcome("unknown_path");
+        self.foreign |= matches!(ending, Ending::Status(_)) && !says.contains(r#""outcome":"#);
         self.bar.inc(1);
         let shown = if self.planned <= FEW {
             let width = self.width;
@@ -385,6 +392,25 @@ impl Report {
         };
         self.tally.add(ending, &says, took);
         shown
+    }
+
+    /// What may be behind the answers that were no 2xx: a reply says as little as it says to a forger.
+    fn hints(&self, Endpoint { name, path, .. }: &Endpoint) -> String {
+        let mut hints = String::new();
+        if self.rejected {
+            hints += &format!(
+                "; rejected: the bridge that answered may have another signing secret than the first of \
+                 endpoints.{name}.secrets here, which signed; or the clocks differ, or its server.allow leaves this \
+                 machine out"
+            );
+        }
+        if self.unknown_path {
+            hints += &format!("; unknown path: that of the endpoint here is {path}");
+        }
+        if self.foreign {
+            hints += "; that is no answer of a bridge's server.listen: something else listens there, or stands between";
+        }
+        hints
     }
 
     fn end(self, took: Duration) -> Result<(), Failure> {

@@ -15,7 +15,9 @@ use tokio_util::sync::CancellationToken;
 use super::reload::{self, Parts, Reload};
 use super::setup;
 use crate::admin::Admin;
+use crate::bus::embedded::{Api, Readers};
 use crate::bus::{self, Bus, Link, OpenError};
+use crate::clock::Clock;
 use crate::config::{self, Config, Ignored, Loaded};
 use crate::dedupe::Dedupe;
 use crate::fetch::{Fetcher, TrustError};
@@ -23,7 +25,8 @@ use crate::metrics::{Metrics, Readings};
 use crate::relay::{Relay, Stages};
 use crate::reply::Outcome;
 use crate::route::Table;
-use crate::server::{self, Budget, CertificateError, Certificates, Limits};
+use crate::server::descriptors::{self, Shares};
+use crate::server::{self, Budget, CertificateError, Certificates, ConnectionLog, Limits};
 use crate::spool::{self, Spool};
 use crate::telemetry::{self, Telemetry};
 
@@ -38,7 +41,7 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 pub(super) enum StartError {
     #[error("{0}")]
     Bus(#[from] OpenError),
-    #[error("`{key}`: cannot listen on {address}: {source}")]
+    #[error("`{key}`: cannot listen on {address}: {source}; {remedy}", remedy = listen_remedy(source.kind()))]
     Listen { key: &'static str, address: SocketAddr, source: std::io::Error },
     #[error("{0}")]
     Certificate(#[from] CertificateError),
@@ -69,25 +72,31 @@ pub(super) async fn run(
     let config = &config;
     let telemetry = telemetry::start(&config.log);
     warn_of(&effective.ignored);
+    reload::warn_of_advice(&inventory.advice());
     let mut signals = Signals::new().map_err(StartError::Signals)?;
     let tls = Tls::load(config)?;
     let fetcher = config.s3.as_ref().map(Fetcher::new).transpose()?;
-    let dedupe = Dedupe::new(config.dedupe.window, config.dedupe.entries);
+    let dedupe = Dedupe::new(config.dedupe.window, config.dedupe.entries, Clock::system());
     let spool = match &config.spool {
-        Some(spool) => Some(Spool::open(spool, config.dedupe.entries, |known| dedupe.restore(&known))?),
+        Some(spool) => {
+            let known = config.dedupe.entries;
+            Some(Spool::open(spool, known, Clock::system(), |known| dedupe.restore(&known))?)
+        }
         None => None,
     };
+    if let Some(exposed) = bus::exposed_login(&config.bus) {
+        tracing::warn!(remedy = exposed.remedy, "`{}` {}", exposed.about, exposed.says);
+    }
     let opened = bus::open(&config.bus, setup(config, &routes))?;
     let ports = Ports::bind(config)?;
-    let descriptors = server::raise_limit();
-    if descriptors.is_some_and(|most| most < config.server.max_connections as u64) {
-        let remedy = "raise the hard limit (LimitNOFILE=, ulimit -Hn), or lower `server.max_connections`";
-        tracing::warn!(descriptors, remedy, "fewer files may be open than connections");
-    }
+    let shares = shares(config.server.max_connections);
     let (stop, stop_admin) = (CancellationToken::new(), CancellationToken::new());
 
     let budget = Budget::new(config.server.bytes_in_flight);
-    let metrics = Metrics::new(readings(&budget, &telemetry, &dedupe, spool.clone(), &tls));
+    let metrics = Metrics::new(Readings {
+        readers: reading(opened.api.clone()),
+        ..readings(&budget, &telemetry, &dedupe, spool.clone())
+    });
     let routes = Arc::new(routes);
     let stages = Stages {
         routes: routes.clone(),
@@ -102,16 +111,18 @@ pub(super) async fn run(
     let drainer = spool.clone().map(|spool| Drainer::start(spool, opened.bus.clone(), config.bus_timeout()));
     let admin = Admin::new(opened.bus.link(), metrics.clone(), stop.clone(), &config.admin);
     announce(config, &ports);
-    let aside =
-        |listener, service| server::serve(listener, None, Limits::aside(), service, Arc::default(), stop_admin.clone());
-    let admin = tokio::spawn(aside(ports.admin, admin));
+    let log = |section, open| ConnectionLog::new(section, &metrics, open);
+    let internal = || Limits::aside(shares.internal);
+    let of_admin = log("admin", Arc::default());
+    let admin = tokio::spawn(server::serve(ports.admin, None, internal(), admin, of_admin, stop_admin.clone()));
     let api = opened.api.clone();
     let reader = ports.reader.zip(opened.api).map(|(listener, api)| {
-        tokio::spawn(server::serve(listener, tls.reader.clone(), Limits::aside(), api, Arc::default(), stop.clone()))
+        let log = log("embedded", Arc::default());
+        tokio::spawn(server::serve(listener, tls.reader.clone(), internal(), api, log, stop.clone()))
     });
-    let limits = Limits::from(&config.server);
-    let open = metrics.connections.clone();
-    let deliveries = server::serve(ports.deliveries, tls.deliveries.clone(), limits, relay.clone(), open, stop.clone());
+    let limits = Limits { max_connections: shares.deliveries, ..Limits::from(&config.server) };
+    let log = log("server", metrics.connections.clone());
+    let deliveries = server::serve(ports.deliveries, tls.deliveries.clone(), limits, relay.clone(), log, stop.clone());
     let deliveries = tokio::spawn(deliveries);
     for certificates in tls.all() {
         tokio::spawn(certificates.watch());
@@ -158,6 +169,24 @@ pub(super) async fn run(
     ended
 }
 
+/// How many connections each listener may have. Raises the limit of open files as far as it goes.
+fn shares(max_connections: usize) -> Shares {
+    let (limit, open) = (descriptors::raise_limit(), descriptors::open());
+    let shares = Shares::of(limit, open, max_connections);
+    if shares.deliveries < max_connections {
+        let remedy = "raise the hard limit (LimitNOFILE=, ulimit -Hn), or lower `server.max_connections`";
+        let connections = shares.deliveries;
+        tracing::warn!(
+            limit,
+            open,
+            connections,
+            remedy,
+            "the limit of open files leaves fewer connections than server.max_connections"
+        );
+    }
+    shares
+}
+
 /// What Kubernetes sets of itself is nobody's mistake.
 fn warn_of(ignored: &[Ignored]) {
     let set = ignored.iter().filter(|variable| !variable.injected).map(ToString::to_string).collect::<Vec<_>>();
@@ -167,22 +196,19 @@ fn warn_of(ignored: &[Ignored]) {
     }
 }
 
-fn readings(
-    budget: &Budget,
-    telemetry: &Telemetry,
-    dedupe: &Dedupe<Outcome>,
-    spool: Option<Spool>,
-    tls: &Tls,
-) -> Readings {
-    let certificates = tls.all();
+fn readings(budget: &Budget, telemetry: &Telemetry, dedupe: &Dedupe<Outcome>, spool: Option<Spool>) -> Readings {
     let (budget, dedupe) = (budget.clone(), dedupe.clone());
     Readings {
         bytes_in_flight: Box::new(move || budget.taken()),
         log_lines_dropped: Box::new(telemetry.dropped_lines()),
         remembered: Box::new(move || dedupe.remembered()),
-        handshakes_failed: Box::new(move || certificates.iter().map(Certificates::failed).sum()),
         spool: Box::new(move || spool.as_ref().map(Spool::reading)),
+        ..Readings::default()
     }
+}
+
+fn reading(api: Option<Api>) -> Box<dyn Fn() -> Option<Readers> + Send + Sync> {
+    Box::new(move || api.as_ref().map(Api::readers))
 }
 
 /// Keeps the gauge of the bus current; returns when the adapter is no more.
@@ -316,6 +342,17 @@ fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartErro
         socket.listen(BACKLOG)
     };
     listen().map_err(|source| StartError::Listen { key, address, source })
+}
+
+fn listen_remedy(kind: std::io::ErrorKind) -> &'static str {
+    match kind {
+        std::io::ErrorKind::AddrInUse => {
+            "stop the program that listens there, perhaps another bridge, or take another port"
+        }
+        std::io::ErrorKind::AddrNotAvailable => "take an address that this machine has, or 0.0.0.0 for all of them",
+        std::io::ErrorKind::PermissionDenied => "take a port from 1024 on, or allow CAP_NET_BIND_SERVICE",
+        _ => "take another address or port",
+    }
 }
 
 /// One line for each listener, and one with what this bus promises.

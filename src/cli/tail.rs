@@ -6,7 +6,7 @@ use std::io::{self, IsTerminal, Write};
 
 use futures_util::StreamExt;
 
-use super::pretty::{one_line, pretty};
+use super::pretty::{json_line, one_line, pretty};
 use super::{Failure, TailArgs, quiet_on_broken_pipe};
 use crate::bus::{self, Record, Records};
 use crate::config;
@@ -65,17 +65,19 @@ pub(super) async fn present(config: &config::Bus, topics: Vec<String>) -> Result
 /// `topics` are those to read where the arguments name none.
 pub(super) async fn run(args: &TailArgs, config: &config::Bus, topics: Vec<String>) -> Result<(), Failure> {
     let (named, config, from, limit, json) = (args.topics.clone(), config.clone(), args.from, args.limit, args.json);
+    let meant = meant(&named, &topics);
     // A task of its own and a blocking place in it, so that Ctrl-C counts even while stdout blocks.
     let following = tokio::spawn(async move {
         let topics = if named.is_empty() { present(&config, topics).await? } else { named };
         let waiting = format!("waiting for messages on {}; Ctrl-C ends", few(&topics));
-        let records = bus::tail(&config, topics, from).await.map_err(|error| Failure::Running(error.to_string()))?;
+        let records = bus::tail(&config, topics, from).await;
+        let records = records.map_err(|error| Failure::Running(format!("{error}{meant}")))?;
         if io::stderr().is_terminal() {
             eprintln!("{waiting}");
         }
         let look = Look::of_stdout();
         follow(records, limit.map(|limit| limit.get()), |record| {
-            let text = if json { line(record)? } else { look.block(record) };
+            let text = if json { json_line(record)? } else { look.block(record) };
             tokio::task::block_in_place(|| {
                 let mut stdout = io::stdout().lock();
                 stdout.write_all(text.as_bytes())?;
@@ -106,14 +108,22 @@ async fn follow(
     Ok(())
 }
 
+/// For a type in place of its topic.
+fn meant(named: &[String], routed: &[String]) -> String {
+    let whole =
+        |name: &&String| routed.iter().find(|topic| topic.strip_suffix(*name).is_some_and(|rest| rest.ends_with('.')));
+    let meant: Vec<_> = named.iter().filter(|name| !routed.contains(name)).filter_map(|name| whole(&name)).collect();
+    if meant.is_empty() {
+        return String::new();
+    }
+    let meant: Vec<_> = meant.into_iter().map(String::as_str).collect();
+    format!("; did you mean {}?", meant.join(" "))
+}
+
 fn few(topics: &[String]) -> String {
     let more = topics.len().saturating_sub(3);
     let named = topics[..topics.len() - more].join(", ");
     if more > 0 { format!("{named} and {more} more") } else { named }
-}
-
-fn line(record: &Record) -> io::Result<String> {
-    Ok(serde_json::to_string(record)? + "\n")
 }
 
 /// How records look to people.
@@ -252,10 +262,13 @@ mod tests {
 
     #[test]
     fn programs_get_one_object_a_line() {
-        let line = line(&record(7, "a\nb")).expect("serialises");
-        assert_eq!(line.matches('\n').count(), 1);
+        let mut hostile = record(7, "a\nb\u{9b}2J");
+        hostile.headers[3].1 = "\u{9d}0;x\u{9c}\u{7f}".to_owned();
+        let line = json_line(&hostile).expect("serialises");
+        assert!(line.ends_with('\n') && line.matches(char::is_control).count() == 1, "{line:?}");
         let read: serde_json::Value = serde_json::from_str(&line).expect("JSON");
-        assert_eq!((&read["offset"], &read["payload"]), (&7.into(), &"a\nb".into()));
+        assert_eq!((&read["offset"], &read["payload"]), (&7.into(), &"a\nb\u{9b}2J".into()));
+        assert_eq!(read["headers"]["terra-provider"], "\u{9d}0;x\u{9c}\u{7f}");
     }
 
     #[tokio::test]
@@ -279,6 +292,14 @@ mod tests {
         let away = records(vec![Ok(record(1, "{}")), Err(TailError("the broker is away".to_owned()))]);
         let ended = follow(away, None, |_| Ok(())).await;
         assert!(matches!(ended, Err(Failure::Running(says)) if says == "the broker is away"));
+    }
+
+    #[test]
+    fn a_type_in_place_of_its_topic_is_answered_with_the_topic() {
+        let routed: Vec<String> = ["terra.daily", "terra.lab_report", "sleep"].map(str::to_owned).to_vec();
+        let meant = |named: &[&str]| meant(&named.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>(), &routed);
+        assert_eq!(meant(&["daily", "lab_report", "sleep", "other"]), "; did you mean terra.daily terra.lab_report?");
+        assert_eq!(meant(&["terra.daily", "ily"]), "");
     }
 
     #[test]

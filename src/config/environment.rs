@@ -70,6 +70,11 @@ pub(super) fn variable(path: &[String]) -> String {
     format!("{PREFIX}{}", levels.join(LEVEL))
 }
 
+/// Whether the variable of ours holds a whole table.
+pub(super) fn is_table(name: &str) -> bool {
+    name.starts_with(PREFIX) && matches!(keys::meaning(&path(name)), Meaning::Table)
+}
+
 /// A whole table at the top, or a key there, has no levels to show for itself.
 fn is_ours(name: &str) -> bool {
     name == CONFIG || name.contains(LEVEL) || !matches!(keys::meaning(&path(name)), Meaning::Unknown)

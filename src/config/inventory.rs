@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use super::mistake::Mistake;
 use super::values::{BUSES, Held, Values};
 use super::watched::{News, Watched};
-use super::{Config, resolve, rules};
+use super::{Advice, Config, advice, resolve, rules};
 
 /// What counts at the moment.
 #[derive(Debug, Clone)]
@@ -29,8 +29,10 @@ pub struct Difference {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Looked {
     pub rotated: Vec<String>,
-    /// A file is empty or cannot be read: its last secret still counts.
-    pub gone: Vec<String>,
+    /// A file is empty or cannot be read, and why: its last secret still counts.
+    pub gone: Vec<(String, String)>,
+    /// Looking at a file has no end: its last secret still counts.
+    pub hanging: Vec<String>,
 }
 
 impl Inventory {
@@ -93,7 +95,13 @@ impl Inventory {
         self.0.bus() != new.0.bus()
     }
 
-    /// Reads the files of all secrets that can change while the bridge runs. Blocks on the disk.
+    /// What in it is no mistake and yet hardly what anybody meant.
+    pub fn advice(&self) -> Vec<Advice> {
+        advice::of(&self.0)
+    }
+
+    /// Reads the files of all secrets that can change while the bridge runs. Blocks on the disk, but not on one
+    /// that does not answer.
     pub fn look(&mut self) -> Looked {
         let mut looked = Looked::default();
         for (name, held) in &mut self.0.held {
@@ -105,7 +113,8 @@ impl Inventory {
                         *secret = now;
                         rotated = true;
                     }
-                    News::Gone => looked.gone.push(name.clone()),
+                    News::Gone(why) => looked.gone.push((name.clone(), why)),
+                    News::Hangs => looked.hanging.push(name.clone()),
                 }
             }
             if rotated {
@@ -263,7 +272,8 @@ mod tests {
         std::fs::write(at("a"), "").unwrap();
         assert_eq!(running.look(), Looked::default());
         let key = keys(&["endpoints.terra.secrets"]);
-        assert_eq!(running.look(), Looked { rotated: key.clone(), gone: key });
+        let gone = vec![(key[0].clone(), "it is empty".to_owned())];
+        assert_eq!(running.look(), Looked { rotated: key, gone, ..Looked::default() });
         assert_eq!(running.config().endpoints[0].secrets, ["a", "hunter2", "c"].map(Secret::new));
         assert_eq!(running.look(), Looked::default());
         std::fs::write(at("a"), "a").unwrap();

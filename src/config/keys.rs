@@ -4,6 +4,7 @@
 use super::checks as check;
 use super::kind::Kind::{self, *};
 use super::kind::{GIB, HOUR, KIB, MAX, MIB, MILLISECOND, MINUTE, SECOND};
+use super::values::BUSES;
 
 /// A key. A part of its name in angle brackets stands for any name.
 #[derive(Debug)]
@@ -32,6 +33,10 @@ pub(super) enum Without {
 pub(super) const LIVE: &[&str] =
     &["endpoints", "routes", "server.allow", "server.trusted_proxies", "embedded.token", "log.filter"];
 
+/// What only a server needs to hold: references and files that whoever reads the bus may lack.
+const SERVERS: [&str; 5] =
+    ["endpoints.<name>.secrets", "server.tls.certificate", "server.tls.key", "embedded.tls.key", "s3.ca"];
+
 /// The tables whose names have dots: deeper levels join into one name.
 const JOINED: [&str; 4] = ["routes.types", "endpoints.<name>.routes.types", "kafka.topic_config", "kafka.properties"];
 
@@ -43,6 +48,11 @@ impl Key {
     pub(super) fn is_live(&self) -> bool {
         let below = |table: &str| self.name.strip_prefix(table).is_some_and(|rest| rest.starts_with('.'));
         LIVE.iter().any(|live| self.name == *live || below(live))
+    }
+
+    /// Whether nobody but a server needs to hold what it names.
+    pub(super) fn only_servers(&self) -> bool {
+        SERVERS.contains(&self.name)
     }
 }
 
@@ -72,7 +82,7 @@ pub(super) static KEYS: &[Key] = &[
     key("server.max_body", Size(KIB, 512 * MIB), "12 MiB", "A larger body is answered 413; Terra sends up to 10 MB"),
     key("server.publish_timeout", Duration(250 * MILLISECOND, 7 * SECOND), "5s", "From the last byte of the body to the answer, at most"),
     key("server.deadline", Duration(1500 * MILLISECOND, 7500 * MILLISECOND), "7.5s", "From the first byte of the request to the answer, at most"),
-    key("server.max_connections", Count(1, 1_000_000), "10000", "Connections at once; more wait in the listen backlog"),
+    key("server.max_connections", Count(1, 1_000_000), "10000", "Connections at once; beyond them the one that rests longest makes room"),
     key("server.max_header_bytes", Size(8 * KIB, MIB), "16 KiB", "A larger head is answered 431"),
     key("server.max_headers", Count(10, 1000), "100", "More headers are answered 431"),
     key("server.bytes_in_flight", Size(MIB, 1024 * GIB), "256 MiB", "All bodies between socket and receipt together; above it 503"),
@@ -126,7 +136,7 @@ pub(super) static KEYS: &[Key] = &[
     optional("kafka.topic_config.<key>", Scalar, "604800000", "Further settings of topics that the bridge makes, such as retention.ms"),
     optional("kafka.properties.<key>", Property, "50", "librdkafka's own properties, such as linger.ms; a value may be a reference"),
 
-    needed("nats.servers", Texts(check::SERVER), "nats://localhost:4222", "URLs without user and password in them, nats:// or tls://"),
+    needed("nats.servers", Texts(check::SERVER), "nats://localhost:4222", "URLs without user and password in them, nats:// or tls://; where one is tls://, all of them and those that they name have to speak TLS"),
     key("nats.stream", Text(check::STREAM), "TERRA", "The stream that keeps the events"),
     key("nats.create_stream", Flag, "true", "Make the stream where it is missing; otherwise it is only checked"),
     key("nats.replicas", Count(1, 5), "1", "Of a stream that the bridge makes; 3 outlives the loss of a server"),
@@ -141,7 +151,7 @@ pub(super) static KEYS: &[Key] = &[
     optional("nats.user", Text(check::ANY), "terra-bridge", "Needs nats.password"),
     optional("nats.password", Secret, "env:NATS_PASSWORD", "A reference: env:NAME, file:PATH, credential:NAME"),
     optional("nats.token", Secret, "env:NATS_TOKEN", "A reference: env:NAME, file:PATH, credential:NAME"),
-    optional("nats.tls.ca", File, "/etc/terra-bridge/ca.pem", "The server's authority, a PEM file; the machine's own where not given"),
+    optional("nats.tls.ca", SystemOrFile, "system", "Turns TLS on, as tls:// in nats.servers does: system for the machine's own authorities, or a PEM file"),
     optional("nats.tls.certificate", File, "/etc/terra-bridge/client.pem", "The client's certificate, a PEM file; needs nats.tls.key"),
     optional("nats.tls.key", File, "/etc/terra-bridge/client.key", "Its private key, a PEM file"),
 
@@ -197,17 +207,61 @@ pub(super) fn join(mut path: Vec<String>) -> Vec<String> {
     path
 }
 
+/// What other programs call a key of ours.
+const ELSEWHERE: [(&str, &str); 8] = [
+    ("kafka.bootstrap.servers", "kafka.brokers"),
+    ("kafka.bootstrap_servers", "kafka.brokers"),
+    ("kafka.servers", "kafka.brokers"),
+    ("nats.url", "nats.servers"),
+    ("nats.urls", "nats.servers"),
+    ("nats.username", "nats.user"),
+    ("server.port", "server.listen"),
+    ("log.level", "log.filter"),
+];
+
 /// The known key that an unknown one was probably meant to be.
 pub(super) fn suggest(path: &[String]) -> Option<Vec<String>> {
+    let given = path.join(".");
+    let elsewhere = ELSEWHERE.iter().find(|(name, _)| *name == given).map(|(_, ours)| *ours);
+    let ours = elsewhere.map(|ours| ours.split('.').map(str::to_owned).collect());
+    ours.or_else(|| alike(path, &given)).or_else(|| inner_table(path))
+}
+
+/// A name that belongs into a table whose names are the user's own.
+fn inner_table(path: &[String]) -> Option<Vec<String>> {
+    let (table, name) = match path {
+        [section, name @ ..] if section == "kafka" => (vec!["kafka", "properties"], name.join(".")),
+        [section, name @ ..] if section == "routes" => (vec!["routes", "types"], name.join(".")),
+        [section, endpoint, routes, name @ ..] if section == "endpoints" && routes == "routes" => {
+            (vec!["endpoints", endpoint, "routes", "types"], name.join("."))
+        }
+        _ => return None,
+    };
+    // All properties of librdkafka that anybody sets have a dot.
+    let plausible = !name.is_empty() && (table[0] != "kafka" || name.contains('.'));
+    plausible.then(|| table.into_iter().map(str::to_owned).chain([name]).collect())
+}
+
+fn alike(path: &[String], given: &str) -> Option<Vec<String>> {
     /// By trial: catches a letter or two, and a missing or a wrong section.
     const ALIKE: f64 = 0.84;
-    let given = path.join(".");
     let last = path.last()?;
-    KEYS.iter()
-        .map(|key| concrete(key, path))
-        .map(|names| {
-            let whole = strsim::normalized_damerau_levenshtein(&names.join("."), &given);
-            let leaf = strsim::normalized_damerau_levenshtein(&names[names.len() - 1], last);
+    let of_a_bus = |section: &str| BUSES.contains(&section);
+    let of_another_bus = |key: &Key| {
+        let section = key.name.split('.').next().unwrap_or_default();
+        of_a_bus(&path[0]) && of_a_bus(section) && section != path[0]
+    };
+    // Whatever stands in brackets is the user's own, and like itself.
+    let named = |key: &Key| key.name.split('.').next_back().is_some_and(|leaf| !leaf.starts_with('<'));
+    let candidates = KEYS.iter().filter(|key| !of_another_bus(key));
+    candidates
+        .map(|key| (named(key), concrete(key, path)))
+        .map(|(named, names)| {
+            let whole = strsim::normalized_damerau_levenshtein(&names.join("."), given);
+            let leaf = match named {
+                true => strsim::normalized_damerau_levenshtein(&names[names.len() - 1], last),
+                false => 0.0,
+            };
             (whole.max(leaf * 0.9) + whole / 100.0, names)
         })
         .filter(|(likeness, _)| *likeness >= ALIKE)

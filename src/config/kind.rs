@@ -2,7 +2,7 @@
 //! without the value wherever that may be a secret. Knows no key by name.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration as Time;
 
 use figment::value::Value;
@@ -10,7 +10,7 @@ use figment::value::Value;
 use super::Secret as Kept;
 use super::checks::{self, Check};
 use super::environment::Environment;
-use super::{secret, units};
+use super::{files, secret, units};
 
 pub(super) const KIB: u64 = bytesize::KIB;
 pub(super) const MIB: u64 = bytesize::MIB;
@@ -119,14 +119,14 @@ impl Kind {
         parsed.map_err(|wrong| vec![wrong])
     }
 
-    /// Of a sound value that is one or more references: the file behind each, where it is one.
-    pub(super) fn files(&self, value: &Value, lenient: bool, environment: &Environment) -> Vec<Option<PathBuf>> {
-        let references = match self {
+    /// The references that a sound value consists of: as many as there are secrets, or none.
+    pub(super) fn references(&self, value: &Value, lenient: bool) -> Vec<String> {
+        match self {
             Self::Secrets => list(value, lenient).unwrap_or_default(),
             Self::Secret => value.as_str().map(str::to_owned).into_iter().collect(),
+            Self::Property => scalar(value).ok().filter(|text| secret::is_reference(text)).into_iter().collect(),
             _ => Vec::new(),
-        };
-        references.iter().map(|reference| secret::file_behind(reference, environment)).collect()
+        }
     }
 
     /// The kinds that are always written as text.
@@ -303,12 +303,8 @@ fn property(value: &Value, environment: &Environment) -> Result<Parsed, Wrong> {
 
 fn readable(path: &str) -> Result<(), Wrong> {
     judge(path, &checks::ANY)?;
-    let file = std::fs::File::open(path).and_then(|file| file.metadata());
-    match file {
-        Ok(file) if file.is_file() => Ok(()),
-        Ok(_) => Err(which(path, "is not a file")),
-        Err(error) => Err(which(path, &format!("cannot be read: {error}"))),
-    }
+    let opened = files::open_regular(Path::new(path));
+    opened.map(drop).map_err(|error| which(path, &format!("cannot be read: {error}")))
 }
 
 /// The parts of a list: of a TOML array, or of a text with commas.

@@ -11,9 +11,11 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+mod advice;
 mod checks;
 mod environment;
 mod file;
+pub(crate) mod files;
 mod inventory;
 mod keys;
 mod kind;
@@ -27,9 +29,12 @@ mod units;
 mod values;
 mod watched;
 
+use values::{Purpose, Values};
+
 #[cfg(test)]
 mod tests;
 
+pub use advice::Advice;
 pub use inventory::{Difference, Inventory, Looked};
 pub use mistake::{Ignored, Mistake, Mistakes, Source};
 pub use print::{Effective, Line};
@@ -46,6 +51,15 @@ pub struct Loaded {
     pub inventory: Inventory,
 }
 
+/// What [`load_reader`] gives: as much as whoever reads the bus needs to hold.
+#[derive(Debug, Clone)]
+pub struct Reader {
+    pub bus: Bus,
+    pub routes: Routes,
+    /// Every endpoint by its name.
+    pub endpoints: Vec<(String, OwnRoutes)>,
+}
+
 /// Defaults, then the file (or else the one that `TERRA_BRIDGE_CONFIG` names), then the environment.
 /// Reads that file, the files that its values name, and nothing else: no network, no clock, and no
 /// variable but the given ones. `is_terminal`: whether logs go to a terminal.
@@ -55,19 +69,49 @@ pub fn load(
     environment: impl Iterator<Item = (OsString, OsString)>,
     is_terminal: bool,
 ) -> Result<Loaded, Mistakes> {
+    let (config, values, ignored) = read(file, environment, Purpose::Serve, is_terminal, resolve::config)?;
+    let effective = print::effective(&values, ignored);
+    Ok(Loaded { config, effective, inventory: Inventory::of(values) })
+}
+
+/// The same, for whoever reads the bus: needs no signing secret and no file that only a server holds.
+/// All else is judged as [`load`] does.
+pub fn load_reader(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<Reader, Mistakes> {
+    read(file, environment, Purpose::ReadBus, false, resolve::reader).map(|(reader, ..)| reader)
+}
+
+/// The same, for whoever asks for the bridge's health: reads no secret at all, and knows no mistake but of the
+/// admin listener's own. Whether a new configuration is sound says nothing of a bridge that runs on another.
+pub fn load_admin(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<Admin, Mistakes> {
+    read(file, environment, Purpose::AskHealth, false, resolve::admin).map(|(admin, ..)| admin)
+}
+
+fn read<T>(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (OsString, OsString)>,
+    purpose: Purpose,
+    is_terminal: bool,
+    resolve: fn(&Values) -> Option<T>,
+) -> Result<(T, Values, Vec<Ignored>), Mistakes> {
     let environment = environment::Environment::new(environment);
     let ignored = environment.ignored();
-    let sheet = match sheet::lay(file, &environment) {
+    let mut sheet = match sheet::lay(file, &environment) {
         Ok(sheet) => sheet,
         Err(all) => return Err(Mistakes { all, ignored }),
     };
-    let mut values = values::walk(sheet, &environment, is_terminal);
+    if purpose == Purpose::AskHealth {
+        sheet.keep("admin");
+    }
+    let mut values = values::walk(sheet, &environment, purpose, is_terminal);
     values.mistakes.extend(rules::judge(&values));
-    match resolve::config(&values) {
-        Some(config) if values.mistakes.is_empty() => {
-            let effective = print::effective(&values, ignored);
-            Ok(Loaded { config, effective, inventory: Inventory::of(values) })
-        }
+    match resolve(&values) {
+        Some(resolved) if values.mistakes.is_empty() => Ok((resolved, values, ignored)),
         _ => Err(Mistakes { all: values.mistakes, ignored }),
     }
 }
@@ -236,7 +280,7 @@ pub struct Kafka {
 
 #[derive(Debug, Clone, Default)]
 pub struct Tls {
-    /// A PEM file; for Kafka also `system`.
+    /// A PEM file, or `system`.
     pub ca: Option<String>,
     /// PEM files, both or none.
     pub certificate: Option<PathBuf>,
@@ -266,6 +310,14 @@ pub struct Nats {
     pub password: Option<Secret>,
     pub token: Option<Secret>,
     pub tls: Tls,
+}
+
+impl Nats {
+    /// Whether every server has to speak TLS, also those that others name later.
+    pub fn wants_tls(&self) -> bool {
+        let tls = |server: &String| server.starts_with("tls://");
+        self.tls.ca.is_some() || self.tls.certificate.is_some() || self.servers.iter().any(tls)
+    }
 }
 
 #[derive(Debug, Clone)]

@@ -48,8 +48,8 @@ pub(super) fn effective(values: &Values, ignored: Vec<Ignored>) -> Effective {
 
 fn lines(values: &Values, key: &Key) -> Vec<Line> {
     if !values.uses(key.name.split('.').next().unwrap_or_default()) {
-        let source = values.unused.get(key.name);
-        return source.map(|source| line(key.name, "unused while bus is another", source)).into_iter().collect();
+        let of_key = values.unused.iter().filter(|(_, (of, _))| std::ptr::eq(*of, key));
+        return of_key.map(|(name, (_, source))| line(name, "unused while bus is another", source)).collect();
     }
     let of_key = values.held.iter().filter(|(_, held)| std::ptr::eq(held.key, key));
     let lines: Vec<Line> = of_key.map(|(name, held)| line(name, &show(name, held), &held.source)).collect();

@@ -9,21 +9,34 @@ use ipnet::IpNet;
 
 use super::values::Values;
 use super::{
-    Admin, Bus, CertificatePair, Config, Dedupe, Embedded, Endpoint, Kafka, Log, LogFormat, Nats, OwnRoutes, Routes,
-    S3, Secret, Senders, Server, Spool, Tls, checks,
+    Admin, Bus, CertificatePair, Config, Dedupe, Embedded, Endpoint, Kafka, Log, LogFormat, Nats, OwnRoutes, Reader,
+    Routes, S3, Secret, Senders, Server, Spool, Tls, checks,
 };
 
 pub(super) fn config(values: &Values) -> Option<Config> {
-    let bus = match values.bus()?.as_str() {
-        "kafka" => Bus::Kafka(kafka(values)?),
-        "nats" => Bus::Nats(nats(values)?),
-        _ => Bus::Embedded(embedded(values)?),
-    };
+    let (bus, admin) = (bus(values)?, admin(values)?);
     let endpoints = values.endpoints.iter().map(|name| endpoint(values, name)).collect::<Option<_>>()?;
-    let admin = Admin { listen: values.get("admin.listen")?, ready_needs_bus: values.get("admin.ready_needs_bus")? };
     let dedupe = Dedupe { window: values.get("dedupe.window")?, entries: values.get("dedupe.entries")? };
     let (server, routes, log) = (server(values)?, routes(values)?, log(values)?);
     Some(Config { bus, server, endpoints, routes, s3: s3(values)?, dedupe, spool: spool(values)?, admin, log })
+}
+
+/// What whoever reads the bus needs of it.
+pub(super) fn reader(values: &Values) -> Option<Reader> {
+    let endpoints = values.endpoints.iter().map(|name| Some((name.clone(), own_routes(values, name)?)));
+    Some(Reader { bus: bus(values)?, routes: routes(values)?, endpoints: endpoints.collect::<Option<_>>()? })
+}
+
+fn bus(values: &Values) -> Option<Bus> {
+    Some(match values.bus()?.as_str() {
+        "kafka" => Bus::Kafka(kafka(values)?),
+        "nats" => Bus::Nats(nats(values)?),
+        _ => Bus::Embedded(embedded(values)?),
+    })
+}
+
+pub(super) fn admin(values: &Values) -> Option<Admin> {
+    Some(Admin { listen: values.get("admin.listen")?, ready_needs_bus: values.get("admin.ready_needs_bus")? })
 }
 
 fn server(values: &Values) -> Option<Server> {

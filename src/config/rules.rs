@@ -10,6 +10,7 @@ use super::values::Values;
 use super::{resolve, units};
 use crate::bus;
 use crate::route::{Misroute, Table};
+use crate::server;
 
 pub(super) fn judge(values: &Values) -> Vec<Mistake> {
     let rules = [times, sizes, certificates, ports, paths, routes, dedupe, kafka, nats, embedded];
@@ -207,7 +208,7 @@ fn embedded(values: &Values) -> Vec<Mistake> {
     let listen: Option<SocketAddr> = values.get("embedded.listen");
     let mistaken = values.mistakes.iter().any(|mistake| mistake.key == TOKEN);
     match listen {
-        Some(listen) if !listen.ip().is_loopback() && !values.has(TOKEN) && !mistaken => {
+        Some(listen) if !server::is_loopback(listen.ip()) && !values.has(TOKEN) && !mistaken => {
             let wrong = format!("is \"{listen}\", which others can reach, and {TOKEN} is not given");
             let remedy = "set embedded.token to a reference such as \"file:/path\", or listen on 127.0.0.1";
             vec![together("embedded.listen", values, wrong, remedy)]

@@ -1,13 +1,11 @@
 //! References to secrets. Comes in: `env:NAME`, `file:PATH` or `credential:NAME`. Goes out: the bytes,
 //! or what is wrong, in which neither the bytes nor a text that should have been a reference ever stand.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::Secret;
 use super::environment::Environment;
 use super::kind::Wrong;
+use super::{Secret, files};
 
 pub(super) const ALLOWED: &str = "env:NAME, file:PATH or credential:NAME";
 
@@ -44,9 +42,12 @@ pub(super) fn file_behind(reference: &str, environment: &Environment) -> Option<
     }
 }
 
-/// What such a file holds now; `None` where that is no secret.
-pub(super) fn read(path: &Path) -> Option<Secret> {
-    file(path, "file").ok()
+/// What such a file holds now, or why that is no secret.
+pub(super) fn read(path: &Path) -> Result<Secret, String> {
+    match files::read_regular(path, LIMIT) {
+        Ok(bytes) => of_file(bytes).ok_or_else(|| "it is empty".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 fn variable(name: &str, environment: &Environment) -> Result<Secret, Wrong> {
@@ -74,32 +75,24 @@ fn plausible(name: &str) -> bool {
 }
 
 fn file(path: &Path, sort: &str) -> Result<Secret, Wrong> {
-    let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(LIMIT + 1).read_to_end(&mut bytes));
-    let path = path.display();
-    if let Err(error) = read {
-        return Err(Wrong {
-            wrong: format!("refers to the {sort} {path}, which cannot be read: {error}"),
-            remedy: Some("put the secret there, readable by the user who runs the bridge".into()),
-        });
-    }
-    if bytes.len() as u64 > LIMIT {
-        return Err(format!("refers to the {sort} {path}, which is larger than any secret").into());
-    }
-    drop_final_newline(&mut bytes);
-    if bytes.is_empty() {
-        return Err(Wrong {
-            wrong: format!("refers to the {sort} {path}, which is empty"),
-            remedy: Some("put the secret into it".into()),
-        });
-    }
-    Ok(Secret::new(bytes))
+    let (read, path) = (files::read_regular(path, LIMIT), path.display());
+    let (wrong, remedy) = match read.map(of_file) {
+        Ok(Some(secret)) => return Ok(secret),
+        Ok(None) => ("is empty".to_owned(), "put the secret into it"),
+        Err(error) => (
+            format!("cannot be read: {error}"),
+            "put the secret there, in a file that the user who runs the bridge may read",
+        ),
+    };
+    Err(Wrong { wrong: format!("refers to the {sort} {path}, which {wrong}"), remedy: Some(remedy.into()) })
 }
 
-fn drop_final_newline(bytes: &mut Vec<u8>) {
+/// `None` where it is empty. One final newline is dropped.
+fn of_file(mut bytes: Vec<u8>) -> Option<Secret> {
     if bytes.pop_if(|b| *b == b'\n').is_some() {
         bytes.pop_if(|b| *b == b'\r');
     }
+    (!bytes.is_empty()).then(|| Secret::new(bytes))
 }
 
 fn credential(name: &str, environment: &Environment) -> Result<Secret, Wrong> {
@@ -145,9 +138,13 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_file_is_refused() {
+    fn an_endless_file_and_a_large_one_are_refused() {
         let wrong = resolve("file:/dev/zero", &environment(&[])).unwrap_err();
-        assert_eq!(wrong.wrong, "refers to the file /dev/zero, which is larger than any secret");
+        assert_eq!(wrong.wrong, "refers to the file /dev/zero, which cannot be read: it is not a regular file");
+        let large = tempfile::NamedTempFile::new().unwrap();
+        large.as_file().set_len(LIMIT + 1).unwrap();
+        let wrong = resolve(&format!("file:{}", large.path().display()), &environment(&[])).unwrap_err();
+        assert!(wrong.wrong.ends_with("which cannot be read: it has more than 65536 bytes"), "{}", wrong.wrong);
     }
 
     #[test]

@@ -133,6 +133,15 @@ impl Setting {
     }
 }
 
+impl Sheet {
+    /// Leaves all other sections out, with the mistakes in them.
+    pub(super) fn keep(&mut self, section: &str) {
+        self.given.retain(|path, _| path[0] == section);
+        self.endpoints.clear();
+        self.mistakes.retain(|mistake| mistake.key.split('.').next() == Some(section));
+    }
+}
+
 /// `Err` where the file cannot be used at all: what it leaves unsaid would only make false mistakes.
 pub(super) fn lay(path: Option<&Path>, environment: &Environment) -> Result<Sheet, Vec<Mistake>> {
     let path: Option<PathBuf> = path.map(Path::to_owned).or_else(|| environment.config());

@@ -5,9 +5,12 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use super::keys::{KEYS, Without};
+use super::values::BUSES;
 use super::*;
 
-const SIGNED: (&str, &str) = ("TERRA_SIGNING_SECRET", "hunter2");
+mod machines;
+
+const SIGNED: (&str, &str) = ("TERRA_SIGNING_SECRET", "hunter2 the second");
 
 fn read(toml: Option<&str>, variables: &[(&str, &str)]) -> Result<Loaded, Mistakes> {
     let dir = tempfile::tempdir().unwrap();
@@ -45,6 +48,22 @@ fn each_mistake_in_a_file_has_its_words() {
     let cases = [
         ("x = 1\ny = = 2", "@t.toml:2 is not TOML at column 5:"),
         ("[server]\nmax_bdy = 1", "server.max_bdy (t.toml:2) is not a key; did you mean server.max_body?"),
+        ("[nats]\nusername = \"u\"", "nats.username (t.toml:2) is not a key; did you mean nats.user?"),
+        (
+            "[kafka]\nbootstrap.servers = \"b:1\"",
+            "kafka.bootstrap.servers (t.toml:2) is not a key; did you mean kafka.brokers?",
+        ),
+        (
+            "[kafka]\n\"linger.ms\" = 5",
+            "kafka.linger.ms (t.toml:2) is not a key; did you mean kafka.properties.linger.ms?",
+        ),
+        ("[kafka]\nstream = \"S\"", "kafka.stream (t.toml:2) is not a key; remove it"),
+        ("[routes]\ndaily = \"d\"", "routes.daily (t.toml:2) is not a key; did you mean routes.types.daily?"),
+        (
+            "[endpoints.terra.routes]\nlab_report.completed = \"d\"",
+            "endpoints.terra.routes.lab_report.completed (t.toml:2) is not a key; did you mean \
+             endpoints.terra.routes.types.lab_report.completed?",
+        ),
         ("max_body = 1", "max_body (t.toml:1) is not a key; did you mean server.max_body?"),
         ("[colour]\nof = 1", "colour.of (t.toml:2) is not a key; remove it"),
         ("[server.listen]\nx = 1", "server.listen.x (t.toml:2) is not a key; server.listen has no keys below it"),
@@ -105,11 +124,6 @@ fn each_mistake_in_a_file_has_its_words() {
             "[admin]\nlisten = \"127.0.0.1:8080\"",
             "admin.listen (t.toml:2) is \"127.0.0.1:8080\", but server.listen is \"0.0.0.0:8080\" (default); \
              give each listener a port of its own",
-        ),
-        (
-            "[kafka]\npartitions = 3",
-            "kafka.partitions (t.toml:2) is a key of kafka, while bus is \"embedded\" (default); \
-             set bus = \"kafka\", or remove it",
         ),
         (
             "[endpoints.terra]\nrejected_status = 403",
@@ -322,6 +336,15 @@ fn each_mistake_in_the_environment_has_its_words() {
             "server.listen (TERRA_BRIDGE_server__listen) is given twice, also by TERRA_BRIDGE_SERVER__LISTEN; keep one",
         ),
         (
+            &[("TERRA_BRIDGE_KAFKA__PARTITIONS", "3")],
+            "kafka.partitions (TERRA_BRIDGE_KAFKA__PARTITIONS) is a key of kafka, while bus is \"embedded\" (default); \
+             set TERRA_BRIDGE_BUS=kafka, or remove it",
+        ),
+        (
+            &[("TERRA_BRIDGE_KAFKA", "{ partitons = 3 }")],
+            "kafka.partitons (TERRA_BRIDGE_KAFKA) is not a key; did you mean TERRA_BRIDGE_KAFKA__PARTITIONS?",
+        ),
+        (
             &[("TERRA_BRIDGE_ENDPOINTS__STAGING__PATH", "/staging")],
             "endpoints.staging.secrets (default) is not given (References to signing secrets, each one valid: env:NAME, \
              file:PATH, credential:NAME); allowed: a list, each one env:NAME, file:PATH or credential:NAME; set it, such as \
@@ -363,7 +386,7 @@ fn a_value_that_is_not_utf8_is_a_mistake() {
 
 #[test]
 fn all_mistakes_are_told_at_once() {
-    let toml = "bus = \"kafka\"\n[server]\ndeadline = 7\nlisten = \"x\"\ncolour = 1\n[nats]\nstream = \"S\"";
+    let toml = "bus = \"kafka\"\n[server]\ndeadline = 7\nlisten = \"x\"\ncolour = 1\n[nats]\nstreem = \"S\"";
     let variables = [("TERRA_BRIDGE_LOG__FORMAT", "xml"), ("TERRA_BRIDGE_LOG__FORMATT", "xml")];
     let mistakes = read(Some(toml), &variables).unwrap_err();
     let mut keys: Vec<&str> = mistakes.all.iter().map(|mistake| mistake.key.as_str()).collect();
@@ -373,7 +396,7 @@ fn all_mistakes_are_told_at_once() {
         "kafka.brokers",
         "log.format",
         "log.formatt",
-        "nats.stream",
+        "nats.streem",
         "server.colour",
         "server.deadline",
         "server.listen",
@@ -598,7 +621,8 @@ fn no_secret_is_ever_printed() {
 fn reference() -> String {
     let mut text = String::from(
         "# Every key with its default. What begins with # and no blank is optional, an example, or the\n\
-         # default of a bus that is not in use. Each key has an environment variable: server.listen is\n\
+         # default of a bus that is not in use: keys of such a bus may stay, so that one file serves several\n\
+         # machines, each with its own TERRA_BRIDGE_BUS. Each key has an environment variable: server.listen is\n\
          # TERRA_BRIDGE_SERVER__LISTEN. References to secrets: env:NAME, file:PATH, credential:NAME.\n",
     );
     text += &format!(
@@ -665,7 +689,7 @@ fn the_commented_keys_of_each_bus_are_keys_with_their_defaults() {
 
 #[test]
 fn the_short_files_load_without_mistakes() {
-    for bus in ["embedded", "kafka", "nats"] {
+    for bus in BUSES {
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("config/{bus}.toml"));
         let variables = [(SIGNED.0.into(), SIGNED.1.into())];
         let loaded = load(Some(&path), variables.into_iter(), false).unwrap_or_else(|mistakes| panic!("{mistakes}"));

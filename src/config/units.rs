@@ -50,9 +50,14 @@ fn millis(number: &str, scale: u64) -> Result<u64, &'static str> {
     whole.checked_mul(scale).and_then(|whole| whole.checked_add(part / places)).ok_or("is too long")
 }
 
-/// In the largest unit that needs no fraction; below a minute in seconds, as `7.5s`.
+/// In the largest unit that needs no fraction; below a minute in seconds, as `7.5s`, and as `26h 5m` what is
+/// hours and minutes.
 pub(super) fn show_duration(duration: Duration) -> String {
+    const MINUTE: u64 = 60_000;
     let total = duration.as_millis() as u64;
+    if total > 2 * 60 * MINUTE && total.is_multiple_of(MINUTE) && !total.is_multiple_of(60 * MINUTE) {
+        return format!("{}h {}m", total / (60 * MINUTE), total / MINUTE % 60);
+    }
     if (1000..60_000).contains(&total) {
         return format!("{}s", total as f64 / 1000.0);
     }
@@ -112,7 +117,7 @@ mod tests {
             let duration = parse_duration(text).unwrap();
             assert_eq!(parse_duration(&show_duration(duration)), Ok(duration), "{text}");
         }
-        for text in ["250ms", "7.5s", "26h", "7d", "2h", "5m"] {
+        for text in ["250ms", "7.5s", "26h", "7d", "2h", "5m", "26h 5m", "90m"] {
             assert_eq!(show_duration(parse_duration(text).unwrap()), text);
         }
         assert_eq!(parse_duration("1h 30m"), Ok(Duration::from_secs(5400)));

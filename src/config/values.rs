@@ -5,22 +5,34 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::environment::{Environment, variable};
+use super::environment::Environment;
 use super::keys::{KEYS, Key, TERRA, Without};
 use super::kind::{Kind, Parsed, Wrong};
 use super::mistake::{Mistake, Source};
 use super::sheet::{Given, Sheet};
 use super::watched::Watched;
-use super::{Secret, checks, file};
+use super::{Secret, checks, environment, file, secret};
 
 /// The sections of which one is used.
 pub(super) const BUSES: [&str; 3] = ["embedded", "kafka", "nats"];
+
+/// What the configuration is read for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Serve,
+    /// Whoever reads the bus need not hold what only a server does: see [`Key::only_servers`].
+    ReadBus,
+    /// The admin listener alone: what else is wrong is not for its health check to say.
+    AskHealth,
+}
 
 #[derive(Debug, Clone)]
 pub(super) struct Held {
     pub(super) key: &'static Key,
     pub(super) parsed: Parsed,
     pub(super) source: Source,
+    /// Of secrets that come by reference: as many as there are of them.
+    pub(super) references: Vec<String>,
     /// Of secrets that can change while the bridge runs: where each comes from, if from a file.
     pub(super) files: Vec<Option<Watched>>,
 }
@@ -30,8 +42,8 @@ pub(super) struct Held {
 pub(super) struct Values {
     pub(super) held: BTreeMap<String, Held>,
     pub(super) endpoints: BTreeSet<String>,
-    /// Given for the embedded log while the bus is another.
-    pub(super) unused: BTreeMap<String, Source>,
+    /// Given for a bus that is not the one configured; neither read nor judged.
+    pub(super) unused: BTreeMap<String, (&'static Key, Source)>,
     pub(super) mistakes: Vec<Mistake>,
 }
 
@@ -102,7 +114,7 @@ impl Values {
     }
 }
 
-pub(super) fn walk(sheet: Sheet, environment: &Environment, is_terminal: bool) -> Values {
+pub(super) fn walk(sheet: Sheet, environment: &Environment, purpose: Purpose, is_terminal: bool) -> Values {
     let Sheet { mut given, endpoints, mistakes } = sheet;
     set_computed_defaults(&mut given, environment, is_terminal);
     let mut values = Values { held: BTreeMap::new(), endpoints, unused: BTreeMap::new(), mistakes };
@@ -112,26 +124,45 @@ pub(super) fn walk(sheet: Sheet, environment: &Environment, is_terminal: bool) -
         let name = path.join(".");
         seen.insert(name.clone());
         if values.uses(&path[0]) {
-            hold(&mut values, name, given, environment);
+            hold(&mut values, name, given, environment, purpose);
         } else if given.source != Source::Default {
-            refuse(&mut values, &path[0], name, given.source);
+            leave_out(&mut values, &path[0], name, given);
         }
     }
-    let missing = missing(&values, &seen);
+    let missing = missing(&values, &seen, purpose);
     values.mistakes.extend(missing);
+    values.mistakes.extend(bus_not_chosen(&values));
     values
 }
 
-fn hold(values: &mut Values, name: String, given: Given, environment: &Environment) {
+/// Keys of a broker, and nobody said which bus to use: the embedded log is hardly what they mean.
+fn bus_not_chosen(values: &Values) -> Option<Mistake> {
+    let is_given =
+        |bus: &&&str| **bus != "embedded" && values.unused.keys().any(|key| key.split('.').next() == Some(**bus));
+    let bus = BUSES.iter().find(is_given).filter(|_| values.source("bus") == Source::Default)?;
+    let wrong = format!("is not given, while there are keys of {bus}");
+    let remedy = format!("set bus = {bus:?}, or bus = \"embedded\" to keep events in the embedded log");
+    Some(Mistake::new("bus", &Source::Default, wrong).remedy(remedy))
+}
+
+fn hold(values: &mut Values, name: String, given: Given, environment: &Environment, purpose: Purpose) {
     let Given { key, value, source } = given;
+    let kind = match (purpose, key.kind) {
+        (Purpose::ReadBus, Kind::Secrets) if key.only_servers() => return,
+        (Purpose::ReadBus, Kind::File) if key.only_servers() => Kind::Text(checks::ANY),
+        (_, kind) => kind,
+    };
     values.mistakes.extend(judge_name(key, &name, &source));
     let lenient = !matches!(source, Source::File { .. });
-    match key.kind.parse(&value, lenient, environment) {
+    match kind.parse(&value, lenient, environment) {
         Ok(parsed) => {
-            let files = if key.is_live() { key.kind.files(&value, lenient, environment) } else { Vec::new() };
-            let watched = |(file, secret): (Option<_>, &Secret)| Some(Watched::new(file?, secret.clone()));
-            let files = files.into_iter().zip(parsed.secrets()).map(watched).collect();
-            values.held.insert(name, Held { key, parsed, source, files });
+            let references = kind.references(&value, lenient);
+            let watched = |(reference, secret): (&String, &Secret)| {
+                Some(Watched::new(secret::file_behind(reference, environment)?, secret.clone()))
+            };
+            let live = references.iter().filter(|_| key.is_live());
+            let files = live.zip(parsed.secrets()).map(watched).collect();
+            values.held.insert(name, Held { key, parsed, source, references, files });
         }
         Err(wrongs) => values.mistakes.extend(wrongs.into_iter().map(|Wrong { wrong, remedy }| {
             let mistake = Mistake::new(&name, &source, wrong).allowed(key.kind.allowed());
@@ -152,15 +183,18 @@ fn judge_name(key: &Key, name: &str, source: &Source) -> Option<Mistake> {
         .map(|why| Mistake::new(name, source, why).allowed("a type such as \"daily\", or its beginning and a final *"))
 }
 
-/// A key of a bus that is not the one configured.
-fn refuse(values: &mut Values, section: &str, name: String, source: Source) {
-    if section == "embedded" {
-        values.unused.insert(name, source);
+/// A key of a bus that is not the one configured: one file may serve several machines. A variable of its own
+/// stands on this machine alone, where whoever set it expects something of it.
+fn leave_out(values: &mut Values, section: &str, name: String, Given { key, source, .. }: Given) {
+    let alone = matches!(&source, Source::Environment(variable) if !environment::is_table(variable));
+    if section == "embedded" || !alone {
+        values.unused.insert(name, (key, source));
         return;
     }
     let bus = values.bus().unwrap_or_default();
     let wrong = format!("is a key of {section}, while bus is {bus:?} ({})", values.source("bus"));
-    values.mistakes.push(Mistake::new(name, &source, wrong).remedy(format!("set bus = {section:?}, or remove it")));
+    let remedy = format!("set {}={section}, or remove it", environment::variable(&["bus".to_owned()]));
+    values.mistakes.push(Mistake::new(name, &source, wrong).remedy(remedy));
 }
 
 fn set_computed_defaults(given: &mut BTreeMap<Vec<String>, Given>, environment: &Environment, is_terminal: bool) {
@@ -182,14 +216,14 @@ fn set_computed_defaults(given: &mut BTreeMap<Vec<String>, Given>, environment: 
 }
 
 /// Keys that somebody has to give and nobody gave.
-fn missing(values: &Values, seen: &BTreeSet<String>) -> Vec<Mistake> {
+fn missing(values: &Values, seen: &BTreeSet<String>, purpose: Purpose) -> Vec<Mistake> {
     let mut mistakes = Vec::new();
     for key in KEYS {
         match key.without {
             Without::Mistake(example) if values.bus().as_deref() == key.name.split('.').next() => {
                 mistakes.extend(absent(key, key.name, example, seen));
             }
-            Without::OfTerra(_) => {
+            Without::OfTerra(_) if purpose == Purpose::Serve || !key.only_servers() => {
                 for endpoint in values.endpoints.iter().filter(|name| *name != TERRA) {
                     mistakes.extend(absent(key, &key.name.replace("<name>", endpoint), &example(key, endpoint), seen));
                 }
@@ -222,7 +256,7 @@ fn absent(key: &Key, name: &str, example: &str, seen: &BTreeSet<String>) -> Opti
     if seen.contains(name) {
         return None;
     }
-    let variable = variable(&name.split('.').map(str::to_owned).collect::<Vec<_>>());
+    let variable = environment::variable(&name.split('.').map(str::to_owned).collect::<Vec<_>>());
     let mistake =
         Mistake::new(name, &Source::Default, format!("is not given ({})", key.doc)).allowed(key.kind.allowed());
     let written = file::written(&key.kind, example);

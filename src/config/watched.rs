@@ -1,48 +1,72 @@
 //! A file that a secret comes from, looked at again and again. Comes in: what is in it now. Goes out:
 //! the secret once it has changed for good, or that it is gone. Tells nobody what was in the file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
+use super::files::{Hangs, Reading};
 use super::{Secret, secret};
+
+/// What a look at one file may take.
+const LOOK_WITHIN: Duration = Duration::from_secs(2);
+
+/// What a file holds, or why that is no secret.
+type Found = Result<Secret, String>;
 
 /// One secret and its file.
 #[derive(Debug, Clone)]
 pub(super) struct Watched {
     path: PathBuf,
     held: Secret,
-    /// At the last look.
-    seen: Option<Secret>,
+    /// At the last look that had an end.
+    seen: Found,
     missed: bool,
+    hangs: bool,
+    reading: Arc<Reading<Found>>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum News {
     Nothing,
     Changed(Secret),
-    /// Empty, unreadable or not there, since the look before the last one. Said once.
-    Gone,
+    /// Empty, unreadable or not there, since the look before the last one, and why. Said once.
+    Gone(String),
+    /// The look has no end. Said once, until one has.
+    Hangs,
 }
 
 impl Watched {
     pub(super) fn new(path: PathBuf, held: Secret) -> Self {
-        Self { path, seen: Some(held.clone()), held, missed: false }
+        Self { path, seen: Ok(held.clone()), held, missed: false, hangs: false, reading: Arc::default() }
     }
 
     /// Reads the file. What two looks in a row find counts: a file may be looked at while somebody
-    /// writes it.
+    /// writes it. Blocks for [`LOOK_WITHIN`] at most.
     pub(super) fn look(&mut self) -> News {
-        let before = std::mem::replace(&mut self.seen, secret::read(&self.path));
-        if before != self.seen {
+        self.look_by(secret::read, LOOK_WITHIN)
+    }
+
+    fn look_by(&mut self, read: impl FnOnce(&Path) -> Found + Send + 'static, within: Duration) -> News {
+        let path = self.path.clone();
+        let found = match self.reading.within(within, move || read(&path)) {
+            Ok(found) => found,
+            Err(Hangs) if std::mem::replace(&mut self.hangs, true) => return News::Nothing,
+            Err(Hangs) => return News::Hangs,
+        };
+        self.hangs = false;
+        let before = std::mem::replace(&mut self.seen, found);
+        if before.ok().as_ref() != self.seen.as_ref().ok() {
             return News::Nothing;
         }
-        let missed = std::mem::replace(&mut self.missed, self.seen.is_none());
+        let missed = std::mem::replace(&mut self.missed, self.seen.is_err());
         match &self.seen {
-            Some(seen) if *seen != self.held => {
+            Ok(seen) if *seen != self.held => {
                 self.held = seen.clone();
                 News::Changed(seen.clone())
             }
-            None if !missed => News::Gone,
-            Some(_) | None => News::Nothing,
+            Err(why) if !missed => News::Gone(why.clone()),
+            Ok(_) | Err(_) => News::Nothing,
         }
     }
 }
@@ -78,15 +102,33 @@ mod tests {
         std::fs::write(&path, "old").unwrap();
         let mut watched = Watched::new(path.clone(), secret("old"));
         std::fs::write(&path, "").unwrap();
-        assert_eq!((watched.look(), watched.look()), (News::Nothing, News::Gone));
+        let empty = News::Gone("it is empty".to_owned());
+        assert_eq!((watched.look(), watched.look()), (News::Nothing, empty));
         std::fs::remove_file(&path).unwrap();
         assert_eq!((watched.look(), watched.look()), (News::Nothing, News::Nothing));
         std::fs::write(&path, "old").unwrap();
         assert_eq!((watched.look(), watched.look()), (News::Nothing, News::Nothing), "the same again");
         std::fs::remove_file(&path).unwrap();
-        assert_eq!((watched.look(), watched.look()), (News::Nothing, News::Gone), "said again");
+        assert!(matches!((watched.look(), watched.look()), (News::Nothing, News::Gone(_))), "said again");
         std::fs::write(&path, "new").unwrap();
         assert_eq!((watched.look(), watched.look()), (News::Nothing, News::Changed(secret("new"))));
+    }
+
+    #[test]
+    fn a_look_that_hangs_is_said_once_and_the_next_one_finds_what_changed() {
+        let mut watched = Watched::new("s".into(), secret("old"));
+        let mut look = |read: Box<dyn FnOnce() -> Found + Send>, within| watched.look_by(move |_| read(), within);
+        let (soon, long) = (Duration::from_millis(20), Duration::from_secs(60));
+        for news in [News::Hangs, News::Nothing] {
+            let (disk, answers) = std::sync::mpsc::channel::<Found>();
+            assert_eq!(look(Box::new(move || answers.recv().unwrap()), soon), news);
+            std::mem::forget(disk);
+        }
+        let mut new = || look(Box::new(|| Ok(secret("new"))), long);
+        assert_eq!((new(), new()), (News::Nothing, News::Changed(secret("new"))));
+        let (disk, answers) = std::sync::mpsc::channel::<Found>();
+        assert_eq!(look(Box::new(move || answers.recv().unwrap()), soon), News::Hangs, "said again");
+        drop(disk);
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! The bounded memory of what was kept: a ring of deliveries, the oldest first, and an index of where
-//! each one's two halves are. Comes in: halves of identities and the time. Refuses to grow.
+//! each one's two halves are. Comes in: halves of identities, the time, and a [`Clock`] for what is too old.
+//! Refuses to grow.
 
 use std::time::Duration;
 
 use hashbrown::HashTable;
 use jiff::Timestamp;
 
+use crate::clock::Clock;
 use crate::identity::Identity;
 
 /// Half of each SHA-256: two deliveries of a full memory share one by chance once in 2^87 times.
@@ -21,8 +23,8 @@ pub(super) fn keys(identity: &Identity) -> [Key; 2] {
 }
 
 pub(super) struct Memory {
-    /// Seconds.
-    window: i64,
+    window: Duration,
+    clock: Clock,
     most: usize,
     /// A ring from `most` entries on.
     entries: Vec<Entry>,
@@ -46,10 +48,11 @@ struct Entry {
 type Place = u32;
 
 impl Memory {
-    pub(super) fn new(window: Duration, most: usize) -> Self {
+    pub(super) fn new(window: Duration, most: usize, clock: Clock) -> Self {
         assert!(most > 0 && most <= Place::MAX as usize / 2, "the configuration bounds it");
         Self {
-            window: i64::try_from(window.as_secs()).unwrap_or(i64::MAX),
+            window,
+            clock,
             most,
             entries: Vec::with_capacity(most),
             oldest: 0,
@@ -69,8 +72,8 @@ impl Memory {
     }
 
     /// Whether either half was kept within the window.
-    pub(super) fn knows(&mut self, keys: &[Key; 2], now: Timestamp) -> bool {
-        self.forget_old(now);
+    pub(super) fn knows(&mut self, keys: &[Key; 2]) -> bool {
+        self.forget_old();
         keys.iter().any(|key| self.has(key))
     }
 
@@ -111,10 +114,16 @@ impl Memory {
         self.index.find(hash(wanted), |place| key(&self.entries, *place) == wanted).is_some()
     }
 
-    fn forget_old(&mut self, now: Timestamp) {
-        while self.len > 0 && now.as_second() - i64::from(self.entries[self.oldest].kept) > self.window {
+    fn forget_old(&mut self) {
+        self.clock.look();
+        while self.len > 0 && self.is_too_old(&self.entries[self.oldest]) {
             self.forget_oldest();
         }
+    }
+
+    fn is_too_old(&self, entry: &Entry) -> bool {
+        let kept = Timestamp::from_second(entry.kept.into()).expect("32 bits of seconds");
+        self.clock.is_older(kept, self.window)
     }
 
     fn forget_oldest(&mut self) {
@@ -143,6 +152,20 @@ fn hash(key: &Key) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Set;
+
+    const WINDOW: Duration = Duration::from_secs(100);
+
+    /// A trusted clock, which says 0.
+    fn clock() -> Set {
+        let clock = Set::new(at(-3600));
+        clock.run(Duration::from_secs(3600));
+        clock
+    }
+
+    fn memory(most: usize, clock: &Set) -> Memory {
+        Memory::new(WINDOW, most, clock.clock.clone())
+    }
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -161,46 +184,75 @@ mod tests {
 
     #[test]
     fn the_oldest_go_first_and_only_where_there_is_no_room() {
-        let mut memory = Memory::new(Duration::from_secs(100), 1000);
+        let mut memory = memory(1000, &clock());
         for number in 0..3500 {
-            assert!(!memory.knows(&pair(number), at(1)));
+            assert!(!memory.knows(&pair(number)));
             memory.remember(&pair(number), at(1));
         }
         assert_eq!((memory.len(), memory.evicted()), (1000, 2500));
         for number in 0..3500 {
-            assert_eq!(memory.knows(&pair(number), at(1)), number >= 2500, "{number}");
+            assert_eq!(memory.knows(&pair(number)), number >= 2500, "{number}");
         }
         assert_eq!(memory.index.len(), 2000);
     }
 
     #[test]
     fn each_is_forgotten_after_its_window() {
-        let mut memory = Memory::new(Duration::from_secs(100), 10);
-        memory.remember(&pair(1), at(1000));
-        memory.remember(&pair(2), at(1050));
-        assert!(memory.knows(&pair(1), at(1100)));
-        assert!(!memory.knows(&pair(1), at(1101)));
-        assert!(memory.knows(&pair(2), at(1150)));
-        assert!(!memory.knows(&pair(2), at(1151)));
+        let clock = clock();
+        let mut memory = memory(10, &clock);
+        let run = |seconds| clock.run(Duration::from_secs(seconds));
+        memory.remember(&pair(1), clock.wall());
+        run(50);
+        memory.remember(&pair(2), clock.wall());
+        run(50);
+        assert!(memory.knows(&pair(1)));
+        run(1);
+        assert!(!memory.knows(&pair(1)));
+        run(49);
+        assert!(memory.knows(&pair(2)));
+        run(1);
+        assert!(!memory.knows(&pair(2)));
         assert_eq!((memory.len(), memory.evicted(), memory.index.len()), (0, 0, 0));
     }
 
     #[test]
+    fn none_is_forgotten_for_a_clock_that_leaps() {
+        let clock = clock();
+        let mut memory = memory(10, &clock);
+        for (number, days) in [30, -60, 30].into_iter().enumerate() {
+            memory.remember(&pair(number as u32), clock.wall());
+            clock.leap(jiff::SignedDuration::from_hours(24 * days));
+            clock.run(Duration::from_secs(20));
+        }
+        assert!((0..3).all(|number| memory.knows(&pair(number))));
+        // A leap is told to within ten seconds.
+        clock.run(WINDOW + Duration::from_secs(10));
+        assert!((0..3).all(|number| !memory.knows(&pair(number))));
+    }
+
+    #[test]
     fn a_half_that_two_deliveries_share_outlives_neither() {
-        let mut memory = Memory::new(Duration::from_secs(100), 10);
+        let clock = clock();
+        let mut memory = memory(10, &clock);
+        let run = |seconds| clock.run(Duration::from_secs(seconds));
         let (one, two) = (pair(1), pair(2));
-        memory.remember(&one, at(0));
-        memory.remember(&[one[0], two[1]], at(50));
-        assert!(memory.knows(&[two[0], two[1]], at(100)), "the second half of the second");
-        assert!(!memory.knows(&one, at(101)));
-        assert!(memory.knows(&[two[0], two[1]], at(150)));
-        assert!(!memory.knows(&[two[0], two[1]], at(151)));
+        memory.remember(&one, clock.wall());
+        run(50);
+        memory.remember(&[one[0], two[1]], clock.wall());
+        run(50);
+        assert!(memory.knows(&[two[0], two[1]]), "the second half of the second");
+        run(1);
+        assert!(!memory.knows(&one));
+        run(49);
+        assert!(memory.knows(&[two[0], two[1]]));
+        run(1);
+        assert!(!memory.knows(&[two[0], two[1]]));
         assert_eq!(memory.index.len(), 0);
     }
 
     #[test]
     fn one_million_take_less_than_64_mb() {
-        let memory = Memory::new(Duration::from_secs(1), 1_000_000);
+        let memory = memory(1_000_000, &clock());
         let entries = memory.entries.capacity() * size_of::<Entry>();
         assert!(entries + memory.index.allocation_size() <= 64_000_000, "{entries} {}", memory.index.allocation_size());
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+use crate::clock::Clock;
 use crate::identity::Identity;
 pub use memory::Key;
 use memory::Memory;
@@ -56,8 +57,8 @@ impl<A> Clone for Dedupe<A> {
 
 impl<A: Clone> Dedupe<A> {
     /// Remembers each delivery for `window`, and the newest `deliveries` of them at most: 58 bytes each.
-    pub fn new(window: Duration, deliveries: usize) -> Self {
-        let memory = Memory::new(window, deliveries);
+    pub fn new(window: Duration, deliveries: usize, clock: Clock) -> Self {
+        let memory = Memory::new(window, deliveries, clock);
         Self(Arc::new(Mutex::new(State { memory, in_flight: HashMap::new() })))
     }
 
@@ -70,7 +71,7 @@ impl<A: Clone> Dedupe<A> {
     pub fn admit(&self, identity: &Identity, now: Timestamp) -> Admission<A> {
         let keys = memory::keys(identity);
         let mut state = self.lock();
-        if state.memory.knows(&keys, now) {
+        if state.memory.knows(&keys) {
             state.memory.learn(&keys, now);
             return Admission::Kept;
         }
@@ -110,7 +111,9 @@ impl<A> Ticket<A> {
     /// Something durable keeps the delivery. From now on every other is a duplicate; those that wait
     /// get `answer`.
     pub fn kept(self, now: Timestamp, answer: A) {
-        self.dedupe.0.lock().unwrap_or_else(PoisonError::into_inner).memory.remember(&self.keys, now);
+        let mut state = self.dedupe.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.memory.remember(&self.keys, now);
+        drop(state);
         self.answer.send_replace(Some(answer));
     }
 
@@ -146,7 +149,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
     fn dedupe() -> Dedupe<&'static str> {
-        Dedupe::new(Duration::from_secs(60), 8)
+        Dedupe::new(Duration::from_secs(60), 8, Clock::at(NOW))
     }
 
     fn identity(id: u8, signed: u8) -> Identity {

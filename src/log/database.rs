@@ -13,6 +13,7 @@ use jiff::Timestamp;
 
 use super::codec::{self, Corrupt, Draft, Head, Mark};
 use super::failure::{AppendError, Failure, ReadError, guarded};
+use super::journal::Newest;
 use super::ledger::Ledger;
 use super::retention::Facts;
 use super::segment::{self, Count, Marks, Segment};
@@ -59,6 +60,7 @@ pub(super) struct Log {
     pub(super) segments: Vec<Segment>,
     pub(super) tally: Mutex<Tally>,
     pub(super) watermark: Watermark,
+    pub(super) journal: Newest,
     /// Of a log whose records are kept until they are done.
     pub(super) ledger: Option<Ledger>,
 }
@@ -239,6 +241,13 @@ impl Log {
         let key = codec::record_key(topic, offset);
         let value = self.segments.iter().find_map(|segment| segment.keyspace.get(&key).ok().flatten())?;
         Some(codec::decode_place(&value).ok()?.0)
+    }
+
+    /// Bytes of the record's value, without reading it; 0 where there is none.
+    pub(super) fn size(&self, topic: &str, offset: u64) -> usize {
+        let key = codec::record_key(topic, offset);
+        let mut found = self.segments.iter().filter_map(|segment| segment.keyspace.size_of(&key).ok().flatten());
+        found.next().map_or(0, |bytes| bytes as usize)
     }
 
     pub(super) fn facts(&self) -> Vec<Facts> {

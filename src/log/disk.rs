@@ -3,7 +3,7 @@
 
 use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
 use crate::bus::OpenError;
@@ -14,12 +14,31 @@ pub(crate) const LOCK_FILE: &str = "lock";
 /// Makes the directory where it is missing, for nobody else to read.
 pub(crate) fn prepare(section: &str, dir: &Path) -> Result<(), OpenError> {
     if dir.is_dir() {
+        if let Some((says, remedy)) = open_to_others(dir) {
+            tracing::warn!(remedy, "{section}.dir: {says}");
+        }
         return Ok(());
     }
+    let above = above_new(dir);
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| unusable(section, dir, &error))?;
-    // The new name is on disk only once the directory above is.
-    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(parent).and_then(|parent| parent.sync_all()).map_err(|error| unusable(section, dir, &error))
+    // A new name is on disk only once the directory above is.
+    let synced = above.into_iter().try_for_each(|above| File::open(above)?.sync_all());
+    synced.map_err(|error| unusable(section, dir, &error))
+}
+
+/// The directories that get a new name where this one is made, with all that are missing above it.
+fn above_new(dir: &Path) -> Vec<&Path> {
+    let missing = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.is_dir());
+    let above = missing.filter_map(Path::parent);
+    above.map(|above| if above.as_os_str().is_empty() { Path::new(".") } else { above }).collect()
+}
+
+/// What is to be said of a directory in which others than its owner have rights, and what to do.
+pub(crate) fn open_to_others(dir: &Path) -> Option<(String, String)> {
+    const OTHERS: u32 = 0o077;
+    let (mode, dir) = (dir.metadata().ok()?.permissions().mode() & 0o777, dir.display());
+    let says = format!("{dir} is open to other users of this machine (mode {mode:o}), and health data lies in it");
+    (mode & OTHERS != 0).then(|| (says, format!("chmod 700 {dir}")))
 }
 
 /// Bytes that this process may still write.
@@ -81,8 +100,6 @@ pub(crate) fn unusable(section: &str, dir: &Path, error: &io::Error) -> OpenErro
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
@@ -91,8 +108,19 @@ mod tests {
         let dir = above.path().join("a/b");
         prepare("embedded", &dir).unwrap();
         assert_eq!(dir.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(open_to_others(&dir), None);
         assert!(free(&dir).unwrap() > 0);
         assert!(!locked(&dir).unwrap());
+    }
+
+    #[test]
+    fn every_directory_that_gets_a_new_name_is_synced() {
+        let above = tempfile::tempdir().unwrap();
+        let above = above.path();
+        assert_eq!(above_new(&above.join("a/b")), [above.join("a"), above.to_owned()]);
+        assert_eq!(above_new(&above.join("a")), [above]);
+        assert_eq!(above_new(Path::new("no such directory")), [Path::new(".")]);
+        assert_eq!(above_new(above), [] as [&Path; 0]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::panic::AssertUnwindSafe;
 
 use super::codec::Corrupt;
 use super::database::Extent;
+use super::directory::Gone;
 use super::{Settings, disk};
 use crate::bus::OpenError;
 
@@ -18,6 +19,9 @@ pub(crate) enum AppendError {
     /// Some of it may be on disk. The log takes nothing more until it is opened anew.
     #[error("{0}")]
     Failed(String),
+    /// It may be on disk, where nothing will find it.
+    #[error("{0}")]
+    Gone(#[from] Gone),
 }
 
 /// Why nothing was read.
@@ -65,6 +69,17 @@ pub(super) enum Failure {
 impl From<fjall::Error> for Failure {
     fn from(error: fjall::Error) -> Self {
         Self::Fjall(error)
+    }
+}
+
+impl Gone {
+    /// Where a person has to choose: opening what is there now would hide that something is lost.
+    pub(super) fn explain(&self, settings: &Settings) -> OpenError {
+        OpenError(format!(
+            "{}.dir: {self}; put it back, and the log goes on by itself, or restart the bridge: it begins with what is \
+             there then, and what lay only in what is gone is lost",
+            settings.section
+        ))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Which journal fjall goes on with. Comes in: a directory that nobody has open. Goes out: the same with a new
-//! journal behind what the others hold, so that fjall writes to none of them any more.
+//! journal behind what the others hold, so that fjall writes to none of them any more; and, of one that is open,
+//! whether the journal that fjall writes is still there ([`Newest`]).
 //!
 //! Where a write of the system's failed, the memory has what the disk has not, and nothing tells which pages
 //! those are. A power cut would leave a hole there, and fjall takes a hole for the end of the journal: all that
@@ -7,27 +8,65 @@
 
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
+use super::directory::{Gone, Held};
 use super::disk;
 
 /// Ends what there is with an empty journal. Does nothing where there is no log, or where a process has it open.
 pub(super) fn seal(dir: &Path) -> io::Result<()> {
     let Some(_locked) = disk::lock(dir)? else { return Ok(()) };
-    let mut newest = None;
-    for entry in std::fs::read_dir(dir)? {
-        let entry = entry?;
-        if let Some(number) = number(Path::new(&entry.file_name())) {
-            newest = newest.max(Some((number, entry.metadata()?.len())));
-        }
-    }
-    match newest {
-        Some((number, len)) if len > 0 => {
-            File::create_new(dir.join(format!("{}.jnl", number + 1)))?.sync_all()?;
+    match newest(dir)? {
+        Some(number) if path(dir, number).metadata()?.len() > 0 => {
+            File::create_new(path(dir, number + 1))?.sync_all()?;
             File::open(dir)?.sync_all()
         }
         _ => Ok(()),
     }
+}
+
+/// The journal that fjall writes: that with the highest number.
+pub(super) struct Newest {
+    dir: PathBuf,
+    written: Mutex<(u64, Held)>,
+}
+
+impl Newest {
+    /// Of the log that is open in `dir`.
+    pub(super) fn hold(dir: &Path) -> io::Result<Self> {
+        let number = newest(dir)?.ok_or(io::ErrorKind::NotFound)?;
+        Ok(Self { dir: dir.to_owned(), written: Mutex::new((number, Held::open(path(dir, number))?)) })
+    }
+
+    /// Whether all that was committed lies in files that are still there, where fjall has not removed them
+    /// itself. A few microseconds.
+    pub(super) fn check(&self) -> Result<(), Gone> {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        // fjall goes on with the next number at any time.
+        while let Ok(next) = Held::open(path(&self.dir, written.0 + 1)) {
+            *written = (written.0 + 1, next);
+        }
+        written.1.check().or_else(|gone| {
+            // fjall removes one whose records are all in tables, but only behind another.
+            let newest = newest(&self.dir).ok().flatten().filter(|newest| *newest > written.0);
+            let (number, held) = newest.and_then(|n| Some((n, Held::open(path(&self.dir, n)).ok()?))).ok_or(gone)?;
+            *written = (number, held);
+            Ok(())
+        })
+    }
+}
+
+fn newest(dir: &Path) -> io::Result<Option<u64>> {
+    let mut newest = None;
+    for entry in std::fs::read_dir(dir)? {
+        newest = newest.max(number(Path::new(&entry?.file_name())));
+    }
+    Ok(newest)
+}
+
+fn path(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{number}.jnl"))
 }
 
 fn number(name: &Path) -> Option<u64> {
@@ -46,6 +85,28 @@ mod tests {
         let mut numbers: Vec<_> = names.filter_map(|name| number(Path::new(&name))).collect();
         numbers.sort_unstable();
         numbers
+    }
+
+    #[test]
+    fn the_journal_that_is_written_is_missed_and_those_before_it_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = |number: u64| std::fs::write(path(dir.path(), number), "x").unwrap();
+        let gone = |number: u64| std::fs::remove_file(path(dir.path(), number)).unwrap();
+        made(0);
+        let newest = Newest::hold(dir.path()).unwrap();
+        assert_eq!(newest.check(), Ok(()));
+        made(1);
+        assert_eq!(newest.check(), Ok(()));
+        gone(0);
+        assert_eq!(newest.check(), Ok(()));
+        made(2);
+        made(3);
+        (1..3).for_each(gone);
+        assert_eq!(newest.check(), Ok(()), "several were begun since the last look");
+        gone(3);
+        assert_eq!(newest.check(), Err(Gone(path(dir.path(), 3))));
+        made(3);
+        assert!(newest.check().is_err(), "another under its name");
     }
 
     #[test]

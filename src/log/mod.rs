@@ -1,10 +1,15 @@
 //! A durable log in a directory of this machine: what the embedded bus and the spool are made of.
 //! Comes in: messages. Goes out: receipts, each after an fsync, and records by topic and offset.
 //!
+//! A receipt rests on this: fjall has written the batch to its journal, and the system says of that file that it is
+//! on the disk. A commit that fails says nothing of its messages: none gets a receipt, and the log is opened again and
+//! written anew before it gives another one, also for what it finds there by its id. That a disk which says so has the
+//! bytes is assumed.
+//!
 //! `database` is the log on disk (`opening`: how it begins, `segment`: its parts, `codec`: their bytes, `pending`:
 //! what of a spool is still to be sent, `ledger`: what a spool keeps beside that, `watermark`: what must be there,
 //! `journal`: which one fjall goes on with, `failure`: what can go wrong), `store` how threads share it, `writer` the
-//! one that writes, `retention` what is kept, `disk` what it lies on.
+//! one that writes, `retention` what is kept, `disk` what it lies on, `directory` whether it lies there still.
 
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -14,12 +19,14 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use tokio::sync::{oneshot, watch};
 
 use crate::bus::{Link, OpenError, Receipt, Refusal};
+use crate::clock::Clock;
 use crate::dedupe::Known;
 use crate::message::Message;
 use writer::{Append, Order, Writer};
 
 mod codec;
 mod database;
+mod directory;
 pub(crate) mod disk;
 mod failure;
 mod journal;
@@ -51,13 +58,16 @@ pub(crate) struct Settings {
     /// Bytes of free space below which nothing more is taken.
     pub(crate) reserve: u64,
     pub(crate) keep: Keep,
+    /// By which its records get old.
+    pub(crate) clock: Clock,
 }
 
 #[cfg(test)]
 impl Settings {
     pub(crate) fn sample(dir: &std::path::Path) -> Self {
         let retention = Retention { age: std::time::Duration::from_secs(7 * 24 * 3600), bytes: 1 << 30 };
-        Self { section: "embedded", dir: dir.to_owned(), reserve: 0, keep: Keep::For(retention) }
+        let (dir, keep) = (dir.to_owned(), Keep::For(retention));
+        Self { section: "embedded", dir, reserve: 0, keep, clock: Clock::system() }
     }
 }
 

@@ -9,10 +9,14 @@ use fjall::Database;
 use super::codec::{self, Corrupt};
 use super::database::{Log, Tally};
 use super::failure::{Failure, guarded};
+use super::journal::Newest;
 use super::ledger::{self, Ledger};
 use super::segment::{self, Count, Segment};
-use super::watermark::{Level, Watermark};
-use super::{Keep, Settings};
+use super::watermark::{self, Level, Watermark};
+use super::{Keep, Settings, disk};
+
+/// What lies in the directory for as long as the log does.
+pub(super) const STAYS: [&str; 3] = [disk::LOCK_FILE, watermark::NAME, "keyspaces"];
 
 /// Above this fjall writes out what keeps the oldest journal from being removed.
 const JOURNALS: u64 = 128 * 1024 * 1024;
@@ -46,7 +50,8 @@ impl Log {
             Keep::UntilDone { known, .. } => Some(Ledger::open(&database, known)?),
         };
         let segments = Vec::with_capacity(numbers.len() + 1);
-        let mut open = Self { database, segments, tally: Mutex::default(), watermark, ledger };
+        let journal = Newest::hold(dir)?;
+        let mut open = Self { database, segments, tally: Mutex::default(), watermark, journal, ledger };
         for number in numbers {
             open.adopt(number)?;
         }

@@ -1,11 +1,13 @@
-//! What is kept and for how long. Comes in: what is known of each segment and the clock.
+//! What is kept and for how long. Comes in: what is known of each segment, and a [`Clock`].
 //! Goes out: whether to begin a new segment and how many of the oldest to remove. Touches no disk.
 //!
 //! The log consists of segments that are removed whole, which frees their files at once.
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
+
+use crate::clock::Clock;
 
 /// A segment spans this part of the retention. More of them hold the limits more closely, but each
 /// is asked whether it has a delivery: an eighth costs at most an eighth of what may be kept.
@@ -31,19 +33,19 @@ pub(super) struct Facts {
 
 impl Retention {
     /// Whether what comes next belongs into a new segment.
-    pub(super) fn rolls(&self, active: &Facts, now: Timestamp) -> bool {
+    pub(super) fn rolls(&self, active: &Facts, clock: &Clock) -> bool {
         active.newest.is_some()
             && (active.bytes >= (self.bytes / u64::from(PARTS)).max(SMALLEST_SEGMENT)
-                || older(active.created, now, self.age / PARTS))
+                || clock.is_older(active.created, self.age / PARTS))
     }
 
     /// How many of the oldest segments go. Never the last one, which is being written. A record
     /// stays for `age` unless `bytes` are exceeded, and goes within an eighth more.
-    pub(super) fn removes(&self, segments: &[Facts], now: Timestamp) -> usize {
+    pub(super) fn removes(&self, segments: &[Facts], clock: &Clock) -> usize {
         let mut bytes: u64 = segments.iter().map(|segment| segment.bytes).sum();
         let Some((_, closed)) = segments.split_last() else { return 0 };
         let kept = |segment: &Facts| {
-            let expired = segment.newest.is_none_or(|newest| older(newest, now, self.age));
+            let expired = segment.newest.is_none_or(|newest| clock.is_older(newest, self.age));
             let goes = expired || bytes > self.bytes;
             bytes -= segment.bytes;
             !goes
@@ -52,13 +54,12 @@ impl Retention {
     }
 }
 
-fn older(then: Timestamp, now: Timestamp, age: Duration) -> bool {
-    SignedDuration::try_from(age).is_ok_and(|age| now.duration_since(then) > age)
-}
-
 #[cfg(test)]
 mod tests {
+    use jiff::SignedDuration;
+
     use super::*;
+    use crate::clock::Set;
 
     const MIB: u64 = 1024 * 1024;
     const RETENTION: Retention = Retention { age: Duration::from_secs(800), bytes: 80 * MIB };
@@ -67,38 +68,57 @@ mod tests {
         Timestamp::from_second(seconds).unwrap()
     }
 
+    /// So many seconds after the epoch.
+    fn clock(seconds: i64) -> Clock {
+        Clock::at(at(seconds))
+    }
+
     fn segment(created: i64, newest: i64, mib: u64) -> Facts {
         Facts { created: at(created), newest: Some(at(newest)), bytes: mib * MIB }
     }
 
     #[test]
     fn a_segment_ends_by_age_or_by_size_but_never_empty() {
-        assert!(!RETENTION.rolls(&segment(0, 90, 1), at(100)));
-        assert!(RETENTION.rolls(&segment(0, 90, 1), at(101)));
-        assert!(RETENTION.rolls(&segment(0, 0, 10), at(1)));
+        assert!(!RETENTION.rolls(&segment(0, 90, 1), &clock(100)));
+        assert!(RETENTION.rolls(&segment(0, 90, 1), &clock(101)));
+        assert!(RETENTION.rolls(&segment(0, 0, 10), &clock(1)));
         let empty = Facts { created: at(0), newest: None, bytes: 0 };
-        assert!(!RETENTION.rolls(&empty, at(1_000_000)));
+        assert!(!RETENTION.rolls(&empty, &clock(1_000_000)));
     }
 
     #[test]
     fn a_segment_goes_when_its_last_record_is_too_old() {
         let segments = [segment(0, 100, 1), segment(100, 200, 1), segment(200, 300, 1)];
-        assert_eq!(RETENTION.removes(&segments, at(900)), 0);
-        assert_eq!(RETENTION.removes(&segments, at(901)), 1);
-        assert_eq!(RETENTION.removes(&segments, at(5000)), 2, "the last segment stays");
+        assert_eq!(RETENTION.removes(&segments, &clock(900)), 0);
+        assert_eq!(RETENTION.removes(&segments, &clock(901)), 1);
+        assert_eq!(RETENTION.removes(&segments, &clock(5000)), 2, "the last segment stays");
     }
 
     #[test]
     fn the_oldest_go_until_the_rest_fits() {
         let segments = [segment(0, 1, 30), segment(1, 2, 30), segment(2, 3, 30), segment(3, 4, 30)];
-        assert_eq!(RETENTION.removes(&segments, at(5)), 2);
-        assert_eq!(RETENTION.removes(&segments[2..], at(5)), 0);
-        assert_eq!(RETENTION.removes(&segments[3..], at(5)), 0);
-        assert_eq!(RETENTION.removes(&[], at(5)), 0);
+        assert_eq!(RETENTION.removes(&segments, &clock(5)), 2);
+        assert_eq!(RETENTION.removes(&segments[2..], &clock(5)), 0);
+        assert_eq!(RETENTION.removes(&segments[3..], &clock(5)), 0);
+        assert_eq!(RETENTION.removes(&[], &clock(5)), 0);
+    }
+
+    #[test]
+    fn a_clock_that_leaps_removes_nothing_and_time_that_passes_does() {
+        let set = Set::new(at(-3600));
+        set.run(Duration::from_secs(3600));
+        let segments = [segment(0, 0, 1), segment(0, 0, 1)];
+        for days in [30, -60] {
+            set.leap(SignedDuration::from_hours(24 * days));
+            assert!(!RETENTION.rolls(&segments[1], &set.clock));
+            assert_eq!(RETENTION.removes(&segments, &set.clock), 0, "{days}");
+        }
+        set.run(Duration::from_secs(811));
+        assert_eq!(RETENTION.removes(&segments, &set.clock), 1);
     }
 
     #[test]
     fn a_clock_that_went_back_removes_nothing() {
-        assert_eq!(RETENTION.removes(&[segment(5000, 5000, 1), segment(5000, 5000, 1)], at(0)), 0);
+        assert_eq!(RETENTION.removes(&[segment(5000, 5000, 1), segment(5000, 5000, 1)], &clock(0)), 0);
     }
 }

@@ -12,17 +12,20 @@ use tokio::sync::watch;
 
 pub(crate) use super::database::Extent;
 use super::database::Log;
+use super::directory::{Directory, Gone};
 pub(crate) use super::failure::{AppendError, ReadError};
 pub(crate) use super::pending::Chunk;
 use super::retention::Facts;
 use super::segment::Marks;
-use super::{Settings, disk, journal};
+use super::{Settings, disk, journal, opening};
 use crate::bus::{OpenError, Receipt, Record};
 use crate::dedupe::Known;
 use crate::message::Message;
 
 pub(crate) struct Store {
     settings: Settings,
+    /// That of the first opening, which no later one may differ from.
+    directory: Directory,
     /// `None` while nothing can be read or written: being reopened, or closed.
     open: RwLock<Option<Log>>,
     topics: RwLock<BTreeMap<Arc<str>, watch::Sender<Extent>>>,
@@ -35,9 +38,11 @@ impl Store {
     pub(crate) fn open(settings: &Settings, topics: impl Iterator<Item = Arc<str>>) -> Result<Self, OpenError> {
         disk::prepare(settings.section, &settings.dir)?;
         let open = Log::open(settings).map_err(|error| error.explain(settings))?;
+        let directory = Directory::hold(&settings.dir, &opening::STAYS)
+            .map_err(|error| disk::unusable(settings.section, &settings.dir, &error))?;
         let topics = topics.map(|topic| (topic, watch::Sender::default())).collect();
         let (settings, topics) = (settings.clone(), RwLock::new(topics));
-        let store = Self { settings, open: RwLock::new(None), topics, bytes: AtomicU64::new(0) };
+        let store = Self { settings, directory, open: RwLock::new(None), topics, bytes: AtomicU64::new(0) };
         store.publish(&open, &open.ends());
         *write(&store.open) = Some(open);
         Ok(store)
@@ -47,6 +52,8 @@ impl Store {
     /// journal still had, as a failed fsync leaves it unknown whether the disk has it.
     /// `Err`: to be tried again; what can be read can be until then.
     pub(super) fn reopen(&self) -> Result<(), OpenError> {
+        // What is open may be all that is left of it: it is not let go for something else.
+        self.in_place().map_err(|gone| gone.explain(&self.settings))?;
         let mut slot = write(&self.open);
         drop(slot.take());
         let Settings { section, dir, .. } = &self.settings;
@@ -83,8 +90,17 @@ impl Store {
         let open = slot.as_ref().ok_or_else(|| AppendError::Failed("the log is closed".to_owned()))?;
         open.room()?;
         let appended = open.append(messages).map_err(|error| AppendError::Failed(error.to_string()))?;
+        // A duplicate, too, is kept only where the log will be found.
+        self.directory.check()?;
+        open.journal.check()?;
         self.publish(open, &appended.ends);
         Ok(appended.receipts)
+    }
+
+    /// Whether what was opened is still where it was opened.
+    pub(super) fn in_place(&self) -> Result<(), Gone> {
+        self.directory.check()?;
+        read(&self.open).as_ref().map_or(Ok(()), |open| open.journal.check())
     }
 
     /// Whether fjall still takes writes. It stops for good after any failure of its own threads.
@@ -140,6 +156,11 @@ impl Store {
     /// When the record was taken; `None` where there is none. Blocks on the disk.
     pub(crate) fn time(&self, topic: &str, offset: u64) -> Option<Timestamp> {
         read(&self.open).as_ref()?.time(topic, offset)
+    }
+
+    /// Bytes that the record takes; 0 where there is none. Blocks on the disk.
+    pub(crate) fn size(&self, topic: &str, offset: u64) -> usize {
+        read(&self.open).as_ref().map_or(0, |open| open.size(topic, offset))
     }
 
     /// Begins a new segment; the last one is written no more.
@@ -395,6 +416,31 @@ mod tests {
         assert!(matches!(store.read("a", 0, 9, 9, 9), Err(ReadError::Closed)));
         without_the_first_journal(dir.path());
         assert_eq!(offsets(&open(dir.path()), "a", 0), [0, 1, 2, 3], "what failed once is not relied upon");
+    }
+
+    #[test]
+    fn what_is_written_into_a_directory_that_is_gone_is_not_kept_and_no_other_is_opened_in_its_place() {
+        let above = tempfile::tempdir().unwrap();
+        let (dir, away) = (above.path().join("log"), above.path().join("away"));
+        let store = open(&dir);
+        append(&store, "a", 0..2);
+        std::fs::rename(&dir, &away).unwrap();
+        std::fs::create_dir(&dir).unwrap();
+        for number in [2, 0] {
+            let receipt = store.append([message("a", number)].iter());
+            assert!(matches!(receipt, Err(AppendError::Gone(_))), "{receipt:?}: a duplicate is no more kept there");
+        }
+        let error = store.reopen().unwrap_err();
+        assert!(error.0.contains("embedded.dir") && error.0.contains("put it back"), "{error}");
+        assert!(std::fs::read_dir(&dir).unwrap().next().is_none());
+        assert_eq!(offsets(&store, "a", 0), [0, 1]);
+        std::fs::remove_dir(&dir).unwrap();
+        std::fs::rename(&away, &dir).unwrap();
+        store.reopen().unwrap();
+        append(&store, "a", 3..4);
+        assert_eq!(offsets(&store, "a", 0), [0, 1, 2, 3], "what was never acknowledged may be there");
+        std::fs::remove_file(dir.join("1.jnl")).or_else(|_| std::fs::remove_file(dir.join("0.jnl"))).unwrap();
+        assert!(matches!(store.append([message("a", 4)].iter()), Err(AppendError::Gone(_))));
     }
 
     #[tokio::test]

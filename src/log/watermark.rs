@@ -12,7 +12,7 @@ use std::path::Path;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// In the log's directory.
-const NAME: &str = "watermark";
+pub(super) const NAME: &str = "watermark";
 /// Before it is whole.
 const NEW: &str = "watermark.new";
 

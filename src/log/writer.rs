@@ -7,16 +7,17 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use tokio::sync::{oneshot, watch};
 use tracing::{error, info, warn};
 
+use super::directory::Gone;
 use super::retention::{Facts, Retention};
 use super::store::{AppendError, Store};
 use super::{Keep, Settings, disk};
 use crate::bus::{Link, Receipt, Refusal};
 use crate::dedupe::Known;
 use crate::message::Message;
+use crate::telemetry::Throttle;
 
 /// Messages and bytes of one commit, at most; one message may exceed the bytes.
 const BATCH_MESSAGES: usize = 1024;
@@ -28,6 +29,9 @@ const ROUND: Duration = Duration::from_secs(1);
 /// Waits between two attempts to open a failed log again.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
+
+/// Between two lines on one and the same thing.
+const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// Refusing ends only with this part of the reserve above it: a journal comes and goes with 64 MB.
 const RESERVE_MARGIN: u64 = 4;
@@ -181,6 +185,7 @@ impl Writer {
         if self.state == State::Uncounted && batch.counted == Some(*self.reopened.borrow()) {
             self.take_again();
         }
+        self.settings.clock.look();
         self.check_space();
         if !batch.appends.is_empty() {
             self.append(&mut batch.appends, batch.bytes as u64);
@@ -202,7 +207,7 @@ impl Writer {
             State::Taking if self.is_full(bytes) => Err("it holds as many bytes as it may"),
             State::Taking => self.try_append(appends),
             State::Full => Err("its disk has less free space than its reserve"),
-            State::Failed { .. } | State::Uncounted => Err("it is being opened again after a failure"),
+            State::Failed { .. } | State::Uncounted => Err("it failed, and is not open again yet"),
         };
         let mut receipts = answer.map(Vec::into_iter);
         for append in appends.drain(..) {
@@ -242,6 +247,10 @@ impl Writer {
                 self.fail(&reason);
                 Err("its disk failed to take it")
             }
+            Err(AppendError::Gone(gone)) => {
+                self.gone(&gone);
+                Err("it is not where it was opened")
+            }
         }
     }
 
@@ -268,7 +277,7 @@ impl Writer {
             }
             // They stay pending on disk, and are sent once more after the next start.
             Err(AppendError::Behind) => {}
-            Err(AppendError::Failed(reason)) => self.fail(&reason),
+            Err(error) => self.fail(&error.to_string()),
         }
     }
 
@@ -280,6 +289,10 @@ impl Writer {
 
     /// What has to be done from time to time, with or without messages.
     fn round(&mut self) {
+        self.settings.clock.look();
+        if let Err(gone) = self.store.in_place() {
+            self.gone(&gone);
+        }
         self.check_space();
         match self.state {
             State::Failed { retry, wait } if Instant::now() >= retry => self.reopen(wait),
@@ -293,11 +306,17 @@ impl Writer {
     }
 
     fn check_space(&mut self) {
+        static UNREAD: Throttle = Throttle::new(LOG_EVERY);
+        if matches!(self.state, State::Failed { .. }) {
+            return;
+        }
         let Settings { section, dir, reserve, .. } = &self.settings;
         let free = match disk::free(dir) {
             Ok(free) => free,
             Err(error) => {
-                warn!(%error, "the free space of {section}.dir cannot be read");
+                if let Some(more) = UNREAD.pass() {
+                    warn!(%error, more, "the free space of {section}.dir cannot be read");
+                }
                 return;
             }
         };
@@ -325,11 +344,11 @@ impl Writer {
     }
 
     fn try_retain(&self) -> Result<(), AppendError> {
-        let now = Timestamp::now();
+        let clock = &self.settings.clock;
         let facts = self.store.facts();
         let rolls = facts.last().is_some_and(|active| match self.settings.keep {
-            Keep::For(retention) => retention.rolls(active, now),
-            Keep::UntilDone { bytes, .. } => Retention { age: Duration::MAX, bytes }.rolls(active, now),
+            Keep::For(retention) => retention.rolls(active, clock),
+            Keep::UntilDone { bytes, .. } => Retention { age: Duration::MAX, bytes }.rolls(active, clock),
         });
         if rolls {
             self.store.roll()?;
@@ -342,7 +361,7 @@ impl Writer {
         }
         let facts = self.store.facts();
         let goes = match self.settings.keep {
-            Keep::For(retention) => retention.removes(&facts, now),
+            Keep::For(retention) => retention.removes(&facts, clock),
             Keep::UntilDone { .. } => self.store.drained(&self.cursors),
         };
         if goes > 0 {
@@ -369,6 +388,16 @@ impl Writer {
             "the log failed: messages are refused until it is open again; look after the disk of {section}.dir"
         );
         self.enter(State::Failed { retry: Instant::now(), wait: FIRST_RETRY });
+    }
+
+    /// Takes nothing until what was opened is back.
+    fn gone(&mut self, gone: &Gone) {
+        if matches!(self.state, State::Failed { .. }) {
+            return;
+        }
+        let error = gone.explain(&self.settings);
+        error!(%error, "the log is not where it was opened: messages are refused until it is");
+        self.enter(State::Failed { retry: Instant::now() + FIRST_RETRY, wait: FIRST_RETRY });
     }
 
     fn reopen(&mut self, wait: Duration) {

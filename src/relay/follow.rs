@@ -13,7 +13,6 @@ use super::read::{Letter, aside, of_dead_letter, of_event};
 use super::report::unfollowed;
 use crate::event::{Event, Link};
 use crate::fetch::{Bounds, Fetcher, Unfetched};
-use crate::message::origin;
 use crate::reply::Outcome;
 
 /// What a link has to stay open so that a retry may still follow it: the first may come after five minutes.
@@ -30,7 +29,7 @@ enum Then {
 
 /// As far as anybody knows: from when Terra emitted the event, at the latest from when it signed it.
 fn open_until(event: &Event, link: &Link) -> Timestamp {
-    origin(event).1 + link.expires_in()
+    event.delivery().emitted_at() + link.expires_in()
 }
 
 /// What a failure `now` means for a link that is open until then.
@@ -125,6 +124,8 @@ mod tests {
             (Some("1699999900000"), 1_699_999_900),
             (Some("1700000100000"), 1_700_000_100),
             (Some("1700000100"), 1_700_000_000),
+            (Some("1700000301000"), 1_700_000_000),
+            (Some("4102444799999"), 1_700_000_000),
             (Some("soon"), 1_700_000_000),
             (None, 1_700_000_000),
         ] {

@@ -13,11 +13,15 @@ use crate::telemetry::Throttle;
 /// Lines of one kind in the log, at most one in this time.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
+/// The same for what any scanner on the internet brings about.
+const LOG_SELDOM: Duration = Duration::from_secs(3600);
+
 /// Counts an outcome, and says aloud what somebody should hear of.
 pub(super) fn report(metrics: &Metrics, endpoint: &str, outcome: &Outcome, took: Duration) {
     static OVERSIZED: Throttle = Throttle::new(LOG_EVERY);
     static ENCODED: Throttle = Throttle::new(LOG_EVERY);
     static UNTIMELY: Throttle = Throttle::new(LOG_EVERY);
+    static UNSIGNED: Throttle = Throttle::new(LOG_SELDOM);
     static ELSEWHERE: Throttle = Throttle::new(LOG_EVERY);
     // One for each, or what a retry mends would keep silent what only a person can.
     static REFUSED: Throttle = Throttle::new(LOG_EVERY);
@@ -26,13 +30,37 @@ pub(super) fn report(metrics: &Metrics, endpoint: &str, outcome: &Outcome, took:
     static UNANSWERED: Throttle = Throttle::new(LOG_EVERY);
     static OVERLOADED: Throttle = Throttle::new(LOG_EVERY);
     static UNREADABLE: Throttle = Throttle::new(LOG_EVERY);
+    static SLOW: Throttle = Throttle::new(LOG_EVERY);
+    static BROKEN: Throttle = Throttle::new(LOG_EVERY);
     metrics.ended(endpoint, outcome.as_str(), took);
     tracing::debug!(endpoint, outcome = outcome.as_str(), milliseconds = took.as_millis() as u64, "delivery ended");
     match outcome {
         Outcome::Kept(_) | Outcome::Duplicate(_) | Outcome::Spooled(_) | Outcome::Dropped => {}
-        Outcome::UnknownPath | Outcome::WrongMethod | Outcome::TooSlow | Outcome::Broken => {}
         // Was said where it happened.
-        Outcome::Unfetched(_) => {}
+        Outcome::UnknownPath | Outcome::WrongMethod | Outcome::Unfetched(_) => {}
+        Outcome::Refused(Refusal::Unconfirmed { .. }) => {}
+        Outcome::TooSlow => {
+            if let Some(more) = SLOW.pass() {
+                let remedy = "see to the network between sender and bridge, or lower `server.min_body_rate`";
+                tracing::warn!(
+                    endpoint,
+                    more,
+                    remedy,
+                    "answered 408: the body came too slowly to leave time for the bus"
+                );
+            }
+        }
+        Outcome::Broken => {
+            if let Some(more) = BROKEN.pass() {
+                let remedy = "compare the timeouts and body limits of what stands in front of the bridge";
+                tracing::warn!(
+                    endpoint,
+                    more,
+                    remedy,
+                    "the client left, or broke the framing, in the middle of a body"
+                );
+            }
+        }
         Outcome::DeadLettered(_, reason) => {
             if let Some(more) = UNREADABLE.pass() {
                 let reason = reason.as_str();
@@ -54,10 +82,27 @@ pub(super) fn report(metrics: &Metrics, endpoint: &str, outcome: &Outcome, took:
                 let reason = reason.as_str();
                 tracing::warn!(endpoint, reason, more, remedy, "rejected what Terra signed, for its time alone");
             }
+            let unsigned = matches!(reason, Rejection::Missing | Rejection::Malformed);
+            if let Some(more) = unsigned.then(|| UNSIGNED.pass()).flatten() {
+                let remedy = "if Terra sent it, see what in front of the bridge takes `terra-signature` away; a scanner looks the same";
+                let reason = reason.as_str();
+                tracing::warn!(
+                    endpoint,
+                    reason,
+                    more,
+                    remedy,
+                    "rejected a request without a signature that can be read"
+                );
+            }
             let elsewhere = *reason == Rejection::Address;
             if let Some(more) = elsewhere.then(|| ELSEWHERE.pass()).flatten() {
-                let remedy = "add Terra's address to `server.allow`, and the proxies in front of the bridge to `server.trusted_proxies`";
-                tracing::warn!(endpoint, more, remedy, "rejected what Terra signed, for its sender's address alone");
+                let remedy = "if Terra sent it, add its address to `server.allow`, and the proxies in front of the bridge to `server.trusted_proxies`";
+                tracing::warn!(
+                    endpoint,
+                    more,
+                    remedy,
+                    "rejected a delivery for its sender's address; nobody looked at its signature"
+                );
             }
         }
         Outcome::TooLarge => {
@@ -109,6 +154,36 @@ pub(super) fn astray(metrics: &Metrics, looks_signed: bool) {
     if let Some(more) = looks_signed.then(|| ASTRAY.pass()).flatten() {
         let remedy = "compare the URL in the sender's settings with the paths of `endpoints`";
         tracing::warn!(more, remedy, "answered 404 to what looks like a delivery, on a path that no endpoint has");
+    }
+}
+
+/// Says that a request came by another method than POST, where it `looks_signed`.
+pub(super) fn wrong_method(endpoint: &str, looks_signed: bool) {
+    static METHOD: Throttle = Throttle::new(LOG_EVERY);
+    if let Some(more) = looks_signed.then(|| METHOD.pass()).flatten() {
+        let remedy = "have the sender use the final URL: a redirect in front of the bridge makes a GET of a POST";
+        tracing::warn!(
+            endpoint,
+            more,
+            remedy,
+            "answered 405 to what looks like a delivery, by another method than POST"
+        );
+    }
+}
+
+/// Counts and says that a delivery's ordering timestamp cannot be Terra's.
+pub(super) fn disbelieved(metrics: &Metrics, endpoint: &str) {
+    static DISBELIEVED: Throttle = Throttle::new(LOG_EVERY);
+    metrics.ordering_timestamp_ignored(endpoint);
+    if let Some(more) = DISBELIEVED.pass() {
+        let remedy =
+            "somebody may be sending a captured delivery again: no header is signed; see who can read Terra's requests";
+        tracing::warn!(
+            endpoint,
+            more,
+            remedy,
+            "ignored an ordering timestamp: no Unix milliseconds up to the signature's time"
+        );
     }
 }
 

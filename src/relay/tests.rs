@@ -5,6 +5,7 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::bus::Link;
+use crate::clock::Clock;
 use crate::metrics::Readings;
 use crate::route::Topic;
 use crate::signature::tests::{delivery, endpoint};
@@ -64,9 +65,9 @@ fn line_with(spool: Option<config::Spool>) -> (Arc<Slow>, Arc<Line>) {
         config.server.publish_timeout = LONG;
     }
     config.spool = spool;
-    let spool = config.spool.as_ref().map(|spool| Spool::open(spool, 10, |_| {}).unwrap());
+    let spool = config.spool.as_ref().map(|spool| Spool::open(spool, 10, Clock::trusted(), |_| {}).unwrap());
     let routes = Arc::new(Table::of(&config).unwrap());
-    let (bus, dedupe) = (Arc::new(Slow::default()), Dedupe::new(Duration::from_secs(60), 10));
+    let (bus, dedupe) = (Arc::new(Slow::default()), Dedupe::new(Duration::from_secs(60), 10, Clock::system()));
     let (budget, metrics) = (Budget::new(1 << 20), Metrics::new(Readings::default()));
     let stages = Stages { routes, fetcher: None, dedupe, bus: bus.clone(), spool, budget, metrics };
     let relay = Relay::new(&config, stages);
@@ -125,6 +126,22 @@ async fn a_second_attempt_shares_the_refusal_and_a_third_asks_again() {
     settled().await;
     bus.answer(Ok(Receipt::Kept));
     assert!(matches!(third.await, Ok(Outcome::Kept(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_bus_does_not_confirm_is_counted_as_that_and_not_remembered() {
+    let (bus, line) = line();
+    let first = attempt(&line);
+    settled().await;
+    bus.answer(Err(Refusal::Unconfirmed { reason: "nobody said so".into() }));
+    let outcome = first.await.unwrap();
+    assert!(!outcome.is_success(), "{outcome:?}");
+    let counted = r#"terra_bridge_published_total{topic="terra.daily",result="unconfirmed"} 1"#;
+    assert!(line.metrics.text().contains(counted), "{}", line.metrics.text());
+    let retry = attempt(&line);
+    settled().await;
+    bus.answer(Ok(Receipt::Kept));
+    assert!(matches!(retry.await, Ok(Outcome::Kept(_))));
 }
 
 #[tokio::test(start_paused = true)]
@@ -195,7 +212,7 @@ async fn a_spool_that_takes_nothing_leaves_the_bus_to_be_asked() {
     bus.answer(transient());
     assert!(matches!(first.await, Ok(Outcome::Spooled(_))));
     let held = line.spool.as_ref().unwrap();
-    until("it is too old", || held.reading().oldest.is_some_and(|oldest| oldest < Timestamp::now())).await;
+    until("it is too old", || !held.reading().age.is_zero()).await;
 
     let other = attempt_at(&line, &of_user("b", 0), LONG);
     until("the bus is asked", || bus.asked() == 1).await;

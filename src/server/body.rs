@@ -59,9 +59,11 @@ pub enum BodyError {
     Broken,
 }
 
-/// Whether a body comes in another content coding than identity.
+/// Whether a body comes in another content coding than identity. None is named by an empty list as well.
 pub fn coded(headers: &HeaderMap) -> bool {
-    headers.get_all(CONTENT_ENCODING).iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+    let lists = headers.get_all(CONTENT_ENCODING).iter();
+    let mut codings = lists.flat_map(|list| list.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    codings.any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
 }
 
 /// A body that was not read yet.
@@ -165,6 +167,26 @@ mod tests {
     use super::*;
 
     const MIB: usize = 1 << 20;
+
+    #[test]
+    fn identity_and_an_empty_list_are_no_coding() {
+        for (lines, expected) in [
+            (&[][..], false),
+            (&[""], false),
+            (&["identity"], false),
+            (&["Identity, identity"], false),
+            (&[" ,identity,\t"], false),
+            (&["identity", ""], false),
+            (&["gzip"], true),
+            (&["identity, gzip"], true),
+            (&["identity", "br"], true),
+            (&["identity;q=1"], true),
+            (&["*"], true),
+        ] {
+            let line = |line: &&str| (CONTENT_ENCODING, line.parse().expect("a header's value"));
+            assert_eq!(coded(&lines.iter().map(line).collect()), expected, "{lines:?}");
+        }
+    }
 
     #[test]
     fn a_body_is_charged_what_it_reserves_and_never_much_more_than_came() {

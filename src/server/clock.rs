@@ -11,20 +11,19 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 use tokio::time::Instant;
+
+use super::backlog::Backlog;
 
 /// How long, and how much, a client that was answered early may go on sending: closing under it
 /// would reset the connection and destroy the reply before it is read.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 32 << 20;
 
-/// How long a client may keep what is written to it waiting, and how many bytes it has to take in that
-/// time: more than a reply now and then.
-const STALL: Duration = Duration::from_secs(30);
-const LEAST_TAKEN: usize = 64 << 10;
-
-/// Nothing was held up for so long: the client reads again.
-const FLOWS_AGAIN: Duration = Duration::from_secs(2);
+/// A connection that is silent, slow or leaving has at least this time, however many want its place: longer
+/// than the first bytes of an honest one take after it was opened.
+const LEAST_PATIENCE: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Clone, Copy)]
 enum Phase {
@@ -36,13 +35,38 @@ enum Phase {
     Head(Instant),
     /// A request is with the service.
     Busy,
-    /// Answered before its body was read: the client may read the reply and leave.
+    /// Answered for the last time: the client may read the reply and leave.
     Leaving(Instant),
+    /// Others want its place.
+    GivingWay,
+}
+
+/// Why a connection's time is up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Expired {
+    /// It was opened and never said anything.
+    Silent,
+    Idle,
+    /// A head that was begun is not complete.
+    Head,
+    /// The client does not take what is written to it.
+    Unread,
+    /// Answered for the last time, and not closed by the client.
+    Left,
+    GaveWay,
+}
+
+/// Who gives way to others: the least first, and of those the longest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Spare {
+    Resting(Instant),
+    SlowHead(Instant),
 }
 
 pub(super) struct Clock {
     phase: Mutex<Phase>,
     backlog: Mutex<Backlog>,
+    giving_way: Notify,
     header_timeout: Duration,
     idle_timeout: Duration,
 }
@@ -51,7 +75,16 @@ impl Clock {
     /// A connection that never says anything has the time of a head, not the time of an idle one.
     pub(super) fn new(header_timeout: Duration, idle_timeout: Duration) -> Self {
         let phase = Mutex::new(Phase::New(Instant::now()));
-        Self { phase, backlog: Mutex::default(), header_timeout, idle_timeout }
+        Self { phase, backlog: Mutex::default(), giving_way: Notify::new(), header_timeout, idle_timeout }
+    }
+
+    /// Whatever the connection had to wait for is over: a head, or the handshake before it, has its time from
+    /// now on.
+    pub(super) fn begin(&self) {
+        let mut phase = self.phase();
+        if let Phase::New(_) = *phase {
+            *phase = Phase::New(Instant::now());
+        }
     }
 
     /// The head is complete; returns when its first byte came.
@@ -60,7 +93,7 @@ impl Clock {
         let arrived = match *phase {
             Phase::Head(since) => since,
             // A pipelined head was read together with the request before it.
-            Phase::New(_) | Phase::Idle(_) | Phase::Busy | Phase::Leaving(_) => Instant::now(),
+            Phase::New(_) | Phase::Idle(_) | Phase::Busy | Phase::Leaving(_) | Phase::GivingWay => Instant::now(),
         };
         *phase = Phase::Busy;
         arrived
@@ -78,24 +111,65 @@ impl Clock {
         }
     }
 
+    /// Whether a head was begun and is not complete.
+    pub(super) fn in_head(&self) -> bool {
+        matches!(*self.phase(), Phase::Head(_))
+    }
+
+    /// Whether others may have its place; `None` while it is at work, or as good as new.
+    pub(super) fn spare(&self, now: Instant) -> Option<Spare> {
+        let patient = |since: &Instant| *since + LEAST_PATIENCE <= now;
+        match *self.phase() {
+            Phase::Idle(since) => Some(Spare::Resting(since)),
+            Phase::New(since) | Phase::Leaving(since) => Some(since).filter(patient).map(Spare::Resting),
+            Phase::Head(since) => Some(since).filter(patient).map(Spare::SlowHead),
+            Phase::Busy | Phase::GivingWay => None,
+        }
+    }
+
+    /// Ends the connection's time where it is still as `spare`. A request that is complete by then is served.
+    pub(super) fn give_way(&self, spare: Spare) -> bool {
+        let mut phase = self.phase();
+        let still = match (*phase, spare) {
+            (Phase::Idle(since) | Phase::New(since) | Phase::Leaving(since), Spare::Resting(was)) => since == was,
+            (Phase::Head(since), Spare::SlowHead(was)) => since == was,
+            _ => false,
+        };
+        if still {
+            *phase = Phase::GivingWay;
+            self.giving_way.notify_one();
+        }
+        still
+    }
+
+    pub(super) fn is_giving_way(&self) -> bool {
+        matches!(*self.phase(), Phase::GivingWay)
+    }
+
     /// Resolves when the connection's time is up.
-    pub(super) async fn expired(&self) {
+    pub(super) async fn expired(&self) -> Expired {
         loop {
             let phase = *self.phase();
-            let end = match phase {
-                Phase::Idle(since) => since + self.idle_timeout,
-                Phase::New(since) | Phase::Head(since) => since + self.header_timeout,
-                Phase::Busy => Instant::now() + self.header_timeout,
-                Phase::Leaving(since) => since + LINGER,
+            let (end, why) = match phase {
+                Phase::New(since) => (since + self.header_timeout, Expired::Silent),
+                Phase::Idle(since) => (since + self.idle_timeout, Expired::Idle),
+                Phase::Head(since) => (since + self.header_timeout, Expired::Head),
+                Phase::Busy => (Instant::now() + self.header_timeout, Expired::Unread),
+                Phase::Leaving(since) => (since + LINGER, Expired::Left),
+                Phase::GivingWay => return Expired::GaveWay,
             };
             let now = Instant::now();
             let held_up = self.backlog.lock().expect("no holder of this lock can panic").end();
-            let end = held_up.map_or(end, |held_up| end.min(held_up));
+            let (end, why) = held_up.filter(|until| *until < end).map_or((end, why), |until| (until, Expired::Unread));
             if end <= now {
-                return;
+                return why;
             }
             // No phase that begins meanwhile can end earlier than this, so none is overslept.
-            tokio::time::sleep_until(end.min(now + self.header_timeout.min(LINGER))).await;
+            let sleep = tokio::time::sleep_until(end.min(now + self.header_timeout.min(LINGER)));
+            tokio::select! {
+                () = sleep => {}
+                () = self.giving_way.notified() => {}
+            }
         }
     }
 
@@ -112,53 +186,6 @@ impl Clock {
 
     fn phase(&self) -> std::sync::MutexGuard<'_, Phase> {
         self.phase.lock().expect("no holder of this lock can panic")
-    }
-}
-
-/// What a client does not take of what is written to it. One that reads nothing still has the kernel
-/// take a small reply now and then: that alone is no progress.
-#[derive(Debug, Default)]
-struct Backlog {
-    /// Since when, or since enough was taken the last time; and how much was since.
-    since: Option<Instant>,
-    taken: usize,
-    /// When something was last held up, and whether it still is.
-    last: Option<Instant>,
-    waits: bool,
-}
-
-impl Backlog {
-    fn held_up(&mut self, taken: usize) {
-        let now = Instant::now();
-        if !self.lasts(now) {
-            *self = Self { since: Some(now), ..Self::default() };
-        }
-        self.last = Some(now);
-        self.waits = true;
-        self.took(taken);
-    }
-
-    fn flowed(&mut self, taken: usize) {
-        self.waits = false;
-        self.took(taken);
-    }
-
-    /// A client that takes enough has its time anew.
-    fn took(&mut self, bytes: usize) {
-        self.taken += bytes;
-        if self.taken >= LEAST_TAKEN {
-            self.taken = 0;
-            self.since = self.since.map(|_| Instant::now());
-        }
-    }
-
-    fn lasts(&self, now: Instant) -> bool {
-        self.since.is_some() && (self.waits || self.last.is_some_and(|last| now < last + FLOWS_AGAIN))
-    }
-
-    /// Until when it may last.
-    fn end(&self) -> Option<Instant> {
-        Some(self.since.filter(|_| self.lasts(Instant::now()))? + STALL)
     }
 }
 
@@ -240,28 +267,6 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_reply_now_and_then_is_no_progress_and_a_stream_that_moves_is() {
-        let mut backlog = Backlog::default();
-        assert_eq!(backlog.end(), None);
-        let began = Instant::now();
-        for _ in 0..25 {
-            backlog.held_up(0);
-            backlog.flowed(170);
-            tokio::time::advance(Duration::from_secs(1)).await;
-        }
-        backlog.held_up(0);
-        tokio::time::advance(Duration::from_secs(6)).await;
-        assert_eq!(backlog.end(), Some(began + STALL), "in the past");
-
-        let mut backlog = Backlog::default();
-        for _ in 0..100 {
-            backlog.held_up(20_000);
-            tokio::time::advance(Duration::from_secs(1)).await;
-            assert!(backlog.end().is_some_and(|end| end > Instant::now()));
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
     async fn a_request_begins_with_its_first_byte_however_long_its_connection_was_open() {
         let clock = Clock::new(Duration::from_secs(5), Duration::from_secs(75));
         for rest in [4, 70] {
@@ -284,15 +289,35 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_reads_again_is_not_reminded() {
-        let mut backlog = Backlog::default();
-        backlog.held_up(0);
-        backlog.flowed(170);
-        assert!(backlog.end().is_some());
-        tokio::time::advance(FLOWS_AGAIN).await;
-        assert_eq!(backlog.end(), None);
-        let later = Instant::now();
-        backlog.held_up(0);
-        assert_eq!(backlog.end(), Some(later + STALL));
+    async fn who_had_to_wait_for_a_place_has_the_time_of_a_head_from_then_on() {
+        let clock = Clock::new(Duration::from_secs(5), Duration::from_secs(75));
+        tokio::time::advance(Duration::from_secs(60)).await;
+        clock.begin();
+        let begun = Instant::now();
+        assert_eq!(clock.expired().await, Expired::Silent);
+        assert_eq!(begun.elapsed(), Duration::from_secs(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_rests_gives_way_and_who_is_at_work_does_not() {
+        let clock = Clock::new(Duration::from_secs(5), Duration::from_secs(75));
+        let opened = Instant::now();
+        assert_eq!(clock.spare(opened), None, "its first bytes are on their way");
+        tokio::time::advance(LEAST_PATIENCE).await;
+        assert_eq!(clock.spare(Instant::now()), Some(Spare::Resting(opened)));
+        clock.bytes_came();
+        let begun = Instant::now();
+        assert!(!clock.give_way(Spare::Resting(opened)), "it has said something since");
+        assert_eq!(clock.spare(begun), None);
+        tokio::time::advance(LEAST_PATIENCE).await;
+        assert_eq!(clock.spare(Instant::now()), Some(Spare::SlowHead(begun)));
+        clock.head_complete();
+        assert_eq!(clock.spare(Instant::now()), None);
+        clock.answered(false);
+        let answered = Instant::now();
+        assert_eq!(clock.spare(answered), Some(Spare::Resting(answered)));
+        assert!(clock.give_way(Spare::Resting(answered)));
+        assert_eq!(clock.expired().await, Expired::GaveWay);
+        assert_eq!(answered.elapsed(), Duration::ZERO);
     }
 }

@@ -17,7 +17,12 @@ pub(crate) fn loopback_host(headers: &HeaderMap) -> bool {
     }
     let name = authority.host();
     let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
+    name.eq_ignore_ascii_case("localhost") || address.is_ok_and(is_loopback)
+}
+
+/// Whether only this machine reaches the address, written as IPv6 or not.
+pub(crate) fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
 }
 
 #[cfg(test)]
@@ -32,11 +37,21 @@ mod tests {
 
     #[test]
     fn only_names_of_this_machine_pass() {
-        for host in ["localhost", "LOCALHOST:80", "127.0.0.1", "127.8.9.1:8082", "[::1]", "[::1]:8082"] {
+        for host in
+            ["localhost", "LOCALHOST:80", "127.0.0.1", "127.8.9.1:8082", "[::1]", "[::1]:8082", "[::ffff:127.0.0.1]:1"]
+        {
             assert!(allowed(host), "{host}");
         }
-        for host in ["example.com", "localhost.example.com", "10.0.0.1", "127.0.0.1.nip.io", "a@localhost", "", "[::2]"]
-        {
+        for host in [
+            "example.com",
+            "localhost.example.com",
+            "10.0.0.1",
+            "127.0.0.1.nip.io",
+            "a@localhost",
+            "",
+            "[::2]",
+            "[::ffff:10.0.0.1]",
+        ] {
             assert!(!allowed(host), "{host}");
         }
         assert!(!loopback_host(&HeaderMap::new()));

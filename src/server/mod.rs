@@ -1,17 +1,21 @@
 //! Connections, limits and deadlines. Comes in: a bound listener. Goes out: requests with the moment
 //! their first byte came, to a [`Service`]. Knows nothing of Terra or of a bus.
 
+mod backlog;
 mod body;
 mod clock;
-mod descriptors;
+pub mod descriptors;
+mod errors;
+mod first_bytes;
 mod host;
 mod payload;
 mod pinned;
+mod places;
 mod tls;
 
 pub use body::{Body, BodyError, Budget, coded};
-pub use descriptors::raise_limit;
-pub(crate) use host::loopback_host;
+pub use errors::ConnectionLog;
+pub(crate) use host::{is_loopback, loopback_host};
 pub use payload::Payload;
 pub(crate) use pinned::{connector, scheme};
 pub use tls::{CertificateError, Certificates, Reloaded};
@@ -35,13 +39,15 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config;
-use clock::{Clock, Clocked};
+use clock::{Clock, Clocked, Expired};
+use errors::ConnectionError;
+use first_bytes::{FirstBytes, Opening};
+use places::Places;
 
 /// What any listener answers with: a small body, or a stream.
 pub type Reply = http::Response<UnsyncBoxBody<Bytes, std::io::Error>>;
@@ -76,7 +82,8 @@ pub struct Limits {
     pub header_timeout: Duration,
     pub idle_timeout: Duration,
     pub drain_timeout: Duration,
-    /// No reply is a stream: the kernel keeps few of them, and a client takes one as a whole in time.
+    /// No reply is a stream, and each has a deadline: the kernel keeps few of them, a client takes one as a
+    /// whole in time, and one that left is noticed by then.
     pub small_replies: bool,
 }
 
@@ -96,9 +103,9 @@ impl From<&config::Server> for Limits {
 
 impl Limits {
     /// For a listener beside the line: few connections, and nobody to wait for at the end.
-    pub fn aside() -> Self {
+    pub fn aside(max_connections: usize) -> Self {
         Self {
-            max_connections: 1024,
+            max_connections,
             max_header_bytes: 16 << 10,
             max_headers: 64,
             header_timeout: Duration::from_secs(5),
@@ -116,10 +123,10 @@ pub async fn serve(
     tls: Option<Certificates>,
     limits: Limits,
     service: impl Service,
-    open: Arc<AtomicI64>,
+    log: ConnectionLog,
     stop: CancellationToken,
 ) -> usize {
-    let places = Arc::new(Semaphore::new(limits.max_connections));
+    let places = Places::new(limits.max_connections);
     if limits.small_replies {
         // Accepted sockets inherit it. Where it cannot be set, the kernel's own bound holds.
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(&listener, SEND_BUFFER);
@@ -127,18 +134,29 @@ pub async fn serve(
     let connections = TaskTracker::new();
     let abort = CancellationToken::new();
     loop {
-        // The place is taken before accept, so that what is over the cap waits in the kernel.
-        let (stream, place) = tokio::select! {
+        // What is over the cap, one aside, waits in the kernel.
+        let next = async {
+            let stream = accept(&listener, &log).await;
+            let clock = Arc::new(Clock::new(limits.header_timeout, limits.idle_timeout));
+            let place = places.take(&clock, &log).await;
+            clock.begin();
+            (stream, clock, place)
+        };
+        let (stream, clock, place) = tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            accepted = accept(&listener, &places) => accepted,
+            next = next => next,
         };
-        let (service, limits, tls) = (service.clone(), limits.clone(), tls.clone());
-        let (open, stop, abort) = (Gauged::new(&open), stop.clone(), abort.clone());
+        let (service, limits, tls, log) = (service.clone(), limits.clone(), tls.clone(), log.clone());
+        let (open, stop, abort) = (Gauged::new(log.open()), stop.clone(), abort.clone());
         connections.spawn(async move {
             tokio::select! {
                 () = abort.cancelled() => {}
-                () = connection(stream, tls, &limits, service, stop) => {}
+                error = connection(stream, clock, tls, &limits, service, &log, stop) => {
+                    if let Some(error) = error {
+                        log.record(error);
+                    }
+                }
             }
             drop((open, place));
         });
@@ -152,13 +170,12 @@ pub async fn serve(
     aborted
 }
 
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> (TcpStream, tokio::sync::OwnedSemaphorePermit) {
-    let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
+async fn accept(listener: &TcpListener, log: &ConnectionLog) -> TcpStream {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return (stream, place),
+            Ok((stream, _)) => return stream,
             Err(error) => {
-                tracing::warn!(kind = %error.kind(), "could not accept a connection");
+                log.not_accepted(&error);
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -167,33 +184,55 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> (TcpStream, 
 
 async fn connection(
     stream: TcpStream,
+    clock: Arc<Clock>,
     tls: Option<Certificates>,
     limits: &Limits,
     service: impl Service,
+    log: &ConnectionLog,
     stop: CancellationToken,
-) {
+) -> Option<ConnectionError> {
     // A reply is one small write: waiting to fill a packet only delays it.
     let _ = stream.set_nodelay(true);
     let peer = stream.peer_addr().map(|peer| Peer(peer.ip())).ok();
-    match tls {
-        None => http(stream, peer, limits, service, stop).await,
-        Some(tls) => {
-            if let Some(stream) = tls.accept(stream, limits.header_timeout).await {
-                http(stream, peer, limits, service, stop).await;
+    let opening = Opening::default();
+    let stream = FirstBytes::new(stream, opening.clone());
+    let Some(tls) = tls else {
+        let error = http(stream, &clock, peer, limits, service, stop).await?;
+        return Some(opening.protocol().and_then(ConnectionError::of_protocol).unwrap_or(error));
+    };
+    let failed = tokio::select! {
+        accepted = tls.accept(stream) => match accepted {
+            Ok(stream) => {
+                clock.begin();
+                return http(stream, &clock, peer, limits, service, stop).await;
             }
-        }
+            Err(error) => error,
+        },
+        expired = clock.expired() => match expired {
+            Expired::GaveWay => return None,
+            _ if opening.is_silent() => return Some(ConnectionError::Silent),
+            _ => "it was not complete in time".to_owned(),
+        },
+    };
+    // A health check opens a connection, and closes it.
+    let protocol = if opening.is_silent() { return None } else { opening.protocol() };
+    let error = protocol.and_then(ConnectionError::of_protocol_over_tls);
+    if error.is_none() {
+        log.handshake_failed(&failed);
     }
+    error
 }
 
-/// The clock stands above TLS: a byte of a head is one that could be decrypted.
+/// The clock stands above TLS: a byte of a head is one that could be decrypted. Returns what is to be said
+/// of its end.
 async fn http(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    clock: &Arc<Clock>,
     peer: Option<Peer>,
     limits: &Limits,
     service: impl Service,
     stop: CancellationToken,
-) {
-    let clock = Arc::new(Clock::new(limits.header_timeout, limits.idle_timeout));
+) -> Option<ConnectionError> {
     let answer = |mut request: Request<Incoming>| {
         let arrived = clock.head_complete();
         peer.map(|peer| request.extensions_mut().insert(peer));
@@ -217,16 +256,20 @@ async fn http(
         .max_headers(limits.max_headers)
         // As large as one read may be; hyper's own choice is 408 KiB for each connection, kept while it rests.
         .max_buf_size(limits.max_header_bytes.max(READ_BUFFER))
-        .half_close(false)
+        // Who has sent a whole request may say so and still gets the answer. Who has left for good looks the
+        // same until then: only where each answer comes within a deadline.
+        .half_close(limits.small_replies)
         .serve_connection(TokioIo::new(Clocked::new(stream, clock.clone())), service_fn(answer));
     let mut connection = pin!(connection);
     let mut expired = pin!(clock.expired());
     let mut stopping = false;
     loop {
         tokio::select! {
-            // Errors are the client's: a reset, bytes that are not HTTP (hyper has answered those).
-            _ = connection.as_mut() => return,
-            () = expired.as_mut() => return,
+            // Other errors are how clients leave, or are reported with their request.
+            ended = connection.as_mut() => {
+                return ConnectionError::of_hyper(&ended.err()?, clock.in_head());
+            }
+            expired = expired.as_mut() => return ConnectionError::of_expired(expired),
             () = stop.cancelled(), if !stopping => {
                 stopping = true;
                 connection.as_mut().graceful_shutdown();
@@ -262,5 +305,13 @@ pub fn json(status: http::StatusCode, body: &serde_json::Value) -> Reply {
     *reply.status_mut() = status;
     let json = http::HeaderValue::from_static("application/json");
     reply.headers_mut().insert(http::header::CONTENT_TYPE, json);
+    reply
+}
+
+/// The reply, which ends its connection where it is a denial: who was denied has no reason to stay.
+pub(crate) fn closing_if_denied(mut reply: Reply) -> Reply {
+    if reply.status().is_client_error() {
+        reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     reply
 }

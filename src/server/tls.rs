@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -18,9 +17,16 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::config::CertificatePair;
+use crate::config::files::{Hangs, Reading, read_regular};
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// What a look at both files may take.
+const LOOK_WITHIN: Duration = Duration::from_secs(2);
+
+/// Bytes of a file: far more than any chain needs.
+const LARGEST: u64 = 4 << 20;
 
 /// A certificate and its key, served and kept current. Cloning shares them.
 #[derive(Clone)]
@@ -33,7 +39,7 @@ struct Inner {
     served: Arc<Served>,
     acceptor: TlsAcceptor,
     seen: Mutex<Seen>,
-    failed: AtomicU64,
+    reading: Reading<Result<Pem, CertificateError>>,
 }
 
 /// What was last read of the files.
@@ -41,6 +47,8 @@ struct Seen {
     served: Pem,
     /// A pair that does not fit, and whether somebody was told: files are replaced one after the other.
     unfit: Option<(Pem, bool)>,
+    /// Somebody was told that looking at the files has no end.
+    hangs: bool,
 }
 
 /// The bytes of both files.
@@ -56,6 +64,8 @@ struct Pem {
 pub struct CertificateError {
     key: String,
     wrong: String,
+    /// Nothing is known of the files.
+    hangs: bool,
 }
 
 /// What looking at the files again came to.
@@ -84,27 +94,38 @@ impl Certificates {
             files: files.clone(),
             served,
             acceptor: TlsAcceptor::from(Arc::new(config)),
-            seen: Mutex::new(Seen { served: pem, unfit: None }),
-            failed: AtomicU64::new(0),
+            seen: Mutex::new(Seen { served: pem, unfit: None, hangs: false }),
+            reading: Reading::default(),
         })))
     }
 
     /// Looks at the files again. A pair that cannot be served leaves the one that is.
     ///
     /// # Errors
-    /// As with [`Self::load`].
+    /// As with [`Self::load`], or files whose disk does not answer in time.
     pub fn reload(&self) -> Result<Reloaded, CertificateError> {
-        // Read under the lock: of two that look at once, none serves what the other has seen replaced.
         let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let pem = read(self.0.section, &self.0.files)?;
+        self.refresh(&mut seen).map_err(|(error, _)| error)
+    }
+
+    /// The error comes with what was read, as far as it was. Reads under the lock, for so long as a look may
+    /// take: of two that look at once, none serves what the other has seen replaced.
+    fn refresh(&self, seen: &mut Seen) -> Result<Reloaded, (CertificateError, Option<Pem>)> {
+        let (section, files) = (self.0.section, self.0.files.clone());
+        let found = self.0.reading.within(LOOK_WITHIN, move || read(section, &files));
+        let found = found.unwrap_or_else(|Hangs| {
+            let wrong = "the files cannot be read in time; see whether their disk answers".to_owned();
+            Err(CertificateError { key: format!("{section}.tls"), wrong, hangs: true })
+        });
+        let pem = found.map_err(|error| (error, None))?;
         if pem == seen.served {
-            seen.unfit = None;
+            (seen.unfit, seen.hangs) = (None, false);
             return Ok(Reloaded::Unchanged);
         }
-        let key = parse(self.0.section, &pem)?;
+        let key = parse(section, &pem).map_err(|error| (error, Some(pem.clone())))?;
         *self.0.served.0.write().unwrap_or_else(PoisonError::into_inner) = key;
-        *seen = Seen { served: pem, unfit: None };
-        tracing::info!(section = self.0.section, "serving a new certificate to new connections");
+        *seen = Seen { served: pem, unfit: None, hangs: false };
+        tracing::info!(section, "serving a new certificate to new connections");
         Ok(Reloaded::Changed)
     }
 
@@ -118,10 +139,16 @@ impl Certificates {
     }
 
     fn look(&self) {
-        let Err(error) = self.reload() else { return };
-        let now = read(self.0.section, &self.0.files).ok();
         let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let pem = now.unwrap_or(Pem { certificate: Vec::new(), key: Vec::new() });
+        let Err((error, pem)) = self.refresh(&mut seen) else { return };
+        let told = std::mem::replace(&mut seen.hangs, error.hangs);
+        if error.hangs {
+            if !told {
+                tracing::warn!(%error, "looking for a new certificate takes too long; the one before is still served");
+            }
+            return;
+        }
+        let pem = pem.unwrap_or(Pem { certificate: Vec::new(), key: Vec::new() });
         match &mut seen.unfit {
             // The same as at the last look: nobody is in the middle of replacing it.
             Some((before, told)) if *before == pem => {
@@ -133,22 +160,18 @@ impl Certificates {
         }
     }
 
-    /// Handshakes that came to nothing.
-    pub fn failed(&self) -> u64 {
-        self.0.failed.load(Ordering::Relaxed)
-    }
-
-    /// Makes the stream a TLS one within `deadline`; `None` where the other end did not.
-    pub(super) async fn accept<S>(&self, stream: S, deadline: Duration) -> Option<TlsStream<S>>
+    /// Makes the stream a TLS one.
+    ///
+    /// # Errors
+    /// Why there is none, in rustls' words.
+    pub(super) async fn accept<S>(&self, stream: S) -> Result<TlsStream<S>, String>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let accepted = tokio::time::timeout(deadline, self.0.acceptor.accept(stream)).await;
-        let accepted = accepted.ok().and_then(Result::ok);
-        if accepted.is_none() {
-            self.0.failed.fetch_add(1, Ordering::Relaxed);
-        }
-        accepted
+        self.0.acceptor.accept(stream).await.map_err(|error| {
+            let of_tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+            of_tls.map_or_else(|| error.kind().to_string(), ToString::to_string)
+        })
     }
 }
 
@@ -170,16 +193,19 @@ impl fmt::Debug for Certificates {
 
 fn read(section: &str, files: &CertificatePair) -> Result<Pem, CertificateError> {
     let read = |name: &str, path: &Path| {
-        std::fs::read(path).map_err(|error| {
+        read_regular(path, LARGEST).map_err(|error| {
             let wrong = format!("{} cannot be read: {error}; name a PEM file that this user may read", path.display());
-            CertificateError { key: format!("{section}.tls.{name}"), wrong }
+            CertificateError { key: format!("{section}.tls.{name}"), wrong, hangs: false }
         })
     };
     Ok(Pem { certificate: read("certificate", &files.certificate)?, key: read("key", &files.key)? })
 }
 
 fn parse(section: &str, pem: &Pem) -> Result<Arc<CertifiedKey>, CertificateError> {
-    let wrong = |name: &str, wrong: String| CertificateError { key: format!("{section}.tls.{name}"), wrong };
+    let wrong = |name: &str, wrong: String| {
+        let key = format!("{section}.tls.{name}");
+        CertificateError { key, wrong, hangs: false }
+    };
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem.certificate).collect();
     let chain = chain.map_err(|error| wrong("certificate", format!("is no PEM: {error}")))?;
     if chain.is_empty() {
@@ -243,6 +269,54 @@ mod tests {
         }
         write(&files, &one.certificate, &one.key);
         assert!(Certificates::load("server", &files).is_ok());
+    }
+
+    #[test]
+    fn a_fifo_in_place_of_a_file_is_no_wait_and_leaves_what_is_served() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = files(&dir);
+        let (one, other) = (made(), made());
+        write(&files, &one.certificate, &one.key);
+        let certificates = Certificates::load("server", &files).unwrap();
+        std::fs::remove_file(&files.key).unwrap();
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mkfifoat(rustix::fs::CWD, &files.key, mode).unwrap();
+        let error = certificates.reload().unwrap_err();
+        assert!(error.to_string().contains("server.tls.key") && error.to_string().contains("FIFO"), "{error}");
+        assert!(Certificates::load("server", &files).is_err());
+        std::fs::remove_file(&files.key).unwrap();
+        write(&files, &other.certificate, &other.key);
+        assert_eq!(certificates.reload(), Ok(Reloaded::Changed));
+    }
+
+    #[test]
+    fn a_disk_that_does_not_answer_is_said_once_and_the_next_look_finds_the_new_pair() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = files(&dir);
+        let (one, other) = (made(), made());
+        write(&files, &one.certificate, &one.key);
+        let certificates = Certificates::load("server", &files).unwrap();
+        let mut disks = Vec::new();
+        let hang = |disks: &mut Vec<_>| {
+            let (disk, answers) = std::sync::mpsc::channel::<Result<Pem, CertificateError>>();
+            disks.push(disk);
+            let read = move || answers.recv().unwrap();
+            assert_eq!(certificates.0.reading.within(Duration::ZERO, read).err(), Some(Hangs));
+        };
+        // As many as are left behind: no other is begun.
+        for _ in 0..4 {
+            hang(&mut disks);
+        }
+        assert!(certificates.reload().unwrap_err().hangs);
+        certificates.look();
+        assert!(certificates.0.seen.lock().unwrap().hangs);
+        write(&files, &other.certificate, &other.key);
+        drop(disks);
+        let end = std::time::Instant::now() + Duration::from_secs(60);
+        while certificates.reload() != Ok(Reloaded::Changed) {
+            assert!(std::time::Instant::now() < end, "the disk answers again");
+        }
+        assert!(!certificates.0.seen.lock().unwrap().hangs);
     }
 
     #[test]

@@ -20,6 +20,9 @@ const REASONS: usize = 10;
 /// Where the directory cannot be used, with the remedy.
 pub fn inspect(config: &config::Spool) -> Result<Vec<Finding>, OpenError> {
     let mut findings = vec![place(config)];
+    for dir in [config.dir.clone(), config.dir.join(SET_ASIDE)] {
+        findings.extend(disk::open_to_others(&dir).map(|(says, remedy)| finding(Level::Advice, says, Some(&remedy))));
+    }
     if !config.dir.is_dir() {
         let says = "the directory does not exist yet; it is made at the first start, mode 0700".to_owned();
         findings.push(finding(Level::Fine, says, None));

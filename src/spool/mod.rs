@@ -1,6 +1,9 @@
 //! Keeps what the bus refuses for the moment, and brings it there later. Comes in: messages. Goes out:
 //! receipts, each after an fsync, and in the end every message on the bus or set aside.
 //!
+//! What a receipt of its own rests on stands in [`crate::log`]. A message counts as sent with a receipt of the bus, and with
+//! nothing else: what the bus refuses, leaves unanswered or does not confirm stays.
+//!
 //! `turns` has each key's messages go in order, `drain` brings them to the bus, `progress` is how far it is in
 //! a topic, `recall` what the disk has; `inspect` is for `check`.
 
@@ -20,6 +23,7 @@ use jiff::Timestamp;
 use tokio::sync::{Notify, RwLock};
 
 use crate::bus::{OpenError, Receipt, Refusal};
+use crate::clock::Clock;
 use crate::config;
 use crate::dedupe::Known;
 use crate::log::{Keep, Log, Settings};
@@ -43,6 +47,7 @@ pub struct Spool(Arc<Inner>);
 
 struct Inner {
     config: config::Spool,
+    clock: Clock,
     spooled: Part,
     /// What the bus refused for good.
     set_aside: Part,
@@ -77,7 +82,8 @@ struct Part {
 pub struct Reading {
     pub messages: u64,
     pub bytes: u64,
-    pub oldest: Option<Timestamp>,
+    /// How old the oldest message is.
+    pub age: Duration,
     pub set_aside: u64,
     /// Brought to the bus since the start.
     pub drained: u64,
@@ -86,11 +92,18 @@ pub struct Reading {
 impl Spool {
     /// Opens the spool with all that it held, and tells what is known to be kept, the oldest first.
     /// `known` deliveries are kept in mind. Blocks on the disk. An error has its remedy.
-    pub fn open(config: &config::Spool, known: usize, mut recalled: impl FnMut(Known)) -> Result<Self, OpenError> {
-        let (spooled, held) = Part::open(settings(config, &config.dir, known), &mut recalled)?;
-        let (set_aside, _) = Part::open(settings(config, &config.dir.join(SET_ASIDE), 0), |_| {})?;
+    pub fn open(
+        config: &config::Spool,
+        known: usize,
+        clock: Clock,
+        mut recalled: impl FnMut(Known),
+    ) -> Result<Self, OpenError> {
+        let settings = |dir: &Path, known| Settings { clock: clock.clone(), ..settings(config, dir, known) };
+        let (spooled, held) = Part::open(settings(&config.dir, known), &mut recalled)?;
+        let (set_aside, _) = Part::open(settings(&config.dir.join(SET_ASIDE), 0), |_| {})?;
         Ok(Self(Arc::new(Inner {
             config: config.clone(),
+            clock,
             spooled,
             set_aside,
             held: Mutex::new(held),
@@ -142,7 +155,7 @@ impl Spool {
         Reading {
             messages: spooled.waiting.load(Relaxed),
             bytes: spooled.log.store.bytes() + set_aside.log.store.bytes(),
-            oldest: self.0.oldest(),
+            age: self.0.oldest().map_or(Duration::ZERO, |oldest| self.0.clock.age(oldest)),
             set_aside: set_aside.waiting.load(Relaxed),
             drained: drained.load(Relaxed),
         }
@@ -197,7 +210,7 @@ impl Coming {
         let refused = |reason: &'static str| Err(Refusal::Transient { reason: reason.into() });
         self.turn.comes().await;
         let Self { spool, turn } = self;
-        if spool.age().is_some_and(|age| age > spool.config.max_age) {
+        if spool.oldest().is_some_and(|oldest| spool.clock.is_older(oldest, spool.config.max_age)) {
             return refused("the spool holds messages older than spool.max_age");
         }
         let Ok(counted) = spool.counting.clone().try_read_owned() else {
@@ -226,7 +239,7 @@ impl Coming {
 /// Of the log in `dir`, which keeps `known` deliveries in mind.
 fn settings(config: &config::Spool, dir: &Path, known: usize) -> Settings {
     let keep = Keep::UntilDone { bytes: config.max_bytes, known };
-    Settings { section: "spool", dir: dir.to_owned(), reserve: config.reserve, keep }
+    Settings { section: "spool", dir: dir.to_owned(), reserve: config.reserve, keep, clock: Clock::system() }
 }
 
 impl Inner {
@@ -234,11 +247,6 @@ impl Inner {
         // What was looked up a moment ago may have gone since.
         let oldest = if self.spooled.waiting.load(Relaxed) > 0 { self.oldest.load(Relaxed) } else { 0 };
         (oldest > 0).then(|| Timestamp::from_millisecond(oldest).ok()).flatten()
-    }
-
-    fn age(&self) -> Option<Duration> {
-        let age = Timestamp::now().duration_since(self.oldest()?);
-        Duration::try_from(age).ok()
     }
 
     fn held(&self) -> MutexGuard<'_, HashMap<u64, u32>> {

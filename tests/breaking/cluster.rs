@@ -79,6 +79,11 @@ impl Cluster {
         self.proxies[node].set(mode);
     }
 
+    /// How many partitions had a batch refused by the proxies.
+    pub fn refused(&self) -> usize {
+        self.proxies.iter().map(Proxy::refused).sum()
+    }
+
     pub fn close_connections(&self) {
         for proxy in &self.proxies {
             proxy.close_all();

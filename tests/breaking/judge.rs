@@ -3,7 +3,8 @@
 //!
 //! Only a 2xx creates an obligation. It ends where the topic was deleted after the bus had kept the
 //! delivery: when its 2xx came from an attempt that began before the topic was there again, or was a
-//! `duplicate` of such an attempt.
+//! `duplicate` of such an attempt. The same where somebody took away the directory of the embedded log, or of
+//! the spool that had the delivery.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -31,8 +32,12 @@ const TOLD: usize = 8;
 pub struct Judge<'l> {
     ledger: &'l Ledger,
     bus: BusName,
+    /// From this number on they are a burst's, which ends before all of them are sent.
+    burst: usize,
     remembers: Memory,
     in_time: Duration,
+    /// From this on, a refusal means that the bus was waited for in vain.
+    slow: Duration,
     prefix: String,
     seen: usize,
     numbers: HashMap<Hash, usize>,
@@ -57,15 +62,17 @@ struct Copy {
 
 impl<'l> Judge<'l> {
     pub fn new(ledger: &'l Ledger, plan: &Plan, prefix: String, line: Line) -> Self {
-        let numbers = ledger.entries.iter().map(|entry| (hash(entry.body()), entry.planned.number)).collect();
+        let sent = ledger.entries.iter().filter(|entry| !entry.attempts().is_empty());
+        let numbers = sent.map(|entry| (hash(entry.body()), entry.planned.number)).collect();
         let remembers = match (plan.bus, plan.spool) {
             (BusName::Embedded, _) => Memory::Log,
             (_, true) => Memory::Spool,
             (_, false) => Memory::Process,
         };
-        let in_time = Duration::from_secs(plan.publish_timeout) + SLACK;
-        let (bus, copies) = (plan.bus, BTreeMap::new());
-        Self { ledger, bus, remembers, in_time, prefix, seen: 0, numbers, copies, line }
+        let publish_timeout = Duration::from_secs(plan.publish_timeout);
+        let (in_time, slow) = (publish_timeout + SLACK, publish_timeout / 2);
+        let (bus, burst, copies) = (plan.bus, plan.at_rate(), BTreeMap::new());
+        Self { ledger, bus, burst, remembers, in_time, slow, prefix, seen: 0, numbers, copies, line }
     }
 
     /// One message of the bus.
@@ -94,8 +101,13 @@ impl<'l> Judge<'l> {
         let faults = self.ledger.faults();
         self.line.faults = faults.iter().map(|fault| fault.kind.to_string()).collect();
         self.order(&faults);
+        let between: Vec<_> = faults.iter().filter(|fault| fault.kind.excuses_a_copy()).cloned().collect();
+        let between = [between, self.slowness()].concat();
         for entry in &self.ledger.entries {
             let attempts = entry.attempts();
+            if attempts.is_empty() && entry.planned.number >= self.burst {
+                continue;
+            }
             self.line.sent += usize::from(!attempts.is_empty());
             self.line.attempts += attempts.len();
             self.line.left += attempts.iter().filter(|attempt| matches!(attempt.end, End::Left)).count();
@@ -104,7 +116,7 @@ impl<'l> Judge<'l> {
             self.times(entry, &attempts, &faults);
             match entry.planned.manner {
                 Manner::Forged(_) => self.forged(entry, &attempts),
-                _ => self.honest(entry, &attempts, &faults),
+                _ => self.honest(entry, &attempts, &faults, &between),
             }
         }
         let said = self.ledger.violations();
@@ -126,13 +138,18 @@ impl<'l> Judge<'l> {
             if let End::Answered { .. } = attempt.end {
                 self.line.slowest_ms = self.line.slowest_ms.max(took.as_millis() as u64);
             }
-            let away = |fault: &Fault| fault.kind.takes_the_bridge_away() && attempt.overlaps(fault, Duration::ZERO);
-            if faults.iter().any(away) {
+            let under = |is: fn(Kind) -> bool| {
+                faults.iter().any(|fault| is(fault.kind) && attempt.overlaps(fault, Duration::ZERO))
+            };
+            if under(Kind::takes_the_bridge_away) {
                 continue;
             }
+            // Nobody is in time who waits for a processor; an answer has to come all the same. 408 means that
+            // the sender was late.
+            let starved = under(|kind| kind == Kind::CpuStarved);
             let number = entry.planned.number;
             match attempt.end {
-                End::Answered { status, .. } if took > self.in_time => {
+                End::Answered { status, .. } if took > self.in_time && !starved && status != 408 => {
                     self.fails(format!("delivery {number} was answered {status} after {took:?}"));
                 }
                 End::Unanswered => self.fails(format!("delivery {number} had no answer after {took:?}")),
@@ -153,7 +170,7 @@ impl<'l> Judge<'l> {
         }
     }
 
-    fn honest(&mut self, entry: &Entry, attempts: &[Attempt], faults: &[Fault]) {
+    fn honest(&mut self, entry: &Entry, attempts: &[Attempt], faults: &[Fault], between: &[Fault]) {
         let number = entry.planned.number;
         let copies = self.copies.remove(&number).unwrap_or_default();
         let topic = entry.topic();
@@ -162,7 +179,7 @@ impl<'l> Judge<'l> {
             self.line.spooled += usize::from(attempts.iter().any(Attempt::spooled));
             if !copies.is_empty() {
                 self.line.kept += 1;
-            } else if deleted(topic, attempts, faults) {
+            } else if deleted(topic, attempts, faults) || self.taken(attempts, faults) {
                 self.line.deleted += 1;
             } else {
                 self.line.lost += 1;
@@ -180,8 +197,16 @@ impl<'l> Judge<'l> {
         let forgot = usize::from(replayed && self.forgets(attempts, faults));
         self.ids(number, &copies, attempts, forgot, usize::from(replayed));
         if copies.len() > 1 {
-            self.doubled(number, copies.len(), forgot, attempts, faults);
+            self.doubled(number, copies.len(), forgot, attempts, between);
         }
+    }
+
+    /// Whether the obligation ended with the directory.
+    fn taken(&self, attempts: &[Attempt], faults: &[Fault]) -> bool {
+        let replaced = faults.iter().filter(|fault| fault.kind == Kind::DirectoryReplaced);
+        let Some(last) = replaced.filter_map(|fault| fault.taken).max() else { return false };
+        let was_there = |attempt: &Attempt| self.bus == BusName::Embedded || attempt.spooled();
+        ended(attempts, last, was_there)
     }
 
     /// One id, of messages and answers. Under another trace id a delivery has another, which only an answer
@@ -235,11 +260,29 @@ impl<'l> Judge<'l> {
         let (Some(first), Some(last)) = (attempts.first(), attempts.last()) else { return false };
         let between = |fault: &Fault| fault.begun <= last.ended && fault.ended >= first.begun;
         let forgets = |fault: &Fault| match self.remembers {
-            Memory::Log => false,
-            Memory::Spool => fault.kind == Kind::PowerLoss,
+            Memory::Log => fault.kind == Kind::DirectoryReplaced,
+            Memory::Spool => matches!(fault.kind, Kind::PowerLoss | Kind::DirectoryReplaced),
             Memory::Process => fault.kind.takes_the_bridge_away(),
         };
         faults.iter().any(|fault| forgets(fault) && between(fault))
+    }
+
+    /// When the bus was too slow for some delivery, whatever the plan did to it: on a machine that is busy with
+    /// something else, what was on its way at the same time may be sent twice.
+    fn slowness(&self) -> Vec<Fault> {
+        let attempts = self.ledger.entries.iter().flat_map(Entry::attempts);
+        let refused = |attempt: &Attempt| matches!(attempt.end, End::Answered { status: 503, .. }) || attempt.spooled();
+        let slow = attempts.filter(|attempt| refused(attempt) && attempt.ended - attempt.begun >= self.slow);
+        let mut times: Vec<_> = slow.map(|attempt| (attempt.begun, attempt.ended)).collect();
+        times.sort_unstable();
+        let mut slowness = Vec::<Fault>::new();
+        for (begun, ended) in times {
+            match slowness.last_mut().filter(|last| begun <= last.ended + SETTLES) {
+                Some(last) => last.ended = last.ended.max(ended),
+                None => slowness.push(Fault { kind: Kind::CpuStarved, begun, ended, topic: None, taken: None }),
+            }
+        }
+        slowness
     }
 
     /// Where the bus itself tells copies apart there is one. Elsewhere one more for each attempt that
@@ -248,13 +291,12 @@ impl<'l> Judge<'l> {
     /// was spooled is sent by the bridge, as often as there is time for while a fault stands before it has
     /// left the spool.
     fn doubled(&mut self, number: usize, copies: usize, forgot: usize, attempts: &[Attempt], faults: &[Fault]) {
-        let faults: Vec<_> = faults.iter().filter(|fault| fault.kind.excuses_a_copy()).collect();
         let excused = |attempt: &&Attempt| {
             matches!(attempt.end, End::Left) || faults.iter().any(|fault| attempt.overlaps(fault, SETTLES))
         };
         let sent_again = |attempt: &Attempt| {
             let drained = self.ledger.drained(attempt.ended).unwrap_or(Duration::MAX);
-            let again = |fault: &&Fault| {
+            let again = |fault: &Fault| {
                 // What had left the spool may be in it again after a power cut.
                 let end = if fault.kind == Kind::PowerLoss { Duration::MAX } else { drained };
                 let (from, to) = (fault.begun.max(attempt.begun), (fault.ended + SETTLES).min(end));
@@ -285,9 +327,16 @@ fn deleted(topic: &str, attempts: &[Attempt], faults: &[Fault]) -> bool {
         .iter()
         .filter(|fault| fault.kind == Kind::TopicDeleted && fault.topic.is_none_or(|deleted| deleted == topic));
     let Some(last) = deletions.map(|fault| fault.ended).max() else { return false };
-    let earlier = attempts.iter().any(|attempt| attempt.begun <= last);
+    ended(attempts, last, |_| true)
+}
+
+/// Whether one of the 2xx is of an attempt that `was_there` and began before what had it was taken away, or is
+/// a `duplicate` of an attempt that did.
+fn ended(attempts: &[Attempt], taken: Duration, was_there: impl Fn(&Attempt) -> bool) -> bool {
+    let earlier = attempts.iter().any(|attempt| attempt.begun <= taken);
     attempts.iter().any(|attempt| match attempt.receipt() {
-        Some((_, duplicate)) => attempt.begun <= last || (duplicate && earlier),
+        Some((_, true)) => earlier,
+        Some(_) => attempt.begun <= taken && was_there(attempt),
         None => false,
     })
 }

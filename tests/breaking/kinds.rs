@@ -105,6 +105,18 @@ names! {
         CertificateSwapped = "certificate_swapped",
         /// The brokers are cut off for so long that a small spool is full.
         SpoolFull = "spool_full",
+        /// The directory of the embedded log, or of the spool, is moved away or removed while the bridge runs.
+        DirectoryReplaced = "directory_replaced",
+        /// Busy loops beside the bridge and the brokers.
+        CpuStarved = "cpu_starved",
+        /// Deliveries as fast as answers come, to topics or from a bridge that are new: kill -9 of the broker,
+        /// on the embedded log of the bridge.
+        BurstKill = "burst_kill",
+        /// The same with SIGSTOP, later SIGCONT, of the broker.
+        BurstStop = "burst_stop",
+        /// The same, and of each partition the first batch is refused, as by a broker that becomes its leader only
+        /// before the second.
+        BurstRefusal = "burst_refusal",
     }
 }
 
@@ -116,6 +128,9 @@ pub enum Target {
     Link,
     Disk,
     Stdout,
+    Machine,
+    /// Part of a burst, before the other faults.
+    Burst,
     /// Of what is sent, not of what carries it.
     Traffic,
 }
@@ -124,12 +139,14 @@ impl Kind {
     pub fn target(self) -> Target {
         match self {
             Self::BridgeKill | Self::BridgeTerm | Self::SighupBroken | Self::SecretRotated => Target::Bridge,
-            Self::CertificateSwapped | Self::PowerLoss => Target::Bridge,
+            Self::CertificateSwapped | Self::PowerLoss | Self::DirectoryReplaced => Target::Bridge,
             Self::BrokerKill | Self::BrokerStop | Self::BrokerRestart | Self::LeaderKill => Target::Broker,
             Self::TopicDeleted | Self::TopicLimit => Target::Broker,
             Self::Cut | Self::Delay | Self::HalfOpen | Self::SpoolFull => Target::Link,
             Self::DiskFull => Target::Disk,
             Self::StdoutBlocked => Target::Stdout,
+            Self::CpuStarved => Target::Machine,
+            Self::BurstKill | Self::BurstStop | Self::BurstRefusal => Target::Burst,
             Self::Duplicates | Self::Replays => Target::Traffic,
         }
     }
@@ -139,13 +156,20 @@ impl Kind {
         match self.target() {
             Target::Broker if self == Self::LeaderKill => bus.brokers() > 1,
             Target::Broker | Target::Link => bus.brokers() > 0,
-            Target::Bridge | Target::Disk | Target::Stdout | Target::Traffic => true,
+            Target::Burst if self == Self::BurstRefusal => bus.is_kafka(),
+            Target::Burst => self == Self::BurstKill || bus.brokers() > 0,
+            Target::Bridge | Target::Disk | Target::Stdout | Target::Machine | Target::Traffic => true,
         }
     }
 
     /// Whether the bridge needs a spool for it, on a bus of brokers.
     pub fn needs_spool(self) -> bool {
-        matches!(self, Self::DiskFull | Self::PowerLoss | Self::SpoolFull)
+        self.strikes_the_directory() || self == Self::SpoolFull
+    }
+
+    /// Whether it is done to the directory of the embedded log or of the spool.
+    pub fn strikes_the_directory(self) -> bool {
+        self.needs_disk() || self == Self::DirectoryReplaced
     }
 
     /// Whether the bridge's directory has to be on a disk of its own.
@@ -169,6 +193,6 @@ impl Kind {
 
     /// Whether the bridge may be away meanwhile.
     pub fn takes_the_bridge_away(self) -> bool {
-        matches!(self, Self::BridgeKill | Self::BridgeTerm | Self::PowerLoss)
+        matches!(self, Self::BridgeKill | Self::BridgeTerm | Self::PowerLoss | Self::DirectoryReplaced)
     }
 }

@@ -88,6 +88,8 @@ pub struct Fault {
     pub ended: Duration,
     /// The end of the topic's name, where it was done to one topic alone.
     pub topic: Option<&'static str>,
+    /// When everything that it takes from the bus was gone, where that was before its end.
+    pub taken: Option<Duration>,
 }
 
 impl Entry {

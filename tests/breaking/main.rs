@@ -1,14 +1,17 @@
 //! Breaks things while a pretend Terra delivers, and judges by the promise. See `./tests/faults --help`.
 //!
-//! - `kinds`, `plan`, `bodies`: what a seed means; values alone
+//! - `kinds`, `plan`, `rounds`, `bodies`: what a seed means; values alone
 //! - `terra`, `wire`, `ledger`: who sends, over what, and what is written down of it
-//! - `world`, `settings`, `cluster`, `proxy`, `disk`, `admin`: what things are done to; `strikes`: who does them
+//! - `world`, `settings`, `cluster`, `proxy`, `refused`, `disk`, `busy`, `admin`: what things are done to, and with;
+//!   `burst`, `strikes`: who does them
 //! - `readers`, `judge`, `report`: what the bus has in the end, what it means, and for whom
 
 #![expect(unreachable_pub, reason = "a test crate has no public")]
 
 mod admin;
 mod bodies;
+mod burst;
+mod busy;
 mod cluster;
 mod disk;
 mod judge;
@@ -17,7 +20,9 @@ mod ledger;
 mod plan;
 mod proxy;
 mod readers;
+mod refused;
 mod report;
+mod rounds;
 mod settings;
 mod strikes;
 #[path = "../it/support/mod.rs"]
@@ -230,6 +235,9 @@ fn carry_out(plan: &Plan, line: Line, cluster: Option<&mut Cluster>) -> Line {
     let ledger = Arc::new(Ledger::new(plan));
     world.ledger = ledger.clone();
     let terra = Terra::start(plan, ledger.clone(), world.destination.clone());
+    burst::carry_out(plan, &mut world, &terra);
+    world.warm_up();
+    terra.send_at_rate(plan);
     let skipped = strikes::carry_out(plan, &mut world);
     world.pass(DONE_WITHIN, |_| terra.is_done());
     if !terra.is_done() {

@@ -6,12 +6,14 @@ use fastrand::Rng;
 use terra_bridge::vocabulary::KNOWN;
 
 use crate::kinds::{BusName, Kind, Target};
+use crate::rounds::{self, Round};
 
 const DELIVERIES: std::ops::Range<usize> = 500..1400;
 /// New deliveries a second.
 const RATES: std::ops::Range<u64> = 110..190;
 const CONNECTIONS: std::ops::Range<usize> = 12..25;
-const STRIKES: usize = 3;
+/// Of a seed with a burst, and of one without.
+const STRIKES: [usize; 2] = [3, 4];
 /// Topics that get most of the deliveries, so that what happens to one of them is felt.
 pub const BUSY: [&str; 3] = ["daily", "sleep", "activity"];
 /// Few, so that new deliveries meet older ones of their key in the spool.
@@ -24,7 +26,9 @@ pub const MEMORY: u64 = 384 << 20;
 pub struct Plan {
     pub seed: u64,
     pub bus: BusName,
+    /// Those that go out at their rate, then those of the burst.
     pub deliveries: Vec<Planned>,
+    pub burst: Vec<Round>,
     pub strikes: Vec<Strike>,
     pub connections: usize,
     pub rate: u64,
@@ -40,9 +44,20 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Of all its faults.
+    pub fn kinds(&self) -> impl Iterator<Item = Kind> {
+        let hits = self.strikes.iter().flat_map(|strike| &strike.hits).map(|hit| hit.kind);
+        self.burst.iter().flat_map(Round::kinds).chain(hits)
+    }
+
     /// Whether any fault is of that kind.
     pub fn has(&self, is: impl Fn(Kind) -> bool) -> bool {
-        self.strikes.iter().flat_map(|strike| &strike.hits).any(|hit| is(hit.kind))
+        self.kinds().any(is)
+    }
+
+    /// How many deliveries go out at their rate.
+    pub fn at_rate(&self) -> usize {
+        self.burst.first().map_or(self.deliveries.len(), |round| round.deliveries.start)
     }
 }
 
@@ -157,11 +172,16 @@ pub fn plan(seed: u64, narrowed: &Narrowed) -> Plan {
     let bus = narrowed.bus.unwrap_or(BusName::ALL[(seed % buses) as usize]);
     let round = if narrowed.bus.is_some() { seed } else { seed / buses };
     let kinds = narrowed.kinds(bus);
-    let (traffic, faults): (Vec<_>, Vec<_>) = kinds.into_iter().partition(|kind| kind.target() == Target::Traffic);
+    let of = |is: fn(Target) -> bool| kinds.iter().copied().filter(|kind| is(kind.target())).collect::<Vec<_>>();
+    let traffic = of(|target| target == Target::Traffic);
+    let faults = of(|target| !matches!(target, Target::Traffic | Target::Burst));
     let count = rng.usize(DELIVERIES);
     let strikes = strikes(&mut rng, bus, round, &faults, count);
     let struck = |is: fn(Kind) -> bool| strikes.iter().flat_map(|strike| &strike.hits).any(|hit| is(hit.kind));
-    let deliveries = (0..count).map(|number| planned(&mut rng, number, &traffic)).collect();
+    let mut deliveries: Vec<_> = (0..count).map(|number| planned(&mut rng, number, &traffic)).collect();
+    // Where a run is narrowed down, it is so for the sake of what remains.
+    let with_burst = has_burst(round) || narrowed.kinds.is_some();
+    let burst = if with_burst { rounds::rounds(&mut rng, bus, &kinds, &mut deliveries) } else { Vec::new() };
     Plan {
         seed,
         bus,
@@ -174,9 +194,15 @@ pub fn plan(seed: u64, narrowed: &Narrowed) -> Plan {
         spool: bus.brokers() > 0 && (rng.bool() || struck(Kind::needs_spool)),
         https: struck(|kind| kind == Kind::CertificateSwapped),
         talkative: struck(|kind| kind == Kind::StdoutBlocked),
+        burst,
         strikes,
         memory: MEMORY,
     }
+}
+
+/// Of a bus's rounds every second one.
+fn has_burst(round: u64) -> bool {
+    round.is_multiple_of(2)
 }
 
 /// Goes through the kinds from round to round, so that few seeds have them all.
@@ -186,38 +212,43 @@ fn strikes(rng: &mut Rng, bus: BusName, round: u64, kinds: &[Kind], deliveries: 
     }
     // Of two buses of one family each begins with another half: half as many seeds have every kind somewhere.
     let begin = if matches!(bus, BusName::Nats | BusName::Kafka3) { kinds.len() / 2 } else { 0 };
-    let turn = |n: usize| kinds[(begin + round as usize * STRIKES + n) % kinds.len()];
-    let mut strikes: Vec<_> = (0..STRIKES).map(|n| vec![hit(rng, turn(n))]).collect();
+    let [with_burst, without] = STRIKES;
+    let count = if has_burst(round) { with_burst } else { without };
+    let before = round as usize / 2 * (with_burst + without) + if has_burst(round) { 0 } else { with_burst };
+    let turn = |n: usize| kinds[(begin + before + n) % kinds.len()];
+    let mut strikes: Vec<_> = (0..count).map(|n| vec![hit(rng, bus, turn(n))]).collect();
     for hits in &mut strikes {
         let first = hits[0].kind;
         // A disk is not full and without power at once.
-        let disk = |kind: Kind| kind.needs_disk();
-        let apart = |kind: &Kind| kind.target() != first.target() && !(disk(*kind) && disk(first));
+        let directory = |kind: Kind| kind.strikes_the_directory();
+        let apart = |kind: &Kind| kind.target() != first.target() && !(directory(*kind) && directory(first));
         let others: Vec<_> = kinds.iter().copied().filter(apart).collect();
         // A spool has something to lose only while the brokers are away.
-        let wanted = first.needs_disk() && bus.brokers() > 0;
+        let wanted = directory(first) && bus.brokers() > 0;
         if !others.is_empty() && (wanted || rng.u8(0..5) < 2) {
             let away: Vec<_> = others.iter().copied().filter(|kind| kind.takes_the_bus_away()).collect();
             let others = if wanted && !away.is_empty() { away } else { others };
             let other = others[rng.usize(0..others.len())];
-            hits.push(hit(rng, other));
+            hits.push(hit(rng, bus, other));
             if wanted {
                 hits.reverse();
             }
         }
     }
     rng.shuffle(&mut strikes);
-    let part = deliveries / (STRIKES + 1);
+    let part = deliveries / (count + 1);
     let strikes = strikes.into_iter().enumerate();
     strikes.map(|(n, hits)| Strike { after: part * n + rng.usize(part / 4..part), hits }).collect()
 }
 
-fn hit(rng: &mut Rng, kind: Kind) -> Hit {
+fn hit(rng: &mut Rng, bus: BusName, kind: Kind) -> Hit {
     let hold = match kind {
         // Some longer than any answer may take.
         Kind::BrokerStop | Kind::HalfOpen | Kind::BrokerKill if rng.u8(0..4) == 0 => rng.u64(5000..7000),
         Kind::BridgeKill | Kind::BridgeTerm | Kind::PowerLoss => rng.u64(0..700),
         Kind::SpoolFull => rng.u64(5000..9000),
+        // Until what the bus does not take is in the spool.
+        Kind::DirectoryReplaced if bus.brokers() > 0 => rng.u64(3000..6000),
         // The pipe and whoever reads it have taken their last line after half a second.
         Kind::StdoutBlocked => rng.u64(2000..5000),
         _ => rng.u64(500..2500),

@@ -1,10 +1,13 @@
-//! A small TCP proxy between bridge and broker, which cuts, delays, or lets connections go silent.
-//! Knows nothing of what it carries. Lives as long as the program.
+//! A small TCP proxy between bridge and broker, which cuts, delays, or lets connections go silent, or refuses
+//! batches in the broker's name. Knows nothing else of what it carries. Lives as long as the program.
 
+use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
+
+use crate::refused::{Batch, HeldBack, Place, frame};
 
 const PIECE: usize = 64 << 10;
 const CONNECTS_WITHIN: Duration = Duration::from_secs(5);
@@ -18,7 +21,14 @@ pub enum Mode {
     Late(Duration),
     /// Carries nothing and closes nothing.
     Silent,
+    /// Of Kafka, to connections that are made from now on: the first batch for each partition is answered that
+    /// this broker does not lead it, the second and all others are carried. So answers a broker that becomes the
+    /// leader between the two.
+    Refusing,
 }
+
+/// How long the first batch for a partition waits for the second.
+const SECOND_WITHIN: Duration = Duration::from_millis(700);
 
 pub struct Proxy {
     port: u16,
@@ -34,6 +44,8 @@ struct Shared {
 struct State {
     mode: Mode,
     open: Vec<TcpStream>,
+    /// Topics and partitions that had a batch refused since that began.
+    refused: HashSet<Place>,
 }
 
 impl Proxy {
@@ -41,7 +53,7 @@ impl Proxy {
     pub fn start(to: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("it is bound").port();
-        let state = Mutex::new(State { mode: Mode::Open, open: Vec::new() });
+        let state = Mutex::new(State { mode: Mode::Open, open: Vec::new(), refused: HashSet::new() });
         let shared = Arc::new(Shared { to, state, changed: Condvar::new() });
         let accepting = shared.clone();
         std::thread::spawn(move || {
@@ -57,11 +69,19 @@ impl Proxy {
     }
 
     pub fn set(&self, mode: Mode) {
-        self.shared.state().mode = mode;
-        if mode == Mode::Cut {
+        let mut state = self.shared.state();
+        state.mode = mode;
+        state.refused.clear();
+        drop(state);
+        if matches!(mode, Mode::Cut | Mode::Refusing) {
             self.close_all();
         }
         self.shared.changed.notify_all();
+    }
+
+    /// How many partitions had a batch refused since that began.
+    pub fn refused(&self) -> usize {
+        self.shared.state().refused.len()
     }
 
     pub fn close_all(&self) {
@@ -90,17 +110,25 @@ impl Shared {
                 return;
             };
             let _ = (client.set_nodelay(true), server.set_nodelay(true));
-            {
+            let refuses = {
                 let mut state = shared.state();
                 // Closed ones stay in the list; it is short and ends with the next cut.
                 state.open.extend([client_kept, server_kept]);
                 if state.mode == Mode::Cut {
                     let _ = (client.shutdown(Shutdown::Both), server.shutdown(Shutdown::Both));
                 }
-            }
+                state.mode == Mode::Refusing
+            };
             let back = shared.clone();
-            std::thread::spawn(move || back.pump(server_in, client));
-            shared.pump(client_in, server);
+            if refuses {
+                let (client, held) = (Arc::new(Mutex::new(client)), Arc::new(HeldBack::default()));
+                let (answers, held_back) = (client.clone(), held.clone());
+                std::thread::spawn(move || pump_answers(server_in, &answers, &held_back));
+                shared.pump_requests(client_in, server, &client, &held);
+            } else {
+                std::thread::spawn(move || back.pump(server_in, client));
+                shared.pump(client_in, server);
+            }
         });
     }
 
@@ -109,7 +137,7 @@ impl Shared {
         let state = self.state();
         match self.changed.wait_while(state, |state| state.mode == Mode::Silent).unwrap().mode {
             Mode::Late(by) => by,
-            Mode::Open | Mode::Cut | Mode::Silent => Duration::ZERO,
+            Mode::Open | Mode::Cut | Mode::Silent | Mode::Refusing => Duration::ZERO,
         }
     }
 
@@ -128,4 +156,50 @@ impl Shared {
         self.carries();
         let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
     }
+
+    /// Requests whole, but for those that are held back.
+    fn pump_requests(
+        &self,
+        mut from: TcpStream,
+        mut to: TcpStream,
+        client: &Arc<Mutex<TcpStream>>,
+        held: &Arc<HeldBack>,
+    ) {
+        while let Ok(request) = frame(&mut from) {
+            if let Some(batch) = Batch::of(&request) {
+                if self.refuses(&batch.place) {
+                    let (place, client, held_back) = (batch.place.clone(), client.clone(), held.clone());
+                    held.hold(batch);
+                    std::thread::spawn(move || {
+                        std::thread::park_timeout(SECOND_WITHIN);
+                        // Nobody waits for it any more where the connection is closed.
+                        let _ = held_back.alone(&place).map(|refusal| client.lock().unwrap().write_all(&refusal));
+                    });
+                    continue;
+                }
+                held.follows(&batch);
+            }
+            if to.write_all(&request).is_err() {
+                break;
+            }
+        }
+        let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+    }
+
+    /// Whether this batch is the first for its partition since that began.
+    fn refuses(&self, place: &Place) -> bool {
+        let mut state = self.state();
+        state.mode == Mode::Refusing && state.refused.insert(place.clone())
+    }
+}
+
+/// Answers whole, refusals between them.
+fn pump_answers(mut from: TcpStream, client: &Mutex<TcpStream>, held: &HeldBack) {
+    while let Ok(answer) = frame(&mut from) {
+        let both = [held.before(&answer).unwrap_or_default(), answer].concat();
+        if client.lock().unwrap().write_all(&both).is_err() {
+            break;
+        }
+    }
+    let _ = (from.shutdown(Shutdown::Both), client.lock().unwrap().shutdown(Shutdown::Both));
 }

@@ -59,13 +59,12 @@ pub struct Line {
 
 impl Line {
     pub fn new(plan: &Plan, narrowed: &str) -> Self {
-        let hits = plan.strikes.iter().flat_map(|strike| &strike.hits);
         Self {
             seed: plan.seed,
             bus: plan.bus.to_string(),
             narrowed: narrowed.to_owned(),
             release: !cfg!(debug_assertions),
-            planned: hits.map(|hit| hit.kind.to_string()).collect(),
+            planned: plan.kinds().map(|kind| kind.to_string()).collect(),
             ..Self::default()
         }
     }
@@ -124,8 +123,7 @@ pub fn append(path: &Path, line: &Line) -> std::io::Result<()> {
 
 /// Kinds of fault that one of these plans has and that were never carried out.
 pub fn missing(lines: &[Line], plans: impl Iterator<Item = Plan>) -> BTreeSet<Kind> {
-    let hits = plans.flat_map(|plan| plan.strikes).flat_map(|strike| strike.hits);
-    let planned: BTreeSet<_> = hits.map(|hit| hit.kind).collect();
+    let planned: BTreeSet<_> = plans.flat_map(|plan| plan.kinds().collect::<Vec<_>>()).collect();
     let struck = |kind: &Kind| lines.iter().flat_map(|line| &line.faults).any(|fault| fault == kind.name());
     planned.into_iter().filter(|kind| !struck(kind)).collect()
 }

@@ -1,7 +1,7 @@
 //! What the bridge of a plan has in its environment, its bus and its ports apart, and the names of the
 //! files that this speaks of.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::disk::Disk;
 use crate::kinds::{BusName, Kind};
@@ -27,11 +27,17 @@ pub fn bucket(prefix: &str) -> String {
     format!("{prefix}-large")
 }
 
+/// Where the bridge keeps what it is to keep itself, below `root`: on a bus of brokers the spool.
+pub fn kept_in(bus: BusName, root: &Path) -> PathBuf {
+    root.join(if bus == BusName::Embedded { "log" } else { "spool" })
+}
+
 /// `prefix`: of all topics' names.
 pub fn of(plan: &Plan, prefix: &str, dir: &Path, disk: Option<&Disk>) -> Vec<(String, String)> {
     let path = |name: &str| dir.join(name).display().to_string();
     let secrets: Vec<_> = (0..SECRETS).map(|at| format!("file:{}", path(&secret(at)))).collect();
     let root = disk.map_or_else(|| dir.to_owned(), Disk::root);
+    let kept_in = kept_in(plan.bus, &root).display().to_string();
     let mut settings = vec![
         ("CONFIG", path(CONFIG)),
         ("SERVER__PUBLISH_TIMEOUT", format!("{}s", plan.publish_timeout)),
@@ -45,16 +51,12 @@ pub fn of(plan: &Plan, prefix: &str, dir: &Path, disk: Option<&Disk>) -> Vec<(St
             settings.extend([("NATS__REPLICAS", "3".to_owned()), ("NATS__OBJECT_STORE", bucket(prefix))]);
         }
         BusName::Kafka | BusName::Nats => {}
-        BusName::Embedded => settings.extend([
-            ("EMBEDDED__DIR", root.join("log").display().to_string()),
-            ("EMBEDDED__RESERVE", plan.reserve.to_owned()),
-        ]),
+        BusName::Embedded => {
+            settings.extend([("EMBEDDED__DIR", kept_in.clone()), ("EMBEDDED__RESERVE", plan.reserve.to_owned())])
+        }
     }
     if plan.spool {
-        settings.extend([
-            ("SPOOL__DIR", root.join("spool").display().to_string()),
-            ("SPOOL__RESERVE", plan.reserve.to_owned()),
-        ]);
+        settings.extend([("SPOOL__DIR", kept_in), ("SPOOL__RESERVE", plan.reserve.to_owned())]);
     }
     if plan.has(|kind| kind == Kind::SpoolFull) {
         settings.push(("SPOOL__MAX_BYTES", SMALL_SPOOL.to_owned()));

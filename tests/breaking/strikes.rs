@@ -6,7 +6,7 @@ use crate::kinds::{Kind, Target};
 use crate::ledger::{Fault, Ledger};
 use crate::plan::{BUSY, Hit, Plan};
 use crate::proxy::Mode;
-use crate::world::World;
+use crate::world::{Replaced, World};
 
 /// For the ledger to get as far as the plan wants it.
 const REACHED_WITHIN: Duration = Duration::from_secs(60);
@@ -21,8 +21,9 @@ struct Standing {
 /// Carries out all of it; which kinds this machine cannot do, and why.
 pub fn carry_out(plan: &Plan, world: &mut World<'_>) -> Vec<(Kind, String)> {
     let mut skipped = Vec::new();
+    let before = world.ledger.sent();
     for strike in &plan.strikes {
-        world.pass(REACHED_WITHIN, |ledger: &Ledger| ledger.sent() >= strike.after);
+        world.pass(REACHED_WITHIN, |ledger: &Ledger| ledger.sent() >= before + strike.after);
         let mut standing = Vec::new();
         for hit in &strike.hits {
             match inject(world, hit) {
@@ -32,6 +33,10 @@ pub fn carry_out(plan: &Plan, world: &mut World<'_>) -> Vec<(Kind, String)> {
                 }
                 Err(why) => skipped.push((hit.kind, why)),
             }
+        }
+        if standing.iter().any(|stands| stands.hit.kind == Kind::DirectoryReplaced) {
+            // What it has in memory is not to make good what it no longer has on disk.
+            world.kill();
         }
         // A bridge comes back on what has been mended.
         standing.sort_by_key(|stands| stands.hit.kind.target() == Target::Bridge);
@@ -47,6 +52,7 @@ fn inject(world: &mut World<'_>, hit: &Hit) -> Result<Standing, String> {
         return Err(why.clone());
     }
     let begun = world.ledger.now();
+    let mut taken = None;
     let busy = BUSY[(hit.pick % BUSY.len() as u64) as usize];
     let topic = world.topic(busy);
     let nodes = if world.cluster.is_some() { world.admin().bus.brokers() } else { 0 };
@@ -77,10 +83,16 @@ fn inject(world: &mut World<'_>, hit: &Hit) -> Result<Standing, String> {
             if let Err(why) = disk.cut_power().and_then(|()| disk.remount()) {
                 world.bring_back();
                 let ended = world.ledger.now();
-                world.ledger.fault(Fault { kind: Kind::BridgeKill, begun, ended, topic: None });
+                world.ledger.fault(Fault { kind: Kind::BridgeKill, begun, ended, topic: None, taken: None });
                 return Err(why);
             }
         }
+        Kind::DirectoryReplaced => {
+            world.may_end = true;
+            world.replace_directory(Replaced::ALL[(hit.pick % Replaced::ALL.len() as u64) as usize]);
+            taken = Some(world.ledger.now());
+        }
+        Kind::CpuStarved => world.starve(),
         Kind::StdoutBlocked => {
             if let Some(bridge) = &world.bridge {
                 bridge.leave_unread();
@@ -100,16 +112,21 @@ fn inject(world: &mut World<'_>, hit: &Hit) -> Result<Standing, String> {
             }
         }
         Kind::Duplicates | Kind::Replays => return Err("it is in what is sent".to_owned()),
+        Kind::BurstKill | Kind::BurstStop | Kind::BurstRefusal => return Err("it is part of a burst".to_owned()),
     }
     let of_one_topic = hit.kind == Kind::TopicDeleted && !world.admin().bus.is_nats();
     let topic = of_one_topic.then_some(busy);
-    Ok(Standing { hit: hit.clone(), fault: Fault { kind: hit.kind, begun, ended: begun, topic }, node })
+    Ok(Standing { hit: hit.clone(), fault: Fault { kind: hit.kind, begun, ended: begun, topic, taken }, node })
 }
 
 fn mend(world: &mut World<'_>, standing: Standing) {
     let Standing { hit, mut fault, node } = standing;
     match hit.kind {
         Kind::BridgeKill | Kind::BridgeTerm | Kind::PowerLoss => world.bring_back(),
+        Kind::DirectoryReplaced => {
+            world.may_end = false;
+            world.bring_back();
+        }
         Kind::BrokerKill | Kind::LeaderKill | Kind::BrokerRestart => cluster(world).broker(node).start(),
         Kind::BrokerStop => cluster(world).broker(node).thaw(),
         Kind::Cut | Kind::Delay | Kind::SpoolFull => cluster(world).link(Mode::Open),
@@ -137,8 +154,9 @@ fn mend(world: &mut World<'_>, standing: Standing) {
             hang_up(world);
         }
         Kind::CertificateSwapped => world.expect_new_certificate(),
+        Kind::CpuStarved => world.feed(),
         Kind::TopicDeleted | Kind::SecretRotated => {}
-        Kind::Duplicates | Kind::Replays => {}
+        Kind::Duplicates | Kind::Replays | Kind::BurstKill | Kind::BurstStop | Kind::BurstRefusal => {}
     }
     fault.ended = world.ledger.now();
     world.ledger.fault(fault);

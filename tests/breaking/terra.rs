@@ -1,11 +1,12 @@
 //! A pretend Terra on several connections: sends what is planned, retries what got no 2xx with the
-//! same bytes and trace id, never gives up, and writes everything into the ledger. Beside it the
-//! forger, and clients that leave.
+//! same bytes and trace id, never gives up, and writes everything into the ledger: at a plan's rate, or as fast
+//! as answers come. Beside it the forger, and clients that leave.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -58,6 +59,12 @@ struct Jobs {
     stopped: bool,
 }
 
+impl Jobs {
+    fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.running == 0
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Job {
     due: Instant,
@@ -76,18 +83,9 @@ enum What {
 }
 
 impl Terra {
+    /// With nothing to send yet.
     pub fn start(plan: &Plan, ledger: Arc<Ledger>, destination: Arc<Destination>) -> Self {
-        let pause = Duration::from_secs(1) / plan.rate as u32;
-        let mut waiting = BinaryHeap::new();
-        for planned in &plan.deliveries {
-            let due = ledger.started + pause * planned.number as u32;
-            let job = |what| Reverse(Job { due, number: planned.number, retries: 0, what });
-            waiting.push(job(What::Delivery));
-            if let Manner::AtOnce(copies) = planned.manner {
-                waiting.extend((1..copies).map(|_| job(What::Copy)));
-            }
-        }
-        let jobs = Mutex::new(Jobs { waiting, running: 0, stopped: false });
+        let jobs = Mutex::new(Jobs { waiting: BinaryHeap::new(), running: 0, stopped: false });
         let shared = Arc::new(Shared { ledger, destination, jobs, changed: Condvar::new() });
         let worker = |_| {
             let shared = shared.clone();
@@ -97,10 +95,26 @@ impl Terra {
         Self { shared, workers }
     }
 
+    /// What is not part of a burst: from now on, so many a second.
+    pub fn send_at_rate(&self, plan: &Plan) {
+        let (pause, now) = (Duration::from_secs(1) / plan.rate as u32, Instant::now());
+        self.shared.send(0..plan.at_rate(), |number| now + pause * number as u32);
+    }
+
+    /// The next one whenever a connection has had its answer.
+    pub fn send_as_fast_as_answers_come(&self, numbers: Range<usize>) {
+        let now = Instant::now();
+        self.shared.send(numbers, |_| now);
+    }
+
+    /// Nothing that was not sent yet is sent any more; what was sent is still retried.
+    pub fn keep_back(&self) {
+        self.shared.jobs().waiting.retain(|Reverse(job)| job.retries > 0);
+    }
+
     /// Whether everything has been sent and, the forged apart, got its 2xx.
     pub fn is_done(&self) -> bool {
-        let jobs = self.shared.jobs();
-        jobs.waiting.is_empty() && jobs.running == 0
+        self.shared.jobs().is_empty()
     }
 
     /// Ends it, and what is on its way with it.
@@ -128,6 +142,18 @@ impl Shared {
         self.changed.notify_all();
     }
 
+    fn send(&self, numbers: Range<usize>, due: impl Fn(usize) -> Instant) {
+        let mut jobs = self.jobs();
+        for number in numbers {
+            let job = |what| Reverse(Job { due: due(number), number, retries: 0, what });
+            jobs.waiting.push(job(What::Delivery));
+            if let Manner::AtOnce(copies) = self.ledger.entries[number].planned.manner {
+                jobs.waiting.extend((1..copies).map(|_| job(What::Copy)));
+            }
+        }
+        self.changed.notify_all();
+    }
+
     fn work(&self) {
         let mut line = Line::default();
         while let Some(job) = self.next() {
@@ -139,11 +165,11 @@ impl Shared {
         }
     }
 
-    /// The next job when it is due; `None` when there will be none.
+    /// The next job when it is due; `None` once stopped.
     fn next(&self) -> Option<Job> {
         let mut jobs = self.jobs();
         loop {
-            if jobs.stopped || (jobs.waiting.is_empty() && jobs.running == 0) {
+            if jobs.stopped {
                 return None;
             }
             let due = jobs.waiting.peek().map(|Reverse(job)| job.due);

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use terra_bridge::samples::SAMPLES;
 
 use crate::admin::Admin;
+use crate::busy::BusyLoops;
 use crate::cluster::Cluster;
 use crate::disk::Disk;
 use crate::kinds::{BusName, Kind};
@@ -38,6 +39,18 @@ const SAID: usize = 60;
 /// A supervisor's wait before the next start.
 const START_AGAIN: Duration = Duration::from_millis(500);
 
+/// How the directory of the embedded log, or of the spool, goes.
+#[derive(Debug, Clone, Copy)]
+pub enum Replaced {
+    Moved,
+    MovedAndMadeAnew,
+    RemovedAndMadeAnew,
+}
+
+impl Replaced {
+    pub const ALL: [Self; 3] = [Self::Moved, Self::MovedAndMadeAnew, Self::RemovedAndMadeAnew];
+}
+
 pub struct World<'c> {
     /// Before the disk: who uses it goes first.
     pub bridge: Option<Bridge>,
@@ -49,6 +62,7 @@ pub struct World<'c> {
     pub lacks_disk: Option<String>,
     /// Faults that stand, under which the bridge may end by itself.
     pub may_end: bool,
+    busy: Option<BusyLoops>,
     wanted: bool,
     next_start: Instant,
     environment: Vec<(String, String)>,
@@ -93,6 +107,7 @@ impl<'c> World<'c> {
             lacks_disk,
             bridge: None,
             may_end: false,
+            busy: None,
             wanted: true,
             next_start: Instant::now(),
             environment: Vec::new(),
@@ -114,17 +129,21 @@ impl<'c> World<'c> {
             world.swap_certificate();
         }
         world.start();
+        world.await_ready();
+        world
+    }
+
+    /// On a bus that is in order.
+    pub fn await_ready(&self) {
         until("the bridge is ready", READY_WITHIN, || {
-            let bridge = world.bridge.as_ref().expect("it starts on a bus that is in order");
+            let bridge = self.bridge.as_ref().expect("it starts on a bus that is in order");
             (bridge.readiness().0 == 200).then_some(())
         });
-        world.warm_up();
-        world
     }
 
     /// One delivery on every topic, on the bus itself: brokers that have only just started are slow
     /// without any fault.
-    fn warm_up(&mut self) {
+    pub fn warm_up(&mut self) {
         let bridge = self.bridge.as_ref().expect("it is ready");
         for sample in SAMPLES {
             until("the bus is warm", READY_WITHIN, || {
@@ -191,6 +210,26 @@ impl<'c> World<'c> {
     pub fn write_config(&self, broken: bool) {
         let text = if broken { "[server]\nmax_body = \"many\"\n" } else { "" };
         std::fs::write(self.dir.path().join(CONFIG), text).expect("the directory is ours");
+    }
+
+    pub fn replace_directory(&self, how: Replaced) {
+        let root = self.disk.as_ref().map_or_else(|| self.dir.path().to_owned(), Disk::root);
+        let (kept_in, away) = (settings::kept_in(self.name, &root), root.join(unique()));
+        let replaced = std::fs::rename(&kept_in, &away).and_then(|()| match how {
+            Replaced::Moved => Ok(()),
+            Replaced::MovedAndMadeAnew => std::fs::create_dir(&kept_in),
+            Replaced::RemovedAndMadeAnew => std::fs::remove_dir_all(&away).and_then(|()| std::fs::create_dir(&kept_in)),
+        });
+        replaced.expect("the directory is ours");
+    }
+
+    /// Until [`Self::feed`], everybody waits for a processor.
+    pub fn starve(&mut self) {
+        self.busy = Some(BusyLoops::start());
+    }
+
+    pub fn feed(&mut self) {
+        self.busy = None;
     }
 
     fn start(&mut self) {

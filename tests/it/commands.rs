@@ -12,6 +12,8 @@ use crate::support::terra::Attempt;
 use crate::support::{needed, until};
 
 const BODY: &str = r#"{"type":"daily","user":{"user_id":"reader"}}"#;
+/// A topic that was just made takes its time on a busy broker.
+const BUS_KEEPS_WITHIN: Duration = Duration::from_secs(60);
 
 pub fn run(arguments: &[&str], environment: &[(String, String)]) -> Output {
     let mut command = command();
@@ -143,6 +145,51 @@ fn what_begins_as_its_own_variables_do_and_is_ignored_is_said_at_the_start() {
     assert!(!bridge.log().contains("and a secret"));
 }
 
+/// Whoever reads the bus need not hold what Terra signs with.
+fn reading_needs_no_signing_secret(bus: &Bus) {
+    let bridge = Bridge::ready(&bus.environment());
+    let environment = beside(bus, &bridge);
+    let sent = || run(&["send", "large_request_sending"], &environment).status.success().then_some(());
+    until("the bus keeps one", BUS_KEEPS_WITHIN, sent);
+    for arguments in [&["tail", "--from", "earliest", "--limit", "1"][..], &["requests"], &["health"]] {
+        let mut reading = command();
+        reading.env_remove("TERRA_SIGNING_SECRET").args(arguments);
+        let output = reading.envs(environment.iter().cloned()).output().expect("the binary runs");
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", err(&output));
+        assert_eq!(out(&output).is_empty(), arguments == ["health"], "{arguments:?}");
+    }
+    for arguments in [&["check"][..], &["send", "daily"]] {
+        let mut serving = command();
+        serving.env_remove("TERRA_SIGNING_SECRET").args(arguments);
+        let output = serving.envs(environment.iter().cloned()).output().expect("the binary runs");
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(
+            err(&output).contains("the environment variable TERRA_SIGNING_SECRET, which is not set"),
+            "{arguments:?}"
+        );
+    }
+}
+
+/// Some terminals obey U+0080 to U+009F as they obey an escape.
+fn no_json_drives_the_terminal(bus: &Bus) {
+    const HOSTILE: &str = "{\"type\":\"large_request_sending\",\"expected_payloads\":2,\
+                           \"user\":{\"user_id\":\"\u{9d}0;u\u{9c}\",\"provider\":\"\u{9b}2J\u{7f}\"}}";
+    let bridge = Bridge::ready(&bus.environment());
+    let sent = Attempt::of(HOSTILE).header("terra-reference", "r");
+    until("the bus keeps it", BUS_KEEPS_WITHIN, || (sent.post(bridge.deliveries).status == 200).then_some(()));
+    let environment = beside(bus, &bridge);
+    let topic = bus.topic("large_request_sending");
+    let says = |arguments: &[&str]| {
+        let output = run(arguments, &environment);
+        let said = String::from_utf8(output.stdout.clone()).expect("UTF-8");
+        assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+        assert!(said.ends_with('\n') && said.matches(char::is_control).count() == 1, "{said:?}");
+        serde_json::from_str::<serde_json::Value>(&said).expect("JSON")
+    };
+    assert_eq!(says(&["tail", &topic, "--from", "earliest", "--limit", "1", "--json"])["payload"], HOSTILE);
+    assert_eq!(says(&["requests", "--json"])["provider"], "\u{9b}2J\u{7f}");
+}
+
 fn check_online_speaks_of_durability(bus: &Bus) {
     let bridge = Bridge::ready(&bus.environment());
     let output = run(&["check", "--online"], &beside(bus, &bridge));
@@ -191,6 +238,8 @@ fn a_topic_that_is_not_there_is_left_out_unless_it_was_named(bus: &Bus) {
 }
 
 on_every_bus!(
+    reading_needs_no_signing_secret,
+    no_json_drives_the_terminal,
     check_online_speaks_of_durability,
     send_and_tail_show_every_sample,
     a_topic_that_is_not_there_is_left_out_unless_it_was_named
@@ -208,6 +257,97 @@ fn send_counts_many_and_a_forged_one_is_refused() {
     assert_eq!(run(&["send", "daily", "--forge"], &environment).status.code(), Some(0));
     assert_eq!(bus.count(&bridge), 100);
     assert_eq!(run(&["health"], &environment).status.code(), Some(0));
+}
+
+#[test]
+fn send_says_what_a_rejection_may_come_from() {
+    let bus = Bus::embedded().expect("needs no broker");
+    for status in ["401", "503"] {
+        let mut environment = bus.environment();
+        environment.push(("TERRA_BRIDGE_ENDPOINTS__TERRA__REJECTED_STATUS".into(), status.into()));
+        let bridge = Bridge::ready(&environment);
+        let mut environment = beside(&bus, &bridge);
+        environment.push(("TERRA_SIGNING_SECRET".into(), "another one of the tests".into()));
+        let output = run(&["send", "daily", "sleep"], &environment);
+        let said = err(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("another signing secret than the first of endpoints.terra.secrets here"), "{said}");
+        assert!(!said.contains("another one of the tests"), "{said}");
+    }
+}
+
+#[test]
+fn what_answers_in_place_of_the_bridge_is_told_from_it() {
+    let bus = Bus::embedded().expect("needs no broker");
+    let bridge = Bridge::ready(&bus.environment());
+    let environment = beside(&bus, &bridge);
+    let send = |url: String| {
+        let output = run(&["send", "daily", "--url", &url], &environment);
+        assert_eq!(output.status.code(), Some(1), "{url}: {}", out(&output));
+        err(&output)
+    };
+    let (deliveries, admin) = (bridge.deliveries, bridge.admin);
+    for (url, hint) in [
+        (format!("http://{deliveries}/tera"), "that of the endpoint here is /terra"),
+        (format!("http://{admin}/terra"), "something else listens there"),
+        (format!("https://{deliveries}/terra"), "no TLS is spoken there"),
+    ] {
+        let said = send(url);
+        assert!(said.contains(hint), "{hint}: {said}");
+    }
+    let named = run(&["tail", "daily", "--from", "earliest"], &environment);
+    assert!(err(&named).contains(&format!("did you mean {}?", bus.topic("daily"))), "{}", err(&named));
+    let mut elsewhere = environment.clone();
+    elsewhere.push(("TERRA_BRIDGE_ADMIN__LISTEN".into(), deliveries.to_string()));
+    elsewhere.retain(|(name, _)| name != "TERRA_BRIDGE_SERVER__LISTEN");
+    let health = run(&["health"], &elsewhere);
+    assert_eq!(health.status.code(), Some(1));
+    assert!(err(&health).contains("admin.listen") && err(&health).contains("404"), "{}", err(&health));
+}
+
+#[test]
+fn one_file_of_production_serves_a_laptop() {
+    let dir = tempfile::TempDir::new().expect("a directory");
+    let file = dir.path().join("bridge.toml");
+    let text = "bus = \"kafka\"\n[kafka]\nbrokers = [\"kafka.internal:9092\"]\nusername = \"u\"\n\
+                password = \"file:/run/secrets/kafka\"\ntls.ca = \"/run/secrets/ca.pem\"\n";
+    std::fs::write(&file, text).expect("ours");
+    let check = |more: &[(&str, &str)]| {
+        let mut check = command();
+        check.arg("check").arg("--config").arg(&file).envs(more.iter().copied());
+        check.output().expect("the binary runs")
+    };
+    assert_eq!(check(&[]).status.code(), Some(2), "the bus that is used has to be whole");
+    let output = check(&[("TERRA_BRIDGE_BUS", "embedded")]);
+    let said = out(&output);
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    for key in ["kafka.brokers", "kafka.username", "kafka.password", "kafka.tls.ca"] {
+        let line = said.lines().find(|line| line.contains(key)).unwrap_or_else(|| panic!("{key}: {said}"));
+        assert!(line.contains("unused while bus is another") && line.contains("bridge.toml:"), "{line}");
+    }
+    std::fs::write(&file, text.replace("username", "usrname")).expect("ours");
+    let output = check(&[("TERRA_BRIDGE_BUS", "embedded")]);
+    assert!(err(&output).contains("did you mean kafka.username?"), "{}", err(&output));
+}
+
+#[test]
+fn a_secret_that_looks_wrong_is_said_by_check_and_at_the_start() {
+    const SAID: &str = "something in the configuration is probably not what you meant";
+    let bus = Bus::embedded().expect("needs no broker");
+    let mut environment = bus.environment();
+    assert!(Bridge::start(&environment).said(SAID).is_empty());
+    environment.push(("TERRA_SIGNING_SECRET".into(), "\"canary\"\n".into()));
+    let bridge = Bridge::start(&environment);
+    let said = bridge.said(SAID);
+    assert_eq!(said.len(), 1, "{said:?}");
+    let about = "endpoints.terra.secrets (env:TERRA_SIGNING_SECRET)";
+    assert_eq!((&said[0]["about"], &said[0]["level"]), (&about.into(), &"WARN".into()));
+    assert_eq!(said[0]["says"], "ends in a newline and is in quotes");
+    let output = run(&["check"], &environment);
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    let line = format!("advice   {about}: ends in a newline and is in quotes");
+    assert!(out(&output).contains(&line), "{}", out(&output));
+    assert!(!bridge.log().contains("canary") && !out(&output).contains("canary"));
 }
 
 #[test]

@@ -57,10 +57,26 @@ fn plain_http_gets_nothing_from_a_tls_port_and_the_other_way_round() {
     assert!(!matches!(answer, Ok(Ok(response)) if response.status < 400));
     assert_eq!(bus.count(&bridge), 0);
     until("the failed handshake is counted", WITHIN, || {
-        bridge.metrics().contains("terra_bridge_tls_handshakes_failed_total 1").then_some(())
+        bridge.metrics().contains(&failed("plain_http", 1)).then_some(())
     });
+    let said =
+        |bridge: &Bridge, remedy: &str| bridge.log().lines().any(|line| line.contains("WARN") && line.contains(remedy));
+    until("it is said", WITHIN, || said(&bridge, "something in front speaks plain HTTP").then_some(()));
+    // Nobody trusts the certificate.
+    assert!(connect(bridge.deliveries, &Pair::new().root(), &[&version::TLS13]).is_err());
+    until("the failed handshake is counted", WITHIN, || {
+        bridge.metrics().contains(&failed("tls_handshake", 1)).then_some(())
+    });
+    let untrusted = "whether the client trusts the certificate of `server.tls`";
+    until("it is said", WITHIN, || said(&bridge, untrusted).then_some(()));
     let plain = Bridge::ready(&bus_environment());
     assert!(connect(plain.deliveries, &pair.root(), &[&version::TLS13]).is_err());
+    until("it is said", WITHIN, || said(&plain, "something in front speaks HTTPS").then_some(()));
+}
+
+/// The line of the metric.
+fn failed(reason: &str, count: usize) -> String {
+    format!("terra_bridge_connection_errors_total{{listener=\"server\",reason=\"{reason}\"}} {count}\n")
 }
 
 fn bus_environment() -> Vec<(String, String)> {
@@ -92,7 +108,7 @@ fn half_a_handshake_is_cut_off_while_an_honest_client_is_served() {
         assert!(matches!(half.read(&mut [0; 64]), Ok(0) | Err(_)), "cut off without an answer");
     }
     assert!(began.elapsed() < WITHIN, "{:?}", began.elapsed());
-    let line = format!("terra_bridge_tls_handshakes_failed_total {HALVES}");
+    let line = failed("tls_handshake", HALVES);
     until("all of them are counted", WITHIN, || bridge.metrics().contains(&line).then_some(()));
 }
 

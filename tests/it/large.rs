@@ -146,7 +146,7 @@ fn another_body_of_the_same_event_leaves_the_object_of_the_first() {
     let Some(nats) = nats() else { return };
     let body = |n: usize| {
         let filling = "x".repeat(2 << 20);
-        Attempt::of(serde_json::json!({"type": "daily", "event_id": "one", "n": n, "data": filling}).to_string())
+        Attempt::of(serde_json::json!({"type": "lab_report", "event_id": "one", "n": n, "data": filling}).to_string())
     };
     for (n, outcome) in ["kept", "duplicate", "duplicate"].into_iter().enumerate() {
         let bridge = Bridge::ready(&nats.environment());
@@ -169,7 +169,7 @@ fn two_bodies_of_one_event_at_the_same_time_leave_one_object_for_the_message() {
     let body = |event: usize, n: usize| {
         let filling = "x".repeat(2 << 20);
         let id = format!("event-{event}");
-        Attempt::of(serde_json::json!({"type": "daily", "event_id": id, "n": n, "data": filling}).to_string())
+        Attempt::of(serde_json::json!({"type": "lab_report", "event_id": id, "n": n, "data": filling}).to_string())
     };
     for event in 0..EVENTS {
         std::thread::scope(|scope| {
@@ -238,6 +238,23 @@ fn a_payload_that_the_bucket_has_no_room_for_leaves_nothing_there() {
     assert!(nats.bucket().last_sequence > 0, "some of it was there");
     until("its chunks are removed", WITHIN, || (nats.bucket().messages == 0).then_some(()));
     assert_eq!(large(2, 2 << 20).post(bridge.deliveries).status, 200, "there is room again");
+}
+
+#[test]
+fn a_payload_of_which_the_bucket_drops_a_part_as_it_comes_is_not_kept() {
+    let Some(nats) = nats() else { return };
+    let bridge = Bridge::ready(&nats.environment());
+    assert_eq!(small(1).post(bridge.deliveries).status, 200);
+    nats.with_jetstream(async |context| {
+        let mut stream = context.get_stream(format!("OBJ_{BUCKET}")).await.expect("the bridge made the bucket");
+        let mut config = stream.info().await.expect("it answers").config.clone();
+        config.discard = async_nats::jetstream::stream::DiscardPolicy::Old;
+        config.max_bytes = 3 << 20;
+        context.update_stream(config).await.expect("an update");
+    });
+    assert_eq!(large(1, 5 << 20).post(bridge.deliveries).status, 503, "its first chunks make room for the last");
+    assert_eq!(large(1, 5 << 20).post(bridge.deliveries).status, 503);
+    assert_eq!(nats.bus.count(&bridge), 1, "no message leads to it");
 }
 
 #[test]

@@ -4,9 +4,13 @@
 //! - `shapes`: every shape of the vendor's, by example and made up by the thousand
 //! - `outage`: brokers that stop, freeze and come back; the bridge killed
 //! - `spool`: an outage with the spool switched on
+//! - `unconfirmed`: what Kafka's client takes for delivered on its own word
 //! - `silence`: no payload, id, URL or secret in anything said
 //! - `large`: deliveries larger than a message of the bus may be
+//! - `directories`: those of log and spool removed, moved or open to others
+//! - `readers`: readers of the embedded log that take nothing
 //! - `streams`: NATS streams that others made or changed
+//! - `connecting`: NATS servers that are not there, are something else, are full, or speak in the clear
 //! - `links`: events that Terra sends as a link to them
 //! - `http`: replies, limits, slow clients
 //! - `answers`: every row of the README's reply table against Terra's and Vantage's rules of retrying
@@ -15,6 +19,7 @@
 //! - `order`: late retries of old deliveries, and the consumer's rule
 //! - `allow`: addresses that may try, and proxies that vouch for them
 //! - `https`: TLS on the bridge's own listeners
+//! - `connections`: who holds a place that others need, and what brings no request at all
 //! - `overload`: more than there is room for, and the bound of memory
 //! - `slow`: clients that take their time, hundreds at once, beside an honest one
 //! - `forging`: forgeries by the thousand, none accepted
@@ -23,6 +28,7 @@
 //! - `reload`: SIGHUP while deliveries arrive
 //! - `rotation`: secrets that change on disk
 //! - `plans`, `verdicts`: what the faults program (`tests/breaking`) makes of a seed, and of what came of it
+//! - `advertised`: Kafka brokers that give a wrong address for themselves
 //! - `secured`: brokers that want TLS and a login, and refuse the wrong one
 //! - `every_bus`: how one test becomes one for each bus
 //! - `support`: the bridge on free ports, the pretend Terra, the brokers
@@ -32,10 +38,14 @@
 #[macro_use]
 mod every_bus;
 
+mod advertised;
 mod allow;
 mod answers;
 mod commands;
+mod connecting;
+mod connections;
 mod contract;
+mod directories;
 mod endpoints;
 mod forging;
 mod http;
@@ -45,6 +55,7 @@ mod links;
 mod order;
 mod outage;
 mod overload;
+mod readers;
 mod reload;
 mod requests;
 mod rotation;
@@ -55,6 +66,7 @@ mod slow;
 mod spool;
 mod streams;
 mod time;
+mod unconfirmed;
 #[path = "../breaking/bodies.rs"]
 mod bodies;
 #[path = "../breaking/judge.rs"]
@@ -71,6 +83,9 @@ mod plan;
 #[path = "../breaking/report.rs"]
 #[allow(dead_code, reason = "the faults program uses the rest")]
 mod report;
+#[path = "../breaking/rounds.rs"]
+#[allow(dead_code, reason = "the faults program uses the rest")]
+mod rounds;
 #[allow(dead_code, reason = "the faults program uses the rest")]
 mod support;
 mod plans;

@@ -14,6 +14,7 @@ use crate::support::terra::{Attempt, now};
 use crate::support::until;
 
 const DRAINED_WITHIN: Duration = Duration::from_secs(60);
+const SAID_WITHIN: Duration = Duration::from_secs(10);
 const HOUR: i64 = 3600;
 
 /// What Terra says of one day of one user, stamped so many seconds ago.
@@ -93,6 +94,40 @@ fn an_old_delivery_that_is_retried_late_overwrites_nothing_newer(bus: Option<Bus
     expect_states(&bus, &bridge, &[&new, &corrected, &old, &older], [21, 5]);
 }
 
+/// Only `t` and the body are signed. A copy with other headers is another event to a bridge that does not know
+/// the first (the embedded log knows it by what is signed), and must not keep a consumer from everything that comes after it.
+fn a_captured_delivery_with_other_headers_freezes_no_consumer(bus: Option<Bus>) {
+    const CENTURY: &str = "4102444799999";
+    let Some(bus) = bus else { return };
+    let bridge = Bridge::ready(&bus.environment());
+    let captured = day(10, "captured", HOUR);
+    expect_outcome(&bridge, &captured, "kept");
+    bridge.kill();
+    let bridge = Bridge::ready(&bus.environment());
+    let mut copy = captured.clone();
+    for ((_, value), other) in copy.headers[1..].iter_mut().zip(["another", CENTURY]) {
+        *value = other.to_owned();
+    }
+    expect_outcome(&bridge, &copy.header("terra-reference", "another"), "kept");
+    let next = day(20, "next", 0);
+    expect_outcome(&bridge, &next, "kept");
+    let got = bus.read(&bridge, &bus.topic("daily"), 3);
+    let (mut consumer, mut stamps) = (Consumer::default(), Vec::new());
+    for got in &got {
+        let stamp = got.extra("terra-ordering-timestamp");
+        assert!(!got.attribute("time").expect("a time").starts_with("2099"), "{got:?}");
+        if stamp.is_some() {
+            consumer.take(got, true);
+        }
+        stamps.push(stamp);
+    }
+    assert_eq!(consumer.steps(), 20);
+    assert_eq!(stamps, [Some(stamp(&captured).to_owned()), None, Some(stamp(&next).to_owned())]);
+    let counted = "terra_bridge_ordering_timestamps_ignored_total{endpoint=\"terra\"} 1";
+    assert!(bridge.metrics().lines().any(|line| line == counted), "{}", bridge.metrics());
+    until("it is said", SAID_WITHIN, || bridge.log().contains("captured delivery").then_some(()));
+}
+
 /// The same through the spool: the bus is away while the deliveries come, and the bridge is killed before
 /// it is back.
 fn spooled_deliveries_keep_their_stamps_and_the_rule_holds(bus: &Bus, away: &[(String, String)], back: impl FnOnce()) {
@@ -134,6 +169,11 @@ mod kafka {
     use super::*;
 
     #[test]
+    fn a_captured_delivery_with_other_headers_freezes_no_consumer() {
+        super::a_captured_delivery_with_other_headers_freezes_no_consumer(Bus::kafka());
+    }
+
+    #[test]
     fn an_old_delivery_that_is_retried_late_overwrites_nothing_newer() {
         super::an_old_delivery_that_is_retried_late_overwrites_nothing_newer(Bus::kafka());
     }
@@ -149,6 +189,11 @@ mod kafka {
 
 mod nats {
     use super::*;
+
+    #[test]
+    fn a_captured_delivery_with_other_headers_freezes_no_consumer() {
+        super::a_captured_delivery_with_other_headers_freezes_no_consumer(Bus::nats());
+    }
 
     #[test]
     fn an_old_delivery_that_is_retried_late_overwrites_nothing_newer() {

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 use crate::support::bridge::{STARTS_WITHIN, command, on_free_ports, signal};
-use crate::support::changing::{BODY, Load, RELOADED, RELOADS_WITHIN, Running};
+use crate::support::changing::{BODY, Load, RELOADED, RELOADS_WITHIN, ROTATES_WITHIN, Running};
 use crate::support::consumers::Bus;
 use crate::support::http::{Connection, get};
 use crate::support::terra::{Attempt, SECRET};
@@ -231,6 +231,26 @@ fn a_signal_during_the_start_ends_nothing_and_is_not_lost() {
     drop(reader_of(&pipe));
     until("the signal is heard", RELOADS_WITHIN, || said(RELOADED));
     assert!(child.0.try_wait().expect("ours").is_none());
+}
+
+#[test]
+fn a_configuration_that_cannot_be_read_in_time_is_said_and_the_next_one_is_taken_over() {
+    const HANGS: &str = "the new configuration could not be read in time: nothing is changed";
+    let bus = embedded();
+    let toml = "[endpoints.terra]\nsecrets = [\"file:DIR/signing\"]\n";
+    let running = Running::start(&bus, toml, &[("signing", "the first of all")]);
+    let file = running.dir.path().join("bridge.toml");
+    fs::remove_file(&file).expect("ours");
+    assert!(Command::new("mkfifo").arg(&file).status().expect("mkfifo runs").success());
+    running.bridge.signal("HUP");
+    let warning = until("a warning", RELOADS_WITHIN, || running.bridge.said(HANGS).pop());
+    assert_eq!(warning["level"], "WARN");
+    running.replace("signing", "the second of all");
+    let second = Attempt::of(BODY).secret("the second of all");
+    until("secrets are looked at", ROTATES_WITHIN, || (running.status(&second) == 200).then_some(()));
+    fs::remove_file(&file).expect("ours");
+    running.reload(&format!("{toml}rejected_status = 503\n"), RELOADED);
+    assert_eq!(running.status(&Attempt::of(BODY).secret("wrong")), 503);
 }
 
 /// What a test started and has to end.

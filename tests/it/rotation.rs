@@ -40,6 +40,69 @@ fn a_rotated_secret_is_taken_over_and_no_valid_delivery_is_refused() {
 }
 
 #[test]
+fn secrets_that_fit_nothing_are_said_once_and_again_when_they_change() {
+    const UNFIT: &str = "no signature fits the secrets of the endpoint: every delivery is rejected as forged";
+    let bus = embedded();
+    let toml = "[endpoints.terra]\nsecrets = [\"file:DIR/signing\"]\n\
+                [endpoints.other]\npath = \"/other\"\nsecrets = [\"file:DIR/other\"]\n";
+    let running = Running::start(&bus, toml, &[("signing", "one of Terra's"), ("other", "of another")]);
+    let forged = |count: usize, secret: &str| {
+        for _ in 0..count {
+            assert_eq!(running.status(&Attempt::of(BODY).secret(secret)), 401);
+        }
+    };
+    let said = || {
+        let said = running.bridge.said(UNFIT);
+        said.into_iter().filter(|line| line["endpoint"] == "terra").collect::<Vec<_>>()
+    };
+    forged(4, "two of Terra's");
+    assert!(said().is_empty(), "a scanner tries now and then");
+    forged(56, "two of Terra's");
+    assert_eq!(said().len(), 1, "{:?}", said());
+    assert_eq!((&said()[0]["level"], &said()[0]["forged"]), (&"WARN".into(), &5.into()));
+    let remedy = said()[0]["remedy"].as_str().expect("a text").to_owned();
+    assert!(remedy.contains("signing secret in Terra's dashboard") && remedy.contains("scanner"), "{remedy}");
+    let fits = |secret: &str| (running.status(&Attempt::of(BODY).secret(secret)) == 200).then_some(());
+    running.replace("other", "another of another");
+    let other = Attempt::of(BODY).path("/other").secret("another of another");
+    until("the other's secret counts", ROTATES_WITHIN, || (running.status(&other) == 200).then_some(()));
+    forged(20, "two of Terra's");
+    assert_eq!(said().len(), 1, "it is the same secret as before");
+    running.replace("signing", "two of Terra's");
+    until("the secret counts", ROTATES_WITHIN, || fits("two of Terra's"));
+    forged(20, "one of Terra's");
+    assert_eq!(said().len(), 1, "a delivery fitted just now");
+    running.replace("signing", "three of Terra's");
+    until("a secret that fits nothing is said", ROTATES_WITHIN, || {
+        let _ = running.status(&Attempt::of(BODY).secret("one of Terra's"));
+        (said().len() == 2).then_some(())
+    });
+}
+
+#[test]
+fn a_fifo_in_place_of_a_secret_is_said_and_the_next_file_is_taken_over() {
+    let bus = embedded();
+    let toml = "[endpoints.terra]\nsecrets = [\"file:DIR/signing\"]\n\
+                [endpoints.other]\npath = \"/other\"\nsecrets = [\"file:DIR/other\"]\n";
+    let running = Running::start(&bus, toml, &[("signing", "the first of all"), ("other", "of another")]);
+    let path = running.dir.path().join("signing");
+    fs::remove_file(&path).expect("ours");
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().expect("mkfifo runs").success());
+    let warning = until("a warning", ROTATES_WITHIN, || running.bridge.said(GONE).pop());
+    assert_eq!((&warning["key"], &warning["level"]), (&"endpoints.terra.secrets".into(), &"WARN".into()));
+    assert_eq!(warning["reason"], "it is a FIFO, not a regular file");
+    assert_eq!(running.status(&Attempt::of(BODY).secret("the first of all")), 200);
+    running.replace("other", "another of another");
+    let other = Attempt::of(BODY).path("/other").secret("another of another");
+    until("another secret is taken over", ROTATES_WITHIN, || (running.status(&other) == 200).then_some(()));
+    running.reload(toml, "the new configuration has mistakes: nothing is changed");
+    running.replace("signing", "the second of all");
+    let second = Attempt::of(BODY).secret("the second of all");
+    until("the secret is taken over", ROTATES_WITHIN, || (running.status(&second) == 200).then_some(()));
+    running.reload(toml, RELOADED);
+}
+
+#[test]
 fn an_emptied_file_keeps_its_secret_and_a_readers_token_is_rotated() {
     let bus = embedded();
     let toml = "[endpoints.terra]\nsecrets = [\"file:DIR/signing\"]\n[embedded]\ntoken = \"file:DIR/token\"\n";

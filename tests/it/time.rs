@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::support::bridge::Bridge;
+use crate::support::bridge::{Bridge, command, on_free_ports};
 use crate::support::consumers::Bus;
 use crate::support::terra::{Attempt, now};
 use crate::support::until;
@@ -11,6 +11,8 @@ use crate::support::until;
 const MINUTE: i64 = 60;
 const HOUR: i64 = 60 * MINUTE;
 const UNTIMELY: &str = "rejected what Terra signed, for its time alone";
+const LEAPT: &str =
+    "the clock of this machine leapt; nothing expires by that: ages are counted by the time that really passed";
 const SAID_WITHIN: Duration = Duration::from_secs(5);
 
 fn bridge() -> (Bus, Bridge) {
@@ -124,5 +126,61 @@ fn a_wrong_clock_is_told_from_forgeries() {
         );
         assert!(said["remedy"].as_str().is_some_and(|remedy| remedy.contains(hint)), "{said}");
         assert_eq!(bus.count(&bridge), 0);
+    }
+}
+
+/// Stands before the C library's: the wall clock, and so many seconds that a file says.
+const LEAPING_CLOCK: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+int clock_gettime(clockid_t id, struct timespec *now) {
+    static int (*real)(clockid_t, struct timespec *);
+    if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
+    int result = real(id, now), file = id == CLOCK_REALTIME ? open(getenv("TEST_LEAP"), O_RDONLY) : -1;
+    char seconds[32] = {0};
+    if (file >= 0) {
+        if (read(file, seconds, sizeof seconds - 1) > 0) now->tv_sec += atoll(seconds);
+        close(file);
+    }
+    return result;
+}
+"#;
+
+#[test]
+fn a_clock_that_leaps_erases_nothing_and_has_nothing_kept_twice() {
+    const MONTH: i64 = 30 * 24 * HOUR;
+    let dir = tempfile::TempDir::new().expect("a temporary directory");
+    let (library, leap) = (dir.path().join("clock.so"), dir.path().join("leap"));
+    std::fs::write(dir.path().join("clock.c"), LEAPING_CLOCK).expect("the directory is ours");
+    std::fs::write(&leap, "0").expect("the directory is ours");
+    let mut gcc = std::process::Command::new("gcc");
+    gcc.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(dir.path().join("clock.c")).arg("-ldl");
+    assert!(gcc.status().expect("what builds the bridge is here").success());
+    let bus = Bus::embedded().expect("needs no broker");
+    let mut command = command();
+    command.envs(on_free_ports()).envs(bus.environment()).env("LD_PRELOAD", &library).env("TEST_LEAP", &leap);
+    let bridge = Bridge::run(command);
+    let post = |n: usize, later: i64| {
+        let reply = signed(n, -later, 1).header("x-terra-trace-id", &format!("trace-{n}")).post(bridge.deliveries);
+        reply.json()["outcome"].as_str().expect("an outcome").to_owned()
+    };
+    for n in 0..5 {
+        assert_eq!(post(n, 0), "kept");
+    }
+    for (by, way) in [(MONTH, "ahead"), (-MONTH, "back")] {
+        let later = by.max(0);
+        std::fs::write(&leap, later.to_string()).expect("the directory is ours");
+        let leapt = || bridge.said(LEAPT).into_iter().find(|said| said["way"] == way);
+        let said = until("a warning", SAID_WITHIN, leapt);
+        assert!(said["seconds"].as_i64().is_some_and(|seconds| (seconds - MONTH).abs() < 60), "{said}");
+        // What had to go would have gone before this one has its receipt.
+        let n = if by > 0 { 5 } else { 6 };
+        assert_eq!(post(n, later), "kept", "{way}");
+        assert!((0..5).all(|n| post(n, later) == "duplicate"), "{way}");
+        assert_eq!(bus.read(&bridge, &bus.topic("daily"), n + 1).len(), n + 1, "{way}");
     }
 }

@@ -11,6 +11,7 @@ use crate::kinds::{BusName, Kind};
 use crate::ledger::{Attempt, End, Fault, Ledger};
 use crate::plan::{Content, Forgery, Hit, Manner, Narrowed, Plan, Strike, plan};
 use crate::report::{self, Line};
+use crate::rounds::{New, Round};
 use crate::support::consumers::Got;
 
 fn at(seconds: f64) -> Duration {
@@ -57,7 +58,7 @@ impl Trial {
     }
 
     fn fault(&mut self, kind: Kind, begun: f64, ended: f64) {
-        self.faults.push(Fault { kind, begun: at(begun), ended: at(ended), topic: None });
+        self.faults.push(Fault { kind, begun: at(begun), ended: at(ended), topic: None, taken: None });
     }
 
     /// One more attempt at the delivery.
@@ -142,6 +143,17 @@ fn every_way_to_break_the_promise_is_one_violation_and_counted() {
 }
 
 #[test]
+fn only_who_waits_for_a_processor_may_be_late() {
+    let violations = |kind| {
+        let mut trial = Trial::on(BusName::Kafka);
+        trial.attempts[1].1.ended = at(6.1);
+        trial.fault(kind, 3.0, 4.0);
+        trial.judged().violations.len()
+    };
+    assert_eq!((violations(Kind::CpuStarved), violations(Kind::BrokerStop)), (0, 1));
+}
+
+#[test]
 fn a_second_copy_needs_a_fault_between_bus_and_sender_and_a_bus_that_does_not_see_it() {
     let doubled = |bus, kind: Kind, begun| {
         let mut trial = Trial::on(bus);
@@ -158,6 +170,20 @@ fn a_second_copy_needs_a_fault_between_bus_and_sender_and_a_bus_that_does_not_se
     for kind in [Kind::TopicLimit, Kind::DiskFull, Kind::StdoutBlocked, Kind::SecretRotated, Kind::SighupBroken] {
         assert_eq!(doubled(BusName::Kafka, kind, 1.2), 1, "{kind}");
     }
+}
+
+#[test]
+fn a_second_copy_is_excused_too_while_kafka_keeps_another_delivery_waiting_in_vain() {
+    let doubled = |bus, refused_after| {
+        let mut trial = Trial::on(bus);
+        trial.doubled(1);
+        let end = answered(503, "refused", 2);
+        trial.attempts.insert(2, (2, Attempt { begun: at(1.2), ended: at(1.2 + refused_after), end }));
+        trial.judged().doubled
+    };
+    assert_eq!(doubled(BusName::Kafka, 1.1), 0);
+    assert_eq!(doubled(BusName::Kafka, 0.1), 1, "it was refused at once");
+    assert_eq!(doubled(BusName::Nats, 1.1), 1, "NATS knows copies");
 }
 
 #[test]
@@ -185,13 +211,55 @@ fn an_obligation_ends_with_its_topic_and_no_later() {
         let mut trial = Trial::on(BusName::Kafka);
         trial.bus.remove(1);
         (trial.attempts[1].1.begun, trial.attempts[1].1.ended) = (at(acknowledged), at(acknowledged + 0.1));
-        trial.faults.push(Fault { kind: Kind::TopicDeleted, begun: at(2.0), ended: at(3.0), topic: Some(topic) });
+        let (kind, begun, ended) = (Kind::TopicDeleted, at(2.0), at(3.0));
+        trial.faults.push(Fault { kind, begun, ended, topic: Some(topic), taken: None });
         let line = trial.judged();
         (line.lost, line.deleted)
     };
     assert_eq!(lost("daily", 1.0), (0, 1));
     assert_eq!(lost("daily", 3.1), (1, 0));
     assert_eq!(lost("sleep", 1.0), (1, 0));
+}
+
+#[test]
+fn an_obligation_ends_with_the_directory_that_had_it_and_no_later() {
+    let lost = |bus, outcome, acknowledged: f64| {
+        let mut trial = Trial::on(bus);
+        trial.bus.remove(1);
+        let attempt =
+            Attempt { begun: at(acknowledged), ended: at(acknowledged + 0.1), end: answered(200, outcome, 1) };
+        trial.attempts[1].1 = attempt;
+        let (begun, taken, ended) = (at(2.0), Some(at(2.1)), at(9.0));
+        trial.faults.push(Fault { kind: Kind::DirectoryReplaced, begun, ended, topic: None, taken });
+        let line = trial.judged();
+        (line.lost, line.deleted)
+    };
+    assert_eq!(lost(BusName::Embedded, "kept", 1.0), (0, 1));
+    assert_eq!(lost(BusName::Embedded, "kept", 2.2), (1, 0), "the new directory was there");
+    assert_eq!(lost(BusName::Embedded, "duplicate", 2.2), (1, 0), "of nothing before");
+    assert_eq!(lost(BusName::Kafka, "spooled", 1.0), (0, 1));
+    assert_eq!(lost(BusName::Kafka, "spooled", 2.2), (1, 0), "the new directory was there");
+    assert_eq!(lost(BusName::Kafka, "kept", 1.0), (1, 0), "Kafka had it");
+}
+
+#[test]
+fn of_a_burst_what_was_never_sent_is_owed_by_nobody() {
+    let trial = |burst: bool| {
+        let mut trial = Trial::on(BusName::Kafka);
+        trial.attempts.pop();
+        trial.bus.pop();
+        let (kind, new, deliveries) = (Kind::BurstKill, New::Topics, 1..3);
+        let round = Round { kind, new, starved: false, deliveries, after: 1, hold: 0 };
+        trial.plan.burst = if burst { vec![round] } else { Vec::new() };
+        trial
+    };
+    assert_eq!(trial(false).judged().given_up, 1);
+    let line = trial(true).judged();
+    assert!(line.violations.is_empty(), "{:?}", line.violations);
+    assert_eq!((line.sent, line.kept), (2, 2));
+    let mut lost = trial(true);
+    lost.bus.pop();
+    assert_eq!(lost.judged().lost, 1, "it was sent and acknowledged");
 }
 
 #[test]

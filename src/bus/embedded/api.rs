@@ -4,27 +4,33 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::header::{HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use http::header::{ACCEPT, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, Method, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use subtle::ConstantTimeEq;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
-use super::follow::{self, Format, Reading};
+use super::follow::{self, Format, PIECE, Reading};
+use super::room::{Readers, Room};
 use crate::bus::Record;
 use crate::config::Secret;
 use crate::log::{Extent, ReadError, Store};
-use crate::server::{Reply, Service, loopback_host};
+use crate::server::{Reply, Service, closing_if_denied, loopback_host};
 
-/// Streams at once, at most: each may hold a few chunks in memory, and `tail` needs one per topic.
+/// Streams at once, at most: each holds a few pieces in memory beside the room that all share, and `tail` needs
+/// one per topic.
 const STREAMS: usize = 256;
+
+/// How long a request for one message waits for room.
+const ROOM_WITHIN: Duration = Duration::from_secs(5);
 
 /// Answers the readers of the log. Cheap to clone.
 #[derive(Clone)]
@@ -34,12 +40,13 @@ struct Shared {
     store: Arc<Store>,
     token: RwLock<Option<Secret>>,
     streams: Arc<Semaphore>,
+    room: Room,
     draining: watch::Sender<bool>,
 }
 
 impl Service for Api {
     async fn call(&self, request: http::Request<Incoming>, _: Instant) -> Reply {
-        self.answer(request).await
+        closing_if_denied(self.answer(request).await)
     }
 }
 
@@ -47,7 +54,8 @@ impl Api {
     pub(super) fn new(store: Arc<Store>, token: Option<Secret>) -> Self {
         let streams = Arc::new(Semaphore::new(STREAMS));
         let token = RwLock::new(token);
-        Self(Arc::new(Shared { store, token, streams, draining: watch::Sender::new(false) }))
+        let (room, draining) = (Room::new(), watch::Sender::new(false));
+        Self(Arc::new(Shared { store, token, streams, room, draining }))
     }
 
     /// For every request from now on. Streams that run go on.
@@ -58,6 +66,11 @@ impl Api {
     /// Ends every stream that follows, so that its connection can close. New ones end at once.
     pub fn drain(&self) {
         self.0.draining.send_replace(true);
+    }
+
+    /// What all readers hold together at the moment.
+    pub fn readers(&self) -> Readers {
+        self.0.room.readers()
     }
 
     /// The reply to one request; its body is not read. Never fails, only answers so.
@@ -91,7 +104,7 @@ impl Api {
         match path[..] {
             ["topics"] => Ok(self.topics()),
             ["topics", topic, "messages"] => self.messages(head, &decoded(topic)?),
-            ["topics", topic, "messages", offset] => self.message(decoded(topic)?, offset).await,
+            ["topics", topic, "messages", offset] => self.message(&head.method, &decoded(topic)?, offset).await,
             _ => Err(Denied::NoSuchPath),
         }
     }
@@ -108,16 +121,18 @@ impl Api {
         let extent = *extents.borrow();
         let from = query.begin(&extent)?;
         let kind = match query.format {
-            Format::Lines => "application/x-ndjson",
+            // No query asks for a payload.
+            Format::Lines | Format::Payload => "application/x-ndjson",
             Format::Events => "text/event-stream",
         };
         let reply = Response::builder().header(CONTENT_TYPE, kind);
         let body = if head.method == Method::HEAD {
             Empty::new().map_err(|never| match never {}).boxed_unsync()
         } else {
-            let place = self.0.streams.clone().try_acquire_owned().map_err(|_| Denied::Crowded)?;
+            let place = self.place()?;
             follow::body(Reading {
                 store: self.0.store.clone(),
+                room: self.0.room.clone(),
                 topic: topic.to_owned(),
                 extents,
                 draining: self.0.draining.subscribe(),
@@ -131,18 +146,51 @@ impl Api {
         Ok(finished(reply, body))
     }
 
-    async fn message(&self, topic: String, offset: &str) -> Result<Reply, Denied> {
+    fn place(&self) -> Result<OwnedSemaphorePermit, Denied> {
+        self.0.streams.clone().try_acquire_owned().map_err(|_| {
+            self.0.room.refuse("as many streams are open as may be");
+            Denied::Crowded
+        })
+    }
+
+    async fn message(&self, method: &Method, topic: &str, offset: &str) -> Result<Reply, Denied> {
         let offset: u64 = offset.parse().map_err(|_| Denied::NoSuchPath)?;
-        let store = self.0.store.clone();
-        let read = move || store.read(&topic, offset, offset.saturating_add(1), 1, 0);
-        let records = tokio::task::spawn_blocking(read).await.map_err(|_| Denied::Away)??;
-        let record = records.into_iter().next().ok_or(Denied::NoSuchOffset)?;
-        Ok(payload(record))
+        let extents = self.0.store.watch(topic).ok_or(Denied::NoSuchTopic)?;
+        let (store, name) = (self.0.store.clone(), topic.to_owned());
+        let size = tokio::task::spawn_blocking(move || store.size(&name, offset)).await.map_err(|_| Denied::Away)?;
+        let held = self.0.room.take(size, ROOM_WITHIN).await.ok_or(Denied::NoRoom)?;
+        let (store, name) = (self.0.store.clone(), topic.to_owned());
+        let read = move || (store.read(&name, offset, offset.saturating_add(1), 1, 0), held);
+        let (records, held) = tokio::task::spawn_blocking(read).await.map_err(|_| Denied::Away)?;
+        let record = records?.into_iter().next().ok_or(Denied::NoSuchOffset)?;
+        let (reply, len) = (headed(&record), record.payload.len());
+        if len <= PIECE {
+            return Ok(finished(reply, full(record.payload)));
+        }
+        // Read once more, as its reader takes it.
+        drop((record, held));
+        let body = if method == Method::HEAD {
+            Empty::new().map_err(|never| match never {}).boxed_unsync()
+        } else {
+            follow::body(Reading {
+                store: self.0.store.clone(),
+                room: self.0.room.clone(),
+                topic: topic.to_owned(),
+                extents,
+                draining: self.0.draining.subscribe(),
+                from: offset,
+                until: Some(offset + 1),
+                limit: Some(1),
+                format: Format::Payload,
+                _place: self.place()?,
+            })
+        };
+        Ok(finished(reply.header(CONTENT_LENGTH, len), body))
     }
 }
 
-/// The bytes as they were received, with the headers that an HTTP header can carry.
-fn payload(record: Record) -> Reply {
+/// With the headers that an HTTP header can carry; the payload's bytes come as they were received.
+fn headed(record: &Record) -> http::response::Builder {
     let mut reply = Response::builder().header(X_CONTENT_TYPE_OPTIONS, "nosniff");
     for (name, value) in &record.headers {
         let ours = name == "content-type" || name.starts_with("ce-") || name.starts_with("terra-");
@@ -150,7 +198,7 @@ fn payload(record: Record) -> Reply {
             reply = reply.header(name, value);
         }
     }
-    finished(reply, full(record.payload))
+    reply
 }
 
 /// Why a request is not answered with what it asked for.
@@ -165,6 +213,7 @@ enum Denied {
     Malformed(String),
     Outside(Extent),
     Crowded,
+    NoRoom,
     Away,
     Failed,
 }
@@ -192,7 +241,7 @@ impl Denied {
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
             Self::Outside(_) => StatusCode::RANGE_NOT_SATISFIABLE,
-            Self::Crowded | Self::Away => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Crowded | Self::NoRoom | Self::Away => StatusCode::SERVICE_UNAVAILABLE,
             Self::Failed => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -208,6 +257,7 @@ impl Denied {
             Self::Malformed(reason) => reason,
             Self::Outside(_) => "the offset is outside of what is kept",
             Self::Crowded => "too many streams are read at once",
+            Self::NoRoom => "too much is read at once",
             Self::Away => "the log is not open",
             Self::Failed => "the log could not be read",
         }
@@ -221,10 +271,12 @@ impl Denied {
             next: extent.map(|extent| extent.next),
         };
         let mut reply = json(self.status(), &body);
+        // Whoever is denied does not rest on a connection that others may need.
+        reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         let (name, value) = match self {
             Self::Method => (ALLOW, "GET, HEAD"),
             Self::NoToken => (WWW_AUTHENTICATE, "Bearer"),
-            Self::Crowded | Self::Away => (RETRY_AFTER, "1"),
+            Self::Crowded | Self::NoRoom | Self::Away => (RETRY_AFTER, "1"),
             _ => return reply,
         };
         reply.headers_mut().insert(name, HeaderValue::from_static(value));

@@ -1,8 +1,11 @@
-//! A stream of records as the body of a reply: NDJSON or server-sent events.
-//! Comes in: where to begin and where to end. Goes out: a body that reads ahead by a few chunks and
+//! A stream of records as the body of a reply: NDJSON, server-sent events, or one payload.
+//! Comes in: where to begin and where to end. Goes out: a body that reads ahead by a few pieces and
 //! no further, woken by commits. What cannot be read any more ends it with an error, never with a gap.
+//!
+//! What was read waits in the [`Room`] that all readers share, and only while its reader takes it: who takes
+//! nothing, or has had its turn, gives that up to whoever waits, and it is read again when its reader goes on.
 
-use std::io;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,15 +16,29 @@ use hyper::body::Frame;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use super::api::ErrorJson;
+use super::room::{Held, MOST, Room};
 use crate::bus::Record;
 use crate::log::{Extent, ReadError, Store};
 
-/// One step of reading.
+/// One step of reading; one record may exceed the bytes.
 const CHUNK_RECORDS: usize = 256;
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// Chunks that wait for a slow reader.
+/// What is handed over at once, and how many of those wait for a slow reader.
+pub(super) const PIECE: usize = 64 * 1024;
 const AHEAD: usize = 2;
+
+/// How many times its length a record takes read and encoded: usually, and where each of its bytes is escaped.
+const USUAL: usize = 4;
+const WORST: usize = 7;
+
+/// How long a stream waits for room.
+const ROOM_WITHIN: Duration = Duration::from_secs(30);
+
+/// While others wait for room: how long a reader may take nothing, and how long it has it at once; at least as
+/// long as reading took, so that no more is read than taken.
+const IDLE: Duration = Duration::from_millis(200);
+const TURN: Duration = Duration::from_secs(1);
 
 /// Proxies close what is silent for a minute.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -32,10 +49,13 @@ pub(super) enum Format {
     Lines,
     /// Server-sent events, `id` the offset.
     Events,
+    /// The payload alone.
+    Payload,
 }
 
 pub(super) struct Reading {
     pub(super) store: Arc<Store>,
+    pub(super) room: Room,
     pub(super) topic: String,
     pub(super) extents: watch::Receiver<Extent>,
     pub(super) draining: watch::Receiver<bool>,
@@ -50,34 +70,68 @@ pub(super) struct Reading {
     pub(super) _place: OwnedSemaphorePermit,
 }
 
-/// The body. Reading ends when it is dropped. A body of lines ends with an error, which cuts the
-/// connection, where records could not be read; one of events with an `error` event.
+/// Why a stream ends early.
+enum Stop {
+    /// Its reader has gone.
+    Left,
+    Cut {
+        why: Cut,
+        /// Whether some of a record was handed over.
+        partly: bool,
+    },
+}
+
+/// Why nothing more can be read, in words for its reader.
+struct Cut {
+    says: String,
+    extent: Option<Extent>,
+}
+
+impl From<ReadError> for Cut {
+    fn from(error: ReadError) -> Self {
+        if let ReadError::Failed(reason) = &error {
+            tracing::error!(reason, "the log could not be read; look after the disk of embedded.dir");
+        }
+        let extent = if let ReadError::Gone(extent) = &error { Some(*extent) } else { None };
+        Self { says: error.to_string(), extent }
+    }
+}
+
+/// Records, encoded.
+struct Chunk {
+    count: u64,
+    bytes: Vec<u8>,
+}
+
+type Sender = mpsc::Sender<io::Result<Bytes>>;
+
+/// The body. Reading ends when it is dropped. A body of events ends with an `error` event where records could
+/// not be read; any other, or one that stands within a record, with an error, which cuts the connection.
 pub(super) fn body(reading: Reading) -> UnsyncBoxBody<Bytes, io::Error> {
-    let (sender, mut chunks) = mpsc::channel(AHEAD);
+    let (sender, mut pieces) = mpsc::channel(AHEAD);
     tokio::spawn(reading.run(sender));
-    let frames = futures_util::stream::poll_fn(move |context| chunks.poll_recv(context));
-    StreamBody::new(futures_util::StreamExt::map(frames, |chunk: io::Result<Bytes>| chunk.map(Frame::data)))
+    let frames = futures_util::stream::poll_fn(move |context| pieces.poll_recv(context));
+    StreamBody::new(futures_util::StreamExt::map(frames, |piece: io::Result<Bytes>| piece.map(Frame::data)))
         .boxed_unsync()
 }
 
 impl Reading {
-    async fn run(mut self, sender: mpsc::Sender<io::Result<Bytes>>) {
+    async fn run(mut self, sender: Sender) {
         while self.wants_more() {
             let next = self.extents.borrow_and_update().next;
-            let sent = if self.from < next {
-                match self.step().await {
-                    Ok(chunk) => sender.send(Ok(chunk)).await,
-                    Err(error) => return self.fail(&error, sender).await,
-                }
+            let went_on = if self.from < next {
+                self.hand_over(&sender).await
             } else {
                 match self.wait(&sender).await {
                     Wake::Look => Ok(()),
-                    Wake::Heartbeat => sender.send(Ok(Bytes::from_static(b":\n\n"))).await,
+                    Wake::Heartbeat => sender.send(Ok(Bytes::from_static(b":\n\n"))).await.map_err(|_| Stop::Left),
                     Wake::End => return,
                 }
             };
-            if sent.is_err() {
-                return;
+            match went_on {
+                Ok(()) => {}
+                Err(Stop::Left) => return,
+                Err(Stop::Cut { why, partly }) => return self.cut(why, partly, sender).await,
             }
         }
     }
@@ -86,28 +140,83 @@ impl Reading {
         self.limit != Some(0) && self.until.is_none_or(|until| self.from < until)
     }
 
-    /// Reads and encodes the next chunk off the async workers.
-    async fn step(&mut self) -> Result<Bytes, ReadError> {
-        let (store, topic, from, format) = (self.store.clone(), self.topic.clone(), self.from, self.format);
-        let until = self.until.unwrap_or(u64::MAX);
-        let records =
-            usize::try_from(self.limit.unwrap_or(u64::MAX)).map_or(CHUNK_RECORDS, |limit| limit.min(CHUNK_RECORDS));
-        let read = move || {
-            let chunk = store.read(&topic, from, until, records, CHUNK_BYTES)?;
-            Ok::<_, ReadError>((chunk.len() as u64, encode(&chunk, format)))
-        };
-        let (count, bytes) =
-            tokio::task::spawn_blocking(read).await.map_err(|error| ReadError::Failed(error.to_string()))??;
-        self.from += count;
-        self.limit = self.limit.map(|limit| limit - count);
-        Ok(bytes)
+    /// Hands the next chunk over piece by piece.
+    async fn hand_over(&mut self, sender: &Sender) -> Result<(), Stop> {
+        let mut sent = 0;
+        loop {
+            // Before there is a place for the next piece nothing is read, and no room held.
+            let mut place = sender.reserve().await.map_err(|_| Stop::Left)?;
+            let partly = sent > 0;
+            let cut = move |why| Stop::Cut { why, partly };
+            let (chunk, held) = self.read().await.map_err(cut)?;
+            loop {
+                let end = chunk.bytes.len().min(sent + PIECE);
+                let other = || cut(ReadError::Failed("a record is another than before".to_owned()).into());
+                let piece = chunk.bytes.get(sent..end).ok_or_else(other)?;
+                place.send(Ok(Bytes::copy_from_slice(piece)));
+                sent = end;
+                if sent == chunk.bytes.len() {
+                    self.from += chunk.count;
+                    self.limit = self.limit.map(|limit| limit - chunk.count);
+                    return Ok(());
+                }
+                match self.next_place(sender, &held).await? {
+                    Some(next) => place = next,
+                    None => break,
+                }
+            }
+        }
     }
 
-    async fn wait(&mut self, sender: &mpsc::Sender<io::Result<Bytes>>) -> Wake {
+    /// The place of the next piece; `None` where the reader has to let others read first.
+    async fn next_place<'s>(
+        &self,
+        sender: &'s Sender,
+        held: &Held,
+    ) -> Result<Option<mpsc::Permit<'s, io::Result<Bytes>>>, Stop> {
+        loop {
+            if self.room.is_wanted() && held.time() >= TURN.max(held.cost()) {
+                return Ok(None);
+            }
+            match tokio::time::timeout(IDLE.max(held.cost()), sender.reserve()).await {
+                Ok(place) => return place.map(Some).map_err(|_| Stop::Left),
+                Err(_) if self.room.is_wanted() => return Ok(None),
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Reads and encodes the next chunk off the async workers. The same again where nothing was taken of it, or
+    /// longer where records came in the meantime.
+    async fn read(&self) -> Result<(Chunk, Held), Cut> {
+        const NO_ROOM: &str = "too much is read at once; read on from the next offset";
+        let (store, topic, from) = (self.store.clone(), self.topic.clone(), self.from);
+        let size = blocking(move || Ok(store.size(&topic, from))).await?.max(CHUNK_BYTES);
+        for times in [USUAL, WORST] {
+            let held = self.room.take(size * times, ROOM_WITHIN).await;
+            let held = held.ok_or_else(|| Cut { says: NO_ROOM.to_owned(), extent: None })?;
+            let (store, topic, format) = (self.store.clone(), self.topic.clone(), self.format);
+            let until = self.until.unwrap_or(u64::MAX);
+            let limit = usize::try_from(self.limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
+            let read = blocking(move || {
+                let records = store.read(&topic, from, until, limit.min(CHUNK_RECORDS), CHUNK_BYTES)?;
+                let most = if held.bytes() < MOST { held.bytes().saturating_sub(size) } else { usize::MAX };
+                let bytes = encode(&records, format, most);
+                Ok(bytes.map(|bytes| (Chunk { count: records.len() as u64, bytes }, held)))
+            });
+            if let Some((chunk, mut held)) = read.await? {
+                held.filled(chunk.bytes.len());
+                return Ok((chunk, held));
+            }
+        }
+        Err(ReadError::Failed("a record is longer than it can be".to_owned()).into())
+    }
+
+    async fn wait(&mut self, sender: &Sender) -> Wake {
         let heartbeat = async {
             match self.format {
                 Format::Events => tokio::time::sleep(HEARTBEAT).await,
-                Format::Lines => std::future::pending().await,
+                Format::Lines | Format::Payload => std::future::pending().await,
             }
         };
         tokio::select! {
@@ -118,13 +227,10 @@ impl Reading {
         }
     }
 
-    async fn fail(&self, error: &ReadError, sender: mpsc::Sender<io::Result<Bytes>>) {
-        if let ReadError::Failed(reason) = error {
-            tracing::error!(reason, "the log could not be read; look after the disk of embedded.dir");
-        }
+    async fn cut(&self, why: Cut, partly: bool, sender: Sender) {
         let last = match self.format {
-            Format::Lines => Err(io::Error::other(error.to_string())),
-            Format::Events => Ok(error_event(error)),
+            Format::Events if !partly => Ok(error_event(&why)),
+            Format::Events | Format::Lines | Format::Payload => Err(io::Error::other(why.says)),
         };
         // The reader may be gone, which needs no error.
         let _ = sender.send(last).await;
@@ -137,24 +243,60 @@ enum Wake {
     End,
 }
 
-fn encode(chunk: &[Record], format: Format) -> Bytes {
-    let mut bytes = Vec::with_capacity(chunk.iter().map(|record| record.payload.len() + 1024).sum());
-    for record in chunk {
-        let (before, after) = match format {
-            Format::Lines => (String::new(), "\n"),
-            Format::Events => (format!("id: {}\ndata: ", record.offset), "\n\n"),
-        };
-        bytes.extend_from_slice(before.as_bytes());
-        serde_json::to_writer(&mut bytes, record).expect("a record is plain strings and numbers");
-        bytes.extend_from_slice(after.as_bytes());
-    }
-    bytes.into()
+async fn blocking<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
+) -> Result<T, ReadError> {
+    tokio::task::spawn_blocking(read).await.map_err(|error| ReadError::Failed(error.to_string()))?
 }
 
-fn error_event(error: &ReadError) -> Bytes {
-    let extent = if let ReadError::Gone(extent) = error { Some(extent) } else { None };
-    let says = error.to_string();
-    let (earliest, next) = (extent.map(|extent| extent.earliest), extent.map(|extent| extent.next));
-    let data = serde_json::to_string(&ErrorJson { error: &says, earliest, next }).expect("plain numbers and strings");
+/// `None` where it takes more than `most` bytes.
+fn encode(records: &[Record], format: Format, most: usize) -> Option<Vec<u8>> {
+    let usual: usize = records.iter().map(|record| record.payload.len() + record.payload.len() / 8 + 1024).sum();
+    let mut bytes = Bounded { bytes: Vec::with_capacity(usual.min(most)), most };
+    for record in records {
+        write(record, format, &mut bytes).ok()?;
+    }
+    Some(bytes.bytes)
+}
+
+fn write(record: &Record, format: Format, to: &mut impl Write) -> io::Result<()> {
+    match format {
+        Format::Lines => {
+            serde_json::to_writer(&mut *to, record)?;
+            to.write_all(b"\n")
+        }
+        Format::Events => {
+            write!(to, "id: {}\ndata: ", record.offset)?;
+            serde_json::to_writer(&mut *to, record)?;
+            to.write_all(b"\n\n")
+        }
+        Format::Payload => to.write_all(&record.payload),
+    }
+}
+
+/// Fails rather than grow beyond its bound.
+struct Bounded {
+    bytes: Vec<u8>,
+    most: usize,
+}
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.bytes.len() + bytes.len() > self.most {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn error_event(why: &Cut) -> Bytes {
+    let (earliest, next) = (why.extent.map(|extent| extent.earliest), why.extent.map(|extent| extent.next));
+    let error = ErrorJson { error: &why.says, earliest, next };
+    let data = serde_json::to_string(&error).expect("plain numbers and strings");
     format!("event: error\ndata: {data}\n\n").into()
 }

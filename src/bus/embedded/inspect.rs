@@ -25,8 +25,6 @@ fn finding(level: Level, says: String, remedy: Option<&str>) -> Finding {
 }
 
 fn directory(config: &config::Embedded) -> Finding {
-    use std::os::unix::fs::PermissionsExt;
-    const OTHERS: u32 = 0o077;
     let dir = config.dir.display();
     match std::fs::metadata(&config.dir) {
         Ok(metadata) if !metadata.is_dir() => {
@@ -37,12 +35,10 @@ fn directory(config: &config::Embedded) -> Finding {
             format!("{dir} is not writable for this user"),
             Some("make it writable for the user that terra-bridge runs as, or set embedded.dir to a directory that is"),
         ),
-        Ok(metadata) if metadata.permissions().mode() & OTHERS != 0 => finding(
-            Level::Advice,
-            format!("{dir} is open to other users of this machine (mode {:o})", metadata.permissions().mode() & 0o777),
-            Some("chmod 0700 it: health data lies in it"),
-        ),
-        Ok(_) => finding(Level::Fine, format!("{dir}, for its owner alone"), None),
+        Ok(_) => match disk::open_to_others(&config.dir) {
+            Some((says, remedy)) => finding(Level::Advice, says, Some(&remedy)),
+            None => finding(Level::Fine, format!("{dir}, for its owner alone"), None),
+        },
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             finding(Level::Fine, format!("{dir} does not exist yet; it is made at the first start, mode 0700"), None)
         }

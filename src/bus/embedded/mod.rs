@@ -1,13 +1,15 @@
 //! The embedded adapter: the durable log as a bus, read over HTTP.
-//! Comes in: messages. Goes out: receipts, each after an fsync.
+//! Comes in: messages. Goes out: receipts, each after an fsync: what they rest on stands in [`crate::log`].
 //!
-//! `api` and `follow` are how others read it (`wire`: the lines), `tail`, `replay` and `inspect` the commands.
+//! `api` and `follow` are how others read it (`room`: what they hold together, `wire`: the lines), `tail`, `replay`
+//! and `inspect` the commands.
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
 use super::{Bus, Link, OpenError, Pending, Receipt, Refusal, Setup};
+use crate::clock::Clock;
 use crate::config;
 use crate::log::{Keep, Log, Retention, Settings};
 use crate::message::Message;
@@ -17,12 +19,14 @@ mod api;
 mod follow;
 mod inspect;
 mod replay;
+mod room;
 mod tail;
 mod wire;
 
 pub use api::Api;
 pub use inspect::inspect;
 pub use replay::replay;
+pub use room::Readers;
 pub use tail::{present, tail};
 
 struct Embedded {
@@ -39,7 +43,8 @@ pub fn open(config: &config::Embedded, setup: Setup) -> Result<(Arc<dyn Bus>, Ap
 
 fn settings(config: &config::Embedded) -> Settings {
     let retention = Retention { age: config.retention, bytes: config.max_bytes };
-    Settings { section: "embedded", dir: config.dir.clone(), reserve: config.reserve, keep: Keep::For(retention) }
+    let (dir, keep) = (config.dir.clone(), Keep::For(retention));
+    Settings { section: "embedded", dir, reserve: config.reserve, keep, clock: Clock::system() }
 }
 
 impl Bus for Embedded {

@@ -147,7 +147,9 @@ impl Client {
                 "no connection to embedded.listen, {address}: is the bridge running, with the same embedded.tls?"
             ));
         }
-        self.broken(error)
+        TailError(format!(
+            "{address} does not answer as embedded.listen does: does another program listen there, or is embedded.tls another than the running bridge's?"
+        ))
     }
 
     fn broken(&self, error: &dyn std::fmt::Display) -> TailError {

@@ -1,5 +1,7 @@
 //! Batches against a real broker: what becomes of them where a topic takes less, and what their size costs.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -10,6 +12,8 @@ use super::client::tests::config;
 use super::client::{self, Quiet};
 use super::live::{PATIENCE, broker, fresh, kept, message, within};
 use super::open;
+use super::producer::Line;
+use super::state::State;
 use crate::bus::Refusal;
 use crate::config;
 
@@ -102,4 +106,53 @@ async fn batches_of_every_size_keep_what_is_in_them() {
     for bus in buses {
         bus.close().await;
     }
+}
+
+/// Each message has its report, whatever client it was handed to, and the last client delivers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_is_replaced_twice_in_a_row_under_traffic_owes_no_report() {
+    const ROUNDS: usize = 10;
+    const SENDERS: usize = 16;
+    let Some(broker) = broker("a_client_that_is_replaced_twice_in_a_row_under_traffic_owes_no_report") else { return };
+    let (config, topic) = (config(&broker), fresh("replaced"));
+    let maker = open(&config, within(&[&topic])).unwrap();
+    kept(&maker, &topic, "k", "first").await;
+    maker.close().await;
+    let producer = client::producer(&config, &within(&[&topic])).unwrap();
+    let line = Arc::new(Line::open(producer, Arc::new(State::new(false))).unwrap());
+    let ended = Arc::new(AtomicBool::new(false));
+    let sender = |at: usize| {
+        let (line, topic, ended) = (Arc::clone(&line), topic.clone(), Arc::clone(&ended));
+        async move {
+            let (mut kept, mut refused) = (0, 0);
+            while !ended.load(Ordering::Relaxed) {
+                let report = line.send(message(&topic, &at.to_string(), noise(2000, at)));
+                match tokio::time::timeout(PATIENCE, report).await.expect("a report in time").expect("a report") {
+                    Ok(_) => kept += 1,
+                    Err(Refusal::Transient { .. }) => refused += 1,
+                    Err(refusal) => panic!("{refusal}"),
+                }
+            }
+            (kept, refused)
+        }
+    };
+    let senders: Vec<_> = (0..SENDERS).map(|at| tokio::spawn(sender(at))).collect();
+    for _ in 0..ROUNDS {
+        let replacing = Arc::clone(&line);
+        let twice = move || [1, 2].map(|_| replacing.replace(Duration::from_secs(2)));
+        tokio::task::spawn_blocking(twice).await.unwrap();
+        let begun = Instant::now();
+        while !matches!(line.send(message(&topic, "k", "after")).await, Ok(Ok(_))) {
+            assert!(begun.elapsed() < Duration::from_secs(10), "the last client delivers nothing");
+        }
+    }
+    ended.store(true, Ordering::Relaxed);
+    let (kept, refused) = join_all(senders)
+        .await
+        .into_iter()
+        .map(Result::unwrap)
+        .fold((0, 0), |sum: (u32, u32), one| (sum.0 + one.0, sum.1 + one.1));
+    eprintln!("{kept} kept, {refused} refused over {} replacements", 2 * ROUNDS);
+    assert!(kept > 0);
+    tokio::task::spawn_blocking(move || line.close(PATIENCE)).await.unwrap();
 }

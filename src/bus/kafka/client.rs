@@ -1,8 +1,9 @@
 //! What each librdkafka client is told. Comes in: `kafka.*` of the configuration and the bridge's
 //! limits. Goes out: a [`ClientConfig`]. Refuses to know what the client is used for.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
@@ -13,6 +14,8 @@ use rdkafka::producer::{DeliveryResult, Producer as _, ProducerContext, Threaded
 use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka::{ClientConfig, ClientContext, Statistics};
 
+use super::cause::Cause;
+use super::producer::code;
 use super::properties::canonical;
 use super::refusal::Trouble;
 use crate::bus::{OpenError, Setup};
@@ -143,18 +146,41 @@ where
     })
 }
 
-/// For clients whose errors come back from each call, too. Remembers the trouble that explains them.
+/// For clients whose errors come back from each call, too. Remembers what explains them.
 #[derive(Default, Clone)]
-pub(super) struct Quiet(Arc<Mutex<Option<Trouble>>>);
+pub(super) struct Quiet(Arc<Mutex<Explained>>);
+
+/// Why no broker answers, as far as that is known.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Explained {
+    pub(super) trouble: Option<Trouble>,
+    pub(super) cause: Option<Cause>,
+}
+
+impl Quiet {
+    fn explained(&self) -> MutexGuard<'_, Explained> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn notice(&self, code: Option<Code>, text: &str) {
+        if let Some(cause) = Cause::of(code, text) {
+            let mut explained = self.explained();
+            explained.cause = Some(explained.cause.map_or(cause, |known| known.or(cause)));
+        }
+    }
+}
 
 impl ClientContext for Quiet {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, _: &str) {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
         log(level, facility);
+        self.notice(None, text);
     }
 
     fn error(&self, error: KafkaError, why: &str) {
-        if let Some(trouble) = error.rdkafka_error_code().and_then(|code| Trouble::of_report(code, why)) {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(trouble);
+        let code = error.rdkafka_error_code();
+        self.notice(code, why);
+        if let Some(trouble) = code.and_then(|code| Trouble::of_report(code, why)) {
+            self.explained().trouble = Some(trouble);
         }
     }
 
@@ -178,11 +204,23 @@ pub(super) struct Asker {
     context: Quiet,
 }
 
-/// No answer, and the trouble that explains it where one does.
+/// No answer, and what explains it.
 #[derive(Debug)]
 pub(super) struct Unanswered {
-    pub(super) code: Code,
-    pub(super) trouble: Option<Trouble>,
+    pub(super) error: KafkaError,
+    pub(super) explained: Explained,
+}
+
+impl Unanswered {
+    pub(super) fn code(&self) -> Code {
+        code(&self.error)
+    }
+}
+
+impl Borrow<KafkaError> for Unanswered {
+    fn borrow(&self) -> &KafkaError {
+        &self.error
+    }
 }
 
 impl Asker {
@@ -193,17 +231,16 @@ impl Asker {
 
     /// What the brokers say of this topic, or of all.
     pub(super) fn metadata(&self, topic: Option<&str>, patience: Duration) -> Result<Metadata, Unanswered> {
-        self.client.client().fetch_metadata(topic, patience).map_err(|error| self.unanswered(&error))
+        self.client.client().fetch_metadata(topic, patience).map_err(|error| self.unanswered(error))
     }
 
     /// The first offset of a partition and the next.
     pub(super) fn ends(&self, topic: &str, partition: i32, patience: Duration) -> Result<(i64, i64), Unanswered> {
-        self.client.client().fetch_watermarks(topic, partition, patience).map_err(|error| self.unanswered(&error))
+        self.client.client().fetch_watermarks(topic, partition, patience).map_err(|error| self.unanswered(error))
     }
 
-    fn unanswered(&self, error: &KafkaError) -> Unanswered {
-        let trouble = *self.context.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Unanswered { code: error.rdkafka_error_code().unwrap_or(Code::Fail), trouble }
+    fn unanswered(&self, error: KafkaError) -> Unanswered {
+        Unanswered { error, explained: *self.context.explained() }
     }
 }
 
@@ -270,7 +307,8 @@ fn overridden(mut settings: Named, config: &config::Kafka) -> Result<ClientConfi
         settings.insert("ssl.ca.location".to_owned(), "probe".to_owned());
     }
     let mut client: ClientConfig = settings.into_iter().collect();
-    client.set_log_level(RDKafkaLogLevel::Warning);
+    // That the other side closes a connection at once is said at this level.
+    client.set_log_level(RDKafkaLogLevel::Info);
     Ok(client)
 }
 
@@ -368,6 +406,24 @@ pub(super) mod tests {
 
         config.tls.ca = None;
         assert_eq!(of(&config).get("security.protocol"), Some("sasl_plaintext"));
+    }
+
+    #[test]
+    fn a_login_over_plain_text_to_another_machine_is_named() {
+        let mut config = config("127.0.0.1:1,localhost:2");
+        let says = |config: &config::Kafka| super::super::exposed_login(config).map(|finding| finding.says);
+        config.username = Some("bridge".to_owned());
+        config.password = Some(Secret::new("secret"));
+        assert_eq!(says(&config), None, "on this machine");
+        config.brokers = vec!["localhost:1".to_owned(), "kafka.example.org:9092".to_owned()];
+        assert!(says(&config).is_some_and(|says| says.contains("without TLS")));
+        config.sasl_mechanism = Some("PLAIN".to_owned());
+        assert!(says(&config).is_some_and(|says| says.contains("plain text")));
+        config.properties.insert("security.protocol".to_owned(), Secret::new("SASL_SSL"));
+        assert_eq!(says(&config), None);
+        config.properties.clear();
+        config.tls.ca = Some("system".to_owned());
+        assert_eq!(says(&config), None);
     }
 
     #[test]

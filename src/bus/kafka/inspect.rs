@@ -4,20 +4,26 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, OwnedResourceSpecifier, ResourceSpecifier};
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::types::RDKafkaErrorCode as Code;
 
 use super::asking::of_each;
-use super::client::{self, Asker, Quiet, Unanswered, largest_message};
+use super::client::{Asker, Explained, Unanswered, largest_message};
+use super::creation::{Answer, Lack, Unasked, Wanted, address, is_silence};
+use super::keeping::{self, Settings, Verdict};
+use super::look::{Leader, NOT_AT, leaders, not_reached};
 use super::topics::names;
 use crate::bus::{Finding, Level, OpenError, Setup};
 use crate::config;
 use crate::route::Topic;
+use crate::telemetry::Throttle;
 
 /// For all of it; half of it until the brokers answer at all.
 const ALL: Duration = Duration::from_secs(9);
 const FIRST: Duration = Duration::from_secs(5);
+
+/// For a broker to be reached at the address that it gives.
+const LEADER: Duration = Duration::from_secs(3);
 
 /// Questions at once.
 const ABREAST: usize = 16;
@@ -25,53 +31,110 @@ const ABREAST: usize = 16;
 /// A topic as the brokers show it. Topics with the same facts are one finding.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Fact {
-    Missing,
+    Missing(Trial),
     Forbidden,
+    Unanswered,
     Unknown(String),
     There { partitions: usize, replicas: usize, in_sync: usize, leaderless: usize, settings: Option<Settings> },
 }
 
-/// `None` where the brokers did not tell.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Settings {
-    min_in_sync: Option<usize>,
-    pub(super) max_bytes: Option<u64>,
-    /// Milliseconds; -1: for ever.
-    retention: Option<i64>,
-    compacts: bool,
-    unclean: bool,
+/// What the controller would say to its creation.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Trial {
+    NotTried,
+    Takes,
+    Lacks(Lack),
+    /// In Kafka's words.
+    Fails(String),
 }
 
-/// What `check --online` reports. Ends within ten seconds. Brokers that cannot be reached are a
-/// finding; an error is a configuration that no client can be made of.
+/// The brokers, and what they show of each topic.
+struct Seen {
+    brokers: usize,
+    facts: Facts,
+    /// Where brokers say that they listen, and are not reached.
+    not_at: Vec<String>,
+}
+
+/// What `check --online` reports. Ends within ten seconds, or twenty where topics are to be made. Brokers that
+/// cannot be reached are a finding; an error is a configuration that no client can be made of.
 pub(crate) async fn inspect(config: &config::Kafka, setup: &Setup) -> Result<Vec<Finding>, OpenError> {
     let deadline = Instant::now() + ALL;
     let (asker, topics) = (Asker::open(config)?, setup.topics.clone());
     let looked = tokio::task::spawn_blocking(move || look(&asker, &topics, deadline)).await;
-    let (brokers, facts) = match looked {
-        Ok(Ok(looked)) => looked,
+    let mut seen = match looked {
+        Ok(Ok(seen)) => seen,
         Ok(Err(unanswered)) => return Ok(vec![unreachable(&unanswered)]),
         Err(_) => return Err(OpenError("the inspection was interrupted".to_owned())),
     };
-    let there = facts.iter().filter(|(_, fact)| matches!(fact, Fact::There { .. })).map(|(topic, _)| topic);
-    let settings = settings(config, there, deadline).await?;
-    Ok(findings(config, setup, brokers, facts, &settings))
+    let there = seen.facts.iter().filter(|(_, fact)| matches!(fact, Fact::There { .. })).map(|(topic, _)| topic);
+    let described = keeping::describe(config, there, deadline).await?;
+    if config.create_topics {
+        try_to_make(config, setup, &mut seen).await?;
+    }
+    Ok(findings(config, setup, seen, &described.settings))
 }
 
 type Facts = BTreeMap<Topic, Fact>;
 
-/// How many brokers there are, and each topic without its settings. Blocks.
-fn look(asker: &Asker, topics: &[Topic], deadline: Instant) -> Result<(usize, Facts), Unanswered> {
+/// How many brokers there are, whether those that lead are reached, and each topic without its settings. Blocks.
+fn look(asker: &Asker, topics: &[Topic], deadline: Instant) -> Result<Seen, Unanswered> {
     let first = topics.first().map(|topic| &**topic);
-    let brokers = asker.metadata(first, FIRST)?.brokers().len();
-    let facts = of_each(topics, ABREAST, |topic| {
-        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        match asker.metadata(Some(topic), left) {
-            Ok(metadata) => metadata.topics().first().map_or(Fact::Missing, fact),
-            Err(unanswered) => absent(unanswered.code),
+    let metadata = asker.metadata(first, FIRST)?;
+    let brokers = metadata.brokers().len();
+    let left = || deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+    let seen = of_each(topics, ABREAST, |topic| match asker.metadata(Some(topic), left()) {
+        Ok(metadata) => {
+            let fact = metadata.topics().first().map_or(Fact::Missing(Trial::NotTried), fact);
+            (fact, leaders(&metadata, topic))
         }
+        Err(unanswered) => (absent(unanswered.code()), Vec::new()),
     });
-    Ok((brokers, topics.iter().cloned().zip(facts).collect()))
+    let unanswered = |(fact, _): &(Fact, Vec<Leader>)| matches!(fact, Fact::Unanswered);
+    if !seen.is_empty() && seen.iter().all(unanswered) {
+        // The client goes to the addresses that brokers give for themselves as soon as it knows them.
+        let not_at = metadata.brokers().iter().map(address).collect();
+        return Ok(Seen { brokers, facts: Facts::new(), not_at });
+    }
+    let (facts, of_topics): (Vec<_>, Vec<_>) = seen.into_iter().unzip();
+    let leaders: BTreeMap<_, _> =
+        of_topics.into_iter().flatten().map(|leader| (leader.address.clone(), leader)).collect();
+    let leaders: Vec<_> = leaders.into_values().collect();
+    let patience = left().min(LEADER);
+    let not_at = not_reached(&leaders, |leader| asker.ends(&leader.topic, leader.partition, patience));
+    Ok(Seen { brokers, facts: topics.iter().cloned().zip(facts).collect(), not_at })
+}
+
+/// Has the controller say whether it would make what is missing; it makes nothing.
+async fn try_to_make(config: &config::Kafka, setup: &Setup, seen: &mut Seen) -> Result<(), OpenError> {
+    let missing = seen.facts.iter().filter(|(_, fact)| matches!(fact, Fact::Missing(_)));
+    let missing: Vec<Topic> = missing.map(|(topic, _)| topic.clone()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let wanted = Wanted { config, largest: largest_message(setup.max_body) };
+    // That the defaults are not shown says nothing here: what comes of them does.
+    let unseen = Throttle::new(Duration::ZERO);
+    let trials = match wanted.make(&missing, true, &unseen).await {
+        Ok(answers) => answers,
+        Err(Unasked::Unopened(error)) => return Err(error),
+        Err(Unasked::NotAt(addresses)) => {
+            if seen.not_at.is_empty() {
+                seen.not_at = addresses;
+            }
+            return Ok(());
+        }
+        Err(Unasked::Failed(why)) => missing.into_iter().map(|topic| (topic, Answer::NotNow(why.clone()))).collect(),
+    };
+    for (topic, answer) in trials {
+        let trial = match answer {
+            Answer::Made | Answer::There => Trial::Takes,
+            Answer::Lacks(lack) => Trial::Lacks(lack),
+            Answer::NotNow(why) => Trial::Fails(why),
+        };
+        seen.facts.insert(topic, Fact::Missing(trial));
+    }
+    Ok(())
 }
 
 fn fact(topic: &MetadataTopic) -> Fact {
@@ -90,51 +153,21 @@ fn fact(topic: &MetadataTopic) -> Fact {
 
 fn absent(code: Code) -> Fact {
     match code {
-        Code::UnknownTopicOrPartition | Code::UnknownTopic => Fact::Missing,
+        Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::InvalidTopic => Fact::Missing(Trial::NotTried),
         Code::TopicAuthorizationFailed => Fact::Forbidden,
-        other => Fact::Unknown(format!("{other:?}")),
-    }
-}
-
-/// What each of the topics is set to, as far as the brokers tell.
-pub(super) async fn settings(
-    config: &config::Kafka,
-    topics: impl Iterator<Item = &Topic>,
-    deadline: Instant,
-) -> Result<BTreeMap<String, Settings>, OpenError> {
-    let asked: Vec<_> = topics.map(|topic| ResourceSpecifier::Topic(topic)).collect();
-    if asked.is_empty() {
-        return Ok(BTreeMap::new());
-    }
-    let admin: AdminClient<Quiet> = client::create(&client::admin(config)?, Quiet::default())?;
-    let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-    let described = admin.describe_configs(&asked, &AdminOptions::new().request_timeout(Some(left))).await;
-    // Letting go of a client blocks.
-    drop(tokio::task::spawn_blocking(move || drop(admin)));
-    let resources = described.unwrap_or_default().into_iter().flatten();
-    Ok(resources
-        .filter_map(|resource| match &resource.specifier {
-            OwnedResourceSpecifier::Topic(name) => Some((name.clone(), read(&resource))),
-            _ => None,
-        })
-        .collect())
-}
-
-fn read(config: &ConfigResource) -> Settings {
-    let value = |key| config.get(key).and_then(|entry| entry.value.as_deref());
-    Settings {
-        min_in_sync: value("min.insync.replicas").and_then(|value| value.parse().ok()),
-        max_bytes: value("max.message.bytes").and_then(|value| value.parse().ok()),
-        retention: value("retention.ms").and_then(|value| value.parse().ok()),
-        compacts: value("cleanup.policy").is_some_and(|value| value.contains("compact")),
-        unclean: value("unclean.leader.election.enable") == Some("true"),
+        code if is_silence(code) => Fact::Unanswered,
+        other => Fact::Unknown(other.to_string()),
     }
 }
 
 fn unreachable(unanswered: &Unanswered) -> Finding {
-    let (says, remedy) = match unanswered.trouble {
-        Some(trouble) => (trouble.says().to_owned(), trouble.remedy()),
-        None => (
+    let Explained { trouble, cause } = unanswered.explained;
+    let (says, remedy) = match (trouble, cause) {
+        (Some(trouble), _) => (trouble.says().to_owned(), trouble.remedy()),
+        (None, Some(cause)) => {
+            (format!("no broker answered within {} s: {}", FIRST.as_secs(), cause.says()), cause.remedy())
+        }
+        (None, None) => (
             format!("no broker answered within {} s", FIRST.as_secs()),
             "check kafka.brokers, the network, and whether these listeners ask for TLS or a login (kafka.tls, \
              kafka.username)",
@@ -143,21 +176,26 @@ fn unreachable(unanswered: &Unanswered) -> Finding {
     Finding { about: "cluster".to_owned(), level: Level::Mistake, says, remedy: Some(remedy.to_owned()) }
 }
 
-fn findings(
-    config: &config::Kafka,
-    setup: &Setup,
-    brokers: usize,
-    facts: Facts,
-    settings: &BTreeMap<String, Settings>,
-) -> Vec<Finding> {
+fn advertised(addresses: &[String]) -> Option<Finding> {
+    (!addresses.is_empty()).then(|| Finding {
+        about: "cluster".to_owned(),
+        level: Level::Mistake,
+        says: format!("{NOT_AT} ({})", addresses.join(", ")),
+        remedy: Some("see advertised.listeners of these brokers, and whether they run".to_owned()),
+    })
+}
+
+fn findings(config: &config::Kafka, setup: &Setup, seen: Seen, settings: &BTreeMap<Topic, Settings>) -> Vec<Finding> {
+    let Seen { brokers, facts, not_at } = seen;
     let mut alike: BTreeMap<Fact, Vec<Topic>> = BTreeMap::new();
     for (topic, mut fact) in facts {
         if let Fact::There { settings: known, .. } = &mut fact {
-            *known = settings.get(&*topic).cloned();
+            *known = settings.get(&topic).cloned();
         }
         alike.entry(fact).or_default().push(topic);
     }
     let mut findings = vec![cluster(brokers)];
+    findings.extend(advertised(&not_at));
     for (fact, topics) in &alike {
         let about = match &topics[..] {
             [only] => only.to_string(),
@@ -165,13 +203,11 @@ fn findings(
         };
         let all = names(topics.iter().map(|topic| &**topic));
         let listed = if topics.len() == 1 { String::new() } else { format!(" ({all})") };
-        findings.extend(found(config, setup, brokers, fact, &topics[0]).into_iter().enumerate().map(
-            |(at, finding)| {
-                let (level, says, remedy) = finding;
-                let says = if at == 0 { says + &listed } else { says };
-                Finding { about: about.clone(), level, says, remedy }
-            },
-        ));
+        findings.extend(found(config, setup, fact, &topics[0]).into_iter().enumerate().map(|(at, finding)| {
+            let (level, says, remedy) = finding;
+            let says = if at == 0 { says + &listed } else { says };
+            Finding { about: about.clone(), level, says, remedy }
+        }));
     }
     findings
 }
@@ -196,10 +232,10 @@ fn cluster(brokers: usize) -> Finding {
 type Found = (Level, String, Option<String>);
 
 /// The first says what there is; `topic` stands for all that are like it.
-fn found(config: &config::Kafka, setup: &Setup, brokers: usize, fact: &Fact, topic: &Topic) -> Vec<Found> {
+fn found(config: &config::Kafka, setup: &Setup, fact: &Fact, topic: &Topic) -> Vec<Found> {
     match fact {
-        Fact::Missing if config.create_topics => vec![missing_but_made(config, brokers)],
-        Fact::Missing => vec![(
+        Fact::Missing(trial) if config.create_topics => vec![missing_but_made(config, trial)],
+        Fact::Missing(_) => vec![(
             Level::Mistake,
             "does not exist: every delivery for it is refused".to_owned(),
             Some(format!(
@@ -217,6 +253,11 @@ fn found(config: &config::Kafka, setup: &Setup, brokers: usize, fact: &Fact, top
                  Describe --topic {topic}"
             )),
         )],
+        Fact::Unanswered => vec![(
+            Level::Mistake,
+            "no broker answered for it in time".to_owned(),
+            Some("try again; look at the brokers' own log if it stays".to_owned()),
+        )],
         Fact::Unknown(answer) => vec![(
             Level::Mistake,
             format!("the brokers did not tell ({answer})"),
@@ -228,7 +269,8 @@ fn found(config: &config::Kafka, setup: &Setup, brokers: usize, fact: &Fact, top
             if settings.is_none() {
                 found.push((
                     Level::Advice,
-                    "this login may not see its settings: size limit and min.insync.replicas are not checked"
+                    "this login may not see its settings: whether it keeps what it takes, its size limit and \
+                     min.insync.replicas are not checked"
                         .to_owned(),
                     Some(format!("grant DescribeConfigs on topic {topic}")),
                 ));
@@ -236,25 +278,36 @@ fn found(config: &config::Kafka, setup: &Setup, brokers: usize, fact: &Fact, top
             found.extend(kept_by(*replicas, &known, topic));
             found.extend(health(*replicas, *in_sync, *leaderless));
             found.extend(size(setup, &known, topic));
-            found.extend(forgetting(&known, topic));
+            found.extend(
+                known.verdicts(largest_message(setup.max_body)).into_iter().map(|verdict| said(verdict, topic)),
+            );
             found
         }
     }
 }
 
-fn missing_but_made(config: &config::Kafka, brokers: usize) -> Found {
+fn missing_but_made(config: &config::Kafka, trial: &Trial) -> Found {
     let replicas = config.replication_factor;
-    if let Some(replicas) = replicas.filter(|replicas| usize::try_from(*replicas).is_ok_and(|wanted| wanted > brokers))
-    {
-        return (
-            Level::Mistake,
-            format!("does not exist, and cannot be created with {replicas} replicas on {brokers} brokers"),
-            Some(format!("set kafka.replication_factor to {brokers} or less, or start more brokers")),
-        );
-    }
     let replicas = replicas.map_or("the brokers' default replication".to_owned(), |n| counted(n as usize, "replica"));
     let partitions = counted(config.partitions as usize, "partition");
-    (Level::Fine, format!("does not exist yet: the bridge creates it with {partitions} and {replicas}"), None)
+    let made = format!("the bridge creates it with {partitions} and {replicas}");
+    match trial {
+        Trial::Lacks(lack) => (Level::Mistake, format!("{} ({made})", lack.says()), Some(lack.remedy().into_owned())),
+        Trial::Takes => (Level::Fine, format!("does not exist yet: {made}, which the brokers would do now"), None),
+        Trial::NotTried => (Level::Fine, format!("does not exist yet: {made}"), None),
+        Trial::Fails(why) => (
+            Level::Advice,
+            format!("does not exist yet: {made}, which the brokers would not do now: {why}"),
+            Some("try again; look at the brokers' own log if it stays".to_owned()),
+        ),
+    }
+}
+
+/// With what happens to deliveries, where that follows.
+fn said(verdict: Verdict, topic: &Topic) -> Found {
+    let Verdict { refused, level, says, key, value } = verdict;
+    let says = if refused { format!("{says}: every delivery is refused") } else { says };
+    (level, says, Some(configure(topic, key, value)))
 }
 
 fn there(partitions: usize, replicas: usize, settings: &Settings) -> String {
@@ -262,13 +315,11 @@ fn there(partitions: usize, replicas: usize, settings: &Settings) -> String {
     if let Some(min) = settings.min_in_sync {
         says += &format!(", min.insync.replicas {min}");
     }
-    if let Some(bytes) = settings.max_bytes {
+    if let Some((bytes, _)) = settings.takes() {
         says += &format!(", messages up to {bytes} bytes");
     }
-    match settings.retention {
-        Some(millis) if millis < 0 => says += ", kept for ever",
-        Some(millis) => says += &format!(", kept for {}", span(millis)),
-        None => {}
+    if let Some(kept) = settings.kept_for() {
+        says += &format!(", {kept}");
     }
     says
 }
@@ -332,32 +383,13 @@ fn health(replicas: usize, in_sync: usize, leaderless: usize) -> Option<Found> {
 
 fn size(setup: &Setup, settings: &Settings, topic: &Topic) -> Option<Found> {
     let wanted = largest_message(setup.max_body);
-    let taken = settings.max_bytes.filter(|taken| *taken < wanted)?;
+    let (taken, key) = settings.takes().filter(|(taken, _)| *taken < wanted)?;
     let says = if taken < setup.max_body as u64 {
         format!("takes {taken} bytes, server.max_body is {}: larger deliveries are refused", setup.max_body)
     } else {
         format!("takes {taken} bytes: a body near server.max_body and its headers may not fit")
     };
-    Some((Level::Mistake, says, Some(configure(topic, "max.message.bytes", wanted))))
-}
-
-fn forgetting(settings: &Settings, topic: &Topic) -> Vec<Found> {
-    let mut found = Vec::new();
-    if settings.compacts {
-        found.push((
-            Level::Mistake,
-            "cleanup.policy compact: of the events with one key only the last is kept".to_owned(),
-            Some(configure(topic, "cleanup.policy", "delete")),
-        ));
-    }
-    if settings.unclean {
-        found.push((
-            Level::Advice,
-            "unclean leader elections: a replica that lags may take over, and acknowledged events are lost".to_owned(),
-            Some(configure(topic, "unclean.leader.election.enable", "false")),
-        ));
-    }
-    found
+    Some((Level::Mistake, says, Some(configure(topic, key, wanted))))
 }
 
 fn configure(topic: &Topic, key: &str, value: impl std::fmt::Display) -> String {
@@ -371,15 +403,6 @@ fn counted(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
-fn span(millis: i64) -> String {
-    let seconds = millis / 1000;
-    match seconds {
-        172_800.. if seconds % 86_400 == 0 => format!("{} days", seconds / 86_400),
-        3600.. if seconds % 3600 == 0 => counted((seconds / 3600) as usize, "hour"),
-        _ => format!("{seconds} s"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use rdkafka::mocking::MockCluster;
@@ -389,17 +412,22 @@ mod tests {
     use super::*;
 
     fn there(replicas: usize, min: usize) -> Fact {
-        let settings = Settings {
-            min_in_sync: Some(min),
-            max_bytes: Some(20_000_000),
-            retention: Some(604_800_000),
-            ..Settings::default()
-        };
+        with(replicas, min, "20000000")
+    }
+
+    fn with(replicas: usize, min: usize, max_message: &str) -> Fact {
+        let min = min.to_string();
+        let settings = Settings::read(|key| match key {
+            "min.insync.replicas" => Some(&*min),
+            "max.message.bytes" => Some(max_message),
+            "retention.ms" => Some("604800000"),
+            _ => None,
+        });
         Fact::There { partitions: 6, replicas, in_sync: replicas, leaderless: 0, settings: Some(settings) }
     }
 
     fn of(fact: &Fact) -> Vec<Found> {
-        found(&config("a:1"), &setup(Duration::from_secs(5), &["t"]), 3, fact, &"t".into())
+        found(&config("a:1"), &setup(Duration::from_secs(5), &["t"]), fact, &"t".into())
     }
 
     #[test]
@@ -430,10 +458,7 @@ mod tests {
 
     #[test]
     fn a_topic_too_small_for_the_largest_body_is_a_mistake() {
-        let mut fact = there(3, 2);
-        let Fact::There { settings: Some(settings), .. } = &mut fact else { unreachable!() };
-        settings.max_bytes = Some(1_048_588);
-        let found = of(&fact);
+        let found = of(&with(3, 2, "1048588"));
         assert_eq!(found[1].0, Level::Mistake);
         assert!(found[1].2.as_ref().is_some_and(|remedy| remedy.contains("max.message.bytes=12845056")), "{found:?}");
     }
@@ -445,15 +470,17 @@ mod tests {
         // One after the other they would take 12 s.
         brokers.broker_round_trip_time(1, Duration::from_millis(60)).unwrap();
         let asker = Asker::open(&config(&brokers.bootstrap_servers())).unwrap();
-        let (_, facts) = look(&asker, &topics, Instant::now() + ALL).unwrap();
-        assert!(facts.len() == 200 && facts.values().all(|fact| *fact == Fact::Missing), "{facts:?}");
+        let Seen { facts, .. } = look(&asker, &topics, Instant::now() + ALL).unwrap();
+        let missing = facts.values().all(|fact| *fact == Fact::Missing(Trial::NotTried));
+        assert!(facts.len() == 200 && missing, "{facts:?}");
     }
 
     #[test]
     fn topics_with_the_same_facts_are_one_finding() {
         let (config, setup) = (config("a:1"), setup(Duration::from_secs(5), &["a", "b"]));
-        let facts = ["a", "b"].map(|topic| (topic.into(), Fact::Missing)).into();
-        let findings = findings(&config, &setup, 3, facts, &BTreeMap::new());
+        let facts = ["a", "b"].map(|topic| (topic.into(), Fact::Missing(Trial::Takes))).into();
+        let seen = Seen { brokers: 3, facts, not_at: Vec::new() };
+        let findings = findings(&config, &setup, seen, &BTreeMap::new());
         assert_eq!(findings.len(), 2);
         assert_eq!(findings[1].about, "2 topics");
         assert!(findings[1].says.ends_with("(a, b)"), "{findings:?}");

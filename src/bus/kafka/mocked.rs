@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey as Api, RDKafkaRespErr as Answer};
 
 use super::client::tests::{config, setup};
+use super::live::is_lacking;
 use super::producer::Line;
 use super::state::State;
 use super::supervise::supervise;
@@ -114,6 +116,26 @@ async fn answers_of_the_broker_are_told_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_broker_calls_a_duplicate_is_not_kept_by_any_message_of_its_batch() {
+    let brokers = MockCluster::new(1).unwrap();
+    brokers.create_topic("t", 1, 1).unwrap();
+    let mut config = config(&brokers.bootstrap_servers());
+    // Long enough for three messages that are handed over at once.
+    config.properties.insert("linger.ms".to_owned(), config::Secret::new("500"));
+    let bus = open(&config, setup(Duration::from_secs(5), &["t"])).unwrap();
+    reaches(&bus, Link::Up).await;
+    kept(&bus).await;
+    brokers.request_errors(Api::Produce, &[Answer::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER]);
+    for answer in join_all([bus.publish(message()), bus.publish(message()), bus.publish(message())]).await {
+        let refusal = answer.unwrap_err();
+        assert_eq!(refusal.as_str(), "unconfirmed", "{refusal}");
+        assert!(!refusal.concerns_this_alone(), "it is sent again, not set aside");
+    }
+    kept(&bus).await;
+    bus.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn only_a_message_that_was_alone_in_its_batch_is_too_large() {
     let (brokers, bus) = connected().await;
     let refused = async |bytes| {
@@ -149,8 +171,8 @@ async fn many_topics_of_distant_brokers_are_all_looked_for_at_once() {
     brokers.broker_round_trip_time(1, Duration::from_millis(60)).unwrap();
     let (line, state, mut topics) = parts(&brokers, &setup(Duration::from_secs(5), &names));
     let looked = topics.tend(&line, &state, Duration::from_secs(2)).await;
-    assert!(matches!(looked, Looked { seen: true, settled: false, .. }), "{looked:?}");
-    assert!(names.iter().all(|name| state.lacks(&(*name).into()).is_some()));
+    assert!(matches!(looked, Looked { ready: true, settled: false, .. }), "{looked:?}");
+    assert!(names.iter().all(|name| is_lacking(&state, name)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -195,7 +217,7 @@ async fn the_bus_is_up_once_every_topic_was_seen_and_what_was_seen_before_counts
     let supervisor = tokio::spawn(supervise(line, Arc::clone(&state), topics, Duration::from_secs(2)));
     let lacks = async |topic: &str| {
         let deadline = Instant::now() + PATIENCE;
-        while state.lacks(&topic.into()).is_none() {
+        while !is_lacking(&state, topic) {
             assert!(Instant::now() < deadline, "{topic}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

@@ -2,22 +2,29 @@
 //! in sync have it, or a classified refusal. The wiring; what each part does stands in its own file.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Bus, Link, OpenError, Pending, Receipt, Refusal, Setup};
+use super::plaintext::{finding, is_loopback};
+use super::{Bus, Finding, Link, OpenError, Pending, Receipt, Refusal, Setup};
 use crate::config;
 use crate::message::Message;
 use crate::route::Topic;
 use client::Times;
-use producer::Line;
+use producer::{Answer, Line};
 use state::State;
 use topics::Topics;
 
 mod asking;
+mod cause;
 mod client;
+mod confirmation;
+mod creation;
 mod inspect;
+mod keeping;
+mod look;
 mod pace;
 mod producer;
 mod properties;
@@ -36,6 +43,8 @@ mod live;
 mod mocked;
 #[cfg(test)]
 mod replaced;
+#[cfg(test)]
+mod seen;
 
 pub(crate) use inspect::inspect;
 pub(crate) use properties::{harmless, judge};
@@ -43,7 +52,7 @@ pub(crate) use replay::replay;
 pub(crate) use tail::{present, tail};
 
 /// The most that one question to the brokers may take while the link is watched.
-const PROBE_MOST: std::time::Duration = std::time::Duration::from_secs(2);
+const PROBE_MOST: Duration = Duration::from_secs(2);
 
 struct Kafka {
     line: Arc<Line>,
@@ -64,16 +73,49 @@ pub(crate) fn open(config: &config::Kafka, setup: Setup) -> Result<Arc<dyn Bus>,
     Ok(Arc::new(Kafka { line, state, times, supervisor }))
 }
 
+/// Of a login that goes without TLS to another machine.
+pub(super) fn exposed_login(config: &config::Kafka) -> Option<Finding> {
+    let client = client::admin(config).ok()?;
+    let is = |name: &str, wanted: &str| client.get(name).is_some_and(|value| value.eq_ignore_ascii_case(wanted));
+    if !is("security.protocol", "sasl_plaintext") || config.brokers.iter().all(|broker| is_loopback(broker)) {
+        return None;
+    }
+    let says = if is("sasl.mechanisms", "PLAIN") {
+        "goes over the network in plain text, and every event with it"
+    } else {
+        "is used without TLS: whoever listens reads every event, and can try passwords on the login"
+    };
+    let remedy = "set kafka.tls.ca (or \"system\") and name a TLS listener in kafka.brokers";
+    Some(finding("kafka.password", says, remedy))
+}
+
+async fn reported(receipt: oneshot::Receiver<Answer>) -> Answer {
+    let lost = || Err(Refusal::Transient { reason: "the Kafka client gave no report of the message".into() });
+    receipt.await.unwrap_or_else(|_| lost())
+}
+
+/// Waits until it is known whether messages may go to this topic: at the start, and where it is new.
+async fn seen(state: &State, topic: &Topic, patience: Duration) -> Result<(), Refusal> {
+    let mut standing = state.standing();
+    let known = standing.wait_for(|standing| standing.of(topic).is_some());
+    let known = tokio::time::timeout(patience, known).await;
+    let known = known.ok().and_then(Result::ok).and_then(|standing| standing.of(topic));
+    known.unwrap_or_else(|| Err(state.unseen(topic)))
+}
+
 impl Bus for Kafka {
     fn publish(&self, message: Arc<Message>) -> Pending<Result<Receipt, Refusal>> {
-        if let Some(refusal) = self.state.lacks(message.topic()) {
-            return Box::pin(std::future::ready(Err(refusal)));
+        match self.state.standing_of(message.topic()) {
+            Some(Ok(())) => Box::pin(reported(self.line.send(message))),
+            Some(Err(refusal)) => Box::pin(std::future::ready(Err(refusal))),
+            None => {
+                let (line, state, patience) = (Arc::clone(&self.line), Arc::clone(&self.state), self.times.message);
+                Box::pin(async move {
+                    seen(&state, message.topic(), patience).await?;
+                    reported(line.send(message)).await
+                })
+            }
         }
-        let receipt = self.line.send(message);
-        Box::pin(async move {
-            let lost = || Err(Refusal::Transient { reason: "the Kafka client gave no report of the message".into() });
-            receipt.await.unwrap_or_else(|_| lost())
-        })
     }
 
     fn topics(&self, topics: Vec<Topic>) {

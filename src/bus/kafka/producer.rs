@@ -1,5 +1,9 @@
-//! One message on its way. Comes in: a [`Message`]. Goes out: the receipt or refusal of Kafka's own
-//! delivery report. The payload's share of the memory budget is held until that report.
+//! One message on its way. Comes in: a [`Message`]. Goes out: a receipt or a refusal. The payload's share of the
+//! memory budget is held until librdkafka's delivery report.
+//!
+//! A report without an error is not yet a receipt: librdkafka also infers success. It is one where the partition's
+//! leader answered with an offset, which under `acks=all` it does once all replicas in sync have the message
+//! ([`super::confirmation`]). That flushing or closing a client succeeds is taken as word of no message.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -7,16 +11,17 @@ use std::time::Duration;
 
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
-use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::message::{Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka::{ClientConfig, ClientContext, Statistics};
 use tokio::sync::oneshot;
 
 use super::client;
-use super::refusal::crowded;
+use super::confirmation::is_confirmed;
+use super::refusal::{self, crowded, unconfirmed};
 use super::state::State;
-use crate::bus::{OpenError, Receipt, Refusal};
+use crate::bus::{Link, OpenError, Receipt, Refusal};
 use crate::message::Message;
 
 pub(super) type Answer = Result<Receipt, Refusal>;
@@ -43,13 +48,18 @@ impl Reports {
             self.state.take_batches_below(self.batch);
             return crowded(message.topic());
         }
+        if code == Code::MessageTimedOut && *self.state.link().borrow() == Link::Up {
+            refusal::say_unanswered();
+        }
         self.state.refuse(code, message.topic())
     }
 }
 
 impl ClientContext for Reports {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, _: &str) {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
         client::log(level, facility);
+        // What is only logged: connections that the other side closes.
+        self.state.notice(None, text);
     }
 
     fn error(&self, error: KafkaError, why: &str) {
@@ -70,10 +80,11 @@ impl ProducerContext for Reports {
         let Handed { message, answer } = *handed;
         // Nobody waits any more where the caller's deadline passed first.
         let _ = answer.send(match report {
-            Ok(_) => {
+            Ok(report) if is_confirmed(report.topic(), report.partition(), report.offset()) => {
                 self.state.receipt();
                 Ok(Receipt::Kept)
             }
+            Ok(_) => Err(unconfirmed(message.topic())),
             Err((error, _)) => Err(self.refuse(code(error), &message)),
         });
     }
@@ -171,7 +182,11 @@ impl Drop for Line {
 }
 
 pub(super) fn code(error: &KafkaError) -> Code {
-    error.rdkafka_error_code().unwrap_or(Code::Fail)
+    match error {
+        // Which rdkafka (0.39) has no code for.
+        KafkaError::AdminOp(code) => *code,
+        error => error.rdkafka_error_code().unwrap_or(Code::Fail),
+    }
 }
 
 /// Bytes of it in a batch, at least.

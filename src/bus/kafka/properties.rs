@@ -264,6 +264,7 @@ fn demands(bus_timeout: Duration, max_body: usize) -> Vec<(&'static str, Demand,
         ("queue.buffering.backpressure.threshold", Demand::Is("1"), "idempotence allows nothing else"),
         ("queuing.strategy", Demand::Is("fifo"), "events of one key keep their order"),
         ("delivery.report.only.error", Demand::Is("false"), "the bridge waits for the report of success"),
+        ("test.mock.num.brokers", Demand::Is("0"), "brokers that librdkafka only pretends keep no event"),
         ("transactional.id", Demand::Unset, "the bridge publishes no transactions"),
         ("log.queue", Demand::Unset, "the client's log has one reader, the bridge"),
         ("enabled_events", Demand::Unset, "receipts are such events"),
@@ -389,6 +390,7 @@ mod tests {
     fn what_idempotence_or_receipts_forbid_is_named_before_the_client_does() {
         refused("max.in.flight", "6");
         refused("delivery.report.only.error", "true");
+        refused("test.mock.num.brokers", "3");
         refused("queuing.strategy", "lifo");
         refused("transactional.id", "bridge");
         refused("error_cb", "x");

@@ -2,9 +2,16 @@
 //! bridge knows beside it. Goes out: a [`Refusal`] whose words name topics and keys of the
 //! configuration, never a broker, a login or anything of the message.
 
+use std::time::Duration;
+
 use rdkafka::types::RDKafkaErrorCode as Code;
 
+use super::cause::Cause;
 use crate::bus::{Refusal, Scope};
+use crate::telemetry::Throttle;
+
+/// Lines of one kind in the log, at most one in this time.
+const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// What is wrong with the connection as a whole and stays so until somebody acts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +41,9 @@ impl Trouble {
     /// The same of what the client reports on the side. `why` is its text, which names brokers and goes no
     /// further: only there does it say that the broker ended a connection for want of a certificate.
     pub(super) fn of_report(code: Code, why: &str) -> Option<Self> {
+        if Cause::of(Some(code), why).is_some() {
+            return None;
+        }
         let alerted = code == Code::BrokerTransportFailure && why.contains("SSL alert");
         if alerted { Some(Self::Tls) } else { Self::of(code) }
     }
@@ -151,6 +161,36 @@ pub(super) fn forbidden(topic: &str) -> Refusal {
 pub(super) fn crowded(topic: &str) -> Refusal {
     Refusal::Transient {
         reason: format!("topic {topic} takes less than a batch of messages: batches get smaller").into(),
+    }
+}
+
+/// The refusal for a message that librdkafka reports as delivered on its own word. Is said where it happens: what
+/// comes from a spool is answered to nobody.
+pub(super) fn unconfirmed(topic: &str) -> Refusal {
+    static UNCONFIRMED: Throttle = Throttle::new(LOG_EVERY);
+    if let Some(more) = UNCONFIRMED.pass() {
+        tracing::warn!(
+            topic,
+            more,
+            remedy = "none where a broker was restarted or a leader moved; else look for brokers that stall or that \
+                      lose connections. Consumers know a copy by its id",
+            "Kafka accepted later messages, but never confirmed an earlier one: it does not count as kept and has to be \
+             sent again, which makes a copy if it is on the topic after all"
+        );
+    }
+    Refusal::Unconfirmed { reason: format!("no Kafka broker confirmed the message for topic {topic}").into() }
+}
+
+/// Of brokers that are there: a message that timed out may have got to them.
+pub(super) fn say_unanswered() {
+    static UNANSWERED: Throttle = Throttle::new(LOG_EVERY);
+    if let Some(more) = UNANSWERED.pass() {
+        tracing::warn!(
+            more,
+            remedy = "compare the brokers' load and quotas (kafka-configs --describe --entity-type users, clients) with what \
+                      arrives, or raise server.publish_timeout",
+            "Kafka did not confirm a message in time: it may be on its topic all the same, and its retry then makes a copy"
+        );
     }
 }
 

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::client::tests::{config, setup};
 use super::open;
 use crate::bus::Receipt;
+use crate::clock::Clock;
 use crate::config;
 use crate::identity::digest;
 use crate::message::Message;
@@ -31,7 +32,7 @@ async fn a_spool_is_drained_while_its_producer_is_replaced_again_and_again() {
         max_age: Duration::from_secs(3600),
         reserve: 0,
     };
-    let spool = Spool::open(&spool, 1000, |_| {}).unwrap();
+    let spool = Spool::open(&spool, 1000, Clock::system(), |_| {}).unwrap();
     let brokers = MockCluster::new(1).unwrap();
     brokers.create_topic("t", 1, 1).unwrap();
     let bus = open(&config(&brokers.bootstrap_servers()), setup(PUBLISHED_WITHIN, &["t"])).unwrap();

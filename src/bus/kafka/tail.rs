@@ -12,7 +12,8 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka::{ClientConfig, Offset};
 
-use super::client::{self, Asker, Quiet, Unanswered};
+use super::client::{self, Asker, Explained, Quiet, Unanswered};
+use super::creation::is_not_reached;
 use super::producer::code;
 use super::refusal::Trouble;
 use crate::bus::{From, Record, Records, TailError, Wanted};
@@ -152,9 +153,13 @@ pub(super) fn passing(code: Code) -> bool {
 }
 
 pub(super) fn unanswered(topic: &str, unanswered: &Unanswered) -> TailError {
-    match unanswered.trouble {
-        Some(trouble) => TailError(format!("{}; {}", trouble.says(), trouble.remedy())),
-        None => refused(topic, unanswered.code),
+    let Explained { trouble, cause } = unanswered.explained;
+    match (trouble, cause) {
+        (Some(trouble), _) => TailError(format!("{}; {}", trouble.says(), trouble.remedy())),
+        (None, Some(cause)) if is_not_reached(&unanswered.error) => {
+            TailError(format!("no Kafka broker answered for {topic}: {}; {}", cause.says(), cause.remedy()))
+        }
+        _ => refused(topic, unanswered.code()),
     }
 }
 

@@ -1,49 +1,42 @@
 //! The topics that messages go to: made where they are missing and the bridge may, else named with
 //! what to grant. Existing ones are left as they are. Comes in: the routing table's topics. Goes out:
-//! which of them refuse every message.
+//! which of them messages may go to, which refuse every message, and whether all was seen to.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::error::KafkaError;
-use rdkafka::producer::Producer as _;
-use rdkafka::types::RDKafkaErrorCode as Code;
-
-use super::asking::of_each;
-use super::client::{self, Quiet, largest_message};
-use super::inspect;
+use super::client::largest_message;
+use super::creation::{Answer, Lack, Unasked, Wanted};
+use super::keeping::{self, Verdict};
+use super::look::{Leader, Presence, Seen, look, not_led};
 use super::pace::Pace;
-use super::producer::{Client, Line, code};
-use super::refusal::{forbidden, missing};
-use super::state::State;
-use crate::bus::{Refusal, Scope, Setup};
+use super::producer::Line;
+use super::state::{Standing, State};
+use crate::bus::Setup;
 use crate::config;
 use crate::route::Topic;
 use crate::telemetry::Throttle;
 
-/// For one request to the controller, and for what the controller does meanwhile.
-const REQUEST: Duration = Duration::from_secs(8);
-const OPERATION: Duration = Duration::from_secs(5);
-
-/// For a look at all topics.
-const LOOK: Duration = Duration::from_secs(10);
+/// For the brokers to say how topics are set.
+const DESCRIBE: Duration = Duration::from_secs(3);
 
 /// From one look to the next: where all are there, and where one may come without anybody's help. Where only
 /// somebody else can help the looks, and the attempts to make topics, go from the one to the other.
 const SELDOM: Duration = Duration::from_secs(30);
 const SOON: Duration = Duration::from_secs(1);
 
-/// How often it is said again that the brokers' defaults cannot be seen.
+/// A topic that is neither usable nor refused for so long is reported, and waited for no longer.
+const STALLED: Duration = Duration::from_secs(15);
+
+/// How often the settings of topics that are in use are looked at again: somebody may have changed them.
+const DESCRIBE_AGAIN: Duration = Duration::from_secs(300);
+
+/// How often it is said again that the brokers do not show something.
 const SAY_AGAIN: Duration = Duration::from_secs(3600);
 
-/// Questions of a look at once. As many as librdkafka has under way to a broker where it writes idempotently:
-/// more would only wait, and their time with them.
-const ABREAST: usize = 5;
-
-/// What `max.message.bytes` is where nobody sets it; also above librdkafka's usual batch of 1 MB.
-const USUAL_MAX: u64 = 1_048_588;
+/// How often it is said again that topics are not made yet.
+const NOT_YET: Duration = Duration::from_secs(10);
 
 pub(super) struct Topics {
     all: Vec<Topic>,
@@ -53,109 +46,38 @@ pub(super) struct Topics {
     reported: BTreeMap<Topic, Lack>,
     /// As the brokers last showed them, and when.
     known: BTreeMap<Topic, (Presence, Instant)>,
+    /// Topics that were missing, and of which not every partition has answered yet.
+    new: BTreeSet<Topic>,
     /// What the controller refused to make when it was last asked.
     refused: BTreeMap<Topic, Lack>,
     /// Of asking again for what was refused.
     pace: Pace,
-    /// Topics that are there and whose limits were looked at.
-    measured: BTreeSet<Topic>,
+    /// Topics that are there and whose settings were looked at, with what makes them lose messages.
+    described: BTreeMap<Topic, Option<Verdict>>,
+    described_all: Instant,
+    /// Topics whose settings were asked for in vain; they are asked for at each look.
+    undescribed: BTreeSet<Topic>,
+    /// Since when topics are neither usable nor refused, and whether that was said.
+    pending: BTreeMap<Topic, (Instant, bool)>,
     unseen: Throttle,
-}
-
-/// What stands between a topic and its messages until somebody acts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Lack {
-    Missing,
-    CreationDenied,
-    Forbidden,
-    Replication,
-    Config,
-    Partitions,
-    Policy,
-    Name,
-}
-
-impl Lack {
-    /// What the controller's answer to a creation means; `None` where the next try may well succeed.
-    fn of(code: Code) -> Option<Self> {
-        match code {
-            Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => Some(Self::CreationDenied),
-            Code::InvalidReplicationFactor | Code::InvalidReplicaAssignment => Some(Self::Replication),
-            Code::InvalidConfig => Some(Self::Config),
-            Code::InvalidPartitions => Some(Self::Partitions),
-            Code::PolicyViolation => Some(Self::Policy),
-            Code::InvalidTopic => Some(Self::Name),
-            _ => None,
-        }
-    }
-
-    fn says(self) -> &'static str {
-        match self {
-            Self::Missing => "Kafka topics do not exist",
-            Self::CreationDenied => "Kafka topics do not exist, and this login may not create them",
-            Self::Forbidden => "this login may not see Kafka topics",
-            Self::Replication => "Kafka topics do not exist: there are fewer brokers than replicas asked for",
-            Self::Config => "Kafka topics do not exist: the brokers do not take kafka.topic_config",
-            Self::Partitions => "Kafka topics do not exist: the brokers do not take this number of partitions",
-            Self::Policy => "Kafka topics do not exist: a policy of the brokers refuses to have them made like this",
-            Self::Name => "Kafka does not take the names of topics, or others are too like them",
-        }
-    }
-
-    fn remedy(self) -> &'static str {
-        match self {
-            Self::Missing => "create them, or set kafka.create_topics = true and grant Create on them",
-            Self::CreationDenied => {
-                "create them, or grant Create, Describe and Write on them (kafka-acls --add --operation Create \
-                 --operation Describe --operation Write --topic PREFIX --resource-pattern-type prefixed)"
-            }
-            Self::Forbidden => {
-                "grant Describe and Write on them, and Create where the bridge is to make them (kafka-acls --add \
-                 --operation Describe --operation Write --topic PREFIX --resource-pattern-type prefixed)"
-            }
-            Self::Replication => {
-                "set kafka.replication_factor to no more than there are brokers, or start more brokers"
-            }
-            Self::Config => "correct kafka.topic_config",
-            Self::Partitions => "correct kafka.partitions",
-            Self::Policy => {
-                "ask who runs the cluster what its policy demands, and set kafka.partitions, kafka.replication_factor \
-                 and kafka.topic_config to it, or have the topics made"
-            }
-            Self::Name => "route to other topics (routes.types, routes.template)",
-        }
-    }
-
-    fn refusal(self, topic: &str) -> Refusal {
-        match self {
-            Self::Missing => missing(topic),
-            Self::Forbidden => forbidden(topic),
-            lack => Refusal::Permanent {
-                scope: Scope::Topic,
-                reason: format!("topic {topic} cannot be written to: {}", lack.says()).into(),
-                remedy: lack.remedy().into(),
-            },
-        }
-    }
+    hidden: Throttle,
+    not_shown: Throttle,
+    not_yet: Throttle,
 }
 
 /// What a look at the topics came to.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Looked {
-    /// The brokers answered for each of them by now.
-    pub(super) seen: bool,
-    /// And each is there.
+    /// Each is usable, or was reported.
+    pub(super) ready: bool,
+    /// Each is usable.
     pub(super) settled: bool,
     /// How long the next look can wait.
     pub(super) rest: Duration,
-}
-
-/// A topic as the brokers show it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Presence {
-    There,
-    Missing,
-    Forbidden,
+    /// Each broker that leads a partition of theirs.
+    pub(super) leaders: Vec<Leader>,
+    /// Where brokers say that they listen, and the controller was not reached.
+    pub(super) not_at: Vec<String>,
 }
 
 impl Topics {
@@ -166,10 +88,17 @@ impl Topics {
             largest: largest_message(setup.max_body),
             reported: BTreeMap::new(),
             known: BTreeMap::new(),
+            new: BTreeSet::new(),
             refused: BTreeMap::new(),
             pace: Pace::new(SOON, SELDOM),
-            measured: BTreeSet::new(),
+            described: BTreeMap::new(),
+            described_all: Instant::now(),
+            undescribed: BTreeSet::new(),
+            pending: BTreeMap::new(),
             unseen: Throttle::new(SAY_AGAIN),
+            hidden: Throttle::new(SAY_AGAIN),
+            not_shown: Throttle::new(SAY_AGAIN),
+            not_yet: Throttle::new(NOT_YET),
         }
     }
 
@@ -177,58 +106,151 @@ impl Topics {
     pub(super) fn replace(&mut self, topics: Vec<Topic>) {
         self.all = once(topics);
         self.known.retain(|topic, _| self.all.contains(topic));
+        self.pending.retain(|topic, _| self.all.contains(topic));
         self.refused.clear();
         self.pace.reset();
-        self.measured.clear();
+        self.described.clear();
+    }
+
+    /// These as well.
+    pub(super) fn add(&mut self, topics: Vec<Topic>) {
+        self.all = once([std::mem::take(&mut self.all), topics].concat());
     }
 
     pub(super) fn first(&self) -> Option<Topic> {
         self.all.first().cloned()
     }
 
-    /// Looks at all topics, makes what is missing where that is allowed, and notes which refuse messages.
+    /// Looks at all topics, makes what is missing where that is allowed, and notes which messages may go to.
     /// One that the brokers do not answer for in time counts as they last showed it, and is asked for first
     /// at the next look, as is what somebody else is to do.
     pub(super) async fn tend(&mut self, line: &Arc<Line>, state: &State, patience: Duration) -> Looked {
         let (asked, mut topics) = (Arc::clone(line), self.all.clone());
         topics.sort_by_key(|topic| self.known.get(topic).map(|(_, when)| *when));
         let looked = tokio::task::spawn_blocking(move || Some(look(&*asked.client()?, &topics, patience))).await;
-        let Ok(Some(found)) = looked else { return Looked { rest: SOON, ..Looked::default() } };
-        self.known.extend(found);
-        let seen = self.known.len() == self.all.len();
-        let mut lacking = BTreeMap::new();
-        let mut absent = Vec::new();
-        for (topic, (presence, _)) in &self.known {
-            match presence {
-                Presence::There => {}
-                Presence::Forbidden => drop(lacking.insert(topic.clone(), Lack::Forbidden)),
-                Presence::Missing => absent.push(topic.clone()),
-            }
+        let Ok(Some((found, leaders))) = looked else { return Looked { rest: SOON, ..Looked::default() } };
+        if found.is_empty() && !self.all.is_empty() {
+            return Looked { rest: SOON, ..Looked::default() };
         }
-        let away = lacking.len() + absent.len();
-        let due = self.pace.due(Instant::now());
+        self.see_to_new(line, &found, patience).await;
+        self.known.extend(found.into_iter().map(|(topic, seen, _)| (topic, seen)));
+        self.describe(state).await;
+        // Making others may take long.
+        state.set_standing(self.standing(&self.lacking(), &self.stalled()));
+        let (due, mut not_at) = (self.pace.due(Instant::now()), Vec::new());
         if self.config.create_topics {
-            lacking.extend(self.make(absent, due).await);
-        } else {
-            lacking.extend(absent.into_iter().map(|topic| (topic, Lack::Missing)));
+            let absent = self.known.iter().filter(|(_, (presence, _))| *presence == Presence::Missing);
+            not_at = self.make(absent.map(|(topic, _)| topic.clone()).collect(), due).await;
         }
+        let lacking = self.lacking();
         state.set_creates(self.config.create_topics && !lacking.values().any(|lack| *lack == Lack::CreationDenied));
         self.report(&lacking);
-        let (settled, stuck) = (seen && away == 0, seen && away > 0 && away == lacking.len());
-        let none_lacking = lacking.is_empty();
-        state.set_lacking(lacking.into_iter().map(|(topic, lack)| (topic.clone(), lack.refusal(&topic))).collect());
-        self.measure(state).await;
-        if none_lacking {
+        if lacking.is_empty() {
             self.pace.reset();
         } else if due {
             self.pace.slow(Instant::now());
         }
-        let rest = match (settled, stuck) {
-            (true, _) => SELDOM,
-            (_, true) => self.pace.left(Instant::now()),
-            _ => SOON,
+        self.wait_for(&lacking);
+        let stalled = self.stalled();
+        state.set_standing(self.standing(&lacking, &stalled));
+        let waits = self.pending.len() > stalled.len();
+        let rest = match (waits, lacking.is_empty() && stalled.is_empty()) {
+            (true, _) => SOON,
+            (_, true) => SELDOM,
+            _ => self.pace.left(Instant::now()).max(SOON),
         };
-        Looked { seen, settled, rest }
+        let settled = self.pending.is_empty() && lacking.is_empty();
+        Looked { ready: !waits, settled, rest, leaders, not_at }
+    }
+
+    /// What stands between topics and their messages, as far as that is known.
+    fn lacking(&self) -> BTreeMap<Topic, Lack> {
+        let lack = |(topic, (presence, _)): (&Topic, &(Presence, Instant))| {
+            let lack = match presence {
+                Presence::There | Presence::Leaderless => Lack::Forgets(self.described.get(topic)?.clone()?),
+                Presence::Forbidden => Lack::Forbidden,
+                Presence::Missing if self.config.create_topics => self.refused.get(topic)?.clone(),
+                Presence::Missing => Lack::Missing,
+            };
+            Some((topic.clone(), lack))
+        };
+        self.known.iter().filter_map(lack).collect()
+    }
+
+    /// Notes which topics are new, and that they are no more once each of their partitions answers.
+    async fn see_to_new(&mut self, line: &Arc<Line>, found: &Seen, patience: Duration) {
+        let is_missing = |(_, (presence, _), _): &&(Topic, (Presence, Instant), i32)| *presence == Presence::Missing;
+        self.new.retain(|topic| self.all.contains(topic));
+        self.new.extend(found.iter().filter(is_missing).map(|(topic, ..)| topic.clone()));
+        let there =
+            found.iter().filter(|(topic, (presence, _), _)| *presence == Presence::There && self.new.contains(topic));
+        let there: Vec<_> = there.map(|(topic, _, partitions)| (topic.clone(), *partitions)).collect();
+        if there.is_empty() {
+            return;
+        }
+        let (asked, topics) = (Arc::clone(line), there.clone());
+        let ask = move || Some(not_led(&*asked.client()?, &topics, patience));
+        if let Ok(Some(not_led)) = tokio::task::spawn_blocking(ask).await {
+            self.new.retain(|topic| not_led.contains(topic) || !there.iter().any(|(seen, _)| seen == topic));
+        }
+    }
+
+    /// Whether messages that are acknowledged there can be read there, as far as the brokers say.
+    fn is_usable(&self, topic: &Topic) -> bool {
+        let there = self.known.get(topic).is_some_and(|(presence, _)| *presence == Presence::There);
+        there && self.was_asked_for(topic)
+    }
+
+    /// Whether its partitions answer, and the brokers were asked how it is set.
+    fn was_asked_for(&self, topic: &Topic) -> bool {
+        let asked = self.described.contains_key(topic) || self.undescribed.contains(topic);
+        asked && !self.new.contains(topic)
+    }
+
+    /// Topics that were reported, and are waited for no longer.
+    fn stalled(&self) -> BTreeSet<Topic> {
+        self.pending.iter().filter(|(_, (_, said))| *said).map(|(topic, _)| topic.clone()).collect()
+    }
+
+    /// Keeps in mind since when topics are neither usable nor lacking, and says so of those for which that is
+    /// long.
+    fn wait_for(&mut self, lacking: &BTreeMap<Topic, Lack>) {
+        let pending: Vec<_> =
+            self.all.iter().filter(|topic| !lacking.contains_key(*topic) && !self.is_usable(topic)).cloned().collect();
+        self.pending.retain(|topic, _| pending.contains(topic));
+        for topic in pending {
+            self.pending.entry(topic).or_insert((Instant::now(), false));
+        }
+        let mut new: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (topic, (since, said)) in &mut self.pending {
+            if !*said && since.elapsed() >= STALLED {
+                *said = true;
+                let why = match self.known.get(topic) {
+                    None => "the brokers do not say whether Kafka topics exist",
+                    Some((Presence::Leaderless, _)) => "partitions of Kafka topics have no leader: nothing goes there",
+                    Some((Presence::Missing, _)) => "Kafka topics are not made yet",
+                    Some((Presence::There | Presence::Forbidden, _)) => "partitions of new Kafka topics do not answer",
+                };
+                new.entry(why).or_default().push(topic);
+            }
+        }
+        for (why, topics) in new {
+            let remedy = "look after the brokers (kafka-topics --describe), and see check --online";
+            tracing::error!(topics = names(topics.into_iter()), remedy, "{why}");
+        }
+    }
+
+    fn standing(&self, lacking: &BTreeMap<Topic, Lack>, stalled: &BTreeSet<Topic>) -> Standing {
+        let open = self.all.iter().filter(|topic| match self.known.get(*topic) {
+            None | Some((Presence::Missing | Presence::Forbidden, _)) => false,
+            Some((Presence::There | Presence::Leaderless, _)) => {
+                !lacking.contains_key(*topic) && (self.was_asked_for(topic) || stalled.contains(*topic))
+            }
+        });
+        Standing {
+            open: open.cloned().collect(),
+            lacking: lacking.iter().map(|(topic, lack)| (topic.clone(), lack.refusal(topic))).collect(),
+        }
     }
 
     /// One line for each thing to do, when it changes.
@@ -238,7 +260,7 @@ impl Topics {
         }
         for lack in lacking.values().collect::<BTreeSet<_>>() {
             let topics = names(lacking.iter().filter(|(_, same)| *same == lack).map(|(topic, _)| &**topic));
-            tracing::error!(topics, remedy = lack.remedy(), "{}", lack.says());
+            tracing::error!(topics, remedy = &*lack.remedy(), "{}", lack.says());
         }
         if lacking.is_empty() {
             tracing::info!("all Kafka topics are there now");
@@ -246,90 +268,106 @@ impl Topics {
         self.reported = lacking.clone();
     }
 
-    /// One line where topics take less than a delivery may need, as soon as they are there, whatever others do.
-    async fn measure(&mut self, state: &State) {
-        let there = self.known.iter().filter(|(_, (presence, _))| *presence == Presence::There);
-        let there: BTreeSet<_> = there.map(|(topic, _)| topic.clone()).collect();
-        let new: Vec<_> = there.difference(&self.measured).cloned().collect();
-        // Without those that went meanwhile: somebody may make them again with other limits.
-        self.measured = there;
-        let Ok(settings) = inspect::settings(&self.config, new.iter(), Instant::now() + REQUEST).await else {
+    /// Looks at the settings of topics as soon as they are there, whatever others do, of those that lose
+    /// messages at every look, and of all once in a while. One line where topics take less than a delivery may
+    /// need.
+    async fn describe(&mut self, state: &State) {
+        let is_there = |presence: &Presence| matches!(presence, Presence::There | Presence::Leaderless);
+        let there: BTreeSet<_> =
+            self.known.iter().filter(|(_, (presence, _))| is_there(presence)).map(|(topic, _)| topic.clone()).collect();
+        // Without those that went meanwhile: somebody may make them again with other settings.
+        self.described.retain(|topic, _| there.contains(topic));
+        self.undescribed.retain(|topic| there.contains(topic));
+        let all = self.described_all.elapsed() >= DESCRIBE_AGAIN;
+        let due = |topic: &&Topic| all || self.described.get(*topic).is_none_or(Option::is_some);
+        let asked: Vec<_> = there.iter().filter(due).cloned().collect();
+        let described = keeping::describe(&self.config, asked.iter(), Instant::now() + DESCRIBE).await;
+        let Ok(described) = described else { return };
+        if !described.answered {
+            self.undescribed.extend(asked.iter().filter(|topic| !self.described.contains_key(*topic)).cloned());
+            if self.not_shown.pass().is_some() {
+                let topics = names(asked.iter().map(|topic| &**topic));
+                let says =
+                    "the brokers do not say how Kafka topics are set: whether they keep what they take is not known";
+                tracing::warn!(topics, remedy = "look after the brokers; they are asked again", "{says}");
+            }
             return;
-        };
-        let limits = || settings.iter().filter_map(|(topic, settings)| Some((topic, settings.max_bytes?)));
+        }
+        let hidden = || asked.iter().filter(|topic| !described.settings.contains_key(*topic));
+        if hidden().next().is_some() && self.hidden.pass().is_some() {
+            let remedy = "grant DescribeConfigs on them (kafka-acls --add --operation DescribeConfigs --topic PREFIX \
+                          --resource-pattern-type prefixed)";
+            let topics = names(hidden().map(|topic| &**topic));
+            let says = "this login cannot see how Kafka topics are set: whether they keep what they take is not known";
+            tracing::warn!(topics, remedy, "{says}");
+        }
+        let limits = || described.settings.iter().filter_map(|(topic, set)| Some((topic, set.takes()?.0)));
         if let Some(least) = limits().map(|(_, most)| most).min() {
             state.take_batches_of(least);
         }
-        let small = || limits().filter(|(_, most)| *most < self.largest);
+        let small = || limits().filter(|(topic, most)| *most < self.largest && !self.described.contains_key(*topic));
         if let Some(most) = small().map(|(_, most)| most).min() {
             tracing::warn!(
-                topics = names(small().map(|(topic, _)| topic.as_str())),
+                topics = names(small().map(|(topic, _)| &**topic)),
                 most,
                 wanted = self.largest,
                 remedy = "raise their max.message.bytes (check --online has the commands), or lower server.max_body",
                 "Kafka topics take less than server.max_body and its headers: larger deliveries get a 503"
             );
         }
+        for topic in asked {
+            let verdict = described.settings.get(&topic).and_then(|settings| settings.refusal(self.largest));
+            self.undescribed.remove(&topic);
+            self.described.insert(topic, verdict);
+        }
+        if all {
+            self.described_all = Instant::now();
+        }
     }
 
     /// Asks the controller for the topics, for those that it refused for good only when that is `due` again.
-    /// What it refuses for good comes back; what it refuses for now is asked for again at the next look.
-    async fn make(&mut self, absent: Vec<Topic>, due: bool) -> BTreeMap<Topic, Lack> {
+    /// What it refuses for good is noted; what it refuses for now is asked for again at the next look. Where it
+    /// was not reached at the addresses that brokers give for themselves, these come back.
+    async fn make(&mut self, absent: Vec<Topic>, due: bool) -> Vec<String> {
         self.refused.retain(|topic, _| !due && absent.contains(topic));
         let asked: Vec<_> = absent.into_iter().filter(|topic| !self.refused.contains_key(topic)).collect();
-        if !asked.is_empty() {
-            let refused = self.ask_for(asked).await;
-            self.refused.extend(refused);
+        if asked.is_empty() {
+            return Vec::new();
         }
-        self.refused.clone()
+        tracing::debug!(topics = names(asked.iter().map(|topic| &**topic)), "Kafka is asked to make topics");
+        let wanted = Wanted { config: &self.config, largest: self.largest };
+        match wanted.make(&asked, false, &self.unseen).await {
+            Ok(answers) => self.take_in(answers),
+            Err(Unasked::NotAt(addresses)) => return addresses,
+            Err(Unasked::Unopened(error)) => self.not_made(&error.to_string()),
+            Err(Unasked::Failed(why)) => self.not_made(&why),
+        }
+        Vec::new()
     }
 
-    async fn ask_for(&self, topics: Vec<Topic>) -> BTreeMap<Topic, Lack> {
-        tracing::debug!(topics = names(topics.iter().map(|topic| &**topic)), "Kafka is asked to make topics");
-        let admin = match client::admin(&self.config).and_then(|admin| client::create(&admin, Quiet::default())) {
-            Ok(admin) => Arc::new(admin),
-            Err(error) => {
-                tracing::warn!("topics are not created yet: {error}");
-                return BTreeMap::new();
-            }
-        };
-        let lacking = self.made(&admin, &topics).await;
-        // Letting go of a client blocks.
-        drop(tokio::task::spawn_blocking(move || drop(admin)));
-        lacking
+    fn not_made(&self, why: &str) {
+        if self.not_yet.pass().is_some() {
+            tracing::warn!(why, "topics are not created yet; they are asked for again");
+        }
     }
 
-    async fn made(&self, admin: &Arc<AdminClient<Quiet>>, topics: &[Topic]) -> BTreeMap<Topic, Lack> {
-        let settings = self.settings(&Defaults::of(admin, topics.first(), &self.unseen).await);
-        let replication = TopicReplication::Fixed;
-        let wanted: Vec<_> = topics
-            .iter()
-            .map(|topic| NewTopic {
-                name: topic,
-                num_partitions: self.config.partitions,
-                replication: replication(self.config.replication_factor.unwrap_or(-1)),
-                config: settings.iter().map(|(key, value)| (&**key, &**value)).collect(),
-            })
-            .collect();
-        let options = AdminOptions::new().request_timeout(Some(REQUEST)).operation_timeout(Some(OPERATION));
-        match admin.create_topics(&wanted, &options).await {
-            Ok(results) => sorted(topics, results),
-            Err(error) => {
-                tracing::warn!(code = ?code(&error), "topics are not created yet");
-                BTreeMap::new()
+    fn take_in(&mut self, answers: Vec<(Topic, Answer)>) {
+        let mut made = Vec::new();
+        for (topic, answer) in answers {
+            match answer {
+                Answer::Made => made.push(topic),
+                Answer::There => {}
+                Answer::Lacks(lack) => drop(self.refused.insert(topic, lack)),
+                Answer::NotNow(why) => {
+                    if self.not_yet.pass().is_some() {
+                        tracing::warn!(%topic, why, "a topic is not created yet; it is asked for again");
+                    }
+                }
             }
         }
-    }
-
-    /// The topic's own settings, the user's last.
-    fn settings(&self, defaults: &Defaults) -> BTreeMap<String, String> {
-        let mut settings = BTreeMap::from([("max.message.bytes".to_owned(), self.largest.max(USUAL_MAX).to_string())]);
-        let replicas = self.config.replication_factor.or(defaults.replicas);
-        if replicas.is_some_and(|replicas| replicas >= 3) && defaults.min_in_sync.is_none_or(|min| min < 2) {
-            settings.insert("min.insync.replicas".to_owned(), "2".to_owned());
+        if !made.is_empty() {
+            tracing::info!(topics = names(made.iter().map(|topic| &**topic)), "Kafka topics created");
         }
-        settings.extend(self.config.topic_config.clone());
-        settings
     }
 }
 
@@ -337,124 +375,6 @@ fn once(topics: Vec<Topic>) -> Vec<Topic> {
     topics.into_iter().collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// What the brokers give a topic that does not ask for anything else, as far as the login may see it.
-#[derive(Default)]
-struct Defaults {
-    replicas: Option<i32>,
-    min_in_sync: Option<i32>,
-}
-
-impl Defaults {
-    async fn of(admin: &Arc<AdminClient<Quiet>>, topic: Option<&Topic>, unseen: &Throttle) -> Self {
-        let (asked, topic) = (Arc::clone(admin), topic.cloned());
-        let metadata =
-            tokio::task::spawn_blocking(move || asked.inner().fetch_metadata(topic.as_deref(), OPERATION)).await;
-        let Ok(Ok(metadata)) = metadata else { return Self::default() };
-        let Some(broker) = metadata.brokers().first().map(|broker| broker.id()) else { return Self::default() };
-        let options = AdminOptions::new().request_timeout(Some(OPERATION));
-        let described = admin.describe_configs(&[ResourceSpecifier::Broker(broker)], &options).await;
-        let Some(Ok(config)) = described.ok().and_then(|resources| resources.into_iter().next()) else {
-            if unseen.pass().is_some() {
-                tracing::warn!(
-                    remedy = "see check --online for the topics' min.insync.replicas, or grant DescribeConfigs on \
-                              the cluster",
-                    "the brokers' default replication cannot be seen"
-                );
-            }
-            return Self::default();
-        };
-        let number = |key| config.get(key)?.value.as_ref()?.parse().ok();
-        Self { replicas: number("default.replication.factor"), min_in_sync: number("min.insync.replicas") }
-    }
-}
-
-fn sorted(topics: &[Topic], results: Vec<Result<String, (String, Code)>>) -> BTreeMap<Topic, Lack> {
-    let mut lacking = BTreeMap::new();
-    let mut made = Vec::new();
-    for result in results {
-        match result {
-            Ok(name) => made.push(name),
-            Err((_, Code::TopicAlreadyExists)) => {}
-            Err((name, code)) => match Lack::of(code) {
-                Some(lack) => lacking.extend(topics.iter().find(|topic| ***topic == *name).map(|t| (t.clone(), lack))),
-                None => tracing::warn!(topic = name, ?code, "a topic is not created yet"),
-            },
-        }
-    }
-    if !made.is_empty() {
-        tracing::info!(topics = names(made.iter().map(String::as_str)), "Kafka topics created");
-    }
-    lacking
-}
-
-/// Asks topic by topic, so that the producer learns of each as well. Without those that the brokers did not
-/// answer for. Blocks.
-fn look(client: &Client, topics: &[Topic], patience: Duration) -> Vec<(Topic, (Presence, Instant))> {
-    let deadline = Instant::now() + LOOK;
-    let found = of_each(topics, ABREAST, |topic| {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let presence = presence(client, topic, patience.min(left))?;
-        Some((topic.clone(), (presence, Instant::now())))
-    });
-    found.into_iter().flatten().collect()
-}
-
-fn presence(client: &Client, topic: &Topic, patience: Duration) -> Option<Presence> {
-    let metadata = client.client().fetch_metadata(Some(topic), patience).map_err(|error: KafkaError| code(&error));
-    let error = match &metadata {
-        Ok(metadata) => metadata.topics().first()?.error().map(Code::from),
-        Err(code) => Some(*code),
-    };
-    match error {
-        Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => Some(Presence::Missing),
-        Some(Code::TopicAuthorizationFailed) => Some(Presence::Forbidden),
-        // A name that no broker takes: creating it says why.
-        Some(Code::InvalidTopic) => Some(Presence::Missing),
-        Some(_) if metadata.is_err() => None,
-        _ => Some(Presence::There),
-    }
-}
-
 pub(super) fn names<'a>(topics: impl Iterator<Item = &'a str>) -> String {
     topics.collect::<Vec<_>>().join(", ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::client::tests::{config, setup};
-    use super::*;
-
-    fn settings(replication: Option<i32>, defaults: Defaults, own: &[(&str, &str)]) -> BTreeMap<String, String> {
-        let mut config = config("a:1");
-        config.replication_factor = replication;
-        config.topic_config = own.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        Topics::new(config, &setup(Duration::from_secs(5), &["t"])).settings(&defaults)
-    }
-
-    fn min(replication: Option<i32>, replicas: Option<i32>, min_in_sync: Option<i32>) -> Option<String> {
-        settings(replication, Defaults { replicas, min_in_sync }, &[]).get("min.insync.replicas").cloned()
-    }
-
-    #[test]
-    fn two_replicas_of_three_or_more_have_to_be_in_sync() {
-        assert_eq!(min(Some(3), None, None).as_deref(), Some("2"));
-        assert_eq!(min(None, Some(3), Some(1)).as_deref(), Some("2"));
-        assert_eq!(min(None, Some(3), Some(2)), None);
-        assert_eq!(min(Some(2), Some(3), None), None);
-        assert_eq!(min(None, Some(1), Some(1)), None);
-        assert_eq!(min(None, None, None), None);
-    }
-
-    #[test]
-    fn a_topic_takes_the_largest_body_with_its_headers() {
-        let settings = settings(None, Defaults::default(), &[]);
-        assert_eq!(settings["max.message.bytes"], "12845056");
-    }
-
-    #[test]
-    fn the_users_topic_settings_come_last() {
-        let settings = settings(Some(3), Defaults::default(), &[("min.insync.replicas", "3"), ("retention.ms", "1")]);
-        assert_eq!(settings["min.insync.replicas"], "3");
-        assert_eq!(settings["retention.ms"], "1");
-    }
 }

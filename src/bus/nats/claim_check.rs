@@ -1,5 +1,9 @@
 //! What is too large for a message goes to an object store first, and the message says where it is.
 //! Comes in: a payload. Goes out: headers with which a reader finds it and knows that it is whole.
+//!
+//! That the bucket keeps it is the word of [`super::object`], or, for a payload that an earlier attempt has put there, of
+//! a bucket that has all its chunks under the same digest. That it stays as long as its message is what the bucket's
+//! settings say.
 
 use std::io;
 use std::sync::{Arc, RwLock};
@@ -16,9 +20,9 @@ use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
 
 use super::object::{self, Bucket, GivenUp, Unwritten};
-use super::refusal;
-use super::stream::unfit;
-use crate::bus::{Record, Refusal};
+use super::refusal::{self, Fault};
+use super::settings::{self, Use};
+use crate::bus::{Record, Refusal, Scope};
 use crate::config;
 use crate::message::Message;
 
@@ -52,6 +56,7 @@ pub(super) struct ClaimChecks {
     wanted: Config,
     /// For all chunks of a payload together.
     patience: Duration,
+    bytes_in_flight: usize,
     state: RwLock<State>,
     /// What failed to become an object.
     given_up: GivenUp,
@@ -68,7 +73,7 @@ enum State {
 
 impl ClaimChecks {
     /// `None` where no bucket is configured. `timeout`: for a whole publish.
-    pub(super) fn new(config: &config::Nats, timeout: Duration) -> Option<Self> {
+    pub(super) fn new(config: &config::Nats, timeout: Duration, bytes_in_flight: usize) -> Option<Self> {
         let wanted = Config {
             bucket: config.object_store.clone()?,
             description: Some("payloads that are too large for a message of terra-bridge".to_owned()),
@@ -81,6 +86,7 @@ impl ClaimChecks {
         Some(Self {
             wanted,
             patience: timeout.mul_f64(PUT_SHARE),
+            bytes_in_flight,
             state: RwLock::new(State::Unknown),
             given_up: GivenUp::default(),
         })
@@ -91,30 +97,28 @@ impl ClaimChecks {
     }
 
     /// Looks at the bucket, tidies it, and makes it where that is allowed. `stream_age`: how long the stream keeps
-    /// its messages; zero is for ever. An error says what to do.
-    pub(super) async fn ensure(&self, context: &Context, create: bool, stream_age: Duration) -> Result<(), String> {
+    /// its messages; zero is for ever.
+    pub(super) async fn ensure(&self, context: &Context, create: bool, stream_age: Duration) -> Result<(), Fault> {
         let bucket = &self.wanted.bucket;
-        let unseen = || {
-            format!(
-                "object store `{bucket}` cannot be seen; make it (nats object add {bucket}), grant `$JS.API.>` and \
-                 `$O.{bucket}.>`, or set `nats.create_stream = true`"
-            )
-        };
         if create && is_missing(context, bucket).await {
             let wanted = Config { max_age: stream_age, ..self.wanted.clone() };
-            if context.create_object_store(wanted).await.is_err() {
+            if let Err(error) = context.create_object_store(wanted).await {
                 self.set(State::Unknown);
-                return Err(format!("object store `{bucket}` cannot be made; grant it, or make it by hand"));
+                let says = format!("cannot be made: {}", refusal::quoted(&error));
+                return Err(Fault::new(about(bucket), says, "grant it, or make it by hand"));
             }
         }
         let Ok(stream) = context.get_stream(format!("OBJ_{bucket}")).await else {
             self.set(State::Unknown);
-            return Err(unseen());
+            let remedy = format!(
+                "make it (nats object add {bucket}), grant `$JS.API.>` and `$O.{bucket}.>`, or set \
+                 `nats.create_stream = true`"
+            );
+            return Err(Fault::new(about(bucket), "cannot be seen", remedy));
         };
-        if let Some(problem) = problem(&stream.cached_info().config, stream_age) {
-            let says = format!("object store `{bucket}` {}; {}", problem.says, problem.remedy);
-            self.set(State::Unfit(refusal::unfit_bucket(bucket, problem)));
-            return Err(says);
+        if let Some(fault) = problem(bucket, &stream.cached_info().config, stream_age, self.bytes_in_flight) {
+            self.set(State::Unfit(fault.refusal(Scope::Topic)));
+            return Err(fault);
         }
         self.given_up.remove(&stream).await;
         self.set(State::Ready(Arc::new(Bucket { context: context.clone(), name: bucket.clone(), stream }), stream_age));
@@ -143,7 +147,10 @@ impl ClaimChecks {
         let sha256 = sha256.await.map_err(|_| refusal::NOT_PUT)?;
         let keeping = self.keep(&bucket, stream_age, &id, &payload, &sha256, max_payload);
         let name = tokio::time::timeout(self.patience, keeping).await;
-        let name = name.map_err(|_| refusal::PUT_TOO_SLOW)?.map_err(|_| refusal::NOT_PUT)?;
+        let name = name.map_err(|_| refusal::PUT_TOO_SLOW)?.map_err(|unwritten| match unwritten {
+            Unwritten::Dropped => drops(&bucket.name).refusal(Scope::Topic),
+            Unwritten::Overtaken | Unwritten::Failed => refusal::NOT_PUT,
+        })?;
         let place = format!("{}/{name}", bucket.name);
         Ok([(CLAIM_CHECK, place), (SHA_256, HEXLOWER.encode(&sha256)), (BYTES, payload.len().to_string())])
     }
@@ -193,25 +200,37 @@ fn lasts(age: Duration, kept_for: Duration, message_for: Duration) -> bool {
     kept_for.is_zero() || age + message_for <= kept_for + SOONER.min(kept_for / SOONER_PART)
 }
 
-/// Why nothing goes to a bucket, and what to do.
-pub(super) struct Problem {
-    pub(super) says: &'static str,
-    pub(super) remedy: String,
+fn about(bucket: &str) -> String {
+    format!("the object store `{bucket}`")
+}
+
+/// Of a bucket that was seen to drop what it had acknowledged a moment before.
+fn drops(bucket: &str) -> Fault {
+    let remedy = format!(
+        "raise or remove the limits of its stream (nats stream edit OBJ_{bucket}: max_bytes, max_msgs, \
+         max_msgs_per_subject), or name another bucket in `nats.object_store`"
+    );
+    Fault::new(about(bucket), "drops a part of a payload as soon as it has it", remedy)
 }
 
 /// What keeps the stream of a bucket from keeping payloads as the stream of events keeps its messages.
-pub(super) fn problem(settings: &stream::Config, stream_age: Duration) -> Option<Problem> {
-    if let Some(says) = unfit(settings) {
-        let remedy = "name another bucket in `nats.object_store`, one that lies in files".to_owned();
-        return Some(Problem { says, remedy });
-    }
-    let name = &settings.name;
-    (!outlives(settings.max_age, stream_age)).then(|| Problem {
-        says: "keeps payloads for less time than the stream its messages",
-        remedy: format!(
-            "give its stream `{name}` at least the max_age of `nats.stream` (nats stream edit {name} --max-age)"
-        ),
-    })
+pub(super) fn problem(
+    bucket: &str,
+    settings: &stream::Config,
+    stream_age: Duration,
+    bytes_in_flight: usize,
+) -> Option<Fault> {
+    let used = Use { key: "nats.object_store", what: "object store", name: bucket, bytes_in_flight, subjects: &[] };
+    let short = || {
+        let name = &settings.name;
+        (!outlives(settings.max_age, stream_age)).then(|| {
+            let remedy = format!(
+                "give its stream `{name}` at least the max_age of `nats.stream` (nats stream edit {name} --max-age)"
+            );
+            Fault::new(about(bucket), "keeps payloads for less time than the stream its messages", remedy)
+        })
+    };
+    settings::unfit(settings, used).or_else(short)
 }
 
 /// Whether what is kept for `age` is there for as long as what is kept for `other`. Zero is for ever.
@@ -293,9 +312,9 @@ mod tests {
     fn a_bucket_keeps_payloads_in_files_and_as_long_as_the_stream() {
         let hour = Duration::from_secs(3600);
         let settings = stream::Config { storage: StorageType::File, max_age: hour, ..stream::Config::default() };
-        assert!(problem(&settings, hour).is_none());
-        assert!(problem(&settings, 2 * hour).is_some_and(|problem| problem.says.contains("less time")));
+        assert!(problem("b", &settings, hour, 1).is_none());
+        assert!(problem("b", &settings, 2 * hour, 1).is_some_and(|problem| problem.says.contains("less time")));
         let memory = stream::Config { storage: StorageType::Memory, ..settings };
-        assert!(problem(&memory, hour).is_some_and(|problem| problem.says.contains("memory")));
+        assert!(problem("b", &memory, hour, 1).is_some_and(|problem| problem.says.contains("memory")));
     }
 }

@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use async_nats::{Client, ClientError, ConnectErrorKind, ConnectOptions, Event, ServerError};
+use futures_util::future::join_all;
 use tokio::sync::Notify;
 
-use super::refusal::{self, Trouble};
+use super::connection_error::ConnectionError;
+use super::refusal;
 use crate::bus::trouble::Troubles;
 use crate::bus::{OpenError, Refusal, Scope};
 use crate::config::{self, Secret};
@@ -20,6 +22,8 @@ const RECONNECT_WITHIN: Duration = Duration::from_millis(500);
 const PING_EVERY: Duration = Duration::from_secs(2);
 /// Commands that wait for the socket. Small: what waits there after a timeout is sent all the same.
 const CAPACITY: usize = 256;
+/// In `nats.tls.ca`: the machine's own authorities.
+const SYSTEM: &str = "system";
 /// How long an error that came on the side explains a publish that got no answer.
 const EXPLAINS_FOR: Duration = Duration::from_secs(10);
 
@@ -29,7 +33,7 @@ pub(super) struct Events {
     /// Something changed about the connection.
     pub changed: Notify,
     denials: Mutex<Denials>,
-    trouble: Troubles<Trouble>,
+    trouble: Troubles<ConnectionError>,
     /// An attempt failed, and only another one, with its error in hand, can tell why.
     unexplained: AtomicBool,
 }
@@ -63,22 +67,21 @@ impl Events {
                 self.trouble.over();
                 locked(&self.denials).inbox = false;
             }
-            Event::ServerError(ServerError::AuthorizationViolation) => self.in_trouble(Trouble::Login),
-            Event::ServerError(ServerError::Other(text)) => {
-                let lower = text.to_ascii_lowercase();
-                if lower.contains("permissions violation") {
-                    locked(&self.denials).take(text);
-                } else if lower.contains("authentication") || lower.contains("authorization") {
-                    self.in_trouble(Trouble::Login);
-                }
+            Event::ServerError(ServerError::Other(text))
+                if text.to_ascii_lowercase().contains("permissions violation") =>
+            {
+                locked(&self.denials).take(text);
             }
+            Event::ServerError(error) => self.in_trouble(&ConnectionError::said(error)),
             // An attempt that failed comes as the text of its kind and nothing else.
             Event::ClientError(ClientError::Other(text)) => {
-                let known =
-                    [ConnectErrorKind::Authentication, ConnectErrorKind::AuthorizationViolation, ConnectErrorKind::Tls];
-                match known.into_iter().find(|kind| kind.to_string() == *text) {
-                    Some(kind) => self.in_trouble(Trouble::of_kind(kind)),
-                    None => self.unexplained.store(true, Ordering::Relaxed),
+                let logins = [ConnectErrorKind::Authentication, ConnectErrorKind::AuthorizationViolation];
+                if logins.iter().any(|kind| kind.to_string() == *text) {
+                    self.in_trouble(&ConnectionError::Login);
+                } else if ConnectErrorKind::Tls.to_string() == *text {
+                    self.in_trouble(&ConnectionError::Tls);
+                } else {
+                    self.unexplained.store(true, Ordering::Relaxed);
                 }
             }
             _ => {}
@@ -86,19 +89,19 @@ impl Events {
         self.changed.notify_one();
     }
 
-    /// Whether [`trouble`] should be asked for and handed to [`Self::in_trouble`].
+    /// Whether [`explain`] should be asked and its answer handed to [`Self::in_trouble`].
     pub(super) fn take_unexplained(&self) -> bool {
         self.unexplained.swap(false, Ordering::Relaxed)
     }
 
-    pub(super) fn in_trouble(&self, trouble: Trouble) {
-        if !self.trouble.meet(trouble) {
+    pub(super) fn in_trouble(&self, error: &ConnectionError) {
+        if !self.trouble.meet(error.clone()) {
             return;
         }
-        if trouble.needs_somebody() {
-            tracing::error!(remedy = trouble.remedy(), "{}", trouble.says());
+        if error.needs_somebody() {
+            tracing::error!(remedy = error.remedy(), "{error}");
         } else {
-            tracing::warn!(remedy = trouble.remedy(), "{}", trouble.says());
+            tracing::warn!(remedy = error.remedy(), "{error}");
         }
     }
 
@@ -135,7 +138,7 @@ impl Events {
 
     /// Why there is no connection.
     pub(super) fn unconnected(&self) -> Option<Refusal> {
-        self.trouble.within(EXPLAINS_FOR).map(Trouble::refusal)
+        self.trouble.within(EXPLAINS_FOR).map(|error| error.refusal())
     }
 }
 
@@ -164,14 +167,34 @@ pub(super) fn heard(options: ConnectOptions, events: Arc<Events>) -> ConnectOpti
     })
 }
 
-/// Connects once more, to learn why the client does not: its events tell no refused certificate from
-/// a server that is away. `None`: this time it went well.
-pub(super) async fn trouble(config: &config::Nats, timeout: Duration) -> Option<Trouble> {
-    let options = options(config, timeout).ok()?;
-    match tokio::time::timeout(timeout, options.connect(config.servers.clone())).await {
-        Ok(connected) => connected.err().map(|error| Trouble::of(&error)),
-        Err(_) => Some(Trouble::Away),
+/// Connects to each server once more, to learn why the client does not: its events tell no refused certificate from
+/// a server that is away. `None`: one of them let us in.
+pub(super) async fn explain(config: &config::Nats, within: Duration) -> Option<ConnectionError> {
+    let mut worst = None;
+    for (_, answer) in try_each(config, within, &Arc::default()).await {
+        let error = answer.err()?;
+        worst = worst.map_or(Some(error.clone()), |worst: ConnectionError| Some(worst.min(error)));
     }
+    worst
+}
+
+/// Connects to each of the servers, all at once; each has so long.
+pub(super) async fn try_each<'a>(
+    config: &'a config::Nats,
+    within: Duration,
+    events: &Arc<Events>,
+) -> Vec<(&'a str, Result<Client, ConnectionError>)> {
+    join_all(config.servers.iter().map(|server| async move {
+        let connect = async {
+            // What cannot be read was a mistake before anything was tried.
+            let options = options(config, within).map_err(|_| ConnectionError::Login)?;
+            let connected = heard(options, events.clone()).connect(server.as_str()).await;
+            connected.map_err(|error| ConnectionError::of(&error))
+        };
+        let answer = tokio::time::timeout(within, connect).await;
+        (server.as_str(), answer.unwrap_or(Err(ConnectionError::NoAnswer)))
+    }))
+    .await
 }
 
 /// Everything but how to wait for the connection.
@@ -201,18 +224,13 @@ pub(super) fn options(config: &config::Nats, timeout: Duration) -> Result<Connec
     if let (Some(user), Some(password)) = (&config.user, &config.password) {
         options = options.user_and_password(user.clone(), text("nats.password", password)?);
     }
-    tls(options, &config.tls)
-}
-
-fn tls(mut options: ConnectOptions, tls: &config::Tls) -> Result<ConnectOptions, OpenError> {
-    if let Some(ca) = &tls.ca {
-        options = options.require_tls(true);
-        if ca != "system" {
-            options = options.add_root_certificates(PathBuf::from(ca));
-        }
+    // Of all servers, those too that another one names later: their addresses say nothing of TLS.
+    options = options.require_tls(config.wants_tls());
+    if let Some(ca) = config.tls.ca.as_deref().filter(|ca| *ca != SYSTEM) {
+        options = options.add_root_certificates(PathBuf::from(ca));
     }
-    if let (Some(certificate), Some(key)) = (&tls.certificate, &tls.key) {
-        options = options.require_tls(true).add_client_certificate(certificate.clone(), key.clone());
+    if let (Some(certificate), Some(key)) = (&config.tls.certificate, &config.tls.key) {
+        options = options.add_client_certificate(certificate.clone(), key.clone());
     }
     Ok(options)
 }

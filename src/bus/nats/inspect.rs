@@ -7,10 +7,13 @@ use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{Config, DiscardPolicy};
 use async_nats::jetstream::{Context, ErrorCode};
 
-use super::refusal::Trouble;
-use super::stream::{HEADROOM, MARK, silent, unfit, unusable, wanted};
+use super::connection_error::ConnectionError;
+use super::refusal::Fault;
+use super::settings::{self, Judgement, Verdict};
+use super::stream::{self, HEADROOM, MARK, used, wanted};
+use super::stream_error::{refused, silence};
 use super::subjects::lacking;
-use super::{claim_check, client, context};
+use super::{claim_check, client, context, foresee};
 use crate::bus::{Finding, Level, OpenError, Setup};
 use crate::config;
 
@@ -24,14 +27,9 @@ pub(in crate::bus) async fn inspect(config: &config::Nats, setup: &Setup) -> Res
 
 async fn ask(config: &config::Nats, setup: &Setup) -> Result<Vec<Finding>, OpenError> {
     let events = Arc::new(client::Events::default());
-    let options = client::heard(client::options(config, ASKS_WITHIN / 2)?, Arc::clone(&events));
-    let away = |error: async_nats::ConnectError| {
-        let trouble = Trouble::of(&error);
-        OpenError(format!("{}; {}", trouble.says(), trouble.remedy()))
-    };
-    let client = options.connect(config.servers.clone()).await.map_err(away)?;
+    let (client, mut findings) = connect(config, &events).await?;
     let info = client.server_info();
-    let mut findings = vec![fine("server", format!("nats-server {} answers", info.version))];
+    findings.push(fine("server", format!("nats-server {} answers", info.version)));
     let bucket = config.object_store.as_deref();
     findings.push(size(
         "server",
@@ -46,37 +44,113 @@ async fn ask(config: &config::Nats, setup: &Setup) -> Result<Vec<Finding>, OpenE
     match context.get_stream(&config.stream).await {
         Ok(stream) => {
             let found = &stream.cached_info().config;
-            findings.extend(of_stream(&about, &wanted, found, config.create_stream));
+            findings.extend(of_settings(&about, found, &wanted, setup));
+            findings.extend(durability(&about, found));
+            findings.extend(of_topics(&context, &about, &wanted, found, config.create_stream).await);
             if let Some(most) = usize::try_from(found.max_message_size).ok().filter(|most| *most > 0) {
                 findings.push(size(&about, "the stream's `max_msg_size`", most, setup.max_body, bucket));
             }
             if let Some(bucket) = bucket {
-                findings.extend(of_bucket(&context, bucket, found, config.create_stream).await);
+                findings.extend(of_bucket(&context, bucket, found, config.create_stream, setup).await);
             }
         }
         Err(error) => {
-            let trouble = match error.kind() {
-                GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => None,
-                GetStreamErrorKind::JetStream(error) => Some(unusable(&config.stream, &error)),
+            let stream = stream::about(&config.stream);
+            match error.kind() {
+                GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                    let standalone = info.cluster.is_none() && config.domain.is_none();
+                    findings.extend(of_missing(&context, &about, &wanted, config.create_stream, standalone).await);
+                }
+                GetStreamErrorKind::JetStream(error) => findings.push(of_fault(&about, refused(&stream, &error))),
                 GetStreamErrorKind::EmptyName | GetStreamErrorKind::Request | GetStreamErrorKind::InvalidStreamName => {
-                    Some(silent(events.denied_stream(&config.stream)))
+                    findings.push(of_fault(&about, silence(&stream, events.denied_stream(&config.stream))));
                 }
-            };
-            let mistake = |says, remedy| Finding { about: about.clone(), level: Level::Mistake, says, remedy };
-            match trouble {
-                None if config.create_stream => {
-                    findings.push(fine(&about, "is not there yet; the bridge makes it at its start".into()));
-                    findings.extend(durability(&about, &wanted));
-                }
-                None => findings.push(mistake(
-                    "is not there: every delivery gets a 503".into(),
-                    Some("make it, or set `nats.create_stream = true`".into()),
-                )),
-                Some(trouble) => findings.push(mistake(trouble.0, None)),
             }
         }
     }
     Ok(findings)
+}
+
+/// A connection to the first server that lets us in, and what is wrong with the others.
+async fn connect(
+    config: &config::Nats,
+    events: &Arc<client::Events>,
+) -> Result<(async_nats::Client, Vec<Finding>), OpenError> {
+    // What cannot be used at all is said with its key.
+    client::options(config, ASKS_WITHIN / 2)?;
+    let (mut connected, mut failed) = (None, Vec::new());
+    for (server, answer) in client::try_each(config, ASKS_WITHIN / 2, events).await {
+        match answer {
+            Ok(client) => connected = connected.or(Some(client)),
+            Err(error) => failed.push((server, error)),
+        }
+    }
+    let Some(client) = connected else {
+        let said = failed.iter().map(|(server, error)| match failed.len() {
+            1 => format!("{error}; {}", error.remedy()),
+            _ => format!("{server}: {error}; {}", error.remedy()),
+        });
+        return Err(OpenError(said.collect::<Vec<_>>().join("\n")));
+    };
+    let finding = |(server, error): (&str, ConnectionError)| Finding {
+        about: server.to_owned(),
+        level: Level::Advice,
+        says: format!("{error}; others answer"),
+        remedy: Some(error.remedy().to_owned()),
+    };
+    Ok((client, failed.into_iter().map(finding).collect()))
+}
+
+/// The bridge makes it, where nothing speaks against it.
+async fn of_missing(context: &Context, about: &str, wanted: &Config, create: bool, standalone: bool) -> Vec<Finding> {
+    if !create {
+        return vec![Finding {
+            about: about.into(),
+            level: Level::Mistake,
+            says: "is not there: every delivery gets a 503".into(),
+            remedy: Some("make it, or set `nats.create_stream = true`".into()),
+        }];
+    }
+    let mut findings: Vec<_> =
+        foresee::making(context, wanted, standalone).await.into_iter().map(|fault| of_fault(about, fault)).collect();
+    let taken = foresee::taken(context, &wanted.name, &wanted.subjects).await;
+    findings.extend(of_taken(about, &taken));
+    if findings.is_empty() {
+        findings.push(fine(about, "is not there yet; the bridge makes it at its start".into()));
+    }
+    findings.extend(durability(about, wanted));
+    findings
+}
+
+/// Topics that another stream has.
+fn of_taken(about: &str, taken: &[(String, String)]) -> Option<Finding> {
+    let (_, other) = taken.first()?;
+    let listed = taken.iter().map(|(subject, stream)| format!("{subject} (stream {stream})")).collect::<Vec<_>>();
+    Some(Finding {
+        about: about.into(),
+        level: Level::Mistake,
+        says: format!("cannot take what another stream takes: {}", listed.join(", ")),
+        remedy: Some(format!("set `nats.stream = \"{other}\"`, or change `routes`")),
+    })
+}
+
+fn of_fault(about: &str, fault: Fault) -> Finding {
+    let says = format!("{}; {}", fault.says, fault.remedy);
+    Finding { about: about.into(), level: Level::Mistake, says, remedy: None }
+}
+
+/// What the stream's settings mean for an acknowledged event.
+fn of_settings(about: &str, found: &Config, wanted: &Config, setup: &Setup) -> Vec<Finding> {
+    let judgements = settings::judge(found, used(wanted, setup.bytes_in_flight)).into_iter();
+    judgements.map(|judgement| of_judgement(about, judgement)).collect()
+}
+
+fn of_judgement(about: &str, Judgement { verdict, fault }: Judgement) -> Finding {
+    let (level, consequence) = match verdict {
+        Verdict::Refuse => (Level::Mistake, "; every delivery gets a 503"),
+        Verdict::Warn | Verdict::Advise => (Level::Advice, ""),
+    };
+    Finding { about: about.into(), level, says: format!("{}{consequence}", fault.says), remedy: Some(fault.remedy) }
 }
 
 /// What server or stream take at once, against what a delivery may need.
@@ -96,7 +170,7 @@ fn size(about: &str, what: &str, most: usize, max_body: usize, bucket: Option<&s
     }
 }
 
-async fn of_bucket(context: &Context, bucket: &str, stream: &Config, create: bool) -> Vec<Finding> {
+async fn of_bucket(context: &Context, bucket: &str, stream: &Config, create: bool, setup: &Setup) -> Vec<Finding> {
     let about = format!("object store {bucket}");
     let mistake = |says: String, remedy: String| Finding {
         about: about.clone(),
@@ -105,9 +179,9 @@ async fn of_bucket(context: &Context, bucket: &str, stream: &Config, create: boo
         remedy: Some(remedy),
     };
     match claim_check::settings(context, bucket).await {
-        Some(settings) => match claim_check::problem(&settings, stream.max_age) {
-            Some(problem) => {
-                vec![mistake(format!("{}: those too large for a message get a 503", problem.says), problem.remedy)]
+        Some(settings) => match claim_check::problem(bucket, &settings, stream.max_age, setup.bytes_in_flight) {
+            Some(fault) => {
+                vec![mistake(format!("{}: those too large for a message get a 503", fault.says), fault.remedy)]
             }
             None => of_sound_bucket(&about, &settings, stream),
         },
@@ -144,43 +218,30 @@ fn drops_the_oldest(stream: &Config) -> bool {
     stream.discard == DiscardPolicy::Old && (stream.max_bytes > 0 || stream.max_messages > 0)
 }
 
-fn of_stream(about: &str, wanted: &Config, found: &Config, create: bool) -> Vec<Finding> {
-    let mut findings = durability(about, found);
-    let missing = lacking(&wanted.subjects, &found.subjects);
-    let ours = create && found.metadata.contains_key(MARK);
-    if missing.is_empty() {
-        findings.push(fine(about, format!("takes all {} topics", wanted.subjects.len())));
-    } else if ours {
-        findings.push(fine(about, format!("lacks {} topics; the bridge adds them at its start", missing.len())));
-    } else {
-        findings.push(Finding {
-            about: about.into(),
-            level: Level::Mistake,
-            says: format!("does not take {}", missing.into_iter().collect::<Vec<_>>().join(", ")),
-            remedy: Some("add them to its subjects: the bridge changes no stream that it has not made".into()),
-        });
+async fn of_topics(context: &Context, about: &str, wanted: &Config, found: &Config, create: bool) -> Vec<Finding> {
+    // It takes nothing by itself, which was said.
+    if found.mirror.is_some() {
+        return Vec::new();
     }
-    findings
+    let missing = lacking(&wanted.subjects, &found.subjects);
+    if missing.is_empty() {
+        return vec![fine(about, format!("takes all {} topics", wanted.subjects.len()))];
+    }
+    if create && found.metadata.contains_key(MARK) {
+        let taken = foresee::taken(context, &wanted.name, &missing).await;
+        let added = format!("lacks {} topics; the bridge adds them at its start", missing.len() - taken.len());
+        return of_taken(about, &taken).into_iter().chain([fine(about, added)]).collect();
+    }
+    vec![Finding {
+        about: about.into(),
+        level: Level::Mistake,
+        says: format!("does not take {}", missing.into_iter().collect::<Vec<_>>().join(", ")),
+        remedy: Some("add them to its subjects: the bridge changes no stream that it has not made".into()),
+    }]
 }
 
 fn durability(about: &str, stream: &Config) -> Vec<Finding> {
     let mut findings = vec![replicas(about, stream.num_replicas)];
-    if let Some(problem) = unfit(stream) {
-        findings.push(Finding {
-            about: about.into(),
-            level: Level::Mistake,
-            says: format!("{problem}; every delivery gets a 503"),
-            remedy: Some("name another stream in `nats.stream`, with file storage and retention `limits`".into()),
-        });
-    }
-    if drops_the_oldest(stream) {
-        findings.push(Finding {
-            about: about.into(),
-            level: Level::Advice,
-            says: "drops its oldest events when it is full, whether or not anybody has read them".into(),
-            remedy: Some("`nats stream edit --discard new`: then a full stream answers, and Terra retries".into()),
-        });
-    }
     let hours = |time: Duration| time.as_secs_f64() / 3600.0;
     let kept = if stream.max_age.is_zero() { "for ever".into() } else { format!("for {:.1} h", hours(stream.max_age)) };
     findings.push(fine(about, format!("keeps events {kept}")));

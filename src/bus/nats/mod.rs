@@ -3,12 +3,16 @@
 
 mod claim_check;
 mod client;
+mod connection_error;
+mod foresee;
 mod inspect;
 mod object;
 mod publish;
 mod refusal;
 mod replay;
+mod settings;
 mod stream;
+mod stream_error;
 mod subjects;
 mod tail;
 
@@ -25,7 +29,8 @@ use async_nats::connection::State;
 use async_nats::jetstream::{Context, ContextBuilder};
 use tokio::sync::{Notify, Semaphore, watch};
 
-use super::{Bus, Link, OpenError, Pending, Receipt, Refusal, Setup};
+use super::plaintext::{finding, is_loopback};
+use super::{Bus, Finding, Link, OpenError, Pending, Receipt, Refusal, Setup};
 use crate::config;
 use crate::message::Message;
 use crate::route::Topic;
@@ -42,6 +47,8 @@ struct Nats {
     client: Client,
     context: Context,
     stream: Arc<str>,
+    /// `nats.domain`.
+    domain: Option<Arc<str>>,
     /// Where goes what is too large for a message.
     claim_checks: Option<Arc<ClaimChecks>>,
     /// Bytes of a message that the stream takes, at most; 0 is any.
@@ -59,6 +66,21 @@ struct Nats {
     link: watch::Receiver<Link>,
 }
 
+/// Of a password or token that goes without TLS to another machine; the other ways to log in only sign what the
+/// server makes up.
+pub(super) fn exposed_login(config: &config::Nats) -> Option<Finding> {
+    let secret = match (&config.password, &config.token) {
+        (Some(_), _) => "nats.password",
+        (None, Some(_)) => "nats.token",
+        (None, None) => return None,
+    };
+    if config.wants_tls() || config.servers.iter().all(|server| is_loopback(server)) {
+        return None;
+    }
+    let says = "goes over the network in plain text, and every event with it, unless the servers themselves demand TLS";
+    Some(finding(secret, says, "write tls:// in nats.servers, or set nats.tls.ca"))
+}
+
 /// Opens the adapter; it connects by itself, now or when a server comes. Needs a tokio runtime.
 ///
 /// # Errors
@@ -73,7 +95,7 @@ pub(super) fn open(config: &config::Nats, setup: Setup) -> Result<Arc<dyn Bus>, 
     let doubt = Arc::new(Notify::new());
     let wanted = stream::wanted(config, &setup);
     let subjects = watch::Sender::new(wanted.subjects.clone());
-    let claim_checks = ClaimChecks::new(config, timeout).map(Arc::new);
+    let claim_checks = ClaimChecks::new(config, timeout, setup.bytes_in_flight).map(Arc::new);
     let max_message = Arc::new(AtomicUsize::new(0));
     let keeper = Keeper {
         context: context.clone(),
@@ -82,10 +104,12 @@ pub(super) fn open(config: &config::Nats, setup: Setup) -> Result<Arc<dyn Bus>, 
         claim_checks: claim_checks.clone(),
         max_message: max_message.clone(),
         max_body: setup.max_body,
+        bytes_in_flight: setup.bytes_in_flight,
         wanted,
         subjects: subjects.subscribe(),
         create: config.create_stream,
         overlaps: Overlaps::default(),
+        warned: Vec::new(),
         silent: None,
         ensured: ensured.clone(),
         events: events.clone(),
@@ -96,11 +120,13 @@ pub(super) fn open(config: &config::Nats, setup: Setup) -> Result<Arc<dyn Bus>, 
     let in_flight = Arc::new(Semaphore::new(IN_FLIGHT));
     let unsent = Arc::new(Semaphore::new(setup.bytes_in_flight.min(Semaphore::MAX_PERMITS)));
     let stream = Arc::from(config.stream.as_str());
+    let domain = config.domain.as_deref().map(Arc::from);
     let (sender, receiver) = (subjects, link);
     Ok(Arc::new(Nats {
         client,
         context,
         stream,
+        domain,
         claim_checks,
         max_message,
         ensured,
@@ -144,7 +170,7 @@ impl Nats {
         match &*self.ensured.read().expect("no holder of this lock can panic") {
             Ensured::Complete => {}
             Ensured::Unknown => return Err(refusal::NOT_SEEN),
-            Ensured::Unfit => return Err(refusal::unfit(&self.stream)),
+            Ensured::Unusable(refusal) => return Err(refusal.clone()),
             Ensured::Lacking(missing) if missing.contains(&**message.topic()) => {
                 return Err(refusal::lacks_subject(&self.stream));
             }
@@ -165,6 +191,7 @@ impl Bus for Nats {
         let publish = Publish {
             context: self.context.clone(),
             stream: self.stream.clone(),
+            domain: self.domain.clone(),
             claim_checks: self.claim_checks.clone(),
             doubt: self.doubt.clone(),
             events: self.events.clone(),

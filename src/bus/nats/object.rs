@@ -1,6 +1,10 @@
 //! One object of a bucket, in the layout that every client's object store reads: its chunks on a subject of
 //! their own, then one message under its name that leads to them. Comes in: a payload and what its name led to
 //! before. Goes out: that it leads to this payload. Knows no message of the stream.
+//!
+//! Each chunk and the message under the name have the acknowledgement of the bucket's own stream, with a sequence.
+//! That says nothing of the chunks before: a stream with limits may drop them for those that come, so that they are
+//! counted in the end. Their bytes are taken for what was sent: only a reader compares the digest.
 
 use std::error::Error as _;
 use std::mem::take;
@@ -8,6 +12,7 @@ use std::sync::{Mutex, PoisonError};
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::{Context, ErrorCode};
 use bytes::Bytes;
@@ -15,6 +20,8 @@ use data_encoding::BASE64URL;
 use futures_util::TryStreamExt;
 use jiff::Timestamp;
 use serde::Deserialize;
+
+use super::publish::is_stored;
 
 /// Larger chunks need fewer acknowledgements: a third of the time that the clients' usual 128 KiB take.
 const CHUNK: usize = 1000 << 10;
@@ -53,6 +60,8 @@ pub(super) struct Found {
 pub(super) enum Unwritten {
     /// Its name leads elsewhere since it was looked at.
     Overtaken,
+    /// The bucket acknowledged all of it and no longer has a part.
+    Dropped,
     Failed,
 }
 
@@ -95,10 +104,19 @@ impl Bucket {
 
     /// Whether all chunks are there: a bucket may have dropped its oldest.
     pub(super) async fn has_all_of(&self, found: &Found) -> Result<bool, Unwritten> {
-        let chunks = self.stream.info_with_subjects(self.chunks(&found.unique)).await;
+        self.has_all(&self.chunks(&found.unique), found.chunks).await
+    }
+
+    async fn has_all(&self, subject: &str, expected: u64) -> Result<bool, Unwritten> {
+        let chunks = self.stream.info_with_subjects(subject).await;
         let mut chunks = chunks.map_err(|_| Unwritten::Failed)?;
         let chunks = chunks.try_next().await.map_err(|_| Unwritten::Failed)?;
-        Ok(chunks.is_some_and(|(_, there)| there as u64 == found.chunks))
+        Ok(chunks.map_or(0, |(_, there)| there as u64) == expected)
+    }
+
+    /// Whether the acknowledgement is that of this bucket.
+    fn has_stored(&self, ack: &PublishAck) -> bool {
+        ack.stream == self.stream.cached_info().config.name && is_stored(ack)
     }
 
     /// Has the name lead to this payload, unless it leads elsewhere than `found` by now. What it led to before
@@ -122,14 +140,18 @@ impl Bucket {
             // A copy: one that the client has not sent yet would hold the whole payload.
             let chunk = Bytes::copy_from_slice(&payload[from..payload.len().min(from + size)]);
             let sent = context.publish(chunks.subject.clone(), chunk).await.map_err(|_| Unwritten::Failed)?;
-            sent.await.map_err(|_| Unwritten::Failed)?;
+            let ack = sent.await.map_err(|_| Unwritten::Failed)?;
+            if !self.has_stored(&ack) {
+                return Err(Unwritten::Failed);
+            }
         }
+        let expected = payload.len().div_ceil(size);
         let info = serde_json::json!({
             "name": name,
             "bucket": self.name,
             "nuid": unique,
             "size": payload.len(),
-            "chunks": payload.len().div_ceil(size),
+            "chunks": expected,
             "mtime": Timestamp::now().to_string(),
             "digest": digest,
             "options": {"max_chunk_size": size},
@@ -144,14 +166,20 @@ impl Bucket {
             Ok(sent) => sent.await,
             Err(error) => Err(error),
         };
-        sent.map(|_| ()).map_err(|error| {
+        let ack = sent.map_err(|error| {
             let code = error.source().and_then(|source| source.downcast_ref::<async_nats::jetstream::Error>());
             let code = code.map(async_nats::jetstream::Error::error_code);
             let overtaken = error.kind() == PublishErrorKind::WrongLastSequence || code == Some(OVERTAKEN);
             // What the server says no to it has not stored.
             chunks.led_to = !overtaken && code.is_none();
             if overtaken { Unwritten::Overtaken } else { Unwritten::Failed }
-        })
+        })?;
+        if !self.has_stored(&ack) {
+            return Err(Unwritten::Failed);
+        }
+        // Only now: also what was written last takes room.
+        let whole = self.has_all(&chunks.subject, expected as u64).await?;
+        if whole { Ok(()) } else { Err(Unwritten::Dropped) }
     }
 }
 

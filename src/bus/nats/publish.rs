@@ -1,10 +1,16 @@
 //! One message on its way to the stream, by way of the object store where it is too large. Comes in: a
 //! message that nothing speaks against. Goes out: what the server's acknowledgement means.
+//!
+//! The client library takes any answer that looks like one for the stream's acknowledgement. It is a receipt where it
+//! names our stream (and `nats.domain`, where that is set) and the sequence at which the stream has the message: a
+//! quorum of its servers has stored it then. An answer with the sequence 0 only says that another copy is on its way.
+//! Not known is whether a server has fsynced, and, without `nats.domain`, which domain's stream of that name it is.
 
 use std::sync::Arc;
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::publish::PublishAck;
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
@@ -35,6 +41,8 @@ impl AsRef<[u8]> for Unsent {
 pub(super) struct Publish {
     pub context: Context,
     pub stream: Arc<str>,
+    /// Of JetStream, where the user named one.
+    pub domain: Option<Arc<str>>,
     /// Where goes what is too large for a message.
     pub claim_checks: Option<Arc<ClaimChecks>>,
     /// Wakes the keeper when the stream may be gone.
@@ -93,8 +101,7 @@ impl Publish {
             Err(error) => Err(error),
         };
         let error = match answer {
-            Ok(ack) if ack.duplicate => return Ok(Receipt::Duplicate),
-            Ok(_) => return Ok(Receipt::Kept),
+            Ok(ack) => return receipt(&ack, &self.stream, self.domain.as_deref()),
             Err(error) => error,
         };
         let (refused, stream_is_gone) = refusal::of_publish(&error, self.context.client().max_payload());
@@ -109,6 +116,24 @@ impl Publish {
         let denied = (error.kind() == PublishErrorKind::TimedOut).then(|| self.events.denied(message.topic()));
         Err(denied.flatten().unwrap_or(refused))
     }
+}
+
+/// What the acknowledgement says of the message.
+fn receipt(ack: &PublishAck, stream: &str, domain: Option<&str>) -> Result<Receipt, Refusal> {
+    if ack.stream != stream || domain.is_some_and(|domain| ack.domain != domain) {
+        return Err(refusal::elsewhere());
+    }
+    // Older servers call it a duplicate of what their cluster has not agreed on yet, and may never
+    // (nats-server #5827; later ones answer with an error).
+    if !is_stored(ack) {
+        return Err(refusal::unconfirmed());
+    }
+    Ok(if ack.duplicate { Receipt::Duplicate } else { Receipt::Kept })
+}
+
+/// Whether a stream has the message, its own or that of an earlier copy.
+pub(super) fn is_stored(ack: &PublishAck) -> bool {
+    ack.sequence > 0
 }
 
 /// The message's headers with those of JetStream, and how many bytes they take.
@@ -131,4 +156,36 @@ fn headers(message: &Message, stream: &str) -> (HeaderMap, usize) {
         insert(&name, &value);
     }
     (headers, size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ack(stream: &str, sequence: u64, duplicate: bool, domain: &str) -> PublishAck {
+        PublishAck { stream: stream.into(), sequence, duplicate, domain: domain.into(), ..PublishAck::default() }
+    }
+
+    #[test]
+    fn an_acknowledgement_is_a_receipt_where_our_stream_says_at_which_sequence_it_has_the_message() {
+        assert_eq!(receipt(&ack("terra", 7, false, ""), "terra", None), Ok(Receipt::Kept));
+        assert_eq!(receipt(&ack("terra", 7, true, ""), "terra", None), Ok(Receipt::Duplicate));
+        assert_eq!(receipt(&ack("terra", 7, false, "hub"), "terra", Some("hub")), Ok(Receipt::Kept));
+    }
+
+    #[test]
+    fn a_duplicate_of_what_is_not_stored_yet_is_not_kept() {
+        for duplicate in [true, false] {
+            let refusal = receipt(&ack("terra", 0, duplicate, ""), "terra", None).unwrap_err();
+            assert_eq!(refusal.as_str(), "unconfirmed");
+        }
+    }
+
+    #[test]
+    fn what_another_stream_or_domain_acknowledges_is_not_kept() {
+        for (other, domain) in [(ack("other", 7, false, ""), None), (ack("terra", 7, false, "leaf"), Some("hub"))] {
+            let refusal = receipt(&other, "terra", domain).unwrap_err();
+            assert!(matches!(refusal, Refusal::Permanent { .. }) && refusal.concerns_this_alone(), "{refusal}");
+        }
+    }
 }

@@ -1,25 +1,77 @@
-//! What the server's and the client's errors mean for a message. No text of theirs goes further: it
-//! may name servers and users.
+//! What the server's and the client's errors mean for a message. What a server says beyond the known codes goes on
+//! as [`quoted`] has it.
 
 use std::borrow::Cow;
 use std::error::Error as _;
+use std::fmt;
+use std::time::Duration;
 
-use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
-use async_nats::{ConnectError, ConnectErrorKind, rustls};
+use async_nats::jetstream::{self, ErrorCode};
 
-use super::claim_check::Problem;
 use crate::bus::{Refusal, Scope};
+use crate::telemetry::Throttle;
 
-pub(super) const AWAY: Refusal = transient("NATS is not connected");
-pub(super) const NOT_SEEN: Refusal = transient("the stream was not seen on NATS yet");
+/// Lines of one kind in the log, at most one in this time.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+pub(super) const AWAY: Refusal = transient("NATS is not connected; the log says why within seconds");
+pub(super) const NOT_SEEN: Refusal =
+    transient("the stream was not seen on NATS yet; the log says why within seconds, unless it is");
 pub(super) const NOT_ADDED: Refusal = transient("the stream was not seen to take this new topic yet");
-pub(super) const BUSY: Refusal = transient("too many acknowledgements are awaited from NATS");
-pub(super) const UNSENT: Refusal = transient("NATS takes nothing, and there is no room for more that waits for it");
+pub(super) const BUSY: Refusal =
+    transient("too many acknowledgements are awaited from NATS; see how fast the servers' disks are");
+pub(super) const UNSENT: Refusal =
+    transient("NATS takes nothing, and there is no room for more that waits for it; see to the servers");
 
-pub(super) const NO_BUCKET: Refusal = transient("the object store was not seen on NATS yet");
-pub(super) const NOT_PUT: Refusal = transient("the object store did not take the payload");
-pub(super) const PUT_TOO_SLOW: Refusal = transient("the object store did not take the payload in time");
+pub(super) const NO_BUCKET: Refusal =
+    transient("the object store was not seen on NATS yet; the log says why within seconds, unless it is");
+pub(super) const NOT_PUT: Refusal =
+    transient("the object store did not take the payload; see its limits and the account's");
+pub(super) const PUT_TOO_SLOW: Refusal =
+    transient("the object store did not take the payload in time; see how fast the servers are");
+
+/// Characters of a server's text that are passed on.
+const QUOTED: usize = 200;
+
+/// A server's own words, without what a terminal or a log would take for an order.
+pub(super) fn quoted(text: &dyn fmt::Display) -> String {
+    let text = text.to_string();
+    text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(QUOTED).collect()
+}
+
+/// Something that is not as it must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Fault {
+    /// The stream, or the object store.
+    pub about: String,
+    /// Reads on from there.
+    pub says: String,
+    pub remedy: String,
+}
+
+impl Fault {
+    pub(super) fn new(about: impl Into<String>, says: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { about: about.into(), says: says.into(), remedy: remedy.into() }
+    }
+
+    /// Of messages, until somebody acts.
+    pub(super) fn refusal(&self, scope: Scope) -> Refusal {
+        let reason = format!("{} {}", self.about, self.says).into();
+        Refusal::Permanent { scope, reason, remedy: self.remedy.clone().into() }
+    }
+
+    /// Of messages, though it may be over soon.
+    pub(super) fn passing(&self) -> Refusal {
+        Refusal::Transient { reason: self.to_string().into() }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} {}; {}", self.about, self.says, self.remedy)
+    }
+}
 
 const fn transient(reason: &'static str) -> Refusal {
     Refusal::Transient { reason: Cow::Borrowed(reason) }
@@ -46,96 +98,11 @@ pub(super) fn denied(scope: Scope) -> Refusal {
     )
 }
 
-/// Why no connection comes about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Trouble {
-    /// A server refuses the login.
-    Login,
-    /// No TLS connection comes about.
-    Tls,
-    /// No server is there, or it hangs up: what a server does whose TLS wants a client certificate, too.
-    Away,
-}
-
-impl Trouble {
-    /// A failed handshake is an I/O error to the client library; rustls' own error stands below it.
-    pub(super) fn of(error: &ConnectError) -> Self {
-        let mut source = error.source();
-        while let Some(error) = source {
-            let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-            if error.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
-                return Self::Tls;
-            }
-            source = error.source();
-        }
-        Self::of_kind(error.kind())
-    }
-
-    pub(super) fn of_kind(kind: ConnectErrorKind) -> Self {
-        match kind {
-            ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => Self::Login,
-            ConnectErrorKind::Tls => Self::Tls,
-            ConnectErrorKind::ServerParse
-            | ConnectErrorKind::Dns
-            | ConnectErrorKind::TimedOut
-            | ConnectErrorKind::Io
-            | ConnectErrorKind::MaxReconnects => Self::Away,
-        }
-    }
-
-    /// Whether it stays so until somebody acts.
-    pub(super) fn needs_somebody(self) -> bool {
-        self != Self::Away
-    }
-
-    pub(super) fn says(self) -> &'static str {
-        match self {
-            Self::Login => "NATS refuses the login",
-            Self::Tls => "no TLS connection to NATS comes about",
-            Self::Away => "NATS cannot be reached",
-        }
-    }
-
-    pub(super) fn remedy(self) -> &'static str {
-        match self {
-            Self::Login => "see `nats.credentials`, `nats.nkey`, `nats.user`, `nats.password`, `nats.token`",
-            Self::Tls => {
-                "check that `nats.tls.ca` signed the servers' certificates, that these name the hosts in \
-                 `nats.servers`, and `nats.tls.certificate` and `nats.tls.key` where servers ask for them"
-            }
-            Self::Away => {
-                "check that `nats.servers` are up; where they ask for a client's certificate, set \
-                 `nats.tls.certificate` and `nats.tls.key`"
-            }
-        }
-    }
-
-    pub(super) fn refusal(self) -> Refusal {
-        if self.needs_somebody() { permanent(Scope::Bus, self.says(), self.remedy()) } else { AWAY }
-    }
-}
-
 pub(super) fn lacks_subject(stream: &str) -> Refusal {
     Refusal::Permanent {
         scope: Scope::Topic,
         reason: format!("the stream `{stream}` does not take this topic").into(),
         remedy: "add the topic to the stream's subjects; `terra-bridge check --online` lists them".into(),
-    }
-}
-
-pub(super) fn unfit_bucket(bucket: &str, problem: Problem) -> Refusal {
-    Refusal::Permanent {
-        scope: Scope::Topic,
-        reason: format!("the object store `{bucket}` {}", problem.says).into(),
-        remedy: problem.remedy.into(),
-    }
-}
-
-pub(super) fn unfit(stream: &str) -> Refusal {
-    Refusal::Permanent {
-        scope: Scope::Bus,
-        reason: format!("the stream `{stream}` acknowledges what it does not keep").into(),
-        remedy: "see `terra-bridge check --online`; name a stream with file storage and retention `limits`".into(),
     }
 }
 
@@ -153,43 +120,87 @@ pub(super) fn of_publish(error: &PublishError, most: usize) -> (Refusal, bool) {
             known(transient("NATS expected another last message"))
         }
         PublishErrorKind::Other => {
-            let code = error.source().and_then(|source| source.downcast_ref::<async_nats::jetstream::Error>());
-            of_code(code.map(async_nats::jetstream::Error::error_code))
+            let said = error.source().and_then(|source| source.downcast_ref::<jetstream::Error>());
+            said.map_or((transient("NATS refused the message"), true), of_answer)
         }
     }
 }
 
-fn of_code(code: Option<ErrorCode>) -> (Refusal, bool) {
-    match code {
-        Some(ErrorCode::STREAM_NOT_FOUND) => (transient("the stream is not there"), true),
-        Some(ErrorCode::STREAM_NOT_MATCH) => (
-            permanent(
-                Scope::Topic,
-                "another stream than `nats.stream` takes this topic",
-                "name that stream, or take the topic out of its subjects",
-            ),
-            true,
-        ),
-        Some(ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM | ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM) => {
+/// Of a message that another stream answers for.
+pub(super) fn elsewhere() -> Refusal {
+    permanent(
+        Scope::Topic,
+        "another stream than `nats.stream`, or another domain than `nats.domain`, takes this topic",
+        "name that one, or take the topic out of its subjects",
+    )
+}
+
+/// Of a message that the server calls a copy of one that it has not stored yet.
+pub(super) fn unconfirmed() -> Refusal {
+    static UNCONFIRMED: Throttle = Throttle::new(LOG_EVERY);
+    if let Some(more) = UNCONFIRMED.pass() {
+        tracing::warn!(
+            more,
+            remedy =
+                "none, its retry finds out; where it goes on, look for a stream without a leader (nats stream report)",
+            "NATS calls a message the duplicate of one that it has not stored yet: it does not count as kept"
+        );
+    }
+    Refusal::Unconfirmed { reason: "NATS has not stored an earlier copy of the message yet".into() }
+}
+
+fn of_answer(error: &jetstream::Error) -> (Refusal, bool) {
+    match error.error_code() {
+        ErrorCode::STREAM_NOT_FOUND => (transient("the stream is not there"), true),
+        ErrorCode::STREAM_NOT_MATCH => (elsewhere(), true),
+        ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT => (unconfirmed(), false),
+        ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM | ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM => {
             let remedy = "raise the stream's `max_msg_size` above `server.max_body`, or set `nats.object_store`";
             (Refusal::TooLarge { remedy: remedy.into() }, false)
         }
-        // Also how a store says whatever else is wrong with it; and what is full gets room as messages grow old.
-        Some(
-            ErrorCode::STREAM_STORE_FAILED
-            | ErrorCode::INSUFFICIENT_RESOURCES
-            | ErrorCode::ACCOUNT_RESOURCES_EXCEEDED
-            | ErrorCode::STORAGE_RESOURCES_EXCEEDED,
-        ) => (
-            permanent(
-                Scope::Bus,
-                "the stream is full",
-                "raise its `max_bytes` or the account's limits, shorten its `max_age`, or give the server a larger disk",
-            ),
-            false,
-        ),
-        Some(_) | None => (transient("NATS refused the message"), true),
+        ErrorCode::STREAM_SEALED => {
+            (permanent(Scope::Bus, "the stream is sealed", "name another stream in `nats.stream`"), true)
+        }
+        ErrorCode::MESSAGE_INCR_MISSING => {
+            (permanent(Scope::Bus, "the stream takes only counters", "name another stream in `nats.stream`"), true)
+        }
+        ErrorCode::STREAM_STORE_FAILED => (not_stored(error), false),
+        ErrorCode::INSUFFICIENT_RESOURCES
+        | ErrorCode::ACCOUNT_RESOURCES_EXCEEDED
+        | ErrorCode::STORAGE_RESOURCES_EXCEEDED => {
+            (full(error, "raise JetStream's limits of the account or of the servers, or give them larger disks"), false)
+        }
+        _ => (Refusal::Transient { reason: format!("NATS refused the message: {}", quoted(error)).into() }, true),
     }
+}
+
+/// What is full gets room as messages grow old. The server has one code for all of it and tells it apart in words.
+fn not_stored(error: &jetstream::Error) -> Refusal {
+    let said = error.to_string();
+    if said.contains("maximum messages per subject exceeded") {
+        return permanent(
+            Scope::Topic,
+            "the stream has as many events of this topic as it takes (`max_msgs_per_subject`)",
+            "raise the stream's `max_msgs_per_subject`, or shorten its `max_age`",
+        );
+    }
+    if said.contains("message too large") {
+        return Refusal::TooLarge {
+            remedy: "set `nats.object_store`: the servers' storage takes no such message".into(),
+        };
+    }
+    if said.contains("maximum messages exceeded") {
+        return full(error, "raise its `max_msgs`, or shorten its `max_age`");
+    }
+    full(
+        error,
+        "raise its `max_bytes` or the account's limits, shorten its `max_age`, or give the server a larger disk",
+    )
+}
+
+fn full(error: &jetstream::Error, remedy: &'static str) -> Refusal {
+    let reason = format!("the stream is full: {}", quoted(error));
+    Refusal::Permanent { scope: Scope::Bus, reason: reason.into(), remedy: remedy.into() }
 }
 
 #[cfg(test)]
@@ -202,10 +213,45 @@ mod tests {
         assert!(matches!(of(PublishErrorKind::TimedOut), Refusal::Transient { .. }));
         assert!(matches!(of(PublishErrorKind::MaxPayloadExceeded), Refusal::TooLarge { .. }));
         assert!(of_publish(&PublishError::new(PublishErrorKind::StreamNotFound), 0).1, "the stream may be gone");
-        let full = of_code(Some(ErrorCode::STREAM_STORE_FAILED)).0;
-        assert!(matches!(full, Refusal::Permanent { .. }) && !full.concerns_this_alone());
-        assert!(of_code(Some(ErrorCode::STREAM_NOT_MATCH)).0.concerns_this_alone());
-        assert!(matches!(of_code(Some(ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM)).0, Refusal::TooLarge { .. }));
-        assert!(matches!(of_code(None).0, Refusal::Transient { .. }));
+        assert!(matches!(of(PublishErrorKind::Other), Refusal::Transient { .. }));
+    }
+
+    fn answer(code: ErrorCode, description: &str) -> (Refusal, bool) {
+        let error = serde_json::json!({"code": 503, "err_code": code, "description": description});
+        of_answer(&serde_json::from_value(error).expect("an error of JetStream's"))
+    }
+
+    #[test]
+    fn a_server_that_keeps_nothing_more_is_told_apart_by_its_words() {
+        let (full, doubted) = answer(ErrorCode::STREAM_STORE_FAILED, "maximum bytes exceeded");
+        assert!(!doubted && !full.concerns_this_alone());
+        assert!(
+            full.to_string().contains("maximum bytes exceeded") && full.to_string().contains("`max_bytes`"),
+            "{full}"
+        );
+        let full = answer(ErrorCode::STREAM_STORE_FAILED, "maximum messages exceeded").0;
+        assert!(full.to_string().contains("`max_msgs`") && !full.concerns_this_alone(), "{full}");
+        let topic = answer(ErrorCode::STREAM_STORE_FAILED, "maximum messages per subject exceeded").0;
+        assert!(topic.to_string().contains("`max_msgs_per_subject`") && topic.concerns_this_alone(), "{topic}");
+        let large = answer(ErrorCode::STREAM_STORE_FAILED, "message too large").0;
+        assert!(matches!(large, Refusal::TooLarge { .. }));
+        let account = answer(ErrorCode::ACCOUNT_RESOURCES_EXCEEDED, "resource limits exceeded for account").0;
+        assert!(account.to_string().contains("resource limits exceeded for account"), "{account}");
+        assert!(answer(ErrorCode::STREAM_NOT_MATCH, "").0.concerns_this_alone());
+        assert!(matches!(answer(ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM, "").0, Refusal::TooLarge { .. }));
+    }
+
+    #[test]
+    fn a_sealed_stream_is_somebodys_to_replace() {
+        let (sealed, doubted) = answer(ErrorCode::STREAM_SEALED, "invalid operation on sealed stream");
+        assert!(matches!(&sealed, Refusal::Permanent { remedy, .. } if remedy.contains("another stream")), "{sealed}");
+        assert!(doubted && !sealed.concerns_this_alone());
+    }
+
+    #[test]
+    fn what_a_server_says_beyond_the_known_codes_goes_on_without_control_bytes() {
+        let unknown = answer(ErrorCode(19_999), "the moon\u{1b}[31m is\u{9b} wrong\n").0.to_string();
+        assert!(unknown.contains("the moon [31m is  wrong"), "{unknown}");
+        assert!(quoted(&"x".repeat(5000)).len() <= QUOTED);
     }
 }

@@ -28,9 +28,9 @@ pub(in crate::bus) async fn replay(
         headers_only: true,
         ..OrderedConfig::default()
     };
-    let consumer = stream.create_consumer(ordered).await.map_err(|_| failed("a consumer"))?;
+    let consumer = stream.create_consumer(ordered).await.map_err(|error| failed("a consumer", &error))?;
     let ahead = consumer.cached_info().num_pending > 0;
-    let messages = consumer.messages().await.map_err(|_| failed("to deliver"))?;
+    let messages = consumer.messages().await.map_err(|error| failed("to deliver", &error))?;
     // A connection of its own: what an ordered consumer delivers must not wait behind a payload.
     let context = connect(config).await?;
     let gone = |_| TailError(format!("the stream `{}` cannot be found", config.stream));

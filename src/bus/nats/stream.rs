@@ -1,21 +1,24 @@
 //! The stream that keeps the events: made where that is allowed, else only looked at. A stream that
 //! carries our mark gets the subjects that it lacks; nothing else of any stream is touched.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use async_nats::connection::State;
 use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
-use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, PersistenceMode, RetentionPolicy, StorageType};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType};
 use async_nats::jetstream::{Context, ErrorCode};
 use tokio::sync::{Notify, watch};
 
 use super::claim_check::ClaimChecks;
 use super::client::{self, Events};
+use super::refusal::Fault;
+use super::settings::{self, Use, Verdict};
+use super::stream_error::{passes, refused, silence};
 use super::subjects::{Ensured, Overlaps, lacking};
-use crate::bus::{Link, Setup};
+use crate::bus::{Link, Refusal, Scope, Setup};
 use crate::config;
 
 /// In the stream's metadata: the bridge made it, and may add subjects to it.
@@ -27,6 +30,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const DOUBTED_FOR: Duration = Duration::from_secs(1);
 /// How often to ask why there is no connection.
 const EXPLAIN_EVERY: Duration = Duration::from_secs(5);
+/// How long there may be none without a word of why, and how long it may take to find that out: together five seconds.
+const UNEXPLAINED_FOR: Duration = Duration::from_secs(2);
+const EXPLAINED_WITHIN: Duration = Duration::from_secs(3);
 /// How often to connect anew where no answer is heard: long enough for an answer in between.
 const RENEW_EVERY: Duration = Duration::from_secs(10);
 /// How often to look at a stream that was in order.
@@ -53,21 +59,6 @@ pub(super) fn wanted(config: &config::Nats, setup: &Setup) -> Config {
     }
 }
 
-/// Why an acknowledgement of this stream does not mean that it keeps the message.
-pub(super) fn unfit(stream: &Config) -> Option<&'static str> {
-    match (stream.retention, stream.storage, stream.persist_mode) {
-        _ if stream.no_ack => Some("acknowledges nothing (`no_ack`)"),
-        (RetentionPolicy::Interest, ..) => Some("keeps only what some consumer waits for (retention `interest`)"),
-        (_, StorageType::Memory, _) => Some("lies in memory: a restart of its servers loses every event"),
-        (.., Some(PersistenceMode::Async)) => Some("acknowledges before it stores (`persist_mode: async`)"),
-        (
-            RetentionPolicy::Limits | RetentionPolicy::WorkQueue,
-            StorageType::File,
-            None | Some(PersistenceMode::Default),
-        ) => None,
-    }
-}
-
 /// Watches over connection and stream for as long as somebody listens to its link.
 pub(super) struct Keeper {
     pub context: Context,
@@ -76,6 +67,7 @@ pub(super) struct Keeper {
     pub max_message: Arc<AtomicUsize>,
     /// Bytes.
     pub max_body: usize,
+    pub bytes_in_flight: usize,
     pub config: config::Nats,
     pub patience: Duration,
     pub wanted: Config,
@@ -84,7 +76,9 @@ pub(super) struct Keeper {
     pub create: bool,
     /// What keeps the stream from taking more.
     pub overlaps: Overlaps,
-    /// Since when JetStream tells nothing of the stream.
+    /// What of the stream's settings was said already.
+    pub warned: Vec<Fault>,
+    /// Since when JetStream tells nothing of the stream, or that it is not there for the moment.
     pub silent: Option<Instant>,
     pub ensured: Arc<RwLock<Ensured>>,
     pub events: Arc<Events>,
@@ -92,14 +86,10 @@ pub(super) struct Keeper {
     pub link: watch::Sender<Link>,
 }
 
-/// Why a stream is not in order, with what to do.
-pub(super) struct Trouble(pub(super) String);
-
 impl Keeper {
     pub(super) async fn run(mut self) {
-        let mut said = None;
-        let mut small = None;
-        let mut explained: Option<Instant> = None;
+        let mut said = Said::default();
+        let (mut explained, mut unconnected_since): (Option<Instant>, _) = (None, Instant::now());
         let mut renewed = Instant::now();
         let mut within = self.patience;
         while !self.link.is_closed() {
@@ -107,42 +97,64 @@ impl Keeper {
             let mut pause = LOOK_EVERY;
             self.wanted.subjects.clone_from(&self.subjects.borrow_and_update());
             if connected {
-                let trouble = self.ensure(within).await.err().map(|Trouble(text)| text);
+                unconnected_since = Instant::now();
+                let fault = self.ensure(within).await.err();
                 let in_order = *self.ensured.read().expect(UNPOISONED) == Ensured::Complete;
-                if in_order && trouble.is_none() {
+                if in_order && fault.is_none() {
                     pause = LOOK_AGAIN_EVERY;
                 }
-                let most = self.too_small();
-                if most.is_some() && most != small {
-                    tracing::warn!(
-                        most,
-                        max_body = self.max_body,
-                        remedy = "raise `max_payload` of the servers and `max_msg_size` of the stream, or set `nats.object_store`",
-                        "NATS takes less at once than server.max_body: larger deliveries get a 503"
-                    );
-                }
-                small = most;
+                said.too_small(self.too_small(), self.max_body);
                 // A stream between two leaders is silent for a while.
                 if self.silent.is_none_or(|since| since.elapsed() >= self.patience) {
-                    if trouble.is_some() && trouble != said {
-                        tracing::error!(problem = trouble, "the NATS stream is not as it must be");
-                    }
-                    said = trouble;
+                    self.refuse_unseen(fault.as_ref());
+                    said.fault(fault.as_ref());
                 }
                 // Who was denied its inbox hears nothing until another connection asks for it again.
                 if self.events.denied_inbox() && renewed.elapsed() > RENEW_EVERY {
                     renewed = Instant::now();
                     let _ = self.context.client().force_reconnect().await;
                 }
-            } else if explained.is_none_or(|at| at.elapsed() > EXPLAIN_EVERY) && self.events.take_unexplained() {
+            } else if explained.is_none_or(|at| at.elapsed() > EXPLAIN_EVERY)
+                && (self.events.take_unexplained() || unconnected_since.elapsed() >= UNEXPLAINED_FOR)
+            {
                 explained = Some(Instant::now());
-                if let Some(trouble) = client::trouble(&self.config, self.patience).await {
-                    self.events.in_trouble(trouble);
-                }
+                self.explain().await;
             }
-            self.set_link(connected && *self.ensured.read().expect(UNPOISONED) != Ensured::Unknown);
+            self.set_link(connected);
             within = self.wait(pause).await;
         }
+    }
+
+    /// Says why there is no connection, unless one comes about in the meantime.
+    async fn explain(&self) {
+        let client = self.context.client();
+        let connected = async {
+            while client.connection_state() != State::Connected {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::select! {
+            () = connected => {}
+            error = client::explain(&self.config, EXPLAINED_WITHIN) => {
+                if let Some(error) = error {
+                    self.events.in_trouble(&error);
+                }
+            }
+        }
+    }
+
+    /// Deliveries that come before the stream was seen are told why.
+    fn refuse_unseen(&self, fault: Option<&Fault>) {
+        let mut ensured = self.ensured.write().expect(UNPOISONED);
+        let unseen = matches!(&*ensured, Ensured::Unknown | Ensured::Unusable(Refusal::Transient { .. }));
+        if let Some(fault) = fault.filter(|_| unseen) {
+            let silent = self.silent.is_some();
+            *ensured = Ensured::Unusable(if silent { fault.passing() } else { fault.refusal(Scope::Bus) });
+        }
+    }
+
+    fn about(&self) -> String {
+        about(&self.wanted.name)
     }
 
     /// Until the connection changes, there are new subjects, a publish doubts the stream, or it is time to look.
@@ -161,16 +173,24 @@ impl Keeper {
         self.patience
     }
 
-    fn set_link(&self, up: bool) {
+    /// Up where the next message can be kept; away where an ERROR has said why not, or there was a time before.
+    fn set_link(&self, connected: bool) {
+        let (up, reported) = match &*self.ensured.read().expect(UNPOISONED) {
+            Ensured::Complete | Ensured::Adding(_) | Ensured::Lacking(_) => (connected, false),
+            // What is only silent may still come up by itself.
+            Ensured::Unusable(_) => (false, connected && self.silent.is_none()),
+            Ensured::Unknown => (false, false),
+        };
         self.link.send_if_modified(|link| {
             let next = match (*link, up) {
                 (_, true) => Link::Up,
-                (Link::Waiting, false) => Link::Waiting,
-                (Link::Up | Link::Away, false) => Link::Away,
+                (Link::Waiting, false) if !reported => Link::Waiting,
+                (_, false) => Link::Away,
             };
             match next {
                 _ if next == *link => return false,
                 Link::Up => tracing::info!("NATS is up"),
+                Link::Away | Link::Waiting if connected => tracing::warn!("the NATS stream takes nothing"),
                 Link::Away | Link::Waiting => tracing::warn!("NATS is away"),
             }
             *link = next;
@@ -187,15 +207,15 @@ impl Keeper {
         }
     }
 
-    async fn ensure(&mut self, within: Duration) -> Result<(), Trouble> {
+    async fn ensure(&mut self, within: Duration) -> Result<(), Fault> {
         let asking = Instant::now();
         let asked = tokio::time::timeout(within, self.context.get_stream(&self.wanted.name)).await;
         let found = match asked.map(|found| found.map_err(|error| error.kind())) {
             Ok(Ok(stream)) => Some(stream.cached_info().clone()),
             Ok(Err(GetStreamErrorKind::JetStream(error))) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => None,
             Ok(Err(GetStreamErrorKind::JetStream(error))) => {
-                self.silent = None;
-                return Err(self.unusable(&error));
+                self.silent = passes(&error).then(|| self.silent.unwrap_or(asking));
+                return Err(refused(&self.about(), &error));
             }
             Ok(Err(
                 GetStreamErrorKind::EmptyName | GetStreamErrorKind::Request | GetStreamErrorKind::InvalidStreamName,
@@ -216,13 +236,15 @@ impl Keeper {
         in_order.and(measured)
     }
 
+    fn unheard(&self) -> Fault {
+        silence(&self.about(), self.events.denied_stream(&self.wanted.name))
+    }
+
     /// What the stream takes at once, and the bucket for what is larger.
-    async fn measure(&self, stream: &Config) -> Result<(), Trouble> {
+    async fn measure(&self, stream: &Config) -> Result<(), Fault> {
         self.max_message.store(usize::try_from(stream.max_message_size).unwrap_or(0), Ordering::Relaxed);
         match &self.claim_checks {
-            Some(claim_checks) => {
-                claim_checks.ensure(&self.context, self.create, stream.max_age).await.map_err(Trouble)
-            }
+            Some(claim_checks) => claim_checks.ensure(&self.context, self.create, stream.max_age).await,
             None => Ok(()),
         }
     }
@@ -234,47 +256,46 @@ impl Keeper {
         (self.claim_checks.is_none() && most < self.max_body + HEADROOM).then_some(most)
     }
 
-    async fn make(&self) -> Result<(), Trouble> {
+    async fn make(&mut self) -> Result<(), Fault> {
         if !self.create {
-            self.set(Ensured::Unknown);
-            let name = &self.wanted.name;
-            return Err(Trouble(format!(
-                "stream `{name}` does not exist; make it, or set `nats.create_stream = true`"
+            return Err(self.unusable(Fault::new(
+                self.about(),
+                "does not exist",
+                "make it, or set `nats.create_stream = true`",
             )));
         }
+        let asking = Instant::now();
         match self.context.create_stream(self.wanted.clone()).await {
             Ok(_) => {
                 tracing::info!(stream = self.wanted.name, "made the NATS stream");
                 self.set(Ensured::Complete);
                 Ok(())
             }
-            Err(error) => {
-                self.set(Ensured::Unknown);
-                match error.kind() {
-                    CreateStreamErrorKind::JetStream(error) => Err(self.unusable(&error)),
-                    _ => Err(self.unheard()),
+            Err(error) => match error.kind() {
+                CreateStreamErrorKind::JetStream(error) if !passes(&error) => {
+                    Err(self.unusable(refused(&self.about(), &error)))
                 }
-            }
+                _ => {
+                    self.silent = Some(asking);
+                    self.set(Ensured::Unknown);
+                    Err(self.unheard())
+                }
+            },
         }
     }
 
-    async fn complete(&mut self, info: &Info) -> Result<(), Trouble> {
+    async fn complete(&mut self, info: &Info) -> Result<(), Fault> {
         let missing = lacking(&self.wanted.subjects, &info.config.subjects);
-        if let Some(problem) = unfit(&info.config) {
-            self.set(Ensured::Unfit);
-            let name = &self.wanted.name;
-            return Err(Trouble(format!("stream `{name}` {problem}; name another one in `nats.stream`")));
-        }
+        self.judge(&info.config)?;
         if missing.is_empty() {
             self.set(Ensured::Complete);
             return Ok(());
         }
-        let name = &self.wanted.name;
+        let list = |subjects: &BTreeSet<String>| subjects.iter().cloned().collect::<Vec<_>>().join(", ");
         if !self.create || !info.config.metadata.contains_key(MARK) {
-            let listed = missing.iter().cloned().collect::<Vec<_>>().join(", ");
-            let says = format!("stream `{name}` does not take {listed}; add them to its subjects");
+            let says = format!("does not take {}", list(&missing));
             self.set(Ensured::Lacking(missing));
-            return Err(Trouble(says));
+            return Err(Fault::new(self.about(), says, "add them to its subjects"));
         }
         let overlapping = match self.overlaps.add(&self.context, &info.config, &missing).await {
             Ok(overlapping) => overlapping,
@@ -282,7 +303,7 @@ impl Keeper {
                 // The next look may see them added.
                 self.set(Ensured::Adding(missing));
                 return Err(match error.kind() {
-                    CreateStreamErrorKind::JetStream(error) => self.unusable(&error),
+                    CreateStreamErrorKind::JetStream(error) => refused(&self.about(), &error),
                     _ => self.unheard(),
                 });
             }
@@ -291,47 +312,69 @@ impl Keeper {
             self.set(Ensured::Complete);
             return Ok(());
         }
-        let listed = overlapping.iter().cloned().collect::<Vec<_>>().join(", ");
-        let says = format!(
-            "stream `{name}` cannot take {listed}: another stream does; name that one in `nats.stream`, or change `routes`"
-        );
+        let says = format!("cannot take {}: another stream does", list(&overlapping));
         self.set(Ensured::Lacking(overlapping));
-        Err(Trouble(says))
+        Err(Fault::new(self.about(), says, "name that one in `nats.stream`, or change `routes`"))
     }
 
-    fn unusable(&self, error: &async_nats::jetstream::Error) -> Trouble {
-        unusable(&self.wanted.name, error)
+    /// Whether the stream keeps what it acknowledges. Says once what a user has to know of it.
+    fn judge(&mut self, found: &Config) -> Result<(), Fault> {
+        let judgements = settings::judge(found, used(&self.wanted, self.bytes_in_flight));
+        let of = |verdict| judgements.iter().filter(move |judgement| judgement.verdict == verdict);
+        if let Some(judgement) = of(Verdict::Refuse).next() {
+            return Err(self.unusable(judgement.fault.clone()));
+        }
+        let warnings: Vec<_> = of(Verdict::Warn).map(|judgement| judgement.fault.clone()).collect();
+        for fault in warnings.iter().filter(|fault| !self.warned.contains(fault)) {
+            tracing::warn!(remedy = fault.remedy, "{} {}", fault.about, fault.says);
+        }
+        self.warned = warnings;
+        Ok(())
     }
 
-    fn unheard(&self) -> Trouble {
-        silent(self.events.denied_stream(&self.wanted.name))
+    fn unusable(&self, fault: Fault) -> Fault {
+        self.set(Ensured::Unusable(fault.refusal(Scope::Bus)));
+        fault
     }
 }
 
-/// What the servers say of a stream that they do not make or show.
-pub(super) fn unusable(name: &str, error: &async_nats::jetstream::Error) -> Trouble {
-    let (what, remedy) = match error.error_code() {
-        ErrorCode::STREAM_SUBJECT_OVERLAP => {
-            ("another stream takes some of its topics", "name that stream in `nats.stream`, or change `routes`")
-        }
-        ErrorCode::CLUSTER_NO_PEERS | ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED => {
-            ("there are fewer servers than `nats.replicas`", "lower it, or add servers")
-        }
-        ErrorCode::INSUFFICIENT_RESOURCES => ("the servers lack resources", "raise JetStream's limits"),
-        ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT => {
-            ("JetStream is not enabled", "enable it for the server and the account")
-        }
-        _ => ("the server refuses it", "see the server's log"),
-    };
-    Trouble(format!("stream `{name}`: {what} (code {}); {remedy}", error.error_code().0))
+/// What the log has said already.
+#[derive(Default)]
+struct Said {
+    fault: Option<Fault>,
+    small: Option<usize>,
 }
 
-/// Why JetStream gives no answer. `denied`: a server has just said that this user may not do something.
-pub(super) fn silent(denied: bool) -> Trouble {
-    Trouble(match denied {
-        true => "this user may not use JetStream; grant publish on `$JS.API.>` and subscribe on its inbox".into(),
-        false => "JetStream does not answer; enable it, and see `nats.domain`".into(),
-    })
+impl Said {
+    fn fault(&mut self, fault: Option<&Fault>) {
+        if let Some(fault) = fault.filter(|fault| self.fault.as_ref() != Some(fault)) {
+            tracing::error!(problem = %fault, "the NATS stream is not as it must be");
+        }
+        self.fault = fault.cloned();
+    }
+
+    fn too_small(&mut self, most: Option<usize>, max_body: usize) {
+        if most.is_some() && most != self.small {
+            tracing::warn!(
+                most,
+                max_body,
+                remedy =
+                    "raise `max_payload` of the servers and `max_msg_size` of the stream, or set `nats.object_store`",
+                "NATS takes less at once than server.max_body: larger deliveries get a 503"
+            );
+        }
+        self.small = most;
+    }
+}
+
+/// How log, refusals and `check` call it.
+pub(super) fn about(stream: &str) -> String {
+    format!("the stream `{stream}`")
+}
+
+/// What the bridge does with the stream that is `wanted`.
+pub(super) fn used(wanted: &Config, bytes_in_flight: usize) -> Use<'_> {
+    Use { key: "nats.stream", what: "stream", name: &wanted.name, bytes_in_flight, subjects: &wanted.subjects }
 }
 
 const UNPOISONED: &str = "no holder of this lock can panic";
@@ -339,17 +382,6 @@ const UNPOISONED: &str = "no holder of this lock can panic";
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_stream_that_acknowledges_what_it_does_not_keep_is_unfit() {
-        let file = Config { storage: StorageType::File, ..Config::default() };
-        assert_eq!(unfit(&file), None);
-        assert!(unfit(&Config { retention: RetentionPolicy::Interest, ..file.clone() }).is_some());
-        assert!(unfit(&Config { storage: StorageType::Memory, ..file.clone() }).is_some());
-        assert!(unfit(&Config { no_ack: true, ..file.clone() }).is_some());
-        assert!(unfit(&Config { persist_mode: Some(PersistenceMode::Async), ..file.clone() }).is_some());
-        assert_eq!(unfit(&Config { persist_mode: Some(PersistenceMode::Default), ..file }), None);
-    }
 
     /// Of a server that is not there.
     fn keeper() -> Keeper {
@@ -370,12 +402,14 @@ mod tests {
             claim_checks: None,
             max_message: Arc::default(),
             max_body: 1,
+            bytes_in_flight: 1,
             subjects: watch::channel(wanted.subjects.clone()).1,
             config,
             patience,
             wanted,
             create: true,
             overlaps: Overlaps::default(),
+            warned: Vec::new(),
             silent: None,
             ensured: Arc::new(RwLock::new(Ensured::Complete)),
             events,

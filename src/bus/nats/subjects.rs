@@ -9,6 +9,7 @@ use async_nats::jetstream::stream::Config;
 use async_nats::jetstream::{Context, ErrorCode};
 
 use super::stream::LOOK_AGAIN_EVERY;
+use crate::bus::Refusal;
 
 /// What is known of the stream.
 #[derive(Debug, PartialEq, Eq)]
@@ -20,8 +21,8 @@ pub(super) enum Ensured {
     Adding(BTreeSet<String>),
     /// It is there and does not take these subjects.
     Lacking(BTreeSet<String>),
-    /// It is there and acknowledges what it does not keep.
-    Unfit,
+    /// It takes nothing, or acknowledges what it does not keep.
+    Unusable(Refusal),
 }
 
 impl Ensured {
@@ -31,7 +32,7 @@ impl Ensured {
         match self {
             Self::Adding(known) => known.extend(new),
             Self::Complete => *self = Self::Adding(new.collect()),
-            Self::Unknown | Self::Lacking(_) | Self::Unfit => {}
+            Self::Unknown | Self::Lacking(_) | Self::Unusable(_) => {}
         }
     }
 }
@@ -42,7 +43,7 @@ pub(super) fn lacking(wanted: &[String], has: &[String]) -> BTreeSet<String> {
 }
 
 /// Whether a subject with wildcards takes one without.
-fn takes(pattern: &str, subject: &str) -> bool {
+pub(super) fn takes(pattern: &str, subject: &str) -> bool {
     let (mut patterns, mut tokens) = (pattern.split('.'), subject.split('.'));
     loop {
         match (patterns.next(), tokens.next()) {

@@ -6,10 +6,13 @@ use std::time::Duration;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
-use async_nats::jetstream::stream::Stream;
+use async_nats::jetstream::stream::{RetentionPolicy, Stream};
 use futures_util::StreamExt;
 use jiff::Timestamp;
 
+use super::connection_error::ConnectionError;
+use super::refusal::quoted;
+use super::settings::moves;
 use super::subjects::lacking;
 use super::{claim_check, client, context};
 use crate::bus::{From, Record, Records, TailError};
@@ -32,8 +35,8 @@ pub(in crate::bus) async fn tail(config: &config::Nats, topics: Vec<String>, fro
         From::Offset(start_sequence) => DeliverPolicy::ByStartSequence { start_sequence },
     };
     let ordered = OrderedConfig { deliver_policy, filter_subjects: topics, ..OrderedConfig::default() };
-    let consumer = stream.create_consumer(ordered).await.map_err(|_| failed("a consumer"))?;
-    let messages = consumer.messages().await.map_err(|_| failed("to deliver"))?;
+    let consumer = stream.create_consumer(ordered).await.map_err(|error| failed("a consumer", &error))?;
+    let messages = consumer.messages().await.map_err(|error| failed("to deliver", &error))?;
     // A connection of its own: what an ordered consumer delivers must not wait behind an object.
     let context = Arc::new(connect(config).await?);
     Ok(Box::pin(messages.then(move |message| {
@@ -54,21 +57,40 @@ pub(in crate::bus) async fn present(config: &config::Nats, mut topics: Vec<Strin
     Ok(topics)
 }
 
-pub(super) fn failed(what: &str) -> TailError {
-    TailError(format!("NATS refuses {what}; may this user make consumers?"))
+pub(super) fn failed(what: &str, error: &dyn std::fmt::Display) -> TailError {
+    TailError(format!("NATS refuses {what}: {}; may this user make consumers?", quoted(error)))
 }
 
 /// The configured stream, on a connection of its own.
 pub(super) async fn reach(config: &config::Nats) -> Result<Stream, TailError> {
     let lacking = |_| TailError(format!("the stream `{}` cannot be found", config.stream));
-    connect(config).await?.get_stream(&config.stream).await.map_err(lacking)
+    let stream = connect(config).await?.get_stream(&config.stream).await.map_err(lacking)?;
+    if stream.cached_info().config.retention == RetentionPolicy::WorkQueue {
+        return Err(TailError(format!(
+            "the stream `{}` is a work queue: it keeps an event for one reader only, so that `tail` and `requests` cannot \
+             read it; read with that reader, or name a stream with retention `limits` in `nats.stream`",
+            config.stream
+        )));
+    }
+    Ok(stream)
 }
 
-/// An error names the topics that the stream does not take.
+/// An error names the topics that the stream does not take, or keeps under another subject.
 pub(super) fn takes(stream: &Stream, topics: &[String]) -> Result<(), TailError> {
     let config = &stream.cached_info().config;
+    let moved = config.subject_transform.as_ref();
+    if let Some((transform, topic)) =
+        moved.and_then(|transform| Some((transform, topics.iter().find(|topic| moves(&transform.source, topic))?)))
+    {
+        return Err(TailError(format!(
+            "the stream `{}` keeps {topic} under another subject (`subject_transform` from `{}` to `{}`); name that one \
+             to `tail`, or none for all; `requests` cannot find it",
+            config.name, transform.source, transform.destination
+        )));
+    }
     let missing = lacking(topics, &config.subjects);
-    if missing.is_empty() {
+    // What a transform makes of a subject is none of the stream's own.
+    if missing.is_empty() || moved.is_some() {
         return Ok(());
     }
     let missing = missing.into_iter().collect::<Vec<_>>().join(", ");
@@ -78,8 +100,9 @@ pub(super) fn takes(stream: &Stream, topics: &[String]) -> Result<(), TailError>
 pub(super) async fn connect(config: &config::Nats) -> Result<Context, TailError> {
     let options = client::options(config, CONNECTS_WITHIN).map_err(|error| TailError(error.0))?;
     let connected = tokio::time::timeout(CONNECTS_WITHIN, options.connect(config.servers.clone())).await;
-    let away = || TailError("NATS cannot be reached, or refuses the login".into());
-    let client = connected.map_err(|_| away())?.map_err(|_| away())?;
+    let away = |error: ConnectionError| TailError(format!("{error}; {}", error.remedy()));
+    let client =
+        connected.map_err(|_| away(ConnectionError::NoAnswer))?.map_err(|error| away(ConnectionError::of(&error)))?;
     Ok(context(config, client, CONNECTS_WITHIN))
 }
 

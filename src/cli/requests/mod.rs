@@ -11,6 +11,7 @@ use futures_util::StreamExt;
 use jiff::Timestamp;
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::pretty::json_line;
 use super::tail::present;
 use super::{Failure, RequestsArgs, quiet_on_broken_pipe};
 use crate::bus::{self, Step};
@@ -190,7 +191,7 @@ fn lines(summaries: &[Summary], json: bool) -> io::Result<String> {
 }
 
 fn line(summary: &Summary, json: bool) -> io::Result<String> {
-    Ok(if json { serde_json::to_string(summary)? } else { table::change(summary) } + "\n")
+    Ok(if json { json_line(summary)? } else { table::change(summary) + "\n" })
 }
 
 fn print(text: &str) -> io::Result<()> {

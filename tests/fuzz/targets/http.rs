@@ -20,7 +20,7 @@ use terra_bridge::message::Message;
 use terra_bridge::metrics::{Metrics, Readings};
 use terra_bridge::relay::{Relay, Stages};
 use terra_bridge::route::{Table, Topic};
-use terra_bridge::server::{self, Budget, Limits};
+use terra_bridge::server::{self, Budget, ConnectionLog, Limits};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -62,6 +62,8 @@ static BRIDGE: LazyLock<SocketAddr> = LazyLock::new(|| {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
             sender.send(listener.local_addr().expect("bound")).expect("somebody waits");
             let routes = Arc::new(Table::of(&config).expect("sound routes"));
+            let metrics = Metrics::new(Readings::default());
+            let log = ConnectionLog::new("server", &metrics, Arc::default());
             let stages = Stages {
                 routes,
                 fetcher: None,
@@ -69,11 +71,11 @@ static BRIDGE: LazyLock<SocketAddr> = LazyLock::new(|| {
                 bus: Arc::new(Counting),
                 spool: None,
                 budget: Budget::new(64 << 20),
-                metrics: Metrics::new(Readings::default()),
+                metrics,
             };
             let relay = Relay::new(&config, stages);
             let limits = Limits::from(&config.server);
-            server::serve(listener, None, limits, relay, Arc::default(), CancellationToken::new()).await;
+            server::serve(listener, None, limits, relay, log, CancellationToken::new()).await;
         });
     });
     address.recv().expect("an address")

@@ -16,7 +16,7 @@ use super::bridge::signal;
 use super::certificates::Authority;
 use super::{needed, until};
 
-const UP_WITHIN: Duration = Duration::from_secs(60);
+const UP_WITHIN: Duration = Duration::from_secs(120);
 
 /// Starts before giving up: a port that was free may be somebody's by the time a broker takes it.
 pub const TRIES: usize = 3;

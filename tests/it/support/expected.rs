@@ -66,10 +66,11 @@ impl Sent {
         }
     }
 
-    /// The type and the id that Terra gave the event: deliveries that share them are one.
+    /// The type and the id that Terra gave the event, where deliveries that share them are one.
     pub fn event_id(&self) -> Option<(String, String)> {
         let json = self.event()?;
-        Some((event_type(json)?, json.get("event_id")?.id()?))
+        let event_type = event_type(json).filter(|name| known(name).is_some_and(|known| known.identified_by_event_id));
+        Some((event_type?, json.get("event_id")?.id()?))
     }
 
     fn event(&self) -> Option<&Json> {

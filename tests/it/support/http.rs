@@ -92,7 +92,9 @@ impl<S: Read + Write> Connection<S> {
     fn chunks(&mut self, body: &mut Vec<u8>) -> std::io::Result<()> {
         loop {
             let mut line = String::new();
-            self.stream.read_line(&mut line)?;
+            if self.stream.read_line(&mut line)? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
             let length = usize::from_str_radix(line.trim(), 16).expect("a chunk has a length");
             let from = body.len();
             body.resize(from + length + 2, 0);

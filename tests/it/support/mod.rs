@@ -10,6 +10,7 @@ pub mod crowd;
 pub mod expected;
 pub mod http;
 pub mod json;
+pub mod kafka_proxy;
 pub mod shapes;
 pub mod store;
 pub mod terra;

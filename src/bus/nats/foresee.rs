@@ -1,0 +1,115 @@
+//! What the servers would say if the bridge made its stream or added topics to it, as far as they can be asked without
+//! changing anything: the account's limits, and who has the topics already.
+
+use async_nats::jetstream::account::{Account, Limits};
+use async_nats::jetstream::context::{AccountErrorKind, GetStreamByNameErrorKind};
+use async_nats::jetstream::stream::Config;
+use async_nats::jetstream::{Context, ErrorCode};
+
+use super::refusal::Fault;
+use super::stream::about;
+use super::stream_error::refused;
+
+/// What would keep the servers from making the stream. `standalone`: they are no cluster.
+pub(super) async fn making(context: &Context, wanted: &Config, standalone: bool) -> Vec<Fault> {
+    let about = about(&wanted.name);
+    let mut faults = Vec::new();
+    if standalone && wanted.num_replicas > 1 {
+        let says = format!("cannot have {} replicas: the server is no cluster", wanted.num_replicas);
+        faults.push(Fault::new(&about, says, "lower `nats.replicas`, or name a cluster in `nats.servers`"));
+    }
+    match context.query_account().await {
+        Ok(account) => faults.extend(beyond(&account, wanted)),
+        Err(error) => {
+            if let AccountErrorKind::JetStream(error) = error.kind() {
+                let disabled = [
+                    ErrorCode::JETSTREAM_NOT_ENABLED,
+                    ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT,
+                    ErrorCode::NO_LIMITS,
+                ];
+                faults.extend(disabled.contains(&error.error_code()).then(|| refused(&about, &error)));
+            }
+        }
+    }
+    faults
+}
+
+/// The account's limits that the stream would be beyond.
+fn beyond(account: &Account, wanted: &Config) -> Vec<Fault> {
+    // Where there are tiers, the account as a whole has no limits of its own.
+    let tier = account.tiers.get(&format!("R{}", wanted.num_replicas));
+    let (limits, reserved, streams) = match tier {
+        Some(tier) => (&tier.limits, tier.reserved_storage, tier.streams),
+        None => (&account.limits, account.reserved_storage, account.streams),
+    };
+    let about = about(&wanted.name);
+    let Limits { max_storage, max_streams, max_bytes_required, storage_max_stream_bytes, .. } = *limits;
+    let left = max_storage.map(|most| most.saturating_sub(i64::try_from(reserved).unwrap_or(i64::MAX)));
+    let of_stream = storage_max_stream_bytes.filter(|most| *most > 0);
+    let mut faults = Vec::new();
+    let mut says = |says: String, remedy: &str| faults.push(Fault::new(&about, says, remedy));
+    if !account.tiers.is_empty() && tier.is_none() {
+        let wanted = wanted.num_replicas;
+        says(format!("has no limits in this account for {wanted} replicas"), "change `nats.replicas`, or grant them");
+    }
+    if max_bytes_required && wanted.max_bytes <= 0 {
+        says("has no limit of its size, which the account requires".into(), "set `nats.max_bytes`");
+    }
+    if let Some(most) = of_stream.filter(|most| wanted.max_bytes > *most) {
+        let says_so = format!("would be larger ({} bytes) than the account allows a stream ({most})", wanted.max_bytes);
+        says(says_so, "lower `nats.max_bytes`, or raise the account's limit");
+    } else if let Some(left) = left.filter(|left| *left <= 0 || wanted.max_bytes > *left) {
+        let left = left.max(0);
+        says(
+            format!("needs more room than the account has left ({left} bytes)"),
+            "lower `nats.max_bytes`, or raise the account's limit",
+        );
+    }
+    if max_streams.is_some_and(|most| most > 0 && streams as i64 >= most) {
+        says(
+            format!("would be one more than the account's {streams}"),
+            "raise that limit, or name an existing stream in `nats.stream`",
+        );
+    }
+    faults
+}
+
+/// Those of the subjects that another stream takes, each with that stream's name.
+pub(super) async fn taken(
+    context: &Context,
+    stream: &str,
+    subjects: impl IntoIterator<Item = &String>,
+) -> Vec<(String, String)> {
+    let mut taken = Vec::new();
+    for subject in subjects {
+        match context.stream_by_subject(subject.as_str()).await {
+            Ok(other) if other != stream => taken.push((subject.clone(), other)),
+            Ok(_) => {}
+            Err(error) if error.kind() == GetStreamByNameErrorKind::NotFound => {}
+            // Who may not ask, or hears nothing, would wait as long for each.
+            Err(_) => break,
+        }
+    }
+    taken
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_account_does_not_allow_is_foreseen() {
+        let wanted = |max_bytes| Config { name: "S".into(), max_bytes, num_replicas: 1, ..Config::default() };
+        let limits = Limits { max_storage: Some(1000), storage_max_stream_bytes: Some(500), ..Limits::default() };
+        let account = |limits| Account { limits, reserved_storage: 600, streams: 3, ..Account::default() };
+        let says = |limits, max_bytes| {
+            beyond(&account(limits), &wanted(max_bytes)).iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+        };
+        assert_eq!(says(limits, 400), "");
+        assert!(says(limits, 401).contains("400 bytes"));
+        assert!(says(limits, 501).contains("(500)"));
+        assert!(says(Limits { max_bytes_required: true, ..limits }, -1).contains("set `nats.max_bytes`"));
+        assert!(says(Limits { max_streams: Some(3), ..limits }, 1).contains("account's 3"));
+        assert_eq!(says(Limits { max_storage: None, storage_max_stream_bytes: Some(0), ..limits }, 1 << 40), "");
+    }
+}

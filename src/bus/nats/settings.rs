@@ -1,0 +1,319 @@
+//! Every setting of a JetStream stream, and what it means for an event that the stream has acknowledged: the table
+//! that the start, `check --online` and the object store's bucket share. A setting that a new version of the client
+//! library knows does not compile until it is judged here.
+
+use std::time::Duration;
+
+use async_nats::jetstream::stream::{Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType};
+
+use super::IN_FLIGHT;
+use super::refusal::Fault;
+use super::subjects::takes;
+
+/// As short as the bridge makes no stream's `max_age`.
+const MIN_AGE: Duration = Duration::from_secs(60);
+/// A consumer that is away for a night, or for one of Terra's outages, still finds its events.
+const GOOD_AGE: Duration = Duration::from_secs(24 * 3600);
+
+/// What a setting calls for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It takes acknowledged events away before their time, or takes none: nothing is sent there.
+    Refuse,
+    /// The user may have wanted it, and has to know: said at the start and by `check --online`.
+    Warn,
+    /// Said by `check --online` alone.
+    Advise,
+}
+
+/// One setting that is worth a word.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Judgement {
+    pub(super) verdict: Verdict,
+    pub(super) fault: Fault,
+}
+
+/// Where the stream is named, and what must fit into it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Use<'a> {
+    /// The configuration's key, what it names, and the name.
+    pub(super) key: &'static str,
+    pub(super) what: &'static str,
+    pub(super) name: &'a str,
+    /// Bytes that the bridge may hand over at once.
+    pub(super) bytes_in_flight: usize,
+    /// What is published, without wildcards.
+    pub(super) subjects: &'a [String],
+}
+
+/// All that is worth a word, the worst first.
+pub(super) fn judge(stream: &Config, used: Use<'_>) -> Vec<Judgement> {
+    let Config {
+        // What must not be as it is.
+        no_ack,
+        sealed,
+        mirror,
+        retention,
+        storage,
+        persist_mode,
+        allow_message_counter,
+        max_messages_per_subject,
+        discard_new_per_subject,
+        discard,
+        max_messages,
+        max_bytes,
+        max_age,
+        // What a user may have wanted.
+        subject_transform,
+        sources,
+        republish,
+        allow_rollup,
+        subject_delete_marker_ttl,
+        max_consumers,
+        // Judged by `check --online` with what the bridge needs: topics, largest message, replicas, duplicates.
+        subjects: _,
+        max_message_size: _,
+        num_replicas: _,
+        duplicate_window: _,
+        // Where and how it is stored, and numbered; as safe either way.
+        placement: _,
+        compression: _,
+        first_sequence: _,
+        // How it is read, and may be purged or deleted from by those who have the right.
+        allow_direct: _,
+        mirror_direct: _,
+        consumer_limits: _,
+        deny_delete: _,
+        deny_purge: _,
+        // What only other publishers use: the bridge sends no such header.
+        allow_message_ttl: _,
+        allow_message_schedules: _,
+        allow_atomic_publish: _,
+        allow_batch_publish: _,
+        // Names, and what streams do not have or no longer have.
+        name,
+        description: _,
+        metadata: _,
+        template_owner: _,
+        pause_until: _,
+    } = stream;
+    let mut judgements = Vec::new();
+    let mut say = |verdict, says: String, remedy: String| {
+        let about = format!("the {} `{}`", used.what, used.name);
+        judgements.push(Judgement { verdict, fault: Fault { about, says, remedy } });
+    };
+    let another = || format!("name another {} in `{}`", used.what, used.key);
+    let edit = |option: &str| format!("nats stream edit {name} {option}, or {}", another());
+
+    if *sealed {
+        say(Verdict::Refuse, "is sealed: it takes nothing any more".into(), another());
+    }
+    if let Some(origin) = mirror {
+        let remedy = format!("name `{}`, which it mirrors, in `{}`", origin.name, used.key);
+        say(Verdict::Refuse, "is a mirror: it takes nothing but what its origin has".into(), remedy);
+    }
+    if *allow_message_counter {
+        say(Verdict::Refuse, "takes only counters (`allow_msg_counter`)".into(), another());
+    }
+    if *no_ack {
+        let says = "acknowledges nothing (`no_ack`)";
+        say(Verdict::Refuse, says.into(), edit("--ack"));
+    }
+    if *storage == StorageType::Memory {
+        let says = "lies in memory: a restart of its servers loses every event";
+        say(Verdict::Refuse, says.into(), format!("{}, one with file storage", another()));
+    }
+    if *persist_mode == Some(PersistenceMode::Async) {
+        let says = "acknowledges before it stores (`persist_mode: async`)";
+        say(Verdict::Refuse, says.into(), another());
+    }
+    match retention {
+        RetentionPolicy::Limits => {}
+        RetentionPolicy::Interest => {
+            let says = "keeps only what some consumer waits for (retention `interest`)";
+            say(Verdict::Refuse, says.into(), format!("{}, one with retention `limits`", another()));
+        }
+        RetentionPolicy::WorkQueue => {
+            let says =
+                "is a work queue: it keeps an event for one reader only, and `tail` and `requests` cannot read it";
+            let remedy = format!("{}, one with retention `limits`, unless that is wanted", another());
+            say(Verdict::Warn, says.into(), remedy);
+        }
+    }
+    match (*max_messages_per_subject, *discard_new_per_subject) {
+        (..=0, _) => {}
+        (most, false) => {
+            let says = format!(
+                "keeps only the last {most} events of each topic (`max_msgs_per_subject`): the next takes an \
+                 acknowledged one away"
+            );
+            say(Verdict::Refuse, says, edit("--max-msgs-per-subject=-1"));
+        }
+        (most, true) => {
+            let says = format!(
+                "takes {most} events of a topic (`max_msgs_per_subject`), then answers: that topic's deliveries get a 503"
+            );
+            say(Verdict::Warn, says, edit("--max-msgs-per-subject=-1"));
+        }
+    }
+    if *discard == DiscardPolicy::Old {
+        let few = (1..IN_FLIGHT as i64).contains(max_messages);
+        let small = (1..i64::try_from(used.bytes_in_flight).unwrap_or(i64::MAX)).contains(max_bytes);
+        if few || small {
+            let limit = if few { format!("`max_msgs` {max_messages}") } else { format!("`max_bytes` {max_bytes}") };
+            let says = format!(
+                "drops its oldest events when it is full ({limit}), and is smaller than what the bridge may send at \
+                 once: an acknowledged event may be gone before its answer is there"
+            );
+            say(Verdict::Refuse, says, edit("--discard=new, or make it larger"));
+        } else if *max_messages > 0 || *max_bytes > 0 {
+            let says = "drops its oldest events when it is full, whether or not anybody has read them";
+            let remedy =
+                format!("nats stream edit {name} --discard=new: then a full stream answers, and Terra retries");
+            say(Verdict::Warn, says.into(), remedy);
+        }
+    }
+    if !max_age.is_zero() && *max_age < GOOD_AGE {
+        let verdict = if *max_age < MIN_AGE { Verdict::Refuse } else { Verdict::Advise };
+        let says = format!("keeps events for {max_age:?} only: who reads later finds nothing");
+        say(verdict, says, edit("--max-age=7d"));
+    }
+    if let Some(transform) = subject_transform {
+        let moved = used.subjects.iter().filter(|subject| moves(&transform.source, subject)).count();
+        if moved > 0 {
+            let says = format!(
+                "keeps {moved} topics under other subjects than the bridge's (`subject_transform` from `{}` to `{}`): \
+                 consumers, `tail` and `requests` find nothing under the topics of the routing table",
+                transform.source, transform.destination
+            );
+            say(Verdict::Warn, says, "subscribe to what it makes of them, or remove it".into());
+        }
+    }
+    if let Some(sources) = sources.as_ref().filter(|sources| !sources.is_empty()) {
+        let says = format!("also takes what {} other streams have (`sources`)", sources.len());
+        say(Verdict::Advise, says, "tell consumers, unless those hold the bridge's events alone".into());
+    }
+    if let Some(republish) = republish {
+        let says = format!("sends what it keeps to `{}` as well (`republish`)", republish.destination);
+        say(Verdict::Advise, says, "see to it that only those may subscribe there who may read health data".into());
+    }
+    if subject_delete_marker_ttl.is_some_and(|ttl| !ttl.is_zero()) {
+        let says = "puts markers without a payload among the events when they grow old (`subject_delete_marker_ttl`)";
+        say(Verdict::Advise, says.into(), "have consumers skip what has a `Nats-Marker-Reason`".into());
+    } else if *allow_rollup {
+        let says = "lets whoever may publish purge it with a header (`allow_rollup_hdrs`)";
+        say(Verdict::Advise, says.into(), "grant publish on the topics to the bridge alone".into());
+    }
+    if *max_consumers > 0 {
+        let says = format!("takes {max_consumers} consumers at most: `tail` and `requests` need one each");
+        say(Verdict::Advise, says, "raise `max_consumers` if they find no room".into());
+    }
+    judgements.sort_by_key(|judgement| judgement.verdict as u8);
+    judgements
+}
+
+/// Why nothing may be sent to a stream, with what to do.
+pub(super) fn unfit(stream: &Config, used: Use<'_>) -> Option<Fault> {
+    let worst = judge(stream, used).into_iter().next()?;
+    (worst.verdict == Verdict::Refuse).then_some(worst.fault)
+}
+
+/// Whether a transform's source takes the subject; an empty one takes all.
+pub(super) fn moves(source: &str, subject: &str) -> bool {
+    source.is_empty() || takes(source, subject)
+}
+
+#[cfg(test)]
+mod tests {
+    use async_nats::jetstream::stream::{Republish, Source, SubjectTransform};
+
+    use super::*;
+
+    const MANY: i64 = 1 << 40;
+
+    fn sound() -> Config {
+        Config { name: "S".into(), storage: StorageType::File, discard: DiscardPolicy::New, ..Config::default() }
+    }
+
+    fn verdicts(stream: &Config) -> Vec<Verdict> {
+        let subjects = ["terra.daily".to_owned()];
+        let used = Use { key: "nats.stream", what: "stream", name: "S", bytes_in_flight: 1 << 28, subjects: &subjects };
+        judge(stream, used).into_iter().map(|judgement| judgement.verdict).collect()
+    }
+
+    #[test]
+    fn a_stream_that_takes_nothing_or_takes_acknowledged_events_away_is_refused() {
+        let old = Config { discard: DiscardPolicy::Old, ..sound() };
+        for refused in [
+            Config { no_ack: true, ..sound() },
+            Config { sealed: true, ..sound() },
+            Config { mirror: Some(Source { name: "O".into(), ..Source::default() }), ..sound() },
+            Config { allow_message_counter: true, ..sound() },
+            Config { retention: RetentionPolicy::Interest, ..sound() },
+            Config { storage: StorageType::Memory, ..sound() },
+            Config { persist_mode: Some(PersistenceMode::Async), ..sound() },
+            Config { max_messages_per_subject: 1, ..sound() },
+            Config { max_messages_per_subject: MANY, ..old.clone() },
+            Config { max_messages: 1000, ..old.clone() },
+            Config { max_messages: MANY, max_bytes: 1 << 20, ..old },
+            Config { max_age: MIN_AGE / 2, ..sound() },
+        ] {
+            assert_eq!(verdicts(&refused).first(), Some(&Verdict::Refuse), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_user_may_have_wanted_is_said_and_served() {
+        let transform = |source: &str| Some(SubjectTransform { source: source.into(), destination: "kept.>".into() });
+        for (warned, verdict) in [
+            (Config { retention: RetentionPolicy::WorkQueue, ..sound() }, Verdict::Warn),
+            (Config { max_messages_per_subject: 9, discard_new_per_subject: true, ..sound() }, Verdict::Warn),
+            (Config { discard: DiscardPolicy::Old, max_bytes: MANY, ..sound() }, Verdict::Warn),
+            (Config { subject_transform: transform("terra.>"), ..sound() }, Verdict::Warn),
+            (Config { subject_transform: transform(""), ..sound() }, Verdict::Warn),
+            (Config { max_age: GOOD_AGE / 2, ..sound() }, Verdict::Advise),
+            (Config { sources: Some(vec![Source::default()]), ..sound() }, Verdict::Advise),
+            (Config { allow_rollup: true, subject_delete_marker_ttl: Some(MIN_AGE), ..sound() }, Verdict::Advise),
+            (Config { allow_rollup: true, ..sound() }, Verdict::Advise),
+            (Config { max_consumers: 1, ..sound() }, Verdict::Advise),
+            (
+                Config {
+                    republish: Some(Republish { source: ">".into(), destination: "x.>".into(), headers_only: false }),
+                    ..sound()
+                },
+                Verdict::Advise,
+            ),
+        ] {
+            assert_eq!(verdicts(&warned), [verdict], "{warned:?}");
+        }
+    }
+
+    #[test]
+    fn a_stream_as_the_bridge_makes_it_is_nothing_to_speak_of() {
+        let full = Config { max_messages: 1, max_bytes: 1, max_age: GOOD_AGE, ..sound() };
+        let elsewhere = SubjectTransform { source: "other.>".into(), destination: "kept.>".into() };
+        for sound in [
+            sound(),
+            full,
+            Config { discard: DiscardPolicy::Old, ..sound() },
+            Config { subject_transform: Some(elsewhere), sources: Some(Vec::new()), ..sound() },
+            Config {
+                persist_mode: Some(PersistenceMode::Default),
+                allow_message_ttl: true,
+                allow_direct: true,
+                deny_delete: true,
+                deny_purge: true,
+                allow_atomic_publish: true,
+                allow_batch_publish: true,
+                max_messages: -1,
+                max_messages_per_subject: -1,
+                max_bytes: -1,
+                max_consumers: -1,
+                max_message_size: -1,
+                ..sound()
+            },
+        ] {
+            assert_eq!(verdicts(&sound), [], "{sound:?}");
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! How old something is that was stamped with the wall clock earlier, whatever became of that clock since. Comes in:
+//! the wall clock, and one that nobody sets and that runs on through suspend. Goes out: ages in which no leap of
+//! the wall clock counts, and whether something may go because of its age.
+//!
+//! A stamp of this process is as old as the second clock says. One of an earlier process is judged by the wall
+//! clock as this process trusts it: as it was when it had run an hour without a leap; until then nothing is too
+//! old. Where a stamp may be of either, it is the younger.
+
+use std::fmt;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::telemetry::Throttle;
+
+/// Milliseconds: a difference of the two clocks that is no leap. Corrections of a good clock are smaller.
+const LEAP: i64 = 10_000;
+
+/// Milliseconds without a leap after which the wall clock is trusted.
+const TRUSTED_AFTER: i64 = 3_600_000;
+
+/// Leaps that are told apart; of more, the oldest are taken for one.
+const MOST_SPANS: usize = 64;
+
+const LOG_EVERY: Duration = Duration::from_secs(60);
+
+/// What both clocks say at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    pub wall: Timestamp,
+    /// Since the machine started, suspend included.
+    pub running: Duration,
+}
+
+impl Reading {
+    fn now() -> Self {
+        let running = clock_gettime(ClockId::Boottime);
+        let part = |number: i64| u64::try_from(number).unwrap_or(0);
+        let running = Duration::from_secs(part(running.tv_sec)) + Duration::from_nanos(part(running.tv_nsec));
+        Self { wall: Timestamp::now(), running }
+    }
+}
+
+/// The clocks of one machine. Cloning shares what was seen of them.
+#[derive(Clone)]
+pub struct Clock(Arc<Inner>);
+
+struct Inner {
+    read: Box<dyn Fn() -> Reading + Send + Sync>,
+    /// `None` until somebody asks.
+    seen: Mutex<Option<Seen>>,
+}
+
+impl Clock {
+    /// That of this process: one for all, so that a leap is said once.
+    pub fn system() -> Self {
+        static SYSTEM: LazyLock<Clock> = LazyLock::new(|| Clock::new(Reading::now));
+        SYSTEM.clone()
+    }
+
+    pub fn new(read: impl Fn() -> Reading + Send + Sync + 'static) -> Self {
+        let clock = Self(Arc::new(Inner { read: Box::new(read), seen: Mutex::new(None) }));
+        clock.look();
+        clock
+    }
+
+    /// Looks at both clocks, as everything else here does. To be done from time to time by whoever stamps
+    /// something: where the wall clock leaps twice between two looks, what it said in between is never known.
+    pub fn look(&self) {
+        self.with(|_| ());
+    }
+
+    /// How old what was stamped `then` is at least; 0 where it lies ahead.
+    pub fn age(&self, then: Timestamp) -> Duration {
+        self.with(|seen| seen.age(then))
+    }
+
+    /// Whether what was stamped `then` is certainly older than `limit`.
+    pub fn is_older(&self, then: Timestamp, limit: Duration) -> bool {
+        self.with(|seen| seen.trusted.is_some() && seen.age(then) > limit)
+    }
+
+    fn with<T>(&self, ask: impl FnOnce(&Seen) -> T) -> T {
+        // Read under the lock, so that no look is taken for one before another.
+        let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let reading = (self.0.read)();
+        let (wall, running) = (reading.wall.as_millisecond(), millis(reading.running));
+        let seen = seen.get_or_insert_with(|| Seen::first(wall, running));
+        if let Some(leap) = seen.look(wall, running) {
+            say(leap);
+        }
+        ask(seen)
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Clock")
+    }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Milliseconds by which the wall clock leapt.
+fn say(leap: i64) {
+    static AHEAD: Throttle = Throttle::new(LOG_EVERY);
+    static BACK: Throttle = Throttle::new(LOG_EVERY);
+    let (way, throttle) = if leap > 0 { ("ahead", &AHEAD) } else { ("back", &BACK) };
+    if let Some(more) = throttle.pass() {
+        tracing::warn!(
+            way,
+            seconds = leap.unsigned_abs() / 1000,
+            more,
+            remedy = "see to this machine's time synchronisation; signatures are judged by that clock",
+            "the clock of this machine leapt; nothing expires by that: ages are counted by the time that really passed"
+        );
+    }
+}
+
+/// What was seen of the clocks. All in milliseconds; an offset is what the wall clock is ahead of the other.
+struct Seen {
+    /// The last is now.
+    spans: Vec<Span>,
+    /// When the last look was, by the clock that runs on.
+    last: i64,
+    /// Without a leap since then.
+    steady_since: i64,
+    /// By which stamps of earlier processes are judged.
+    trusted: Option<i64>,
+}
+
+/// Between two leaps: what the wall clock said.
+struct Span {
+    from: i64,
+    until: i64,
+    offset: i64,
+}
+
+impl Seen {
+    fn first(wall: i64, running: i64) -> Self {
+        let now = Span { from: wall, until: wall, offset: wall - running };
+        Self { spans: vec![now], last: running, steady_since: running, trusted: None }
+    }
+
+    /// Returns by how much the wall clock leapt since the last look, if it did.
+    fn look(&mut self, wall: i64, running: i64) -> Option<i64> {
+        let offset = wall - running;
+        let now = self.spans.last_mut().expect("never empty");
+        let leap = offset - now.offset;
+        let leapt = leap.abs() >= LEAP;
+        if leapt {
+            // When it leapt is not known: what was stamped meanwhile belongs to either.
+            now.until = now.until.max(running + now.offset);
+            let from = self.last + offset;
+            self.spans.push(Span { from, until: wall, offset });
+            self.steady_since = running;
+            if self.spans.len() > MOST_SPANS {
+                let oldest = self.spans.remove(0);
+                self.spans[0].take_in(&oldest);
+            }
+        } else {
+            now.until = now.until.max(wall);
+        }
+        self.last = running;
+        if self.trusted.is_none() && running - self.steady_since >= TRUSTED_AFTER {
+            self.trusted = Some(offset);
+        }
+        leapt.then_some(leap)
+    }
+
+    fn age(&self, then: Timestamp) -> Duration {
+        let then = then.as_millisecond();
+        let of_this_process = self.spans.iter().filter(|span| span.has(then)).map(|span| span.offset).min();
+        let now = &self.spans[self.spans.len() - 1];
+        let offset = of_this_process.or(self.trusted).unwrap_or(now.offset);
+        let age = self.last.saturating_add(offset).saturating_sub(then);
+        Duration::from_millis(u64::try_from(age).unwrap_or(0))
+    }
+}
+
+impl Span {
+    fn has(&self, then: i64) -> bool {
+        (self.from - LEAP..=self.until + LEAP).contains(&then)
+    }
+
+    fn take_in(&mut self, other: &Self) {
+        self.from = self.from.min(other.from);
+        self.until = self.until.max(other.until);
+        self.offset = self.offset.min(other.offset);
+    }
+}
+
+#[cfg(test)]
+impl Clock {
+    /// One that is trusted and stands still.
+    pub(crate) fn at(wall: Timestamp) -> Self {
+        let running = Duration::from_secs(7200);
+        Self::new(move || Reading { wall, running }).trust()
+    }
+
+    /// This machine's, as if it had run for an hour.
+    pub(crate) fn trusted() -> Self {
+        Self::new(Reading::now).trust()
+    }
+
+    fn trust(self) -> Self {
+        self.with(|_| ());
+        let mut seen = self.0.seen.lock().unwrap();
+        seen.iter_mut().for_each(|seen| seen.trusted = Some(seen.spans[0].offset));
+        drop(seen);
+        self
+    }
+}
+
+/// A clock that a test sets.
+#[cfg(test)]
+pub(crate) struct Set {
+    pub(crate) clock: Clock,
+    now: Arc<Mutex<Reading>>,
+}
+
+#[cfg(test)]
+impl Set {
+    pub(crate) fn new(wall: Timestamp) -> Self {
+        let now = Arc::new(Mutex::new(Reading { wall, running: Duration::from_secs(100) }));
+        let read = now.clone();
+        Self { clock: Clock::new(move || *read.lock().unwrap()), now }
+    }
+
+    /// Both clocks go on.
+    pub(crate) fn run(&self, time: Duration) {
+        let mut now = self.now.lock().unwrap();
+        now.wall += time;
+        now.running += time;
+        drop(now);
+        self.clock.look();
+    }
+
+    /// The wall clock alone; nobody looks.
+    pub(crate) fn leap(&self, by: jiff::SignedDuration) {
+        self.now.lock().unwrap().wall += by;
+    }
+
+    pub(crate) fn wall(&self) -> Timestamp {
+        self.now.lock().unwrap().wall
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    const MONTH: SignedDuration = SignedDuration::from_hours(30 * 24);
+
+    fn set() -> Set {
+        Set::new(Timestamp::from_second(1_800_000_000).unwrap())
+    }
+
+    #[test]
+    fn nothing_is_too_old_before_the_clock_has_run_an_hour_without_a_leap() {
+        let set = set();
+        let old = set.wall() - MONTH;
+        for leap in [SignedDuration::ZERO, MONTH, -MONTH] {
+            set.leap(leap);
+            set.clock.look();
+            set.run(HOUR - Duration::from_secs(1));
+            assert!(!set.clock.is_older(old, DAY), "{leap:?}");
+        }
+        assert!(set.clock.age(old) > DAY, "it may be shown all the same");
+        set.run(Duration::from_secs(1));
+        assert!(set.clock.is_older(old, DAY));
+    }
+
+    #[test]
+    fn no_leap_makes_a_stamp_older_than_it_is_whenever_it_was_made() {
+        let set = set();
+        let mut stamps = vec![(set.wall() - DAY, DAY)];
+        set.run(HOUR);
+        stamps[0].1 += HOUR;
+        // There and back, and there again; every stamp is made under another of them.
+        for leap in [MONTH, -MONTH, -MONTH, MONTH, SignedDuration::from_secs(9), MONTH, -MONTH * 3, MONTH] {
+            stamps.push((set.wall(), Duration::ZERO));
+            set.leap(leap);
+            // One that is made before anybody looks.
+            stamps.push((set.wall(), Duration::ZERO));
+            set.run(HOUR);
+            stamps.iter_mut().for_each(|(_, age)| *age += HOUR);
+            for (at, (stamp, age)) in stamps.iter().enumerate() {
+                let found = set.clock.age(*stamp);
+                assert!(
+                    found <= *age + Duration::from_millis(LEAP as u64),
+                    "{at}: {found:?} for {age:?} after {leap:?}"
+                );
+                assert!(!set.clock.is_older(*stamp, *age + Duration::from_secs(10)), "{at}");
+            }
+        }
+        set.run(DAY * 100);
+        assert!(stamps.iter().all(|(stamp, _)| set.clock.is_older(*stamp, DAY)), "they do get old");
+    }
+
+    #[test]
+    fn what_an_earlier_process_stamped_gets_old_by_the_clock_that_was_trusted() {
+        let set = set();
+        let old = set.wall() - DAY;
+        set.run(HOUR);
+        set.leap(MONTH);
+        set.run(HOUR);
+        assert_eq!(set.clock.age(old), DAY + 2 * HOUR);
+        assert!(!set.clock.is_older(old, DAY + 2 * HOUR));
+        set.run(Duration::from_millis(1));
+        assert!(set.clock.is_older(old, DAY + 2 * HOUR));
+    }
+
+    #[test]
+    fn a_clock_that_was_put_right_soon_after_the_start_is_the_one_that_is_trusted() {
+        let set = Set::new(Timestamp::from_second(100).unwrap());
+        let here = set.wall();
+        let old = Timestamp::from_second(1_800_000_000).unwrap();
+        set.leap(old.duration_since(here) + MONTH);
+        set.run(HOUR);
+        assert!(set.clock.age(old) >= DAY * 30);
+        assert!(!set.clock.is_older(old, DAY), "an hour from the leap on");
+        set.run(HOUR);
+        assert!(set.clock.is_older(old, DAY));
+        assert_eq!(set.clock.age(here), 2 * HOUR, "stamped by this process before that");
+    }
+
+    #[test]
+    fn a_clock_that_leaps_without_end_takes_no_more_room_and_makes_nothing_old() {
+        let set = set();
+        set.run(HOUR);
+        let stamp = set.wall();
+        for leap in 0..1000 {
+            set.leap(SignedDuration::from_mins(if leap % 2 == 0 { 90 } else { -90 }));
+            set.run(Duration::from_secs(1));
+        }
+        assert!(set.clock.age(stamp) <= Duration::from_secs(1010));
+        assert_eq!(set.clock.0.seen.lock().unwrap().as_ref().unwrap().spans.len(), MOST_SPANS);
+    }
+
+    #[test]
+    fn the_clocks_of_this_machine_go_on_together() {
+        let before = Reading::now();
+        let clock = Clock::system();
+        let stamp = Timestamp::now();
+        assert!(Reading::now().running >= before.running);
+        assert!(clock.age(stamp) < HOUR && !clock.is_older(stamp - MONTH, DAY));
+    }
+}

@@ -1,0 +1,71 @@
+//! What is no mistake and yet hardly what anybody meant. Comes in: sound values. Goes out: advice for people,
+//! which never has the value of a secret in it.
+
+use super::values::{Held, Values};
+
+/// One thing to look at. It stops nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Advice {
+    pub key: String,
+    /// Of a secret: where it comes from.
+    pub reference: Option<String>,
+    /// Reads on from these: "is in quotes".
+    pub says: String,
+    /// What to do, as a request.
+    pub remedy: String,
+}
+
+impl Advice {
+    /// The key, and of a secret where it comes from.
+    pub fn about(&self) -> String {
+        let reference = self.reference.iter().map(|reference| format!(" ({reference})"));
+        reference.fold(self.key.clone(), |key, reference| key + &reference)
+    }
+}
+
+/// Byte order marks of UTF-8 and UTF-16.
+const MARKS: [&[u8]; 3] = [b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff"];
+
+/// Bytes of what others have to guess.
+const SHORTEST: usize = 8;
+
+pub(super) fn of(values: &Values) -> Vec<Advice> {
+    values.held.iter().flat_map(|(name, held)| odd_secrets(name, held)).collect()
+}
+
+fn odd_secrets(name: &str, held: &Held) -> Vec<Advice> {
+    let signs = name.starts_with("endpoints.");
+    let secrets = held.references.iter().zip(held.parsed.secrets());
+    let advice = |(reference, secret): (&String, &super::Secret)| {
+        let odd = oddities(secret.expose(), signs || name == "embedded.token");
+        let whose = if signs { "Terra's dashboard shows it" } else { "it was given out" };
+        (!odd.is_empty()).then(|| Advice {
+            key: name.to_owned(),
+            reference: Some(reference.clone()),
+            says: odd.join(" and "),
+            remedy: format!("store the secret alone, exactly as {whose}"),
+        })
+    };
+    secrets.filter_map(advice).collect()
+}
+
+/// What a secret gets on its way through shells, editors and manifests. A text of several lines, such as a
+/// credentials file, is as it has to be.
+fn oddities(secret: &[u8], guessable: bool) -> Vec<&'static str> {
+    let mark = MARKS.iter().find(|mark| secret.starts_with(mark)).copied();
+    let unmarked = &secret[mark.map_or(0, <[u8]>::len)..];
+    let inner = unmarked.trim_ascii();
+    let line = unmarked.strip_suffix(b"\n").map_or(unmarked, |line| line.strip_suffix(b"\r").unwrap_or(line));
+    if inner.contains(&b'\n') {
+        return Vec::new();
+    }
+    let quoted = inner.len() > 1 && inner[0] == inner[inner.len() - 1] && b"\"'`".contains(&inner[0]);
+    let all = [
+        (mark.is_some(), "begins with a byte order mark"),
+        (line.len() < unmarked.len(), "ends in a newline"),
+        (inner.len() < line.len(), "has white space around it"),
+        (quoted, "is in quotes"),
+        (guessable && secret.len() < SHORTEST, "is shorter than 8 bytes"),
+    ];
+    all.iter().filter(|(is, _)| *is).map(|(_, says)| *says).collect()
+}

@@ -1,0 +1,128 @@
+//! Reading files that somebody may replace while the bridge runs: only regular ones, and no longer than a
+//! deadline. A FIFO would wait for its writer for ever, and so may a network file system that does not answer.
+
+use std::fs::{File, FileType, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::fs::OFlags;
+
+/// Opens a regular file; anything else is an error at once and not a wait. What is judged is what was opened:
+/// the path may lead elsewhere a moment later.
+pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
+    match file.metadata()?.file_type() {
+        sort if sort.is_file() => Ok(file),
+        sort => Err(io::Error::new(io::ErrorKind::InvalidInput, irregular(sort))),
+    }
+}
+
+/// All bytes of a regular file.
+///
+/// # Errors
+/// As [`open_regular`], and [`io::ErrorKind::FileTooLarge`] where there are more than `limit`.
+pub(crate) fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_regular(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {limit} bytes")));
+    }
+    Ok(bytes)
+}
+
+fn irregular(sort: FileType) -> &'static str {
+    match sort {
+        sort if sort.is_dir() => "it is a directory, not a file",
+        sort if sort.is_fifo() => "it is a FIFO, not a regular file",
+        _ => "it is not a regular file",
+    }
+}
+
+/// Reads that hang are left behind, each with its thread; beyond so many at once no other is begun.
+const HANGING_AT_ONCE: usize = 4;
+
+/// Reading on a thread of its own, so that whoever asks waits no longer than a deadline. What a read that
+/// hangs finds in the end is out of date, and dropped.
+#[derive(Debug)]
+pub(crate) struct Reading<T>(Mutex<Vec<Receiver<T>>>);
+
+/// A read has no end within its deadline, or none was begun since too many others have none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Hangs;
+
+impl<T> Default for Reading<T> {
+    fn default() -> Self {
+        Self(Mutex::new(Vec::new()))
+    }
+}
+
+impl<T: Send + 'static> Reading<T> {
+    /// What `read` returns, if it does so within the deadline. Blocks so long; two that ask at once wait for
+    /// each other.
+    pub(crate) fn within(&self, deadline: Duration, read: impl FnOnce() -> T + Send + 'static) -> Result<T, Hangs> {
+        let mut hanging = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        hanging.retain(|read| matches!(read.try_recv(), Err(TryRecvError::Empty)));
+        if hanging.len() >= HANGING_AT_ONCE {
+            return Err(Hangs);
+        }
+        let (answer, answered) = sync_channel(1);
+        let reading = move || drop(answer.send(read()));
+        // Without a thread to spare nothing was read either, and the next look may find one.
+        std::thread::Builder::new().name("file".to_owned()).spawn(reading).map_err(|_| Hangs)?;
+        answered.recv_timeout(deadline).map_err(|_| {
+            hanging.push(answered);
+            Hangs
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_millis(20);
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn only_regular_files_are_read_and_a_fifo_is_no_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::write(at("regular"), "12345").unwrap();
+        std::os::unix::fs::symlink("regular", at("link")).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, at("fifo"), rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+        assert_eq!(read_regular(&at("regular"), 5).unwrap(), b"12345");
+        assert_eq!(read_regular(&at("link"), 5).unwrap(), b"12345");
+        assert_eq!(read_regular(&at("regular"), 4).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        let said = |path: &Path| open_regular(path).unwrap_err().to_string();
+        assert_eq!(said(&at("fifo")), "it is a FIFO, not a regular file");
+        assert_eq!(said(dir.path()), "it is a directory, not a file");
+        assert_eq!(said(Path::new("/dev/zero")), "it is not a regular file");
+        assert!(open_regular(&at("socket")).is_err() && open_regular(&at("none")).is_err());
+    }
+
+    #[test]
+    fn a_read_that_hangs_does_not_stop_the_next_and_only_so_many_are_left_behind() {
+        let reading = Reading::default();
+        let mut disks = Vec::new();
+        for _ in 0..HANGING_AT_ONCE {
+            assert_eq!(reading.within(LONG, || 1), Ok(1));
+            let (disk, answers) = channel();
+            disks.push(disk);
+            assert_eq!(reading.within(SOON, move || answers.recv().unwrap()), Err(Hangs));
+        }
+        assert_eq!(reading.within(LONG, || unreachable!("no other is begun")), Err(Hangs));
+        disks.pop().unwrap().send(2).unwrap();
+        let end = std::time::Instant::now() + LONG;
+        while reading.within(LONG, || 3) != Ok(3) {
+            assert!(std::time::Instant::now() < end, "the disk answers again");
+        }
+    }
+}

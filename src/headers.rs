@@ -1,0 +1,133 @@
+//! What Terra's headers say of a delivery. The signature covers none of them: whoever holds one captured
+//! request can send it again with others. So they are kept within bounds, and an ordering timestamp is
+//! believed only as far as the signed `t` allows. Knows nothing of the body.
+
+use http::{HeaderMap, HeaderValue};
+use jiff::Timestamp;
+use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
+use sha2::{Digest, Sha256};
+
+/// What of a header's bytes survives as text: anything else is percent-encoded.
+const NOT_TEXT: &AsciiSet = CONTROLS;
+
+/// Bytes. Longer keys and header values are replaced by their digest, so that no sender can make a
+/// message that a bus refuses for its headers.
+const MAX_VALUE: usize = 1024;
+
+/// Unix milliseconds, in 2001: what is lower counts seconds, or is no time.
+const FIRST_MILLISECONDS: i64 = 1_000_000_000_000;
+
+/// The three headers that are used; the rest of a request's head is let go.
+#[derive(Debug, Default, Clone)]
+pub struct UnsignedHeaders {
+    trace_id: Option<String>,
+    reference: Option<String>,
+    ordered_at: Option<Timestamp>,
+    disbelieved: bool,
+}
+
+impl UnsignedHeaders {
+    /// `latest`: what Terra emitted later than this, it cannot have signed.
+    pub(crate) fn read(headers: &HeaderMap, latest: Timestamp) -> Self {
+        let text = |name| headers.get(name).map(|value: &HeaderValue| bounded(text(value.as_bytes())));
+        let stamp = headers.get("x-terra-ordering-timestamp");
+        let ordered_at = stamp.and_then(ordering_timestamp).filter(|time| *time <= latest);
+        Self {
+            trace_id: text("x-terra-trace-id").filter(|id| !id.is_empty()),
+            reference: text("terra-reference"),
+            ordered_at,
+            disbelieved: stamp.is_some() && ordered_at.is_none(),
+        }
+    }
+
+    pub fn trace_id(&self) -> Option<&str> {
+        self.trace_id.as_deref()
+    }
+
+    pub fn reference(&self) -> Option<&str> {
+        self.reference.as_deref()
+    }
+
+    /// When Terra emitted the event, as it says.
+    pub fn ordered_at(&self) -> Option<Timestamp> {
+        self.ordered_at
+    }
+
+    /// Whether there is an ordering timestamp that cannot be Terra's.
+    pub fn ordering_timestamp_disbelieved(&self) -> bool {
+        self.disbelieved
+    }
+}
+
+fn ordering_timestamp(value: &HeaderValue) -> Option<Timestamp> {
+    let milliseconds = value.to_str().ok()?.parse().ok().filter(|time| *time >= FIRST_MILLISECONDS)?;
+    Timestamp::from_millisecond(milliseconds).ok()
+}
+
+fn text(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => percent_encode(bytes, NOT_TEXT).to_string(),
+    }
+}
+
+/// The value, or its digest where it is long.
+pub(crate) fn bounded(value: String) -> String {
+    if value.len() <= MAX_VALUE {
+        return value;
+    }
+    format!("sha256:{}", data_encoding::HEXLOWER.encode(&Sha256::digest(value)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(name: &'static str, value: &[u8]) -> UnsignedHeaders {
+        let headers = HeaderMap::from_iter([(
+            http::HeaderName::from_static(name),
+            HeaderValue::from_bytes(value).expect("a header's value"),
+        )]);
+        UnsignedHeaders::read(&headers, Timestamp::from_second(1_700_000_300).expect("a time"))
+    }
+
+    #[test]
+    fn an_ordering_timestamp_is_believed_up_to_what_the_signature_allows() {
+        let stamped = |stamp: &[u8]| {
+            let headers = read("x-terra-ordering-timestamp", stamp);
+            let milliseconds = headers.ordered_at().map(Timestamp::as_millisecond);
+            assert_eq!(headers.ordering_timestamp_disbelieved(), milliseconds.is_none());
+            milliseconds
+        };
+        assert_eq!(stamped(b"1700000000123"), Some(1_700_000_000_123));
+        assert_eq!(stamped(b"1700000300000"), Some(1_700_000_300_000));
+        assert_eq!(stamped(b"1000000000000"), Some(1_000_000_000_000));
+        for odd in [
+            &b"1700000300001"[..],
+            b"4102444799999",
+            b"9223372036854775807",
+            b"99999999999999999999",
+            b"1700000000",
+            b"-1",
+            b"",
+            b"soon",
+            b"1.7e12",
+            b"\xff",
+        ] {
+            assert_eq!(stamped(odd), None, "{}", odd.escape_ascii());
+        }
+        assert!(!read("x-terra-trace-id", b"a").ordering_timestamp_disbelieved(), "there is none");
+    }
+
+    #[test]
+    fn of_a_whole_head_three_short_values_are_kept() {
+        let long = "x".repeat(MAX_VALUE + 1);
+        let trace = read("x-terra-trace-id", long.as_bytes());
+        assert_eq!(trace.trace_id().map(str::len), Some("sha256:".len() + 64));
+        assert_eq!(read("terra-reference", long.as_bytes()).reference().map(str::len), Some("sha256:".len() + 64));
+        assert_eq!(read("terra-reference", b"r\xff").reference(), Some("r%FF"));
+        assert_eq!(read("x-terra-trace-id", b"").trace_id(), None);
+        let other = format!("{:?}", read("x-other", b"kept by nobody"));
+        assert!(!other.contains("kept by nobody"), "{other}");
+    }
+}

@@ -1,0 +1,100 @@
+//! Tells a wrong signing secret from a scanner's guesses, as far as anybody can. Comes in: whether a signature
+//! fitted, of each delivery to one endpoint. Goes out: a line in the log where none does. Knows no secret.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// So many have to be forged in a row.
+const SEVERAL: u64 = 5;
+
+/// Between two lines, and from the last signature that fitted to the first line.
+const AGAIN_AFTER: Duration = Duration::from_secs(3600);
+
+/// What one endpoint's signatures came to, since it has the secrets that it has.
+#[derive(Debug, Default)]
+pub(super) struct Signatures(Mutex<Seen>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// The last one that fitted.
+    fitted: Option<Instant>,
+    /// Since then.
+    forged: u64,
+    said: Option<Instant>,
+}
+
+impl Signatures {
+    /// `fits`: a secret of the endpoint made the signature, whatever else may be wrong with the delivery.
+    pub(super) fn record(&self, endpoint: &str, fits: bool) {
+        let now = Instant::now();
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(forged) = seen.record(fits, now) else { return };
+        let minutes_since_one_fitted = seen.fitted.map(|fitted| (now - fitted).as_secs() / 60);
+        drop(seen);
+        tracing::warn!(
+            endpoint,
+            forged,
+            minutes_since_one_fitted,
+            remedy = "compare `secrets` of the endpoint with the signing secret in Terra's dashboard; a scanner looks \
+                      the same",
+            "no signature fits the secrets of the endpoint: every delivery is rejected as forged"
+        );
+    }
+}
+
+impl Seen {
+    /// How many were forged in a row, if somebody should hear of it now.
+    fn record(&mut self, fits: bool, now: Instant) -> Option<u64> {
+        if fits {
+            *self = Self { fitted: Some(now), ..Self::default() };
+            return None;
+        }
+        self.forged += 1;
+        let quiet = self.said.or(self.fitted).is_some_and(|since| now < since + AGAIN_AFTER);
+        if quiet || self.forged < SEVERAL {
+            return None;
+        }
+        self.said = Some(now);
+        Some(self.forged)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is said of so many forged ones, and in which minute, of one a minute.
+    fn said(seen: &mut Seen, from: Instant, minutes: std::ops::Range<u64>) -> Vec<(u64, u64)> {
+        let at = |minute: u64| from + Duration::from_secs(60 * minute);
+        minutes.filter_map(|minute| Some((minute, seen.record(false, at(minute))?))).collect()
+    }
+
+    #[test]
+    fn the_fifth_in_a_row_is_said_and_then_one_an_hour_while_it_lasts() {
+        let (mut seen, start) = (Seen::default(), Instant::now());
+        assert_eq!(said(&mut seen, start, 0..150), [(4, 5), (64, 65), (124, 125)]);
+        let later = start + Duration::from_secs(24 * 3600);
+        assert_eq!(said(&mut seen, later, 0..59), [(0, 151)], "nothing came meanwhile, and nothing was said");
+    }
+
+    #[test]
+    fn among_deliveries_that_fit_a_scanner_is_not_worth_a_line() {
+        let (mut seen, start) = (Seen::default(), Instant::now());
+        for hour in 0..24 {
+            let from = start + Duration::from_secs(3500 * hour);
+            assert_eq!(seen.record(true, from), None);
+            assert_eq!(said(&mut seen, from, 0..58), []);
+        }
+    }
+
+    #[test]
+    fn a_secret_that_was_reset_is_said_an_hour_after_the_last_that_fitted_and_over_with_the_next() {
+        let (mut seen, start) = (Seen::default(), Instant::now());
+        assert_eq!(seen.record(true, start), None);
+        assert_eq!(said(&mut seen, start, 1..100), [(60, 60)]);
+        assert_eq!(seen.record(true, start + Duration::from_secs(100 * 60)), None);
+        assert_eq!(said(&mut seen, start, 100..150), []);
+    }
+}

@@ -1,0 +1,226 @@
+//! What becomes of a connection that brings no request, or that has to leave or to wait: each kind is
+//! counted, and said, at most one line of a kind in ten seconds, with what to do about it.
+
+use std::borrow::Cow;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use strum::{IntoStaticStr, VariantNames};
+
+use super::clock::Expired;
+use super::first_bytes::Protocol;
+use crate::metrics::Metrics;
+use crate::telemetry::Throttle;
+
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// Names the `reason` of a metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantNames)]
+#[strum(serialize_all = "snake_case")]
+pub(super) enum ConnectionError {
+    /// Answered 400.
+    Malformed,
+    /// Answered 414.
+    UriTooLong,
+    /// Answered 431.
+    HeadTooLarge,
+    ProxyProtocol,
+    Http2,
+    /// TLS to a listener that speaks plain HTTP.
+    Tls,
+    /// Plain HTTP to a listener that speaks TLS.
+    PlainHttp,
+    TlsHandshake,
+    HeadIncomplete,
+    /// Not a byte came in the time of a head.
+    Silent,
+    ReplyNotRead,
+    /// Others wanted its place.
+    ClosedForRoom,
+    /// All places are taken, and nobody rests.
+    NoPlace,
+    TooManyOpenFiles,
+    /// The system did not give what an accepted connection needs.
+    NotAccepted,
+}
+
+impl ConnectionError {
+    /// What hyper says of a request's head.
+    pub(super) fn of_hyper(error: &hyper::Error, in_head: bool) -> Option<Self> {
+        if error.is_parse_version_h2() {
+            return Some(Self::Http2);
+        }
+        if error.is_parse_too_large() {
+            // Its two kinds differ in their words alone.
+            let of_uri = error.to_string().contains("URI");
+            return Some(if of_uri { Self::UriTooLong } else { Self::HeadTooLarge });
+        }
+        if error.is_parse() {
+            return Some(Self::Malformed);
+        }
+        in_head.then_some(Self::HeadIncomplete)
+    }
+
+    /// `None` where that is how connections end.
+    pub(super) fn of_expired(expired: Expired) -> Option<Self> {
+        match expired {
+            Expired::Silent => Some(Self::Silent),
+            Expired::Head => Some(Self::HeadIncomplete),
+            Expired::Unread => Some(Self::ReplyNotRead),
+            // Was recorded when it was asked to.
+            Expired::GaveWay => None,
+            Expired::Idle | Expired::Left => None,
+        }
+    }
+
+    /// What speaks this to a listener of plain HTTP.
+    pub(super) fn of_protocol(protocol: Protocol) -> Option<Self> {
+        match protocol {
+            Protocol::Proxy => Some(Self::ProxyProtocol),
+            Protocol::Http2 => Some(Self::Http2),
+            Protocol::Tls => Some(Self::Tls),
+            Protocol::Http1 => None,
+        }
+    }
+
+    /// What speaks this to a listener of TLS.
+    pub(super) fn of_protocol_over_tls(protocol: Protocol) -> Option<Self> {
+        match protocol {
+            Protocol::Proxy => Some(Self::ProxyProtocol),
+            Protocol::Http1 | Protocol::Http2 => Some(Self::PlainHttp),
+            Protocol::Tls => None,
+        }
+    }
+
+    /// What happened, and what to do about it; `None` where nobody has to hear of it. `section`: the
+    /// listener's, in the configuration.
+    fn says(self, section: &str) -> Option<(&'static str, Cow<'static, str>)> {
+        Some(match self {
+            // As health checks and browsers do that open connections ahead.
+            Self::Silent => return None,
+            Self::Malformed => (
+                "answered 400 to what is no HTTP/1.1 request",
+                format!("see what else speaks to `{section}.listen`, or alters requests on their way").into(),
+            ),
+            Self::UriTooLong => {
+                ("answered 414: the URI is too long", "no URL of the bridge's is so long: see who asks".into())
+            }
+            Self::HeadTooLarge => (
+                "answered 431: the head is larger, or has more headers, than is taken",
+                match section {
+                    "server" => {
+                        "raise `server.max_header_bytes` or `server.max_headers`, or see what adds headers".into()
+                    }
+                    _ => "send fewer headers".into(),
+                },
+            ),
+            Self::ProxyProtocol => (
+                "refused a connection that begins with PROXY protocol",
+                "something in front speaks PROXY protocol: switch it off there, and have it set X-Forwarded-For".into(),
+            ),
+            Self::Http2 => (
+                "refused a connection that speaks HTTP/2",
+                "something in front speaks HTTP/2: have it speak HTTP/1.1 to the bridge".into(),
+            ),
+            Self::Tls => (
+                "refused a connection that speaks TLS: this listener speaks plain HTTP",
+                match section {
+                    "admin" => "something in front speaks HTTPS: have it speak plain HTTP".into(),
+                    _ => format!("something in front speaks HTTPS: have it speak plain HTTP, or set `{section}.tls`")
+                        .into(),
+                },
+            ),
+            Self::PlainHttp => (
+                "refused a connection that speaks plain HTTP: this listener speaks TLS",
+                format!("something in front speaks plain HTTP: have it speak HTTPS, or remove `{section}.tls`").into(),
+            ),
+            Self::TlsHandshake => (
+                "TLS handshake failed",
+                format!("see whether the client trusts the certificate of `{section}.tls`, and speaks TLS 1.2 or 1.3")
+                    .into(),
+            ),
+            Self::HeadIncomplete => (
+                "a request's head was begun and never completed",
+                "see to the client, and to the network on its way; `server.header_timeout` is the time that a head has"
+                    .into(),
+            ),
+            Self::ReplyNotRead => (
+                "closed a connection whose client takes no replies",
+                "see to the client, and to the network on its way".into(),
+            ),
+            Self::ClosedForRoom => {
+                ("no place for another connection: closed the one that rested longest", of_crowd(section))
+            }
+            Self::NoPlace => ("every connection is at work: new ones wait", of_crowd(section)),
+            Self::TooManyOpenFiles => (
+                "could not accept a connection: too many open files",
+                "raise the limit of open files (LimitNOFILE=, ulimit -n), or lower `server.max_connections`".into(),
+            ),
+            Self::NotAccepted => ("could not accept a connection", "see to the limits of this machine".into()),
+        })
+    }
+}
+
+/// What to do about more connections than there is room for.
+fn of_crowd(section: &str) -> Cow<'static, str> {
+    match section {
+        "server" => {
+            "see who opens so many; raise `server.max_connections` and the limit of open files, or run more bridges"
+                .into()
+        }
+        _ => "see who opens so many".into(),
+    }
+}
+
+/// Counts and says what becomes of one listener's connections. Cloning shares it.
+#[derive(Clone)]
+pub struct ConnectionLog(Arc<Inner>);
+
+struct Inner {
+    section: &'static str,
+    metrics: Metrics,
+    open: Arc<AtomicI64>,
+    throttles: Vec<Throttle>,
+}
+
+impl ConnectionLog {
+    /// Of the listener of this section of the configuration; `open` counts its connections.
+    pub fn new(section: &'static str, metrics: &Metrics, open: Arc<AtomicI64>) -> Self {
+        let throttles = ConnectionError::VARIANTS.iter().map(|_| Throttle::new(LOG_EVERY)).collect();
+        Self(Arc::new(Inner { section, metrics: metrics.clone(), open, throttles }))
+    }
+
+    pub(super) fn open(&self) -> &Arc<AtomicI64> {
+        &self.0.open
+    }
+
+    pub(super) fn record(&self, error: ConnectionError) {
+        if let (Some(more), Some((message, remedy))) = (self.count(error), error.says(self.0.section)) {
+            tracing::warn!(listener = self.0.section, more, remedy = &*remedy, "{message}");
+        }
+    }
+
+    /// `reason`: rustls' own words.
+    pub(super) fn handshake_failed(&self, reason: &str) {
+        let error = ConnectionError::TlsHandshake;
+        if let (Some(more), Some((message, remedy))) = (self.count(error), error.says(self.0.section)) {
+            tracing::warn!(listener = self.0.section, more, reason, remedy = &*remedy, "{message}");
+        }
+    }
+
+    pub(super) fn not_accepted(&self, error: &io::Error) {
+        let error = match Errno::from_io_error(error) {
+            Some(Errno::MFILE | Errno::NFILE) => ConnectionError::TooManyOpenFiles,
+            _ => ConnectionError::NotAccepted,
+        };
+        self.record(error);
+    }
+
+    fn count(&self, error: ConnectionError) -> Option<u64> {
+        self.0.metrics.connection_error(self.0.section, error.into());
+        self.0.throttles[error as usize].pass()
+    }
+}
