@@ -68,7 +68,7 @@ pub(super) async fn run(args: &SendArgs, config: &Config) -> Result<(), Failure>
         Some(url) => url.clone(),
         None => default_url(config, endpoint)?,
     };
-    let fresh = Fresh::within(endpoint.max_age);
+    let fresh = Fresh::within(endpoint.max_age.min(endpoint.max_skew));
     let secret = match endpoint.secrets.first() {
         Some(secret) if !args.forge => secret.expose().to_vec(),
         _ => fresh.uuid().into_bytes(),
@@ -189,10 +189,10 @@ struct Fresh {
 }
 
 impl Fresh {
-    /// Times that an endpoint takes which takes signatures as old as `max_age`.
-    fn within(max_age: Duration) -> Self {
+    /// Times that an endpoint takes which lets them be as far from now, and from when the event was emitted, as `skew`.
+    fn within(skew: Duration) -> Self {
         let seed = RandomState::new();
-        let spread = u64::try_from(EARLY.min(max_age / 2).as_millis()).expect("an hour at most").max(1);
+        let spread = u64::try_from(EARLY.min(skew / 2).as_millis()).expect("an hour at most").max(1);
         let early = i64::try_from(seed.hash_one(spread) % spread).expect("an hour at most");
         Self { seed, early, ..Self::default() }
     }
