@@ -14,6 +14,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use libfuzzer_sys::fuzz_target;
 use sha2::Sha256;
 use terra_bridge::bus::{Bus, Link, Pending, Receipt, Refusal};
+use terra_bridge::clock::Clock;
 use terra_bridge::config;
 use terra_bridge::dedupe::Dedupe;
 use terra_bridge::message::Message;
@@ -67,7 +68,7 @@ static BRIDGE: LazyLock<SocketAddr> = LazyLock::new(|| {
             let stages = Stages {
                 routes,
                 fetcher: None,
-                dedupe: Dedupe::new(Duration::from_secs(60), 1000),
+                dedupe: Dedupe::new(Duration::from_secs(60), 1000, Clock::system()),
                 bus: Arc::new(Counting),
                 spool: None,
                 budget: Budget::new(64 << 20),
