@@ -9,7 +9,8 @@ use tokio::time::Instant;
 /// So many have to be forged in a row.
 const SEVERAL: u64 = 5;
 
-/// Between two lines, and from the last signature that fitted to the first line.
+/// From the last signature that fitted to the first line, and between two lines.
+const FIRST_AFTER: Duration = Duration::from_secs(300);
 const AGAIN_AFTER: Duration = Duration::from_secs(3600);
 
 /// What one endpoint's signatures came to, since it has the secrets that it has.
@@ -39,7 +40,7 @@ impl Signatures {
             minutes_since_one_fitted,
             remedy = "compare `secrets` of the endpoint with the signing secret in Terra's dashboard; a scanner looks \
                       the same",
-            "no signature fits the secrets of the endpoint: every delivery is rejected as forged"
+            "several signatures in a row fit no secret of the endpoint: their deliveries are rejected as forged"
         );
     }
 }
@@ -52,8 +53,8 @@ impl Seen {
             return None;
         }
         self.forged += 1;
-        let quiet = self.said.or(self.fitted).is_some_and(|since| now < since + AGAIN_AFTER);
-        if quiet || self.forged < SEVERAL {
+        let is_within = |since: Option<Instant>, time| since.is_some_and(|since| now < since + time);
+        if is_within(self.said, AGAIN_AFTER) || is_within(self.fitted, FIRST_AFTER) || self.forged < SEVERAL {
             return None;
         }
         self.said = Some(now);
@@ -82,19 +83,17 @@ mod tests {
     #[test]
     fn among_deliveries_that_fit_a_scanner_is_not_worth_a_line() {
         let (mut seen, start) = (Seen::default(), Instant::now());
-        for hour in 0..24 {
-            let from = start + Duration::from_secs(3500 * hour);
-            assert_eq!(seen.record(true, from), None);
-            assert_eq!(said(&mut seen, from, 0..58), []);
+        for second in 0..10_000 {
+            assert_eq!(seen.record(second % 290 == 0, start + Duration::from_secs(second)), None);
         }
     }
 
     #[test]
-    fn a_secret_that_was_reset_is_said_an_hour_after_the_last_that_fitted_and_over_with_the_next() {
+    fn a_secret_that_was_reset_is_said_minutes_after_the_last_that_fitted_and_over_with_the_next() {
         let (mut seen, start) = (Seen::default(), Instant::now());
         assert_eq!(seen.record(true, start), None);
-        assert_eq!(said(&mut seen, start, 1..100), [(60, 60)]);
+        assert_eq!(said(&mut seen, start, 1..100), [(5, 5), (65, 65)]);
         assert_eq!(seen.record(true, start + Duration::from_secs(100 * 60)), None);
-        assert_eq!(said(&mut seen, start, 100..150), []);
+        assert_eq!(said(&mut seen, start, 100..104), []);
     }
 }

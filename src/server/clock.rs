@@ -120,8 +120,9 @@ impl Clock {
     pub(super) fn spare(&self, now: Instant) -> Option<Spare> {
         let patient = |since: &Instant| *since + LEAST_PATIENCE <= now;
         match *self.phase() {
-            Phase::Idle(since) => Some(Spare::Resting(since)),
-            Phase::New(since) | Phase::Leaving(since) => Some(since).filter(patient).map(Spare::Resting),
+            Phase::Idle(since) | Phase::New(since) | Phase::Leaving(since) => {
+                Some(since).filter(patient).map(Spare::Resting)
+            }
             Phase::Head(since) => Some(since).filter(patient).map(Spare::SlowHead),
             Phase::Busy | Phase::GivingWay => None,
         }
@@ -315,9 +316,11 @@ mod tests {
         assert_eq!(clock.spare(Instant::now()), None);
         clock.answered(false);
         let answered = Instant::now();
-        assert_eq!(clock.spare(answered), Some(Spare::Resting(answered)));
+        assert_eq!(clock.spare(answered), None, "its answer is on its way");
+        tokio::time::advance(LEAST_PATIENCE).await;
+        assert_eq!(clock.spare(Instant::now()), Some(Spare::Resting(answered)));
         assert!(clock.give_way(Spare::Resting(answered)));
         assert_eq!(clock.expired().await, Expired::GaveWay);
-        assert_eq!(answered.elapsed(), Duration::ZERO);
+        assert_eq!(answered.elapsed(), LEAST_PATIENCE);
     }
 }

@@ -265,6 +265,8 @@ async fn http(
     let mut stopping = false;
     loop {
         tokio::select! {
+            // In this order: a request that is complete is served, whoever wants the place.
+            biased;
             // Other errors are how clients leave, or are reported with their request.
             ended = connection.as_mut() => {
                 return ConnectionError::of_hyper(&ended.err()?, clock.in_head());

@@ -1,7 +1,7 @@
 //! Keeps what the bus refuses for the moment, and brings it there later. Comes in: messages. Goes out:
 //! receipts, each after an fsync, and in the end every message on the bus or set aside.
 //!
-//! What a receipt of its own rests on stands in [`crate::log`]. A message counts as sent with a receipt of the bus, and with
+//! What a receipt of its own rests on stands in `log`. A message counts as sent with a receipt of the bus, and with
 //! nothing else: what the bus refuses, leaves unanswered or does not confirm stays.
 //!
 //! `turns` has each key's messages go in order, `drain` brings them to the bus, `progress` is how far it is in

@@ -41,7 +41,8 @@ fn a_rotated_secret_is_taken_over_and_no_valid_delivery_is_refused() {
 
 #[test]
 fn secrets_that_fit_nothing_are_said_once_and_again_when_they_change() {
-    const UNFIT: &str = "no signature fits the secrets of the endpoint: every delivery is rejected as forged";
+    const UNFIT: &str =
+        "several signatures in a row fit no secret of the endpoint: their deliveries are rejected as forged";
     let bus = embedded();
     let toml = "[endpoints.terra]\nsecrets = [\"file:DIR/signing\"]\n\
                 [endpoints.other]\npath = \"/other\"\nsecrets = [\"file:DIR/other\"]\n";

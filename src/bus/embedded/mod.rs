@@ -1,5 +1,5 @@
 //! The embedded adapter: the durable log as a bus, read over HTTP.
-//! Comes in: messages. Goes out: receipts, each after an fsync: what they rest on stands in [`crate::log`].
+//! Comes in: messages. Goes out: receipts, each after an fsync: what they rest on stands in `log`.
 //!
 //! `api` and `follow` are how others read it (`room`: what they hold together, `wire`: the lines), `tail`, `replay`
 //! and `inspect` the commands.

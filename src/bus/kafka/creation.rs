@@ -239,7 +239,8 @@ impl Defaults {
         if described.as_ref().is_err_and(is_not_reached) {
             return Err(Unasked::NotAt(brokers.into_iter().map(|(_, address)| address).collect()));
         }
-        let Some(Ok(config)) = described.ok().and_then(|resources| resources.into_iter().next()) else {
+        let shown = described.ok().and_then(|resources| resources.into_iter().next()?.ok());
+        let Some(config) = shown.filter(|config| !config.entries.is_empty()) else {
             if unseen.pass().is_some() {
                 tracing::warn!(
                     remedy = "see check --online for the topics' min.insync.replicas, or grant DescribeConfigs on \

@@ -70,7 +70,7 @@ pub(super) async fn up(bus: &Arc<dyn Bus>) {
     tokio::time::timeout(PATIENCE, link.wait_for(|link| *link == Link::Up)).await.unwrap().unwrap();
 }
 
-async fn read(config: &config::Kafka, topic: &str, from: From, count: usize) -> Vec<Record> {
+pub(super) async fn read(config: &config::Kafka, topic: &str, from: From, count: usize) -> Vec<Record> {
     let records = tail(config, vec![topic.to_owned()], from).await.unwrap();
     let records = records.take(count).map(Result::unwrap).collect();
     tokio::time::timeout(PATIENCE, records).await.unwrap()

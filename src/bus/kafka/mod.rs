@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::plaintext::{finding, is_loopback};
@@ -16,6 +17,7 @@ use client::Times;
 use producer::{Answer, Line};
 use state::State;
 use topics::Topics;
+use unseen::Unseen;
 
 mod asking;
 mod cause;
@@ -34,6 +36,7 @@ mod state;
 mod supervise;
 mod tail;
 mod topics;
+mod unseen;
 
 #[cfg(test)]
 mod batches;
@@ -56,6 +59,7 @@ const PROBE_MOST: Duration = Duration::from_secs(2);
 
 struct Kafka {
     line: Arc<Line>,
+    unseen: Arc<Unseen>,
     state: Arc<State>,
     times: Times,
     supervisor: Mutex<Option<AbortOnDropHandle<()>>>,
@@ -70,7 +74,7 @@ pub(crate) fn open(config: &config::Kafka, setup: Setup) -> Result<Arc<dyn Bus>,
     let probe = times.message.min(PROBE_MOST);
     let supervisor = supervise::supervise(Arc::clone(&line), Arc::clone(&state), topics, probe);
     let supervisor = Mutex::new(Some(AbortOnDropHandle::new(tokio::spawn(supervisor))));
-    Ok(Arc::new(Kafka { line, state, times, supervisor }))
+    Ok(Arc::new(Kafka { line, unseen: Arc::default(), state, times, supervisor }))
 }
 
 /// Of a login that goes without TLS to another machine.
@@ -95,24 +99,28 @@ async fn reported(receipt: oneshot::Receiver<Answer>) -> Answer {
 }
 
 /// Waits until it is known whether messages may go to this topic: at the start, and where it is new.
-async fn seen(state: &State, topic: &Topic, patience: Duration) -> Result<(), Refusal> {
+async fn seen(state: &State, topic: &Topic) -> Result<(), Refusal> {
     let mut standing = state.standing();
-    let known = standing.wait_for(|standing| standing.of(topic).is_some());
-    let known = tokio::time::timeout(patience, known).await;
-    let known = known.ok().and_then(Result::ok).and_then(|standing| standing.of(topic));
-    known.unwrap_or_else(|| Err(state.unseen(topic)))
+    let known = standing.wait_for(|standing| standing.of(topic).is_some()).await;
+    known.ok().and_then(|standing| standing.of(topic)).unwrap_or_else(|| Err(state.unseen(topic)))
 }
 
 impl Bus for Kafka {
     fn publish(&self, message: Arc<Message>) -> Pending<Result<Receipt, Refusal>> {
         match self.state.standing_of(message.topic()) {
-            Some(Ok(())) => Box::pin(reported(self.line.send(message))),
             Some(Err(refusal)) => Box::pin(std::future::ready(Err(refusal))),
-            None => {
-                let (line, state, patience) = (Arc::clone(&self.line), Arc::clone(&self.state), self.times.message);
+            Some(Ok(())) if self.unseen.is_empty() => Box::pin(reported(self.line.send(message))),
+            Some(Ok(())) | None => {
+                let (line, state) = (Arc::clone(&self.line), Arc::clone(&self.state));
+                let (place, until) = (self.unseen.join(message.topic()), Instant::now() + self.times.message);
                 Box::pin(async move {
-                    seen(&state, message.topic(), patience).await?;
-                    reported(line.send(message)).await
+                    let unseen = |_| state.unseen(message.topic());
+                    let turn = timeout_at(until, place.turn.lock()).await.map_err(unseen)?;
+                    timeout_at(until, seen(&state, message.topic())).await.map_err(unseen)??;
+                    let receipt = line.send(message);
+                    drop(turn);
+                    drop(place);
+                    reported(receipt).await
                 })
             }
         }

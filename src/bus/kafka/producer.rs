@@ -142,7 +142,8 @@ impl Line {
     }
 
     /// Replaces the client. What the old one still has after `patience` is answered as transient.
-    pub(super) fn replace(&self, patience: Duration) {
+    /// Whether there is a new one.
+    pub(super) fn replace(&self, patience: Duration) -> bool {
         let batch = self.state.batches().min(self.batch.load(Ordering::Relaxed));
         let mut config = self.config.clone();
         config.set("batch.size", batch.to_string());
@@ -155,8 +156,12 @@ impl Line {
                 drop(slot);
                 // Closing blocks, and one that is stuck may do so for long.
                 std::thread::spawn(move || old.map(|old| old.flush(patience)));
+                true
             }
-            Err(error) => tracing::error!("the Kafka client cannot be replaced: {error}"),
+            Err(error) => {
+                tracing::error!("the Kafka client cannot be replaced: {error}");
+                false
+            }
         }
     }
 

@@ -10,9 +10,9 @@ use tokio::net::TcpListener;
 
 use super::client::tests::config;
 use super::client::{self, Quiet};
-use super::live::{PATIENCE, broker, fresh, kept, message, up, within};
+use super::live::{PATIENCE, broker, fresh, kept, message, read, up, within};
 use super::{inspect, open};
-use crate::bus::{Level, Link, Receipt, Refusal};
+use crate::bus::{From, Level, Link, Receipt, Refusal};
 use crate::config;
 use crate::telemetry::lines::Lines;
 
@@ -27,6 +27,25 @@ async fn the_first_message_for_every_topic_is_kept_once_the_bus_is_up() {
     eprintln!("up after {:?}", begun.elapsed());
     let answers = join_all(names.iter().map(|topic| bus.publish(message(topic, "k", "first")))).await;
     assert!(answers.iter().all(|answer| *answer == Ok(Receipt::Kept)), "{answers:?}");
+    bus.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_before_its_topic_was_seen_keeps_its_order() {
+    let Some(broker) = broker("what_comes_before_its_topic_was_seen_keeps_its_order") else { return };
+    let (mut config, topic) = (config(&broker), fresh("order"));
+    config.partitions = 1;
+    // Seen at once by a bridge that comes later.
+    let maker = open(&config, within(&[&topic])).unwrap();
+    up(&maker).await;
+    maker.close().await;
+    let bus = open(&config, within(&[&topic])).unwrap();
+    let sent: Vec<String> = (0..200).map(|n| n.to_string()).collect();
+    let answers = join_all(sent.iter().map(|n| bus.publish(message(&topic, "k", n.clone())))).await;
+    assert!(answers.iter().all(|answer| *answer == Ok(Receipt::Kept)), "{answers:?}");
+    let kept = read(&config, &topic, From::Earliest, sent.len()).await;
+    let kept: Vec<_> = kept.iter().map(|record| String::from_utf8(record.payload.to_vec()).unwrap()).collect();
+    assert_eq!(kept, sent);
     bus.close().await;
 }
 

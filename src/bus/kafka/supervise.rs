@@ -40,7 +40,7 @@ const SAY_AGAIN: Duration = Duration::from_secs(60);
 /// their own.
 pub(super) async fn supervise(line: Arc<Line>, state: Arc<State>, mut topics: Topics, patience: Duration) {
     let (mut replacing, mut silence, mut lost) = (Replacing::new(), Silence::default(), false);
-    let (mut stuck, mut is_stuck) = (Stuck::default(), false);
+    let (mut stuck, mut is_stuck, mut in_vain) = (Stuck::default(), false, false);
     let (mut looked, mut given) = (Looked::default(), Vec::new());
     let (mut unheard, mut unreached) = (Complaint::new(SAY_AFTER), Complaint::new(SAY_AFTER));
     let (mut last_look, mut next_look) = (Instant::now(), Instant::now());
@@ -50,8 +50,7 @@ pub(super) async fn supervise(line: Arc<Line>, state: Arc<State>, mut topics: To
             next_look = Instant::now();
         }
         let met = state.take_met();
-        if !met.is_empty() {
-            topics.add(met);
+        if topics.add(met) {
             next_look = Instant::now();
         }
         let (asked, topic, before) = (Arc::clone(&line), topics.first(), state.receipts());
@@ -59,14 +58,17 @@ pub(super) async fn supervise(line: Arc<Line>, state: Arc<State>, mut topics: To
         let round = tokio::task::spawn_blocking(move || {
             let fatal = asked.fatal();
             let (failed, overfills) = (lost || fatal.is_some(), asked.overfills());
-            let replaced = replaces(due, failed || is_stuck, overfills);
-            if replaced {
-                // One that fills its batches too full still delivers others.
-                asked.replace(if failed || is_stuck { Duration::ZERO } else { patience });
-            }
-            (replaced, fatal, reached(&asked, topic.as_deref(), patience))
+            let tried = replaces(due, failed || is_stuck, overfills && (due || !in_vain));
+            // One that fills its batches too full still delivers others.
+            let patient = if failed || is_stuck { Duration::ZERO } else { patience };
+            let replaced = tried && asked.replace(patient);
+            (tried, replaced, fatal, reached(&asked, topic.as_deref(), patience))
         });
-        let Ok((replaced, fatal, answer)) = round.await else { return };
+        let Ok((tried, replaced, fatal, answer)) = round.await else { return };
+        if tried {
+            in_vain = !replaced;
+            replacing.done(before);
+        }
         let reached = answer.is_some();
         if replaced {
             given.clear();
@@ -87,7 +89,6 @@ pub(super) async fn supervise(line: Arc<Line>, state: Arc<State>, mut topics: To
             if let Some(trouble) = fatal.and_then(Trouble::of) {
                 state.in_trouble(trouble);
             }
-            replacing.done(before);
             (silence, stuck) = (Silence::default(), Stuck::default());
         }
         given = answer.unwrap_or(given);

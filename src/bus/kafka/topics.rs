@@ -112,9 +112,11 @@ impl Topics {
         self.described.clear();
     }
 
-    /// These as well.
-    pub(super) fn add(&mut self, topics: Vec<Topic>) {
+    /// These as well. Whether any of them is new.
+    pub(super) fn add(&mut self, topics: Vec<Topic>) -> bool {
+        let before = self.all.len();
         self.all = once([std::mem::take(&mut self.all), topics].concat());
+        self.all.len() > before
     }
 
     pub(super) fn first(&self) -> Option<Topic> {
@@ -298,7 +300,7 @@ impl Topics {
             let remedy = "grant DescribeConfigs on them (kafka-acls --add --operation DescribeConfigs --topic PREFIX \
                           --resource-pattern-type prefixed)";
             let topics = names(hidden().map(|topic| &**topic));
-            let says = "this login cannot see how Kafka topics are set: whether they keep what they take is not known";
+            let says = "the settings of Kafka topics are not shown to this login: whether they keep what they take is not checked";
             tracing::warn!(topics, remedy, "{says}");
         }
         let limits = || described.settings.iter().filter_map(|(topic, set)| Some((topic, set.takes()?.0)));
@@ -316,9 +318,12 @@ impl Topics {
             );
         }
         for topic in asked {
-            let verdict = described.settings.get(&topic).and_then(|settings| settings.refusal(self.largest));
-            self.undescribed.remove(&topic);
-            self.described.insert(topic, verdict);
+            if let Some(settings) = described.settings.get(&topic) {
+                self.undescribed.remove(&topic);
+                self.described.insert(topic, settings.refusal(self.largest));
+            } else if !self.described.contains_key(&topic) {
+                self.undescribed.insert(topic);
+            }
         }
         if all {
             self.described_all = Instant::now();
