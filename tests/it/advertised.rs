@@ -9,7 +9,7 @@ use crate::support::consumers::Bus;
 use crate::support::terra::Attempt;
 use crate::support::until;
 
-const SAID_WITHIN: Duration = Duration::from_secs(30);
+const SAID_WITHIN: Duration = Duration::from_secs(90);
 const SAYS: &str = "the Kafka brokers were reached, but not at the addresses that they give for themselves";
 
 fn delivery() -> Attempt {
