@@ -9,14 +9,14 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::bus::Link;
+use crate::bus::ConnectionState;
 use crate::metrics::Metrics;
 use crate::server::{self, Reply, Service, is_loopback, loopback_host};
 
 /// What the admin listener tells of.
 #[derive(Clone)]
 pub struct Admin {
-    link: watch::Receiver<Link>,
+    connection: watch::Receiver<ConnectionState>,
     metrics: Metrics,
     stop: CancellationToken,
     ready_needs_bus: bool,
@@ -25,13 +25,13 @@ pub struct Admin {
 
 impl Admin {
     pub fn new(
-        link: watch::Receiver<Link>,
+        connection: watch::Receiver<ConnectionState>,
         metrics: Metrics,
         stop: CancellationToken,
         config: &crate::config::Admin,
     ) -> Self {
         let loopback_only = is_loopback(config.listen.ip());
-        Self { link, metrics, stop, ready_needs_bus: config.ready_needs_bus, loopback_only }
+        Self { connection, metrics, stop, ready_needs_bus: config.ready_needs_bus, loopback_only }
     }
 
     fn answer(&self, request: &Request<Incoming>) -> Reply {
@@ -55,14 +55,15 @@ impl Admin {
     /// A later outage keeps a bridge ready: a sidecar that turns unready takes its whole pod out of
     /// service, and Terra retries what gets a 503.
     fn ready(&self) -> Reply {
-        let link = *self.link.borrow();
-        let bus = match link {
-            Link::Waiting => "waiting",
-            Link::Up => "up",
-            Link::Away => "away",
+        let connection = *self.connection.borrow();
+        let bus = match connection {
+            ConnectionState::Waiting => "waiting",
+            ConnectionState::Up => "up",
+            ConnectionState::Away => "away",
         };
         let draining = self.stop.is_cancelled();
-        let reached = link == Link::Up || (link == Link::Away && !self.ready_needs_bus);
+        let reached =
+            connection == ConnectionState::Up || (connection == ConnectionState::Away && !self.ready_needs_bus);
         let status = if reached && !draining { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let word = if draining {
             "draining"

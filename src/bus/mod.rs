@@ -1,6 +1,8 @@
-//! Where messages are kept. Comes in: a [`Message`]. Goes out: a [`Receipt`], which means that the
-//! bus keeps it, or a [`Refusal`]. An adapter translates and classifies; deadline, metrics and logs
-//! of a publish stand once, outside, in `relay`.
+//! The bus that keeps messages, without knowing which one it is: a [`Message`] becomes a [`Receipt`], which
+//! means that the bus keeps it, or a [`Refusal`].
+//!
+//! `adapters` alone knows `kafka`, `nats` and `embedded`. An adapter translates and classifies; deadline and
+//! metrics of a publish stand once, in `relay`.
 
 use std::borrow::Cow;
 use std::future::Future;
@@ -10,18 +12,17 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::config;
 use crate::message::Message;
 use crate::route::Topic;
 
+pub mod adapters;
 pub mod embedded;
+mod error_log;
 pub(crate) mod kafka;
 mod nats;
 mod plaintext;
 mod record;
-mod trouble;
 
-pub(crate) use plaintext::exposed_login;
 pub use record::Record;
 
 /// A boxed future, so that an adapter can stand behind `dyn`.
@@ -40,8 +41,8 @@ pub trait Bus: Send + Sync + 'static {
     /// once; a message that comes before its topic is there is refused as transient.
     fn topics(&self, topics: Vec<Topic>);
 
-    /// Whether the bus can be reached, kept current by the adapter.
-    fn link(&self) -> watch::Receiver<Link>;
+    /// Whether the bus is reached, kept current by the adapter.
+    fn connection(&self) -> watch::Receiver<ConnectionState>;
 
     /// Waits until all that was handed over has its receipt or refusal, then lets the client go.
     /// The caller bounds it in time.
@@ -97,8 +98,8 @@ impl Refusal {
         }
     }
 
-    /// Whether others may be taken all the same, so that nothing needs to wait behind this message.
-    pub fn concerns_this_alone(&self) -> bool {
+    /// Whether the bus may take other messages all the same, so that none needs to wait behind this one.
+    pub fn is_message_specific(&self) -> bool {
         match self {
             Self::Permanent { scope, .. } => *scope == Scope::Topic,
             Self::TooLarge { .. } => true,
@@ -107,39 +108,21 @@ impl Refusal {
     }
 }
 
-/// What meets the same permanent refusal.
+/// What else is refused for the same reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     /// This message, or whatever goes to its topic.
     Topic,
-    /// Whatever is sent: a retry helps as soon as the bus is mended.
+    /// Whatever is sent: a retry helps as soon as the bus is fixed.
     Bus,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Link {
+pub enum ConnectionState {
     /// Not reached since the start.
     Waiting,
     Up,
     Away,
-}
-
-/// Opens the configured bus. Needs no broker: it connects when one comes. An error is for good
-/// (a directory that cannot be opened, a certificate that cannot be read).
-pub fn open(config: &config::Bus, setup: Setup) -> Result<Opened, OpenError> {
-    let alone = |bus| Opened { bus, api: None };
-    match config {
-        config::Bus::Embedded(config) => embedded::open(config, setup).map(|(bus, api)| Opened { bus, api: Some(api) }),
-        config::Bus::Kafka(config) => kafka::open(config, setup).map(alone),
-        config::Bus::Nats(config) => nats::open(config, setup).map(alone),
-    }
-}
-
-/// A bus that was opened.
-pub struct Opened {
-    pub bus: Arc<dyn Bus>,
-    /// Of the embedded log: how its subscribers read.
-    pub api: Option<embedded::Api>,
 }
 
 /// Why a bus cannot even be opened, with the remedy.
@@ -147,7 +130,7 @@ pub struct Opened {
 #[error("{0}")]
 pub struct OpenError(pub String);
 
-/// What `check --online` found out about one topic, stream or the bus as a whole.
+/// What `check --online` found about one topic, one stream or the whole bus.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     /// A topic, a stream, or "cluster".
@@ -165,7 +148,7 @@ pub enum Level {
     Mistake,
 }
 
-/// Where `tail` begins, in each partition of each topic.
+/// Where reading begins, in each partition of each topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum From {
     Earliest,
@@ -175,14 +158,24 @@ pub enum From {
     Offset(u64),
 }
 
+/// Where reading begins, in each partition of each topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartPosition {
+    Earliest,
+    /// Only what arrives from now on.
+    Latest,
+    /// Inclusive. For NATS: the stream's sequence.
+    Offset(u64),
+}
+
 /// An endless stream of records; an error ends it.
-pub type Records = Pin<Box<dyn futures_util::Stream<Item = Result<Record, TailError>> + Send>>;
+pub type Records = Pin<Box<dyn futures_util::Stream<Item = Result<Record, ReadError>> + Send>>;
 
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct TailError(pub String);
+pub struct ReadError(pub String);
 
-/// What [`replay`] gives.
+/// What [`adapters::replay`] gives.
 #[derive(Debug)]
 pub enum Step {
     Record(Record),
@@ -191,60 +184,10 @@ pub enum Step {
 }
 
 /// An endless stream of steps; an error ends it.
-pub type Replay = Pin<Box<dyn futures_util::Stream<Item = Result<Step, TailError>> + Send>>;
+pub type Replay = Pin<Box<dyn futures_util::Stream<Item = Result<Step, ReadError>> + Send>>;
 
 /// Whether a payload is wanted, judged by the record without it.
 pub type Wanted = fn(&Record) -> bool;
 
-/// What `check --online` reports of the configured bus.
-///
-/// # Errors
-/// Where it cannot even be asked, with the remedy.
-pub async fn inspect(config: &config::Bus, setup: &Setup) -> Result<Vec<Finding>, OpenError> {
-    match config {
-        config::Bus::Embedded(config) => embedded::inspect(config, setup).await,
-        config::Bus::Kafka(config) => kafka::inspect(config, setup).await,
-        config::Bus::Nats(config) => nats::inspect(config, setup).await,
-    }
-}
-
-/// How long [`replay`] waits for the next of the records that a bus says it keeps.
+/// How long a replay waits for the next of the records that a bus says it keeps.
 const SILENCE: Duration = Duration::from_secs(20);
-
-/// Those of the topics that the configured bus has, as far as this user may see them.
-///
-/// # Errors
-/// A bus that cannot be reached.
-pub async fn present(config: &config::Bus, topics: Vec<String>) -> Result<Vec<String>, TailError> {
-    match config {
-        config::Bus::Embedded(config) => embedded::present(config, topics).await,
-        config::Bus::Kafka(config) => kafka::present(config, topics).await,
-        config::Bus::Nats(config) => nats::present(config, topics).await,
-    }
-}
-
-/// Reads what the configured bus keeps, without disturbing any consumer.
-///
-/// # Errors
-/// An unknown topic, a bus that cannot be reached.
-pub async fn tail(config: &config::Bus, topics: Vec<String>, from: From) -> Result<Records, TailError> {
-    match config {
-        config::Bus::Embedded(config) => embedded::tail(config, topics, from).await,
-        config::Bus::Kafka(config) => kafka::tail(config, topics, from).await,
-        config::Bus::Nats(config) => nats::tail(config, topics, from).await,
-    }
-}
-
-/// Reads these topics from their earliest message, without disturbing any consumer. Records come without
-/// their payload unless it is wanted: NATS then does not send it at all.
-///
-/// # Errors
-/// An unknown topic, a bus that cannot be reached. In the stream: a bus that stays silent before it gave
-/// all that it keeps.
-pub async fn replay(config: &config::Bus, topics: Vec<String>, wanted: Wanted) -> Result<Replay, TailError> {
-    match config {
-        config::Bus::Embedded(config) => embedded::replay(config, topics, wanted).await,
-        config::Bus::Kafka(config) => kafka::replay(config, topics, wanted).await,
-        config::Bus::Nats(config) => nats::replay(config, topics, wanted).await,
-    }
-}

@@ -1,18 +1,8 @@
-//! Logins that cross the network in plain text: what `check` advises and the start warns of. Asks nobody.
+//! Logins that go over the network in plain text: `check` advises against them, and the start warns of them.
 
 use std::net::IpAddr;
 
 use super::{Finding, Level};
-use crate::config;
-
-/// A login that others on the way can read; `None` where there is none, or TLS, or the bus is on this machine.
-pub(crate) fn exposed_login(config: &config::Bus) -> Option<Finding> {
-    match config {
-        config::Bus::Kafka(kafka) => super::kafka::exposed_login(kafka),
-        config::Bus::Nats(nats) => super::nats::exposed_login(nats),
-        config::Bus::Embedded(_) => None,
-    }
-}
 
 pub(super) fn finding(key: &str, says: &str, remedy: &str) -> Finding {
     Finding { about: key.to_owned(), level: Level::Advice, says: says.to_owned(), remedy: Some(remedy.to_owned()) }

@@ -40,13 +40,13 @@ pub(super) async fn run(args: &CheckArgs, loaded: &Loaded, table: &Table) -> Res
         findings = spool::inspect(config).map_err(failed)?;
         print(&format!("\nSpool\n\n{}", described(&findings)))?;
     }
-    let mut of_bus: Vec<Finding> = bus::exposed_login(&loaded.config.bus).into_iter().collect();
+    let mut of_bus: Vec<Finding> = bus::adapters::exposed_login(&loaded.config.bus).into_iter().collect();
     let mut unasked = None;
     if let (Bus::Embedded(embedded), false) = (&loaded.config.bus, args.online) {
         of_bus.extend(open_to_others("embedded.dir", &embedded.dir));
     }
     if args.online {
-        match bus::inspect(&loaded.config.bus, &setup(&loaded.config, table)).await {
+        match bus::adapters::inspect(&loaded.config.bus, &setup(&loaded.config, table)).await {
             Ok(found) => of_bus.extend(found),
             Err(error) => unasked = Some(failed(error)),
         }

@@ -14,7 +14,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 
-use crate::bus::{self, From};
+use crate::bus::{self, StartPosition};
 use crate::config::{self, Config, Loaded, Mistakes};
 use crate::route::Table;
 use crate::samples::SAMPLES;
@@ -188,7 +188,7 @@ pub(crate) struct TailArgs {
     /// `latest` prints only what arrives from now on. An offset is inclusive and counts in each
     /// partition of each topic; for NATS it is the stream's sequence.
     #[arg(long, value_name = "WHERE", default_value = "latest", value_parser = from)]
-    from: From,
+    from: StartPosition,
     /// One JSON object a line: topic, key, partition, offset, time, headers, payload
     ///
     /// The payload is a string, or `payload_base64` where it is not UTF-8.
@@ -368,11 +368,11 @@ fn type_names() -> PossibleValuesParser {
     SAMPLES.iter().map(|sample| sample.name).into()
 }
 
-fn from(text: &str) -> Result<From, String> {
+fn from(text: &str) -> Result<StartPosition, String> {
     match text {
-        "earliest" => Ok(From::Earliest),
-        "latest" => Ok(From::Latest),
-        _ => text.parse().map(From::Offset).map_err(|_| "expected earliest, latest or an offset".to_owned()),
+        "earliest" => Ok(StartPosition::Earliest),
+        "latest" => Ok(StartPosition::Latest),
+        _ => text.parse().map(StartPosition::Offset).map_err(|_| "expected earliest, latest or an offset".to_owned()),
     }
 }
 
@@ -458,9 +458,9 @@ mod tests {
             Some(Command::Tail(args)) => args.from,
             other => panic!("{line}: {other:?}"),
         };
-        assert_eq!(from("terra-bridge tail"), From::Latest);
-        assert_eq!(from("terra-bridge tail a b --from earliest"), From::Earliest);
-        assert_eq!(from("terra-bridge tail --from 1200"), From::Offset(1200));
+        assert_eq!(from("terra-bridge tail"), StartPosition::Latest);
+        assert_eq!(from("terra-bridge tail a b --from earliest"), StartPosition::Earliest);
+        assert_eq!(from("terra-bridge tail --from 1200"), StartPosition::Offset(1200));
         refused("terra-bridge tail --from -1");
         refused("terra-bridge tail --from yesterday");
     }

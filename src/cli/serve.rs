@@ -16,7 +16,7 @@ use super::reload::{self, Parts, Reload};
 use super::setup;
 use crate::admin::Admin;
 use crate::bus::embedded::{Api, Readers};
-use crate::bus::{self, Bus, Link, OpenError};
+use crate::bus::{self, Bus, ConnectionState, OpenError};
 use crate::clock::Clock;
 use crate::config::{self, Config, Ignored, Loaded};
 use crate::dedupe::Dedupe;
@@ -84,10 +84,10 @@ pub(super) async fn run(
         }
         None => None,
     };
-    if let Some(exposed) = bus::exposed_login(&config.bus) {
+    if let Some(exposed) = bus::adapters::exposed_login(&config.bus) {
         tracing::warn!(remedy = exposed.remedy, "`{}` {}", exposed.about, exposed.says);
     }
-    let opened = bus::open(&config.bus, setup(config, &routes))?;
+    let opened = bus::adapters::open(&config.bus, setup(config, &routes))?;
     let ports = Ports::bind(config)?;
     let shares = shares(config.server.max_connections);
     let (stop, stop_admin) = (CancellationToken::new(), CancellationToken::new());
@@ -109,7 +109,7 @@ pub(super) async fn run(
     };
     let relay = Relay::new(config, stages);
     let drainer = spool.clone().map(|spool| Drainer::start(spool, opened.bus.clone(), config.bus_timeout()));
-    let admin = Admin::new(opened.bus.link(), metrics.clone(), stop.clone(), &config.admin);
+    let admin = Admin::new(opened.bus.connection(), metrics.clone(), stop.clone(), &config.admin);
     announce(config, &ports);
     let log = |section, open| ConnectionLog::new(section, &metrics, open);
     let internal = || Limits::aside(shares.internal);
@@ -142,7 +142,7 @@ pub(super) async fn run(
             tracing::info!(signal, "draining: no new connections, running requests finish");
             Ok(())
         }
-        () = follow(opened.bus.link(), metrics) => {
+        () = follow(opened.bus.connection(), metrics) => {
             tracing::error!("the bus has ended by itself; whoever restarts the bridge mends it");
             Err(StartError::BusEnded)
         }
@@ -212,10 +212,10 @@ fn reading(api: Option<Api>) -> Box<dyn Fn() -> Option<Readers> + Send + Sync> {
 }
 
 /// Keeps the gauge of the bus current; returns when the adapter is no more.
-async fn follow(mut link: watch::Receiver<Link>, metrics: Metrics) {
+async fn follow(mut connection: watch::Receiver<ConnectionState>, metrics: Metrics) {
     loop {
-        metrics.bus(*link.borrow_and_update() == Link::Up);
-        if link.changed().await.is_err() {
+        metrics.bus(*connection.borrow_and_update() == ConnectionState::Up);
+        if connection.changed().await.is_err() {
             return;
         }
     }

@@ -45,8 +45,8 @@ const ID_SHOWN: usize = 12;
 
 /// Those of the topics that the bus has, where nobody has named one. The others are named on stderr.
 pub(super) async fn present(config: &config::Bus, topics: Vec<String>) -> Result<Vec<String>, Failure> {
-    let running = |error: bus::TailError| Failure::Running(error.to_string());
-    let present = bus::present(config, topics.clone()).await.map_err(running)?;
+    let running = |error: bus::ReadError| Failure::Running(error.to_string());
+    let present = bus::adapters::present(config, topics.clone()).await.map_err(running)?;
     let absent: Vec<String> = topics.into_iter().filter(|topic| !present.contains(topic)).collect();
     match (present.is_empty(), absent.is_empty()) {
         (_, true) => Ok(present),
@@ -70,7 +70,7 @@ pub(super) async fn run(args: &TailArgs, config: &config::Bus, topics: Vec<Strin
     let following = tokio::spawn(async move {
         let topics = if named.is_empty() { present(&config, topics).await? } else { named };
         let waiting = format!("waiting for messages on {}; Ctrl-C ends", few(&topics));
-        let records = bus::tail(&config, topics, from).await;
+        let records = bus::adapters::tail(&config, topics, from).await;
         let records = records.map_err(|error| Failure::Running(format!("{error}{meant}")))?;
         if io::stderr().is_terminal() {
             eprintln!("{waiting}");
@@ -196,7 +196,7 @@ impl Look {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bus::TailError;
+    use crate::bus::ReadError;
     use bytes::Bytes;
     use futures_util::stream;
 
@@ -219,7 +219,7 @@ mod tests {
         }
     }
 
-    fn records(all: Vec<Result<Record, TailError>>) -> Records {
+    fn records(all: Vec<Result<Record, ReadError>>) -> Records {
         Box::pin(stream::iter(all))
     }
 
@@ -289,7 +289,7 @@ mod tests {
     async fn broken_pipe_ends_quietly_and_an_error_of_the_bus_does_not() {
         let pipe = || Err(io::ErrorKind::BrokenPipe.into());
         assert!(follow(records(vec![Ok(record(1, "{}"))]), None, |_| pipe()).await.is_ok());
-        let away = records(vec![Ok(record(1, "{}")), Err(TailError("the broker is away".to_owned()))]);
+        let away = records(vec![Ok(record(1, "{}")), Err(ReadError("the broker is away".to_owned()))]);
         let ended = follow(away, None, |_| Ok(())).await;
         assert!(matches!(ended, Err(Failure::Running(says)) if says == "the broker is away"));
     }

@@ -18,7 +18,7 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 
 use tokio::sync::{oneshot, watch};
 
-use crate::bus::{Link, OpenError, Receipt, Refusal};
+use crate::bus::{ConnectionState, OpenError, Receipt, Refusal};
 use crate::clock::Clock;
 use crate::dedupe::Known;
 use crate::message::Message;
@@ -89,7 +89,7 @@ pub(crate) enum Keep {
 pub(crate) struct Log {
     pub(crate) store: Arc<Store>,
     orders: SyncSender<Order>,
-    link: watch::Receiver<Link>,
+    link: watch::Receiver<ConnectionState>,
     reopened: watch::Receiver<u64>,
     /// Ends with the writer.
     closed: watch::Receiver<()>,
@@ -99,7 +99,7 @@ impl Log {
     /// Opens the log, making it where there is none. An error has its remedy.
     pub(crate) fn open(settings: Settings, topics: impl Iterator<Item = Arc<str>>) -> Result<Self, OpenError> {
         let (orders, received) = sync_channel(WAITING);
-        let (link, opened_again) = (watch::Sender::new(Link::Up), watch::Sender::new(0));
+        let (link, opened_again) = (watch::Sender::new(ConnectionState::Up), watch::Sender::new(0));
         let (closing, closed) = watch::channel(());
         // The last process may have seen an fsync fail: then the disk lacks what reading finds.
         let sealed = journal::seal(&settings.dir);
@@ -151,7 +151,7 @@ impl Log {
     /// disk does not take it, or nothing at present, it is not kept in mind and nothing else happens.
     pub(crate) fn remember(&self, known: Known) -> impl Future<Output = ()> + Send + use<> {
         let (written, was_written) = oneshot::channel();
-        let taking = *self.link.borrow() == Link::Up;
+        let taking = *self.link.borrow() == ConnectionState::Up;
         let handed_over = taking && self.hand_over(Order::Remember(known, written)).is_ok();
         async move {
             if handed_over {
@@ -182,7 +182,7 @@ impl Log {
     }
 
     /// Whether messages are taken.
-    pub(crate) fn link(&self) -> watch::Receiver<Link> {
+    pub(crate) fn link(&self) -> watch::Receiver<ConnectionState> {
         self.link.clone()
     }
 

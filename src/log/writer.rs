@@ -14,7 +14,7 @@ use super::directory::Gone;
 use super::retention::{Facts, Retention};
 use super::store::{AppendError, Store};
 use super::{Keep, Settings, disk};
-use crate::bus::{Link, Receipt, Refusal};
+use crate::bus::{ConnectionState, Receipt, Refusal};
 use crate::dedupe::Known;
 use crate::message::Message;
 use crate::telemetry::Throttle;
@@ -70,7 +70,7 @@ pub(crate) struct Done {
 pub(super) struct Writer {
     store: Arc<Store>,
     orders: Receiver<Order>,
-    link: watch::Sender<Link>,
+    link: watch::Sender<ConnectionState>,
     settings: Settings,
     state: State,
     cursors: BTreeMap<Arc<str>, u64>,
@@ -133,7 +133,7 @@ impl Writer {
     pub(super) fn new(
         store: Arc<Store>,
         orders: Receiver<Order>,
-        link: watch::Sender<Link>,
+        link: watch::Sender<ConnectionState>,
         reopened: watch::Sender<u64>,
         settings: Settings,
     ) -> Self {
@@ -426,7 +426,7 @@ impl Writer {
 
     fn enter(&mut self, state: State) {
         self.state = state;
-        let link = if state == State::Taking { Link::Up } else { Link::Away };
+        let link = if state == State::Taking { ConnectionState::Up } else { ConnectionState::Away };
         self.link.send_if_modified(|current| std::mem::replace(current, link) != link);
     }
 }
@@ -436,7 +436,7 @@ fn total(facts: &[Facts]) -> u64 {
 }
 
 /// Without the writer nothing is taken, however it ended.
-struct AwayOnDrop(watch::Sender<Link>);
+struct AwayOnDrop(watch::Sender<ConnectionState>);
 
 impl AwayOnDrop {
     fn done(self) {}
@@ -447,6 +447,6 @@ impl Drop for AwayOnDrop {
         if std::thread::panicking() {
             error!("the writer of the log ended for no good reason: restart the bridge and report this");
         }
-        self.0.send_replace(Link::Away);
+        self.0.send_replace(ConnectionState::Away);
     }
 }

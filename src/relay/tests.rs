@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 
 use super::*;
-use crate::bus::Link;
+use crate::bus::ConnectionState;
 use crate::clock::Clock;
 use crate::metrics::Readings;
 use crate::route::Topic;
@@ -44,8 +44,8 @@ impl Bus for Slow {
 
     fn topics(&self, _: Vec<Topic>) {}
 
-    fn link(&self) -> watch::Receiver<Link> {
-        watch::channel(Link::Up).1
+    fn connection(&self) -> watch::Receiver<ConnectionState> {
+        watch::channel(ConnectionState::Up).1
     }
 
     fn close(&self) -> Pending<()> {

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::progress::Progress;
 use super::{Inner, Part, Spool};
-use crate::bus::{Bus, Link, Receipt, Refusal};
+use crate::bus::{Bus, ConnectionState, Receipt, Refusal};
 use crate::log::{Chunk, Done, ReadError};
 use crate::message::Message;
 use crate::telemetry::Throttle;
@@ -103,13 +103,13 @@ struct Run {
 
 impl Run {
     async fn drain(&self) {
-        let mut link = self.bus.link();
+        let mut connection = self.bus.connection();
         let mut set_aside_due = Instant::now();
         while !self.stop.is_cancelled() {
             if self.inner.spooled.waiting.load(Relaxed) > 0 {
-                self.empty(&mut link, &mut set_aside_due).await;
+                self.empty(&mut connection, &mut set_aside_due).await;
             }
-            self.try_set_aside(&link, &mut set_aside_due).await;
+            self.try_set_aside(&connection, &mut set_aside_due).await;
             let until = set_aside_due.max(Instant::now() + FIRST_PAUSE);
             let _ = timeout_at(until, self.wait(self.inner.wake.notified())).await;
         }
@@ -124,8 +124,8 @@ impl Run {
     }
 
     /// Tries what was set aside, where it is due.
-    async fn try_set_aside(&self, link: &watch::Receiver<Link>, due: &mut Instant) {
-        if Instant::now() < *due || *link.borrow() != Link::Up {
+    async fn try_set_aside(&self, connection: &watch::Receiver<ConnectionState>, due: &mut Instant) {
+        if Instant::now() < *due || *connection.borrow() != ConnectionState::Up {
             return;
         }
         let part = &self.inner.set_aside;
@@ -135,7 +135,7 @@ impl Run {
     }
 
     /// Until nothing is spooled, or the stop.
-    async fn empty(&self, link: &mut watch::Receiver<Link>, set_aside_due: &mut Instant) {
+    async fn empty(&self, connection: &mut watch::Receiver<ConnectionState>, set_aside_due: &mut Instant) {
         let spooled = &self.inner.spooled;
         let (began, mut pause, mut batch) = (self.inner.drained.load(Relaxed), FIRST_PAUSE, PROBE_MESSAGES);
         let (mut pass, mut rest) = (Pass::begin(spooled), None);
@@ -144,8 +144,8 @@ impl Run {
             "messages are in the spool: they are brought to the bus as soon as it takes them"
         );
         while spooled.waiting.load(Relaxed) > 0 {
-            if *link.borrow_and_update() != Link::Up {
-                let _ = timeout(PROBE_EVERY, self.wait(link.changed())).await;
+            if *connection.borrow_and_update() != ConnectionState::Up {
+                let _ = timeout(PROBE_EVERY, self.wait(connection.changed())).await;
             }
             if self.stop.is_cancelled() {
                 return;
@@ -159,25 +159,25 @@ impl Run {
                 (pause, batch) = (FIRST_PAUSE, BATCH_MESSAGES);
             } else if tally.failed > 0 {
                 // The bus as a whole, or only where the first messages go? More of them tell.
-                if *link.borrow() != Link::Up {
+                if *connection.borrow() != ConnectionState::Up {
                     batch = PROBE_MESSAGES;
                 }
                 if batch < BATCH_MESSAGES {
                     (pass, rest) = (Pass::begin(spooled), None);
                     batch = (batch * PROBE_GROWTH).min(BATCH_MESSAGES);
                 }
-                let _ = timeout(pause, self.wait(link.changed())).await;
+                let _ = timeout(pause, self.wait(connection.changed())).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
             if tally.seen > 0 {
                 continue;
             }
-            self.try_set_aside(link, set_aside_due).await;
+            self.try_set_aside(connection, set_aside_due).await;
             // What comes meanwhile belongs to this pass, and need not wait for what is stuck.
             let until = *rest.get_or_insert_with(|| pass.rest(pause));
             tokio::select! {
                 () = self.inner.wake.notified() => {}
-                _ = link.changed() => rest = Some(Instant::now()),
+                _ = connection.changed() => rest = Some(Instant::now()),
                 () = sleep_until(until) => {}
                 () = self.stop.cancelled() => {}
             }
@@ -275,7 +275,9 @@ impl Run {
     /// While the bus as a whole cannot be reached, or takes nothing, nothing is set aside: what is wrong then is
     /// not the message.
     fn may_set_aside(&self, part: &Part, refusal: &Refusal) -> bool {
-        !self.is_set_aside(part) && refusal.concerns_this_alone() && *self.bus.link().borrow() == Link::Up
+        !self.is_set_aside(part)
+            && refusal.is_message_specific()
+            && *self.bus.connection().borrow() == ConnectionState::Up
     }
 
     /// Whether the message was set aside.

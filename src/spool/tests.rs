@@ -6,7 +6,7 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::bus::{Bus, Link, Pending, Scope};
+use crate::bus::{Bus, ConnectionState, Pending, Scope};
 use crate::clock::Set;
 use crate::route::Topic;
 use crate::telemetry::lines::Lines;
@@ -22,20 +22,20 @@ struct Moody {
     forgets: AtomicBool,
     /// A client may let go of a message after its answer.
     last: Mutex<Option<Arc<Message>>>,
-    link: watch::Sender<Link>,
+    connection: watch::Sender<ConnectionState>,
 }
 
 impl Moody {
     /// The judge sees the message and how many were asked before it.
     fn new(judge: impl Fn(&Message, usize) -> Result<Receipt, Refusal> + Send + Sync + 'static) -> Arc<Self> {
-        let link = watch::Sender::new(Link::Up);
+        let connection = watch::Sender::new(ConnectionState::Up);
         Arc::new(Self {
             judge: Box::new(judge),
             asked: AtomicU64::new(0),
             kept: Mutex::default(),
             forgets: AtomicBool::new(false),
             last: Mutex::default(),
-            link,
+            connection,
         })
     }
 
@@ -68,8 +68,8 @@ impl Bus for Shared {
 
     fn topics(&self, _: Vec<Topic>) {}
 
-    fn link(&self) -> watch::Receiver<Link> {
-        self.0.link.subscribe()
+    fn connection(&self) -> watch::Receiver<ConnectionState> {
+        self.0.connection.subscribe()
     }
 
     fn close(&self) -> Pending<()> {
@@ -90,11 +90,11 @@ fn message(key: &str, n: usize) -> Arc<Message> {
 }
 
 /// Keeps nothing before the test says so.
-struct Slow(Mutex<Vec<oneshot::Sender<Result<Receipt, Refusal>>>>, watch::Sender<Link>);
+struct Slow(Mutex<Vec<oneshot::Sender<Result<Receipt, Refusal>>>>, watch::Sender<ConnectionState>);
 
 impl Default for Slow {
     fn default() -> Self {
-        Self(Mutex::default(), watch::Sender::new(Link::Up))
+        Self(Mutex::default(), watch::Sender::new(ConnectionState::Up))
     }
 }
 
@@ -113,7 +113,7 @@ impl Bus for Arc<Slow> {
 
     fn topics(&self, _: Vec<Topic>) {}
 
-    fn link(&self) -> watch::Receiver<Link> {
+    fn connection(&self) -> watch::Receiver<ConnectionState> {
         self.1.subscribe()
     }
 
@@ -249,7 +249,7 @@ async fn a_bus_that_is_away_as_a_whole_sets_nothing_aside() {
     // Each word of the link ends a pause.
     let stays_away = async {
         loop {
-            bus.link.send_replace(Link::Away);
+            bus.connection.send_replace(ConnectionState::Away);
             tokio::task::yield_now().await;
         }
     };

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::{Bus, Link, OpenError, Pending, Receipt, Refusal, Setup};
+use super::{Bus, ConnectionState, OpenError, Pending, Receipt, Refusal, Setup};
 use crate::clock::Clock;
 use crate::config;
 use crate::log::{Keep, Log, Retention, Settings};
@@ -56,7 +56,7 @@ impl Bus for Embedded {
         self.log.store.know(topics.iter().map(|topic| Arc::from(&**topic)));
     }
 
-    fn link(&self) -> watch::Receiver<Link> {
+    fn connection(&self) -> watch::Receiver<ConnectionState> {
         self.log.link()
     }
 
@@ -114,13 +114,13 @@ mod tests {
     async fn what_was_handed_over_before_close_is_kept_though_nobody_waits() {
         let dir = tempfile::tempdir().unwrap();
         let (bus, _) = opened(&config(dir.path(), 0));
-        assert_eq!(*bus.link().borrow(), Link::Up);
+        assert_eq!(*bus.connection().borrow(), ConnectionState::Up);
         for number in 0..3000 {
             drop(bus.publish(message(number)));
         }
         bus.close().await;
         assert!(matches!(bus.publish(message(9)).await, Err(Refusal::Transient { .. })));
-        assert_eq!(*bus.link().borrow(), Link::Away);
+        assert_eq!(*bus.connection().borrow(), ConnectionState::Away);
         bus.close().await;
         let (bus, api) = opened(&config(dir.path(), 0));
         assert_eq!(next_offset(&api).await, 3000);
@@ -133,7 +133,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (bus, api) = opened(&config(dir.path(), u64::MAX / 2));
         assert!(matches!(bus.publish(message(1)).await, Err(Refusal::Transient { .. })));
-        assert_eq!(*bus.link().borrow(), Link::Away);
+        assert_eq!(*bus.connection().borrow(), ConnectionState::Away);
         assert_eq!(next_offset(&api).await, 0);
     }
 

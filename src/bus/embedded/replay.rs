@@ -6,20 +6,20 @@ use std::collections::VecDeque;
 use futures_util::stream::{self, StreamExt};
 
 use super::tail::{Client, Lines};
-use crate::bus::{From, Record, Records, Replay, SILENCE, Step, TailError, Wanted};
+use crate::bus::{ReadError, Record, Records, Replay, SILENCE, StartPosition, Step, Wanted};
 use crate::config;
 
 /// Needs the bridge to run, as the log belongs to one process.
-pub async fn replay(config: &config::Embedded, topics: Vec<String>, wanted: Wanted) -> Result<Replay, TailError> {
+pub async fn replay(config: &config::Embedded, topics: Vec<String>, wanted: Wanted) -> Result<Replay, ReadError> {
     let client = Client::new(config)?;
     let known = client.topics().await?;
     let next = |topic: &str| known.iter().find(|known| known.topic == topic).map(|known| known.next);
-    let missing = |topic: &str| TailError(format!("{topic}: no such topic; does the bridge run with these routes?"));
+    let missing = |topic: &str| ReadError(format!("{topic}: no such topic; does the bridge run with these routes?"));
     let places = topics.into_iter().map(|topic| {
         let next = next(&topic).ok_or_else(|| missing(&topic))?;
         Ok(Place { topic, next })
     });
-    let places = places.collect::<Result<_, TailError>>()?;
+    let places = places.collect::<Result<_, ReadError>>()?;
     let reading = Reading::Kept { client, left: places, done: Vec::new(), open: None };
     Ok(Box::pin(stream::unfold(Some(reading), move |reading| async move {
         match reading?.step().await {
@@ -45,7 +45,7 @@ enum Reading {
 }
 
 impl Reading {
-    async fn step(mut self) -> Result<(Step, Self), TailError> {
+    async fn step(mut self) -> Result<(Step, Self), ReadError> {
         loop {
             self = match self {
                 Self::Kept { client, left, done, open: Some((mut place, mut lines)) } => {
@@ -62,13 +62,14 @@ impl Reading {
                 }
                 Self::Kept { client, mut left, done, open: None } => match left.pop_front() {
                     Some(place) => {
-                        let lines = client.lines(&place.topic, From::Earliest, false).await?;
+                        let lines = client.lines(&place.topic, StartPosition::Earliest, false).await?;
                         Self::Kept { client, left, done, open: Some((place, lines)) }
                     }
                     None => return Ok((Step::CaughtUp, Self::CaughtUp { client, places: done })),
                 },
                 Self::CaughtUp { client, places } => {
-                    let followed = places.iter().map(|place| client.follow(&place.topic, From::Offset(place.next)));
+                    let followed =
+                        places.iter().map(|place| client.follow(&place.topic, StartPosition::Offset(place.next)));
                     let streams = futures_util::future::try_join_all(followed).await?;
                     Self::Following(stream::select_all(streams).boxed())
                 }
@@ -83,9 +84,9 @@ impl Reading {
 
 async fn within(
     topic: &str,
-    record: impl Future<Output = Result<Option<Record>, TailError>>,
-) -> Result<Option<Record>, TailError> {
-    let silent = |_| TailError(format!("{topic}: the bridge was silent for {SILENCE:?}"));
+    record: impl Future<Output = Result<Option<Record>, ReadError>>,
+) -> Result<Option<Record>, ReadError> {
+    let silent = |_| ReadError(format!("{topic}: the bridge was silent for {SILENCE:?}"));
     tokio::time::timeout(SILENCE, record).await.map_err(silent)?
 }
 

@@ -18,7 +18,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
 use super::wire;
-use crate::bus::{From, Record, Records, TailError};
+use crate::bus::{ReadError, Record, Records, StartPosition};
 use crate::config;
 use crate::server::{connector, scheme};
 
@@ -32,7 +32,7 @@ const LARGEST_ANSWER: usize = 4 * 1024 * 1024;
 
 /// Reads kept messages of the running bridge and goes on as they arrive; no topics: all that there
 /// are now. Needs the bridge to run, as the log belongs to one process.
-pub async fn tail(config: &config::Embedded, topics: Vec<String>, from: From) -> Result<Records, TailError> {
+pub async fn tail(config: &config::Embedded, topics: Vec<String>, from: StartPosition) -> Result<Records, ReadError> {
     let client = Client::new(config)?;
     let topics = match topics.is_empty() {
         true => client.topics().await?.into_iter().map(|topic| topic.topic).collect(),
@@ -44,7 +44,7 @@ pub async fn tail(config: &config::Embedded, topics: Vec<String>, from: From) ->
 }
 
 /// Those of the topics that the running bridge has.
-pub async fn present(config: &config::Embedded, mut topics: Vec<String>) -> Result<Vec<String>, TailError> {
+pub async fn present(config: &config::Embedded, mut topics: Vec<String>) -> Result<Vec<String>, ReadError> {
     let known = Client::new(config)?.topics().await?;
     topics.retain(|topic| known.iter().any(|known| known.topic == *topic));
     Ok(topics)
@@ -67,16 +67,16 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(config: &config::Embedded) -> Result<Self, TailError> {
+    pub(super) fn new(config: &config::Embedded) -> Result<Self, ReadError> {
         let authorization = config.token.as_ref().map(|token| {
             let value = HeaderValue::from_bytes(&[b"Bearer ", token.expose()].concat());
             let mut value = value
-                .map_err(|_| TailError("embedded.token cannot stand in a header; use printable ASCII".to_owned()))?;
+                .map_err(|_| ReadError("embedded.token cannot stand in a header; use printable ASCII".to_owned()))?;
             value.set_sensitive(true);
             Ok(value)
         });
         let connector =
-            connector(config.tls.as_ref()).map_err(|error| TailError(format!("embedded.tls.certificate: {error}")))?;
+            connector(config.tls.as_ref()).map_err(|error| ReadError(format!("embedded.tls.certificate: {error}")))?;
         Ok(Self {
             http: HttpClient::builder(TokioExecutor::new()).build(connector),
             scheme: scheme(config.tls.as_ref()),
@@ -85,43 +85,43 @@ impl Client {
         })
     }
 
-    pub(super) async fn topics(&self) -> Result<Vec<TopicState>, TailError> {
+    pub(super) async fn topics(&self) -> Result<Vec<TopicState>, ReadError> {
         let body = self.get("/topics").await?;
         let bytes = Limited::new(body, LARGEST_ANSWER).collect().await.map_err(|error| self.broken(&error))?.to_bytes();
         serde_json::from_slice(&bytes).map_err(|error| self.broken(&error))
     }
 
-    pub(super) async fn follow(&self, topic: &str, from: From) -> Result<Records, TailError> {
+    pub(super) async fn follow(&self, topic: &str, from: StartPosition) -> Result<Records, ReadError> {
         Ok(Box::pin(records(self.lines(topic, from, true).await?, topic.to_owned())))
     }
 
     /// Without `follow` they end with what there is now.
-    pub(super) async fn lines(&self, topic: &str, from: From, follow: bool) -> Result<Lines, TailError> {
+    pub(super) async fn lines(&self, topic: &str, from: StartPosition, follow: bool) -> Result<Lines, ReadError> {
         let from = match from {
-            From::Earliest => "earliest".to_owned(),
-            From::Latest => "latest".to_owned(),
-            From::Offset(offset) => offset.to_string(),
+            StartPosition::Earliest => "earliest".to_owned(),
+            StartPosition::Latest => "latest".to_owned(),
+            StartPosition::Offset(offset) => offset.to_string(),
         };
         let topic_in_path = utf8_percent_encode(topic, NON_ALPHANUMERIC);
         let body = self.get(&format!("/topics/{topic_in_path}/messages?from={from}&follow={follow}")).await;
-        let body = body.map_err(|error| TailError(format!("{topic}: {error}")))?;
+        let body = body.map_err(|error| ReadError(format!("{topic}: {error}")))?;
         Ok(Lines { body, buffer: BytesMut::new(), searched: 0 })
     }
 
-    async fn get(&self, path: &str) -> Result<Incoming, TailError> {
+    async fn get(&self, path: &str) -> Result<Incoming, ReadError> {
         let mut request = Request::get(format!("{}://{}{path}", self.scheme, self.address));
         if let Some(authorization) = &self.authorization {
             request = request.header(AUTHORIZATION, authorization);
         }
         let request = request.body(Empty::new()).map_err(|error| self.broken(&error))?;
         let answer = tokio::time::timeout(ANSWER, self.http.request(request)).await;
-        let answer = answer.map_err(|_| TailError(format!("no answer from {} within {ANSWER:?}", self.address)))?;
+        let answer = answer.map_err(|_| ReadError(format!("no answer from {} within {ANSWER:?}", self.address)))?;
         let answer = answer.map_err(|error| self.unreachable(&error))?;
         let status = answer.status();
         if status.is_success() { Ok(answer.into_body()) } else { Err(self.denied(status, answer.into_body()).await) }
     }
 
-    async fn denied(&self, status: StatusCode, body: Incoming) -> TailError {
+    async fn denied(&self, status: StatusCode, body: Incoming) -> ReadError {
         #[derive(Deserialize)]
         struct Denial {
             error: String,
@@ -130,30 +130,30 @@ impl Client {
         }
         let body = Limited::new(body, LARGEST_ANSWER).collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         let Ok(denial) = serde_json::from_slice::<Denial>(&body) else {
-            return TailError(format!("{} answered {status}: does another program listen there?", self.address));
+            return ReadError(format!("{} answered {status}: does another program listen there?", self.address));
         };
         let remedy = match (status, denial.earliest, denial.next) {
             (StatusCode::UNAUTHORIZED, ..) => "; set embedded.token to that of the running bridge".to_owned(),
             (_, Some(earliest), Some(next)) => format!("; it has offsets from {earliest} up to, but without, {next}"),
             _ => String::new(),
         };
-        TailError(format!("{}{remedy}", denial.error))
+        ReadError(format!("{}{remedy}", denial.error))
     }
 
-    fn unreachable(&self, error: &hyper_util::client::legacy::Error) -> TailError {
+    fn unreachable(&self, error: &hyper_util::client::legacy::Error) -> ReadError {
         let address = self.address;
         if error.is_connect() {
-            return TailError(format!(
+            return ReadError(format!(
                 "no connection to embedded.listen, {address}: is the bridge running, with the same embedded.tls?"
             ));
         }
-        TailError(format!(
+        ReadError(format!(
             "{address} does not answer as embedded.listen does: does another program listen there, or is embedded.tls another than the running bridge's?"
         ))
     }
 
-    fn broken(&self, error: &dyn std::fmt::Display) -> TailError {
-        TailError(format!("the answer from {} cannot be read: {error}", self.address))
+    fn broken(&self, error: &dyn std::fmt::Display) -> ReadError {
+        ReadError(format!("the answer from {} cannot be read: {error}", self.address))
     }
 }
 
@@ -168,14 +168,14 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
 }
 
 /// Records until an error, which the end of the body is too: what is followed has no end.
-fn records(lines: Lines, topic: String) -> impl Stream<Item = Result<Record, TailError>> {
+fn records(lines: Lines, topic: String) -> impl Stream<Item = Result<Record, ReadError>> {
     stream::unfold(Some(lines), move |lines| {
         let topic = topic.clone();
         async move {
             let mut lines = lines?;
             let record = match lines.record(&topic).await {
                 Ok(Some(record)) => Ok(record),
-                Ok(None) => Err(TailError(format!("{topic}: the bridge stopped"))),
+                Ok(None) => Err(ReadError(format!("{topic}: the bridge stopped"))),
                 Err(error) => Err(error),
             };
             let rest = record.is_ok().then_some(lines);
@@ -193,10 +193,10 @@ pub(super) struct Lines {
 
 impl Lines {
     /// `None` at the end of the body.
-    pub(super) async fn record(&mut self, topic: &str) -> Result<Option<Record>, TailError> {
+    pub(super) async fn record(&mut self, topic: &str) -> Result<Option<Record>, ReadError> {
         let cut = |reason| format!("{topic}: the stream was cut off ({reason}); read on from the next offset");
-        let Some(line) = self.next().await.map_err(|reason| TailError(cut(reason)))? else { return Ok(None) };
-        wire::parse(&line).map(Some).map_err(|error| TailError(format!("{topic}: {error}")))
+        let Some(line) = self.next().await.map_err(|reason| ReadError(cut(reason)))? else { return Ok(None) };
+        wire::parse(&line).map(Some).map_err(|error| ReadError(format!("{topic}: {error}")))
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>, String> {
@@ -277,7 +277,7 @@ mod tests {
         let config = config(dir.path(), serve(api.clone()).await, Some("s3cret"));
         append(&store, "a", 1);
         append(&store, "b", 2);
-        let mut records = tail(&config, vec![], From::Earliest).await.unwrap();
+        let mut records = tail(&config, vec![], StartPosition::Earliest).await.unwrap();
         let mut seen = [records.next().await.unwrap().unwrap(), records.next().await.unwrap().unwrap()];
         seen.sort_by(|one, other| one.topic.cmp(&other.topic));
         assert_eq!((&*seen[0].topic, &*seen[1].topic), ("a", "b"));
@@ -305,14 +305,15 @@ mod tests {
         store.remove_oldest(1).unwrap();
         let address = serve(Api::new(store, Some(Secret::new("s3cret")))).await;
         let said = async |token, topic: &str| {
-            let tailed = tail(&config(dir.path(), address, token), vec![topic.to_owned()], From::Offset(0)).await;
+            let tailed =
+                tail(&config(dir.path(), address, token), vec![topic.to_owned()], StartPosition::Offset(0)).await;
             tailed.err().unwrap().0
         };
         assert!(said(Some("other"), "t").await.contains("set embedded.token"));
         assert!(said(Some("s3cret"), "t").await.contains("offsets from 1 up to, but without, 2"));
         assert_eq!(said(Some("s3cret"), "no").await, "no: no such topic");
         let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        let error = tail(&config(dir.path(), closed, None), vec![], From::Latest).await.err().unwrap();
+        let error = tail(&config(dir.path(), closed, None), vec![], StartPosition::Latest).await.err().unwrap();
         assert!(error.0.contains("is the bridge running"), "{error}");
     }
 

@@ -15,7 +15,7 @@ use super::producer::Line;
 use super::state::State;
 use super::topics::{Looked, Topics};
 use super::{inspect, open, tail};
-use crate::bus::{Bus, From, Level, Link, Receipt, Record, Refusal, Setup};
+use crate::bus::{Bus, ConnectionState, Level, Receipt, Record, Refusal, Setup, StartPosition};
 use crate::config;
 use crate::message::Message;
 use crate::telemetry::lines::Lines;
@@ -66,11 +66,14 @@ pub(super) async fn kept(bus: &Arc<dyn Bus>, topic: &str, key: &str, payload: im
 }
 
 pub(super) async fn up(bus: &Arc<dyn Bus>) {
-    let mut link = bus.link();
-    tokio::time::timeout(PATIENCE, link.wait_for(|link| *link == Link::Up)).await.unwrap().unwrap();
+    let mut connection = bus.connection();
+    tokio::time::timeout(PATIENCE, connection.wait_for(|connection| *connection == ConnectionState::Up))
+        .await
+        .unwrap()
+        .unwrap();
 }
 
-pub(super) async fn read(config: &config::Kafka, topic: &str, from: From, count: usize) -> Vec<Record> {
+pub(super) async fn read(config: &config::Kafka, topic: &str, from: StartPosition, count: usize) -> Vec<Record> {
     let records = tail(config, vec![topic.to_owned()], from).await.unwrap();
     let records = records.take(count).map(Result::unwrap).collect();
     tokio::time::timeout(PATIENCE, records).await.unwrap()
@@ -88,7 +91,7 @@ async fn messages_arrive_with_exact_bytes_key_and_headers() {
     let Some(broker) = broker("messages_arrive_with_exact_bytes_key_and_headers") else { return };
     let (config, topic) = (config(&broker), fresh("arrive"));
     let bus = open(&config, within(&[&topic])).unwrap();
-    assert_eq!(*bus.link().borrow(), Link::Waiting);
+    assert_eq!(*bus.connection().borrow(), ConnectionState::Waiting);
     up(&bus).await;
 
     let large: Vec<u8> = (0..10 << 20).map(|at: u32| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
@@ -96,7 +99,7 @@ async fn messages_arrive_with_exact_bytes_key_and_headers() {
     for payload in &payloads {
         kept(&bus, &topic, "user-1", payload.clone()).await;
     }
-    let records = read(&config, &topic, From::Earliest, payloads.len()).await;
+    let records = read(&config, &topic, StartPosition::Earliest, payloads.len()).await;
     for (at, (record, payload)) in records.iter().zip(&payloads).enumerate() {
         assert!(record.payload == payload[..], "payload {at}");
         assert_eq!((record.offset, record.partition), (at as u64, records[0].partition));
@@ -266,15 +269,15 @@ async fn a_tail_begins_where_it_is_told_and_says_where_it_cannot() {
     for payload in ["0", "1", "2"] {
         kept(&bus, &topic, "k", payload).await;
     }
-    assert_eq!(read(&config, &topic, From::Offset(1), 2).await[0].payload, "1");
-    let mut latest = tail(&config, vec![topic.clone()], From::Latest).await.unwrap();
+    assert_eq!(read(&config, &topic, StartPosition::Offset(1), 2).await[0].payload, "1");
+    let mut latest = tail(&config, vec![topic.clone()], StartPosition::Latest).await.unwrap();
     kept(&bus, &topic, "k", "3").await;
     let record = tokio::time::timeout(PATIENCE, latest.next()).await.unwrap().unwrap().unwrap();
     assert_eq!((&record.payload[..], record.offset), (&b"3"[..], 3));
 
-    let beyond = tail(&config, vec![topic.clone()], From::Offset(9)).await.err().unwrap();
+    let beyond = tail(&config, vec![topic.clone()], StartPosition::Offset(9)).await.err().unwrap();
     assert!(beyond.0.contains("no offset 9"), "{beyond}");
-    let unknown = tail(&config, vec![fresh("unknown")], From::Earliest).await.err().unwrap();
+    let unknown = tail(&config, vec![fresh("unknown")], StartPosition::Earliest).await.err().unwrap();
     assert!(unknown.0.contains("does not exist"), "{unknown}");
     bus.close().await;
 }
@@ -327,7 +330,7 @@ async fn without_a_broker_the_refusal_comes_in_time_and_the_bus_is_waited_for() 
         assert!(matches!(refusal, Refusal::Transient { .. }), "{refusal}");
         // librdkafka finds an overdue message within a second, which a timeout of 1 s has not.
         assert!(begun.elapsed() < timeout.max(Duration::from_secs(2)), "{:?}", begun.elapsed());
-        assert_eq!(*bus.link().borrow(), Link::Waiting);
+        assert_eq!(*bus.connection().borrow(), ConnectionState::Waiting);
         bus.close().await;
     }
     let findings = inspect(&nobody, &within(&["t"])).await.unwrap();

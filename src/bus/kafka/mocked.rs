@@ -15,7 +15,7 @@ use super::state::State;
 use super::supervise::supervise;
 use super::topics::{Looked, Topics};
 use super::{client, open};
-use crate::bus::{Bus, Link, Receipt, Refusal, Setup};
+use crate::bus::{Bus, ConnectionState, Receipt, Refusal, Setup};
 use crate::config;
 use crate::message::Message;
 use crate::telemetry::lines::Lines;
@@ -37,14 +37,14 @@ async fn connected() -> (Brokers, Arc<dyn Bus>) {
     let brokers = MockCluster::new(1).unwrap();
     brokers.create_topic("t", 1, 1).unwrap();
     let bus = open(&config(&brokers.bootstrap_servers()), setup(Duration::from_secs(5), &["t"])).unwrap();
-    reaches(&bus, Link::Up).await;
+    reaches(&bus, ConnectionState::Up).await;
     kept(&bus).await;
     (brokers, bus)
 }
 
-async fn reaches(bus: &Arc<dyn Bus>, wanted: Link) {
-    let mut link = bus.link();
-    tokio::time::timeout(PATIENCE, link.wait_for(|link| *link == wanted)).await.unwrap().unwrap();
+async fn reaches(bus: &Arc<dyn Bus>, wanted: ConnectionState) {
+    let mut connection = bus.connection();
+    tokio::time::timeout(PATIENCE, connection.wait_for(|connection| *connection == wanted)).await.unwrap().unwrap();
 }
 
 async fn kept(bus: &Arc<dyn Bus>) {
@@ -90,10 +90,10 @@ async fn brokers_that_go_and_come_are_seen_without_a_restart() {
     let refusal = bus.publish(message()).await.unwrap_err();
     assert!(matches!(refusal, Refusal::Transient { .. }), "{refusal}");
     assert!(begun.elapsed() < Duration::from_millis(4800), "{:?}", begun.elapsed());
-    reaches(&bus, Link::Away).await;
+    reaches(&bus, ConnectionState::Away).await;
     brokers.broker_up(1).unwrap();
     kept(&bus).await;
-    assert_eq!(*bus.link().borrow(), Link::Up);
+    assert_eq!(*bus.connection().borrow(), ConnectionState::Up);
     bus.close().await;
 }
 
@@ -123,13 +123,13 @@ async fn what_a_broker_calls_a_duplicate_is_not_kept_by_any_message_of_its_batch
     // Long enough for three messages that are handed over at once.
     config.properties.insert("linger.ms".to_owned(), config::Secret::new("500"));
     let bus = open(&config, setup(Duration::from_secs(5), &["t"])).unwrap();
-    reaches(&bus, Link::Up).await;
+    reaches(&bus, ConnectionState::Up).await;
     kept(&bus).await;
     brokers.request_errors(Api::Produce, &[Answer::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER]);
     for answer in join_all([bus.publish(message()), bus.publish(message()), bus.publish(message())]).await {
         let refusal = answer.unwrap_err();
         assert_eq!(refusal.as_str(), "unconfirmed", "{refusal}");
-        assert!(!refusal.concerns_this_alone(), "it is sent again, not set aside");
+        assert!(!refusal.is_message_specific(), "it is sent again, not set aside");
     }
     kept(&bus).await;
     bus.close().await;
@@ -226,8 +226,11 @@ async fn the_bus_is_up_once_every_topic_was_seen_and_what_was_seen_before_counts
     // Seen in a later round, so that the first is over.
     state.told(within(&["t", unseen, "missing too"]).topics);
     lacks("missing too").await;
-    assert_eq!(*state.link().borrow(), Link::Waiting);
+    assert_eq!(*state.connection().borrow(), ConnectionState::Waiting);
     state.told(within(&["t"]).topics);
-    tokio::time::timeout(PATIENCE, state.link().wait_for(|link| *link == Link::Up)).await.unwrap().unwrap();
+    tokio::time::timeout(PATIENCE, state.connection().wait_for(|connection| *connection == ConnectionState::Up))
+        .await
+        .unwrap()
+        .unwrap();
     supervisor.abort();
 }

@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::plaintext::{finding, is_loopback};
-use super::{Bus, Finding, Link, OpenError, Pending, Receipt, Refusal, Setup};
+use super::{Bus, ConnectionState, Finding, OpenError, Pending, Receipt, Refusal, Setup};
 use crate::config;
 use crate::message::Message;
 use crate::route::Topic;
@@ -130,8 +130,8 @@ impl Bus for Kafka {
         self.state.told(topics);
     }
 
-    fn link(&self) -> watch::Receiver<Link> {
-        self.state.link()
+    fn connection(&self) -> watch::Receiver<ConnectionState> {
+        self.state.connection()
     }
 
     fn close(&self) -> Pending<()> {

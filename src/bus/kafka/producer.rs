@@ -21,7 +21,7 @@ use super::client;
 use super::confirmation::is_confirmed;
 use super::refusal::{self, crowded, unconfirmed};
 use super::state::State;
-use crate::bus::{Link, OpenError, Receipt, Refusal};
+use crate::bus::{ConnectionState, OpenError, Receipt, Refusal};
 use crate::message::Message;
 
 pub(super) type Answer = Result<Receipt, Refusal>;
@@ -48,7 +48,7 @@ impl Reports {
             self.state.take_batches_below(self.batch);
             return crowded(message.topic());
         }
-        if code == Code::MessageTimedOut && *self.state.link().borrow() == Link::Up {
+        if code == Code::MessageTimedOut && *self.state.connection().borrow() == ConnectionState::Up {
             refusal::say_unanswered();
         }
         self.state.refuse(code, message.topic())

@@ -308,11 +308,11 @@ mod tests {
     fn what_is_wrong_with_a_topic_is_not_wrong_with_the_bus() {
         for code in [Code::TopicAuthorizationFailed, Code::UnknownTopic, Code::InvalidRecord, Code::MessageSizeTooLarge]
         {
-            assert!(of(code).concerns_this_alone(), "{code:?}");
+            assert!(of(code).is_message_specific(), "{code:?}");
         }
         for code in [Code::ClusterAuthorizationFailed, Code::SaslAuthenticationFailed, Code::SSL, Code::MessageTimedOut]
         {
-            assert!(!of(code).concerns_this_alone(), "{code:?}");
+            assert!(!of(code).is_message_specific(), "{code:?}");
         }
     }
 

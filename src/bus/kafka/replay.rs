@@ -13,14 +13,14 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use super::client::{self, Asker};
 use super::producer::code;
 use super::tail::{ASK, Reader, left, partitions, passing, record, refused, unanswered};
-use crate::bus::{Record, Replay, SILENCE, Step, TailError, Wanted};
+use crate::bus::{ReadError, Record, Replay, SILENCE, Step, Wanted};
 use crate::config;
 
 /// Reads kept messages without disturbing any consumer; see [`super::super::replay`].
-pub(crate) async fn replay(config: &config::Kafka, topics: Vec<String>, wanted: Wanted) -> Result<Replay, TailError> {
-    let mut settings = client::consumer(config).map_err(|error| TailError(error.0))?;
+pub(crate) async fn replay(config: &config::Kafka, topics: Vec<String>, wanted: Wanted) -> Result<Replay, ReadError> {
+    let mut settings = client::consumer(config).map_err(|error| ReadError(error.0))?;
     settings.set("enable.partition.eof", "true");
-    let asker = Asker::open(config).map_err(|error| TailError(error.0))?;
+    let asker = Asker::open(config).map_err(|error| ReadError(error.0))?;
     let opened = tokio::task::spawn_blocking(move || {
         let ends = ends(&asker, &topics, Instant::now() + ASK)?;
         let mut list = TopicPartitionList::new();
@@ -30,7 +30,7 @@ pub(crate) async fn replay(config: &config::Kafka, topics: Vec<String>, wanted: 
         }
         Ok((Reader::open(&settings, &list)?, Ahead::new(ends)))
     });
-    let (reader, ahead) = opened.await.map_err(|_| TailError("reading was interrupted".to_owned()))??;
+    let (reader, ahead) = opened.await.map_err(|_| ReadError("reading was interrupted".to_owned()))??;
     let reading = Reading { reader, ahead, caught_up: false, wanted };
     Ok(Box::pin(stream::unfold(Some(reading), |reading| async move {
         let mut reading = reading?;
@@ -50,8 +50,8 @@ struct End {
 }
 
 /// Of every partition. Blocks. Asks for the topics side by side, as `tail` does.
-fn ends(asker: &Asker, topics: &[String], deadline: Instant) -> Result<Vec<End>, TailError> {
-    let of_topic = |topic: &str| -> Result<Vec<End>, TailError> {
+fn ends(asker: &Asker, topics: &[String], deadline: Instant) -> Result<Vec<End>, ReadError> {
+    let of_topic = |topic: &str| -> Result<Vec<End>, ReadError> {
         let end = |partition| {
             let (first, next) =
                 asker.ends(topic, partition, left(deadline)).map_err(|error| unanswered(topic, &error))?;
@@ -62,7 +62,7 @@ fn ends(asker: &Asker, topics: &[String], deadline: Instant) -> Result<Vec<End>,
     std::thread::scope(|scope| {
         let asking: Vec<_> = topics.iter().map(|topic| scope.spawn(move || of_topic(topic))).collect();
         let asked = asking.into_iter().map(|asking| asking.join());
-        let ends = asked.map(|ends| ends.map_err(|_| TailError("reading was interrupted".to_owned()))?);
+        let ends = asked.map(|ends| ends.map_err(|_| ReadError("reading was interrupted".to_owned()))?);
         Ok(ends.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
     })
 }
@@ -124,7 +124,7 @@ struct Reading {
 }
 
 impl Reading {
-    async fn step(&mut self) -> Result<Step, TailError> {
+    async fn step(&mut self) -> Result<Step, ReadError> {
         while !self.caught_up {
             if self.ahead.is_empty() {
                 self.caught_up = true;
@@ -134,7 +134,7 @@ impl Reading {
                 Ok(record) => return record.map(Step::Record),
                 Err(_) if self.ahead.ended() => self.ahead.next.clear(),
                 Err(_) => {
-                    return Err(TailError(format!(
+                    return Err(ReadError(format!(
                         "Kafka was silent for {SILENCE:?} before it gave all that it keeps; check kafka.brokers"
                     )));
                 }
@@ -144,7 +144,7 @@ impl Reading {
     }
 
     /// Cancel-safe: what was received and not returned is only the end of a partition.
-    async fn next(&mut self) -> Result<Record, TailError> {
+    async fn next(&mut self) -> Result<Record, ReadError> {
         loop {
             match self.reader.consumer().recv().await {
                 Ok(message) => {

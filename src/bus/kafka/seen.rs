@@ -12,7 +12,7 @@ use super::client::tests::config;
 use super::client::{self, Quiet};
 use super::live::{PATIENCE, broker, fresh, kept, message, read, up, within};
 use super::{inspect, open};
-use crate::bus::{From, Level, Link, Receipt, Refusal};
+use crate::bus::{ConnectionState, Level, Receipt, Refusal, StartPosition};
 use crate::config;
 use crate::telemetry::lines::Lines;
 
@@ -43,7 +43,7 @@ async fn what_comes_before_its_topic_was_seen_keeps_its_order() {
     let sent: Vec<String> = (0..200).map(|n| n.to_string()).collect();
     let answers = join_all(sent.iter().map(|n| bus.publish(message(&topic, "k", n.clone())))).await;
     assert!(answers.iter().all(|answer| *answer == Ok(Receipt::Kept)), "{answers:?}");
-    let kept = read(&config, &topic, From::Earliest, sent.len()).await;
+    let kept = read(&config, &topic, StartPosition::Earliest, sent.len()).await;
     let kept: Vec<_> = kept.iter().map(|record| String::from_utf8(record.payload.to_vec()).unwrap()).collect();
     assert_eq!(kept, sent);
     bus.close().await;
@@ -195,7 +195,7 @@ async fn brokers_that_are_not_reached_are_named_with_the_cause_before_any_delive
     let refusal = buses[1].publish(message("t", "k", "x")).await.unwrap_err();
     assert_eq!(refusal.to_string(), "no Kafka broker can be reached: the connection is refused");
     for (bus, (config, why)) in buses.iter().zip(&cases) {
-        assert_eq!(*bus.link().borrow(), Link::Waiting);
+        assert_eq!(*bus.connection().borrow(), ConnectionState::Waiting);
         let findings = inspect(config, &within(&["t"])).await.unwrap();
         assert!(findings.len() == 1 && findings[0].says.contains(why), "{why}: {findings:?}");
         bus.close().await;

@@ -12,19 +12,19 @@ use tokio::sync::{Notify, watch};
 use super::cause::Cause;
 use super::look::NOT_AT;
 use super::refusal::{self, Trouble};
-use crate::bus::trouble::Troubles;
-use crate::bus::{Link, Refusal};
+use crate::bus::error_log::ErrorLog;
+use crate::bus::{ConnectionState, Refusal};
 use crate::route::Topic;
 
 /// How long a trouble explains what goes wrong.
 const EXPLAINS_FOR: Duration = Duration::from_secs(60);
 
 pub(super) struct State {
-    link: watch::Sender<Link>,
+    connection: watch::Sender<ConnectionState>,
     standing: watch::Sender<Standing>,
     /// Whether a topic that is not there will be made.
     creates: AtomicBool,
-    trouble: Troubles<Trouble>,
+    errors: ErrorLog<Trouble>,
     /// Whether there is any: spares each receipt the lock.
     troubled: AtomicBool,
     /// Why the last connection did not come about, and when that was.
@@ -68,10 +68,10 @@ impl Standing {
 impl State {
     pub(super) fn new(creates: bool) -> Self {
         Self {
-            link: watch::Sender::new(Link::Waiting),
+            connection: watch::Sender::new(ConnectionState::Waiting),
             standing: watch::Sender::default(),
             creates: AtomicBool::new(creates),
-            trouble: Troubles::default(),
+            errors: ErrorLog::default(),
             troubled: AtomicBool::new(false),
             cause: Mutex::default(),
             heard: AtomicBool::new(false),
@@ -87,13 +87,15 @@ impl State {
         }
     }
 
-    pub(super) fn link(&self) -> watch::Receiver<Link> {
-        self.link.subscribe()
+    pub(super) fn connection(&self) -> watch::Receiver<ConnectionState> {
+        self.connection.subscribe()
     }
 
     /// Up, logged where it was not.
     pub(super) fn up(&self) {
-        if *self.link.borrow() != Link::Up && self.link.send_replace(Link::Up) != Link::Up {
+        if *self.connection.borrow() != ConnectionState::Up
+            && self.connection.send_replace(ConnectionState::Up) != ConnectionState::Up
+        {
             self.recovered();
             tracing::info!("Kafka can be reached");
         }
@@ -101,10 +103,10 @@ impl State {
 
     /// Away, logged where it was up. Without effect while the brokers were never reached.
     pub(super) fn away(&self) {
-        let was_up = self.link.send_if_modified(|link| {
-            let was_up = *link == Link::Up;
+        let was_up = self.connection.send_if_modified(|connection| {
+            let was_up = *connection == ConnectionState::Up;
             if was_up {
-                *link = Link::Away;
+                *connection = ConnectionState::Away;
             }
             was_up
         });
@@ -118,7 +120,7 @@ impl State {
     pub(super) fn receipt(&self) {
         self.receipts.fetch_add(1, Ordering::Relaxed);
         // At the start the other topics are still to be seen to.
-        if *self.link.borrow() == Link::Away {
+        if *self.connection.borrow() == ConnectionState::Away {
             self.up();
         }
         self.recovered();
@@ -126,7 +128,7 @@ impl State {
 
     fn recovered(&self) {
         if self.troubled.swap(false, Ordering::Relaxed) {
-            self.trouble.over();
+            self.errors.clear();
             *locked(&self.cause) = None;
         }
     }
@@ -211,11 +213,11 @@ impl State {
 
     /// Whether an ERROR says what is wrong with the connection.
     pub(super) fn is_in_trouble(&self) -> bool {
-        self.trouble.within(EXPLAINS_FOR).is_some()
+        self.errors.within(EXPLAINS_FOR).is_some()
     }
 
     pub(super) fn in_trouble(&self, trouble: Trouble) {
-        if !self.trouble.meet(trouble) {
+        if !self.errors.record(trouble) {
             return;
         }
         self.troubled.store(true, Ordering::Relaxed);
@@ -237,9 +239,9 @@ impl State {
             _ => {}
         }
         // A timeout while no broker answers has a better name.
-        let gone = code == Code::MessageTimedOut && *self.link.borrow() != Link::Up;
+        let gone = code == Code::MessageTimedOut && *self.connection.borrow() != ConnectionState::Up;
         let code = if gone { Code::AllBrokersDown } else { code };
-        let trouble = self.trouble.within(EXPLAINS_FOR);
+        let trouble = self.errors.within(EXPLAINS_FOR);
         let refusal = refusal::refusal(code, topic, trouble, self.creates.load(Ordering::Relaxed));
         match (&refusal, self.cause()) {
             (Refusal::Transient { .. }, _) if code == Code::AllBrokersDown && self.nowhere.load(Ordering::Relaxed) => {
@@ -312,13 +314,13 @@ mod tests {
     fn a_bus_never_reached_is_waited_for_and_not_away() {
         let state = State::new(true);
         state.away();
-        assert_eq!(*state.link().borrow(), Link::Waiting);
+        assert_eq!(*state.connection().borrow(), ConnectionState::Waiting);
         state.up();
-        assert_eq!(*state.link().borrow(), Link::Up);
+        assert_eq!(*state.connection().borrow(), ConnectionState::Up);
         state.away();
-        assert_eq!(*state.link().borrow(), Link::Away);
+        assert_eq!(*state.connection().borrow(), ConnectionState::Away);
         state.receipt();
-        assert_eq!(*state.link().borrow(), Link::Up);
+        assert_eq!(*state.connection().borrow(), ConnectionState::Up);
     }
 
     #[test]
@@ -351,7 +353,7 @@ mod tests {
     fn a_receipt_at_the_start_says_nothing_of_other_topics() {
         let state = State::new(true);
         state.receipt();
-        assert_eq!(*state.link().borrow(), Link::Waiting);
+        assert_eq!(*state.connection().borrow(), ConnectionState::Waiting);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::producer::Line;
 use super::refusal::Trouble;
 use super::state::State;
 use super::topics::{Looked, Topics};
-use crate::bus::Link;
+use crate::bus::ConnectionState;
 
 /// Between two rounds while all is well, not so well, and at least.
 const CALM: Duration = Duration::from_secs(5);
@@ -101,7 +101,7 @@ pub(super) async fn supervise(line: Arc<Line>, state: Arc<State>, mut topics: To
             state.away();
         }
         // A client goes to the addresses that brokers give for themselves as soon as it knows them.
-        let never_up = *state.link().borrow() == Link::Waiting;
+        let never_up = *state.connection().borrow() == ConnectionState::Waiting;
         let mut not_at = if !heard && never_up && !state.is_in_trouble() { given.clone() } else { Vec::new() };
         let mut none = !not_at.is_empty();
         if unheard.is_due(!heard && !none, Instant::now()) && !state.is_in_trouble() {
@@ -116,7 +116,7 @@ pub(super) async fn supervise(line: Arc<Line>, state: Arc<State>, mut topics: To
         }
         // Up, and so ready, only once its topics were seen to, and those who lead them are reached: what came
         // before that would be refused.
-        let is_up = *state.link().borrow() == Link::Up;
+        let is_up = *state.connection().borrow() == ConnectionState::Up;
         let timed_out = state.take_timed_out();
         is_stuck = stuck.is_long(reached && timed_out, state.receipts(), Instant::now());
         if reached && (!is_up || timed_out) {
@@ -137,7 +137,7 @@ pub(super) async fn supervise(line: Arc<Line>, state: Arc<State>, mut topics: To
             }
         }
         state.set_nowhere(none);
-        let is_up = *state.link().borrow() == Link::Up;
+        let is_up = *state.connection().borrow() == ConnectionState::Up;
         // What is said stays true until the bus is up, or, where it is, until all are reached.
         if (!not_at.is_empty() || is_up) && unreached.is_due(!not_at.is_empty(), Instant::now()) {
             say_unreached(&state, &not_at, none);

@@ -16,7 +16,7 @@ use super::client::{self, Asker, Explained, Quiet, Unanswered};
 use super::creation::is_not_reached;
 use super::producer::code;
 use super::refusal::Trouble;
-use crate::bus::{From, Record, Records, TailError, Wanted};
+use crate::bus::{ReadError, Record, Records, StartPosition, Wanted};
 use crate::config;
 
 /// For all questions before the first record.
@@ -25,14 +25,18 @@ pub(super) const ASK: Duration = Duration::from_secs(10);
 /// Reads kept messages without disturbing any consumer. `Latest` means from the moment of the call.
 /// An offset that a partition does not have is an error, and so is a topic that does not exist. While
 /// the brokers are away the stream waits.
-pub(crate) async fn tail(config: &config::Kafka, topics: Vec<String>, from: From) -> Result<Records, TailError> {
-    let settings = client::consumer(config).map_err(|error| TailError(error.0))?;
-    let asker = Asker::open(config).map_err(|error| TailError(error.0))?;
+pub(crate) async fn tail(
+    config: &config::Kafka,
+    topics: Vec<String>,
+    from: StartPosition,
+) -> Result<Records, ReadError> {
+    let settings = client::consumer(config).map_err(|error| ReadError(error.0))?;
+    let asker = Asker::open(config).map_err(|error| ReadError(error.0))?;
     let reader = tokio::task::spawn_blocking(move || {
         let list = begin(&asker, &topics, from, Instant::now() + ASK)?;
         Reader::open(&settings, &list)
     });
-    let reader = reader.await.map_err(|_| TailError("reading was interrupted".to_owned()))??;
+    let reader = reader.await.map_err(|_| ReadError("reading was interrupted".to_owned()))??;
     Ok(Box::pin(stream::unfold(Some(reader), |reader| async move {
         let reader = reader?;
         match reader.next().await {
@@ -43,10 +47,10 @@ pub(crate) async fn tail(config: &config::Kafka, topics: Vec<String>, from: From
 }
 
 /// Those of the topics that the brokers show.
-pub(crate) async fn present(config: &config::Kafka, mut topics: Vec<String>) -> Result<Vec<String>, TailError> {
-    let asker = Asker::open(config).map_err(|error| TailError(error.0))?;
+pub(crate) async fn present(config: &config::Kafka, mut topics: Vec<String>) -> Result<Vec<String>, ReadError> {
+    let asker = Asker::open(config).map_err(|error| ReadError(error.0))?;
     let asked = tokio::task::spawn_blocking(move || asker.metadata(None, ASK)).await;
-    let metadata = asked.map_err(|_| TailError("reading was interrupted".to_owned()))?;
+    let metadata = asked.map_err(|_| ReadError("reading was interrupted".to_owned()))?;
     let metadata = metadata.map_err(|error| unanswered("the topics", &error))?;
     let shown: HashSet<&str> = metadata.topics().iter().map(|topic| topic.name()).collect();
     topics.retain(|topic| shown.contains(topic.as_str()));
@@ -55,13 +59,18 @@ pub(crate) async fn present(config: &config::Kafka, mut topics: Vec<String>) -> 
 
 /// Where to begin, settled in every partition. Blocks. Asks for the topics side by side: with many
 /// partitions on distant brokers the answers would otherwise take longer than [`ASK`].
-fn begin(asker: &Asker, topics: &[String], from: From, deadline: Instant) -> Result<TopicPartitionList, TailError> {
+fn begin(
+    asker: &Asker,
+    topics: &[String],
+    from: StartPosition,
+    deadline: Instant,
+) -> Result<TopicPartitionList, ReadError> {
     let mut list = TopicPartitionList::new();
     std::thread::scope(|scope| {
         let asking: Vec<_> =
             topics.iter().map(|topic| (topic, scope.spawn(move || offsets(asker, topic, from, deadline)))).collect();
         for (topic, offsets) in asking {
-            let offsets = offsets.join().map_err(|_| TailError("reading was interrupted".to_owned()))??;
+            let offsets = offsets.join().map_err(|_| ReadError("reading was interrupted".to_owned()))??;
             for (partition, offset) in (0..).zip(offsets) {
                 list.add_partition_offset(topic, partition, offset).map_err(|error| refused(topic, code(&error)))?;
             }
@@ -70,20 +79,20 @@ fn begin(asker: &Asker, topics: &[String], from: From, deadline: Instant) -> Res
     })
 }
 
-fn offsets(asker: &Asker, topic: &str, from: From, deadline: Instant) -> Result<Vec<Offset>, TailError> {
+fn offsets(asker: &Asker, topic: &str, from: StartPosition, deadline: Instant) -> Result<Vec<Offset>, ReadError> {
     (0..partitions(asker, topic, deadline)?)
         .map(|partition| {
             let ends = || asker.ends(topic, partition, left(deadline)).map_err(|error| unanswered(topic, &error));
             Ok(match from {
-                From::Earliest => Offset::Beginning,
-                From::Latest => Offset::Offset(ends()?.1),
-                From::Offset(offset) => Offset::Offset(has(topic, partition, offset, ends()?)?),
+                StartPosition::Earliest => Offset::Beginning,
+                StartPosition::Latest => Offset::Offset(ends()?.1),
+                StartPosition::Offset(offset) => Offset::Offset(has(topic, partition, offset, ends()?)?),
             })
         })
         .collect()
 }
 
-pub(super) fn partitions(asker: &Asker, topic: &str, deadline: Instant) -> Result<i32, TailError> {
+pub(super) fn partitions(asker: &Asker, topic: &str, deadline: Instant) -> Result<i32, ReadError> {
     let metadata = asker.metadata(Some(topic), left(deadline)).map_err(|error| unanswered(topic, &error))?;
     let found = metadata.topics().first();
     match found.and_then(|topic| topic.error()).map(Code::from) {
@@ -92,9 +101,9 @@ pub(super) fn partitions(asker: &Asker, topic: &str, deadline: Instant) -> Resul
     }
 }
 
-fn has(topic: &str, partition: i32, offset: u64, (first, next): (i64, i64)) -> Result<i64, TailError> {
+fn has(topic: &str, partition: i32, offset: u64, (first, next): (i64, i64)) -> Result<i64, ReadError> {
     i64::try_from(offset).ok().filter(|offset| (first..=next).contains(offset)).ok_or_else(|| {
-        TailError(format!(
+        ReadError(format!(
             "partition {partition} of topic {topic} has no offset {offset}: its first is {first}, its next {next}"
         ))
     })
@@ -111,9 +120,9 @@ impl Drop for Reader {
 }
 
 impl Reader {
-    pub(super) fn open(settings: &ClientConfig, list: &TopicPartitionList) -> Result<Self, TailError> {
+    pub(super) fn open(settings: &ClientConfig, list: &TopicPartitionList) -> Result<Self, ReadError> {
         let consumer: StreamConsumer<Quiet> =
-            client::create(settings, Quiet::default()).map_err(|error| TailError(error.0))?;
+            client::create(settings, Quiet::default()).map_err(|error| ReadError(error.0))?;
         consumer.assign(list).map_err(|error| refused("the topics", code(&error)))?;
         Ok(Self(Some(consumer)))
     }
@@ -122,7 +131,7 @@ impl Reader {
         self.0.as_ref().expect("only drop takes it")
     }
 
-    async fn next(&self) -> Result<Record, TailError> {
+    async fn next(&self) -> Result<Record, ReadError> {
         loop {
             match self.consumer().recv().await {
                 Ok(message) => return Ok(record(&message, |_| true)),
@@ -152,19 +161,19 @@ pub(super) fn passing(code: Code) -> bool {
     )
 }
 
-pub(super) fn unanswered(topic: &str, unanswered: &Unanswered) -> TailError {
+pub(super) fn unanswered(topic: &str, unanswered: &Unanswered) -> ReadError {
     let Explained { trouble, cause } = unanswered.explained;
     match (trouble, cause) {
-        (Some(trouble), _) => TailError(format!("{}; {}", trouble.says(), trouble.remedy())),
+        (Some(trouble), _) => ReadError(format!("{}; {}", trouble.says(), trouble.remedy())),
         (None, Some(cause)) if is_not_reached(&unanswered.error) => {
-            TailError(format!("no Kafka broker answered for {topic}: {}; {}", cause.says(), cause.remedy()))
+            ReadError(format!("no Kafka broker answered for {topic}: {}; {}", cause.says(), cause.remedy()))
         }
         _ => refused(topic, unanswered.code()),
     }
 }
 
-pub(super) fn refused(topic: &str, code: Code) -> TailError {
-    TailError(match code {
+pub(super) fn refused(topic: &str, code: Code) -> ReadError {
+    ReadError(match code {
         Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition => {
             format!(
                 "topic {topic} does not exist; the bridge creates its topics when it starts, or see kafka-topics --list"

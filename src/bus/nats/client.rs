@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use super::connection_error::ConnectionError;
 use super::refusal;
-use crate::bus::trouble::Troubles;
+use crate::bus::error_log::ErrorLog;
 use crate::bus::{OpenError, Refusal, Scope};
 use crate::config::{self, Secret};
 
@@ -33,7 +33,7 @@ pub(super) struct Events {
     /// Something changed about the connection.
     pub changed: Notify,
     denials: Mutex<Denials>,
-    trouble: Troubles<ConnectionError>,
+    errors: ErrorLog<ConnectionError>,
     /// An attempt failed, and only another one, with its error in hand, can tell why.
     unexplained: AtomicBool,
 }
@@ -64,7 +64,7 @@ impl Events {
     fn take(&self, event: &Event) {
         match event {
             Event::Connected => {
-                self.trouble.over();
+                self.errors.clear();
                 locked(&self.denials).inbox = false;
             }
             Event::ServerError(ServerError::Other(text))
@@ -95,7 +95,7 @@ impl Events {
     }
 
     pub(super) fn in_trouble(&self, error: &ConnectionError) {
-        if !self.trouble.meet(error.clone()) {
+        if !self.errors.record(error.clone()) {
             return;
         }
         if error.needs_somebody() {
@@ -138,7 +138,7 @@ impl Events {
 
     /// Why there is no connection.
     pub(super) fn unconnected(&self) -> Option<Refusal> {
-        self.trouble.within(EXPLAINS_FOR).map(|error| error.refusal())
+        self.errors.within(EXPLAINS_FOR).map(|error| error.refusal())
     }
 }
 
@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn a_denied_publish_explains_only_what_concerns_its_subject() {
         let topic = told("Permissions Violation for Publish to \"terra.daily\"");
-        assert!(topic.denied("terra.daily").is_some_and(|refusal| refusal.concerns_this_alone()));
+        assert!(topic.denied("terra.daily").is_some_and(|refusal| refusal.is_message_specific()));
         assert_eq!(topic.denied("terra.sleep"), None);
         assert!(topic.denied_bucket("B").is_none() && !topic.denied_stream("terra"));
         for bucket in ["$O.B.C.1", "$JS.API.STREAM.INFO.OBJ_B", "$JS.API.STREAM.MSG.GET.OBJ_B"] {
@@ -267,7 +267,7 @@ mod tests {
     fn a_denied_inbox_explains_every_silence_until_the_next_connection() {
         let events = told("Permissions Violation for Subscription to \"_INBOX.a.*\"");
         assert!(events.denied_stream("S"));
-        assert!(events.denied("terra.daily").is_some_and(|refusal| !refusal.concerns_this_alone()));
+        assert!(events.denied("terra.daily").is_some_and(|refusal| !refusal.is_message_specific()));
         events.take(&Event::Connected);
         assert!(!events.denied_stream("S") && events.denied("terra.daily").is_none());
     }

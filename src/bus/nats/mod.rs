@@ -30,7 +30,7 @@ use async_nats::jetstream::{Context, ContextBuilder};
 use tokio::sync::{Notify, Semaphore, watch};
 
 use super::plaintext::{finding, is_loopback};
-use super::{Bus, Finding, Link, OpenError, Pending, Receipt, Refusal, Setup};
+use super::{Bus, ConnectionState, Finding, OpenError, Pending, Receipt, Refusal, Setup};
 use crate::config;
 use crate::message::Message;
 use crate::route::Topic;
@@ -63,7 +63,7 @@ struct Nats {
     subjects: watch::Sender<Vec<String>>,
     /// Bytes.
     unsent: Arc<Semaphore>,
-    link: watch::Receiver<Link>,
+    connection: watch::Receiver<ConnectionState>,
 }
 
 /// Of a password or token that goes without TLS to another machine; the other ways to log in only sign what the
@@ -90,7 +90,7 @@ pub(super) fn open(config: &config::Nats, setup: Setup) -> Result<Arc<dyn Bus>, 
     let timeout = setup.publish_timeout;
     let client = client::lazy(config, timeout, events.clone())?;
     let context = context(config, client.clone(), timeout);
-    let (link_sender, link) = watch::channel(Link::Waiting);
+    let (connection_sender, connection) = watch::channel(ConnectionState::Waiting);
     let ensured = Arc::new(RwLock::new(Ensured::Unknown));
     let doubt = Arc::new(Notify::new());
     let wanted = stream::wanted(config, &setup);
@@ -114,14 +114,14 @@ pub(super) fn open(config: &config::Nats, setup: Setup) -> Result<Arc<dyn Bus>, 
         ensured: ensured.clone(),
         events: events.clone(),
         doubt: doubt.clone(),
-        link: link_sender,
+        connection: connection_sender,
     };
     tokio::spawn(keeper.run());
     let in_flight = Arc::new(Semaphore::new(IN_FLIGHT));
     let unsent = Arc::new(Semaphore::new(setup.bytes_in_flight.min(Semaphore::MAX_PERMITS)));
     let stream = Arc::from(config.stream.as_str());
     let domain = config.domain.as_deref().map(Arc::from);
-    let (sender, receiver) = (subjects, link);
+    let (sender, receiver) = (subjects, connection);
     Ok(Arc::new(Nats {
         client,
         context,
@@ -135,7 +135,7 @@ pub(super) fn open(config: &config::Nats, setup: Setup) -> Result<Arc<dyn Bus>, 
         in_flight,
         unsent,
         subjects: sender,
-        link: receiver,
+        connection: receiver,
     }))
 }
 
@@ -212,8 +212,8 @@ impl Bus for Nats {
         self.subjects.send_replace(subjects);
     }
 
-    fn link(&self) -> watch::Receiver<Link> {
-        self.link.clone()
+    fn connection(&self) -> watch::Receiver<ConnectionState> {
+        self.connection.clone()
     }
 
     fn close(&self) -> Pending<()> {

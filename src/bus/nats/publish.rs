@@ -185,7 +185,7 @@ mod tests {
     fn what_another_stream_or_domain_acknowledges_is_not_kept() {
         for (other, domain) in [(ack("other", 7, false, ""), None), (ack("terra", 7, false, "leaf"), Some("hub"))] {
             let refusal = receipt(&other, "terra", domain).unwrap_err();
-            assert!(matches!(refusal, Refusal::Permanent { .. }) && refusal.concerns_this_alone(), "{refusal}");
+            assert!(matches!(refusal, Refusal::Permanent { .. }) && refusal.is_message_specific(), "{refusal}");
         }
     }
 }

@@ -224,20 +224,20 @@ mod tests {
     #[test]
     fn a_server_that_keeps_nothing_more_is_told_apart_by_its_words() {
         let (full, doubted) = answer(ErrorCode::STREAM_STORE_FAILED, "maximum bytes exceeded");
-        assert!(!doubted && !full.concerns_this_alone());
+        assert!(!doubted && !full.is_message_specific());
         assert!(
             full.to_string().contains("maximum bytes exceeded") && full.to_string().contains("`max_bytes`"),
             "{full}"
         );
         let full = answer(ErrorCode::STREAM_STORE_FAILED, "maximum messages exceeded").0;
-        assert!(full.to_string().contains("`max_msgs`") && !full.concerns_this_alone(), "{full}");
+        assert!(full.to_string().contains("`max_msgs`") && !full.is_message_specific(), "{full}");
         let topic = answer(ErrorCode::STREAM_STORE_FAILED, "maximum messages per subject exceeded").0;
-        assert!(topic.to_string().contains("`max_msgs_per_subject`") && topic.concerns_this_alone(), "{topic}");
+        assert!(topic.to_string().contains("`max_msgs_per_subject`") && topic.is_message_specific(), "{topic}");
         let large = answer(ErrorCode::STREAM_STORE_FAILED, "message too large").0;
         assert!(matches!(large, Refusal::TooLarge { .. }));
         let account = answer(ErrorCode::ACCOUNT_RESOURCES_EXCEEDED, "resource limits exceeded for account").0;
         assert!(account.to_string().contains("resource limits exceeded for account"), "{account}");
-        assert!(answer(ErrorCode::STREAM_NOT_MATCH, "").0.concerns_this_alone());
+        assert!(answer(ErrorCode::STREAM_NOT_MATCH, "").0.is_message_specific());
         assert!(matches!(answer(ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM, "").0, Refusal::TooLarge { .. }));
     }
 
@@ -245,7 +245,7 @@ mod tests {
     fn a_sealed_stream_is_somebodys_to_replace() {
         let (sealed, doubted) = answer(ErrorCode::STREAM_SEALED, "invalid operation on sealed stream");
         assert!(matches!(&sealed, Refusal::Permanent { remedy, .. } if remedy.contains("another stream")), "{sealed}");
-        assert!(doubted && !sealed.concerns_this_alone());
+        assert!(doubted && !sealed.is_message_specific());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use futures_util::{StreamExt, stream};
 
 use super::claim_check;
 use super::tail::{connect, failed, reach, record, takes};
-use crate::bus::{Record, Replay, SILENCE, Step, TailError, Wanted};
+use crate::bus::{ReadError, Record, Replay, SILENCE, Step, Wanted};
 use crate::config;
 
 /// Reads kept messages without disturbing any consumer; see [`super::super::replay`].
@@ -18,7 +18,7 @@ pub(in crate::bus) async fn replay(
     config: &config::Nats,
     topics: Vec<String>,
     wanted: Wanted,
-) -> Result<Replay, TailError> {
+) -> Result<Replay, ReadError> {
     let stream = reach(config).await?;
     takes(&stream, &topics)?;
     let last = stream.cached_info().state.last_sequence;
@@ -33,7 +33,7 @@ pub(in crate::bus) async fn replay(
     let messages = consumer.messages().await.map_err(|error| failed("to deliver", &error))?;
     // A connection of its own: what an ordered consumer delivers must not wait behind a payload.
     let context = connect(config).await?;
-    let gone = |_| TailError(format!("the stream `{}` cannot be found", config.stream));
+    let gone = |_| ReadError(format!("the stream `{}` cannot be found", config.stream));
     let stream = context.get_stream(&config.stream).await.map_err(gone)?;
     let payloads = Payloads { stream, context, wanted };
     let reading = Reading { messages, last, ahead, caught_up: false, payloads };
@@ -57,7 +57,7 @@ struct Reading {
 }
 
 impl Reading {
-    async fn step(&mut self) -> Result<Step, TailError> {
+    async fn step(&mut self) -> Result<Step, ReadError> {
         if !self.ahead && !self.caught_up {
             self.caught_up = true;
             return Ok(Step::CaughtUp);
@@ -66,10 +66,10 @@ impl Reading {
         let next = match self.caught_up {
             true => next.await,
             false => tokio::time::timeout(SILENCE, next).await.map_err(|_| {
-                TailError(format!("NATS was silent for {SILENCE:?} before it gave all that it keeps; try again"))
+                ReadError(format!("NATS was silent for {SILENCE:?} before it gave all that it keeps; try again"))
             })?,
         };
-        let stopped = || TailError("NATS stopped delivering".into());
+        let stopped = || ReadError("NATS stopped delivering".into());
         let message = next.ok_or_else(stopped)?.map_err(|_| stopped())?;
         let record = record(&message)?;
         let pending = message.info().map_or(0, |info| info.pending);
@@ -87,7 +87,7 @@ struct Payloads {
 
 impl Payloads {
     /// A message that is gone by now stays without.
-    async fn add(&self, mut record: Record) -> Result<Record, TailError> {
+    async fn add(&self, mut record: Record) -> Result<Record, ReadError> {
         if !(self.wanted)(&record) {
             return Ok(record);
         }
@@ -95,7 +95,7 @@ impl Payloads {
             Ok(message) => record.payload = message.payload,
             Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => {}
             Err(_) => {
-                return Err(TailError(format!(
+                return Err(ReadError(format!(
                     "NATS does not give a message by its number; may this user ask $JS.API.STREAM.MSG.GET.{}?",
                     self.stream.cached_info().config.name
                 )));

@@ -18,7 +18,7 @@ use super::refusal::Fault;
 use super::settings::{self, Use, Verdict};
 use super::stream_error::{passes, refused, silence};
 use super::subjects::{Ensured, Overlaps, lacking};
-use crate::bus::{Link, Refusal, Scope, Setup};
+use crate::bus::{ConnectionState, Refusal, Scope, Setup};
 use crate::config;
 
 /// In the stream's metadata: the bridge made it, and may add subjects to it.
@@ -59,7 +59,7 @@ pub(super) fn wanted(config: &config::Nats, setup: &Setup) -> Config {
     }
 }
 
-/// Watches over connection and stream for as long as somebody listens to its link.
+/// Watches over connection and stream for as long as somebody listens to its connection.
 pub(super) struct Keeper {
     pub context: Context,
     pub claim_checks: Option<Arc<ClaimChecks>>,
@@ -83,7 +83,7 @@ pub(super) struct Keeper {
     pub ensured: Arc<RwLock<Ensured>>,
     pub events: Arc<Events>,
     pub doubt: Arc<Notify>,
-    pub link: watch::Sender<Link>,
+    pub connection: watch::Sender<ConnectionState>,
 }
 
 impl Keeper {
@@ -92,7 +92,7 @@ impl Keeper {
         let (mut explained, mut unconnected_since): (Option<Instant>, _) = (None, Instant::now());
         let mut renewed = Instant::now();
         let mut within = self.patience;
-        while !self.link.is_closed() {
+        while !self.connection.is_closed() {
             let connected = self.context.client().connection_state() == State::Connected;
             let mut pause = LOOK_EVERY;
             self.wanted.subjects.clone_from(&self.subjects.borrow_and_update());
@@ -181,19 +181,21 @@ impl Keeper {
             Ensured::Unusable(_) => (false, connected && self.silent.is_none()),
             Ensured::Unknown => (false, false),
         };
-        self.link.send_if_modified(|link| {
-            let next = match (*link, up) {
-                (_, true) => Link::Up,
-                (Link::Waiting, false) if !reported => Link::Waiting,
-                (_, false) => Link::Away,
+        self.connection.send_if_modified(|connection| {
+            let next = match (*connection, up) {
+                (_, true) => ConnectionState::Up,
+                (ConnectionState::Waiting, false) if !reported => ConnectionState::Waiting,
+                (_, false) => ConnectionState::Away,
             };
             match next {
-                _ if next == *link => return false,
-                Link::Up => tracing::info!("NATS is up"),
-                Link::Away | Link::Waiting if connected => tracing::warn!("the NATS stream takes nothing"),
-                Link::Away | Link::Waiting => tracing::warn!("NATS is away"),
+                _ if next == *connection => return false,
+                ConnectionState::Up => tracing::info!("NATS is up"),
+                ConnectionState::Away | ConnectionState::Waiting if connected => {
+                    tracing::warn!("the NATS stream takes nothing")
+                }
+                ConnectionState::Away | ConnectionState::Waiting => tracing::warn!("NATS is away"),
             }
-            *link = next;
+            *connection = next;
             true
         });
     }
@@ -414,7 +416,7 @@ mod tests {
             ensured: Arc::new(RwLock::new(Ensured::Complete)),
             events,
             doubt: Arc::default(),
-            link: watch::Sender::new(Link::Up),
+            connection: watch::Sender::new(ConnectionState::Up),
         }
     }
 

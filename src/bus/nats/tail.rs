@@ -15,24 +15,28 @@ use super::refusal::quoted;
 use super::settings::moves;
 use super::subjects::lacking;
 use super::{claim_check, client, context};
-use crate::bus::{From, Record, Records, TailError};
+use crate::bus::{ReadError, Record, Records, StartPosition};
 use crate::config;
 
 const CONNECTS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Follows the topics, all of the stream's where none is named.
-pub(in crate::bus) async fn tail(config: &config::Nats, topics: Vec<String>, from: From) -> Result<Records, TailError> {
+pub(in crate::bus) async fn tail(
+    config: &config::Nats,
+    topics: Vec<String>,
+    from: StartPosition,
+) -> Result<Records, ReadError> {
     let stream = reach(config).await?;
     takes(&stream, &topics)?;
     let info = stream.cached_info();
     let (first, next) = (info.state.first_sequence, info.state.last_sequence + 1);
     let deliver_policy = match from {
-        From::Earliest => DeliverPolicy::All,
-        From::Latest => DeliverPolicy::New,
-        From::Offset(offset) if offset < first.max(1) || offset > next => {
-            return Err(TailError(format!("the stream keeps offsets {} up to {next}, which comes next", first.max(1))));
+        StartPosition::Earliest => DeliverPolicy::All,
+        StartPosition::Latest => DeliverPolicy::New,
+        StartPosition::Offset(offset) if offset < first.max(1) || offset > next => {
+            return Err(ReadError(format!("the stream keeps offsets {} up to {next}, which comes next", first.max(1))));
         }
-        From::Offset(start_sequence) => DeliverPolicy::ByStartSequence { start_sequence },
+        StartPosition::Offset(start_sequence) => DeliverPolicy::ByStartSequence { start_sequence },
     };
     let ordered = OrderedConfig { deliver_policy, filter_subjects: topics, ..OrderedConfig::default() };
     let consumer = stream.create_consumer(ordered).await.map_err(|error| failed("a consumer", &error))?;
@@ -44,29 +48,29 @@ pub(in crate::bus) async fn tail(config: &config::Nats, topics: Vec<String>, fro
         async move {
             match message {
                 Ok(message) => Ok(claim_check::redeem(&context, record(&message)?).await),
-                Err(_) => Err(TailError("NATS stopped delivering".into())),
+                Err(_) => Err(ReadError("NATS stopped delivering".into())),
             }
         }
     })))
 }
 
 /// Those of the topics that the stream takes.
-pub(in crate::bus) async fn present(config: &config::Nats, mut topics: Vec<String>) -> Result<Vec<String>, TailError> {
+pub(in crate::bus) async fn present(config: &config::Nats, mut topics: Vec<String>) -> Result<Vec<String>, ReadError> {
     let missing = lacking(&topics, &reach(config).await?.cached_info().config.subjects);
     topics.retain(|topic| !missing.contains(topic));
     Ok(topics)
 }
 
-pub(super) fn failed(what: &str, error: &dyn std::fmt::Display) -> TailError {
-    TailError(format!("NATS refuses {what}: {}; may this user make consumers?", quoted(error)))
+pub(super) fn failed(what: &str, error: &dyn std::fmt::Display) -> ReadError {
+    ReadError(format!("NATS refuses {what}: {}; may this user make consumers?", quoted(error)))
 }
 
 /// The configured stream, on a connection of its own.
-pub(super) async fn reach(config: &config::Nats) -> Result<Stream, TailError> {
-    let lacking = |_| TailError(format!("the stream `{}` cannot be found", config.stream));
+pub(super) async fn reach(config: &config::Nats) -> Result<Stream, ReadError> {
+    let lacking = |_| ReadError(format!("the stream `{}` cannot be found", config.stream));
     let stream = connect(config).await?.get_stream(&config.stream).await.map_err(lacking)?;
     if stream.cached_info().config.retention == RetentionPolicy::WorkQueue {
-        return Err(TailError(format!(
+        return Err(ReadError(format!(
             "the stream `{}` is a work queue: it keeps an event for one reader only, so that `tail` and `requests` cannot \
              read it; read with that reader, or name a stream with retention `limits` in `nats.stream`",
             config.stream
@@ -76,13 +80,13 @@ pub(super) async fn reach(config: &config::Nats) -> Result<Stream, TailError> {
 }
 
 /// An error names the topics that the stream does not take, or keeps under another subject.
-pub(super) fn takes(stream: &Stream, topics: &[String]) -> Result<(), TailError> {
+pub(super) fn takes(stream: &Stream, topics: &[String]) -> Result<(), ReadError> {
     let config = &stream.cached_info().config;
     let moved = config.subject_transform.as_ref();
     if let Some((transform, topic)) =
         moved.and_then(|transform| Some((transform, topics.iter().find(|topic| moves(&transform.source, topic))?)))
     {
-        return Err(TailError(format!(
+        return Err(ReadError(format!(
             "the stream `{}` keeps {topic} under another subject (`subject_transform` from `{}` to `{}`); name that one \
              to `tail`, or none for all; `requests` cannot find it",
             config.name, transform.source, transform.destination
@@ -94,20 +98,20 @@ pub(super) fn takes(stream: &Stream, topics: &[String]) -> Result<(), TailError>
         return Ok(());
     }
     let missing = missing.into_iter().collect::<Vec<_>>().join(", ");
-    Err(TailError(format!("the stream `{}` does not take {missing}", config.name)))
+    Err(ReadError(format!("the stream `{}` does not take {missing}", config.name)))
 }
 
-pub(super) async fn connect(config: &config::Nats) -> Result<Context, TailError> {
-    let options = client::options(config, CONNECTS_WITHIN).map_err(|error| TailError(error.0))?;
+pub(super) async fn connect(config: &config::Nats) -> Result<Context, ReadError> {
+    let options = client::options(config, CONNECTS_WITHIN).map_err(|error| ReadError(error.0))?;
     let connected = tokio::time::timeout(CONNECTS_WITHIN, options.connect(config.servers.clone())).await;
-    let away = |error: ConnectionError| TailError(format!("{error}; {}", error.remedy()));
+    let away = |error: ConnectionError| ReadError(format!("{error}; {}", error.remedy()));
     let client =
         connected.map_err(|_| away(ConnectionError::NoAnswer))?.map_err(|error| away(ConnectionError::of(&error)))?;
     Ok(context(config, client, CONNECTS_WITHIN))
 }
 
-pub(super) fn record(message: &async_nats::jetstream::Message) -> Result<Record, TailError> {
-    let info = message.info().map_err(|_| TailError("a message without its place in the stream".into()))?;
+pub(super) fn record(message: &async_nats::jetstream::Message) -> Result<Record, ReadError> {
+    let info = message.info().map_err(|_| ReadError("a message without its place in the stream".into()))?;
     let time = Timestamp::from_nanosecond(info.published.unix_timestamp_nanos());
     let headers = message.headers.iter().flat_map(|headers| headers.iter());
     let headers: Vec<(String, String)> = headers
@@ -119,7 +123,7 @@ pub(super) fn record(message: &async_nats::jetstream::Message) -> Result<Record,
         key: key.map(|(_, key)| percent_encoding::percent_decode_str(key).decode_utf8_lossy().into_owned()),
         partition: 0,
         offset: info.stream_sequence,
-        time: time.map_err(|_| TailError("a message without a time".into()))?,
+        time: time.map_err(|_| ReadError("a message without a time".into()))?,
         headers,
         payload: message.payload.clone(),
     })

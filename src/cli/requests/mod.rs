@@ -56,9 +56,9 @@ pub(super) async fn run(args: &RequestsArgs, config: &config::Bus, topics: Vec<S
     let mut watched = Watched::new(args);
     // A task of its own and a blocking place in it, so that Ctrl-C counts even while stdout blocks.
     let watching = tokio::spawn(async move {
-        let running = |error: bus::TailError| Failure::Running(error.to_string());
+        let running = |error: bus::ReadError| Failure::Running(error.to_string());
         let topics = present(&config, topics).await?;
-        let mut steps = bus::replay(&config, topics, sign::is_announcement).await.map_err(running)?;
+        let mut steps = bus::adapters::replay(&config, topics, sign::is_announcement).await.map_err(running)?;
         let mut clock = interval(REDRAWN_EVERY);
         clock.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut caught_up = false;
