@@ -54,7 +54,7 @@ impl UnsignedHeaders {
     }
 
     /// Whether there is an ordering timestamp that cannot be Terra's.
-    pub fn ordering_timestamp_disbelieved(&self) -> bool {
+    pub fn ordering_timestamp_ignored(&self) -> bool {
         self.disbelieved
     }
 }
@@ -96,7 +96,7 @@ mod tests {
         let stamped = |stamp: &[u8]| {
             let headers = read("x-terra-ordering-timestamp", stamp);
             let milliseconds = headers.ordered_at().map(Timestamp::as_millisecond);
-            assert_eq!(headers.ordering_timestamp_disbelieved(), milliseconds.is_none());
+            assert_eq!(headers.ordering_timestamp_ignored(), milliseconds.is_none());
             milliseconds
         };
         assert_eq!(stamped(b"1700000000123"), Some(1_700_000_000_123));
@@ -116,7 +116,7 @@ mod tests {
         ] {
             assert_eq!(stamped(odd), None, "{}", odd.escape_ascii());
         }
-        assert!(!read("x-terra-trace-id", b"a").ordering_timestamp_disbelieved(), "there is none");
+        assert!(!read("x-terra-trace-id", b"a").ordering_timestamp_ignored(), "there is none");
     }
 
     #[test]

@@ -4,9 +4,10 @@
 
 pub mod server;
 pub mod relay;
+pub mod payload;
 pub mod headers;
 pub mod signature;
-pub mod sender;
+pub mod allow_list;
 pub mod event;
 pub mod fetch;
 pub mod identity;
@@ -24,5 +25,6 @@ pub mod clock;
 pub mod config;
 mod log;
 pub mod metrics;
+mod record;
 pub mod samples;
 pub mod telemetry;

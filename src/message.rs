@@ -1,6 +1,5 @@
-//! What goes to the bus: topic, key, CloudEvents headers and the payload, untouched.
-//! Comes in: an event and its topic. Goes out: [`Message`]. Knows no bus, only the two bindings of
-//! CloudEvents.
+//! What goes to the bus: topic, key, CloudEvents headers and the payload, untouched. Knows no bus, only CloudEvents' two
+//! bindings.
 
 use std::borrow::Cow;
 
@@ -8,12 +7,12 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
-use crate::bus::Record;
 use crate::event::{DeadLetter, Event, Facts};
 use crate::headers::bounded;
 use crate::identity::{DeliveryId, Identity, digest};
+use crate::log;
+use crate::payload::Payload;
 use crate::route::Topic;
-use crate::server::Payload;
 use crate::signature::Delivery;
 
 /// What CloudEvents' HTTP and NATS bindings percent-encode: all but printable ASCII, and of that
@@ -65,24 +64,29 @@ impl Message {
         Self { topic, key, identity, content_type: "application/json".into(), attributes, extras, payload }
     }
 
-    /// The message that keeps what nobody can read.
-    pub fn of_dead_letter(letter: DeadLetter, topic: Topic) -> Self {
-        let delivery = letter.delivery();
-        let identity = Identity::of(delivery, letter.signed_facts());
+    /// The message of a dead letter.
+    pub fn of_dead_letter(dead_letter: DeadLetter, topic: Topic) -> Self {
+        let delivery = dead_letter.delivery();
+        let identity = Identity::of(delivery, dead_letter.signed_facts());
         let id = identity.id;
         let key = id.to_string();
         let mut extras = extras(delivery);
-        extras.extend(letter.signed_facts().map(|_| fetched()));
-        extras.push(("terra-dead-letter-reason".into(), letter.reason().as_str().to_owned()));
+        extras.extend(dead_letter.signed_facts().map(|_| fetched()));
+        extras.push(("terra-dead-letter-reason".into(), dead_letter.reason().as_str().to_owned()));
         let attributes = attributes(delivery, id, "dead-letter", &key);
-        let payload = letter.into_payload();
+        let payload = dead_letter.into_payload();
         Self { topic, key, identity, content_type: "application/octet-stream".into(), attributes, extras, payload }
     }
 
-    /// The message that a log keeps as this record, as it was before; `None` where it is no message.
-    pub(crate) fn of_record(record: Record) -> Option<Self> {
+    /// The message that had these parts, its headers as in [`Self::nats_headers`]; `None` where no message has them.
+    pub(crate) fn restore(
+        topic: &str,
+        key: String,
+        headers: impl IntoIterator<Item = (String, String)>,
+        payload: Bytes,
+    ) -> Option<Self> {
         let (mut attributes, mut extras, mut content_type) = (Vec::new(), Vec::new(), None);
-        for (name, value) in record.headers {
+        for (name, value) in headers {
             let value = percent_decode_str(&value).decode_utf8().ok()?.into_owned();
             match name.strip_prefix("ce-") {
                 None if name == "content-type" => content_type = Some(value.into()),
@@ -94,13 +98,13 @@ impl Message {
         }
         let (_, id) = attributes.iter().find(|(name, _)| name == "id")?;
         Some(Self {
-            topic: Topic::of_record(&record.topic),
-            key: record.key?,
+            topic: Topic::of_record(topic),
+            key,
             identity: Identity::of_id(id)?,
             content_type: content_type?,
             attributes,
             extras,
-            payload: Payload::stored(record.payload),
+            payload: Payload::unbudgeted(payload),
         })
     }
 
@@ -174,6 +178,32 @@ impl Message {
             extras: vec![("terra-endpoint".into(), "terra".to_owned())],
             payload: Payload::unbudgeted(payload.into()),
         }
+    }
+}
+
+impl log::Entry for Message {
+    fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    fn key(&self) -> &str {
+        &self.key
+    }
+
+    fn key_digest(&self) -> u64 {
+        self.key_digest()
+    }
+
+    fn digests(&self) -> [&[u8; 32]; 2] {
+        [self.identity.id.as_bytes(), self.identity.signed.as_bytes()]
+    }
+
+    fn headers(&self) -> Box<dyn Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> + '_> {
+        Box::new(self.nats_headers())
+    }
+
+    fn payload(&self) -> &Bytes {
+        self.payload.bytes()
     }
 }
 

@@ -1,5 +1,5 @@
-//! What is counted and measured, in Prometheus' terms. No label has a value that a sender chooses
-//! beyond the known vocabulary.
+//! What is counted and measured, in Prometheus' terms. No label has a value that a sender chooses beyond the known
+//! vocabulary.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
@@ -13,44 +13,40 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::bus::embedded::Readers;
-use crate::dedupe::Remembered;
-use crate::spool;
-
 /// Seconds: from a local acknowledgement to the deadline.
 const TIMES: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 7.5];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Ending {
+struct DeliveryLabels {
     endpoint: String,
     outcome: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Rejected {
+struct RejectionLabels {
     endpoint: String,
     reason: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Fetched {
+struct FetchLabels {
     endpoint: String,
     result: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct At {
+struct EndpointLabels {
     endpoint: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ConnectionError {
+struct ConnectionLabels {
     listener: &'static str,
     reason: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Published {
+struct PublishLabels {
     topic: String,
     result: &'static str,
 }
@@ -58,15 +54,15 @@ struct Published {
 /// All metrics of the process. Cloning shares them.
 #[derive(Clone)]
 pub struct Metrics {
-    deliveries: Family<Ending, Counter>,
-    rejections: Family<Rejected, Counter>,
-    published: Family<Published, Counter>,
-    fetched: Family<Fetched, Counter>,
-    known_again: Counter,
-    astray: Counter,
-    ordering_timestamps_ignored: Family<At, Counter>,
-    connection_errors: Family<ConnectionError, Counter>,
-    whole: Family<At, Histogram, fn() -> Histogram>,
+    deliveries: Family<DeliveryLabels, Counter>,
+    rejections: Family<RejectionLabels, Counter>,
+    published: Family<PublishLabels, Counter>,
+    fetched: Family<FetchLabels, Counter>,
+    dedupe_hits: Counter,
+    unknown_paths: Counter,
+    ordering_timestamps_ignored: Family<EndpointLabels, Counter>,
+    connection_errors: Family<ConnectionLabels, Counter>,
+    whole: Family<EndpointLabels, Histogram, fn() -> Histogram>,
     publish: Histogram,
     pub(crate) connections: Arc<AtomicI64>,
     pub(crate) publishes: Arc<AtomicI64>,
@@ -74,15 +70,41 @@ pub struct Metrics {
     registry: Arc<Registry>,
 }
 
-/// What is read only when somebody asks.
+/// Gauges that are read only when Prometheus scrapes.
 pub struct Readings {
     pub bytes_in_flight: Box<dyn Fn() -> usize + Send + Sync>,
     pub log_lines_dropped: Box<dyn Fn() -> usize + Send + Sync>,
-    pub remembered: Box<dyn Fn() -> Remembered + Send + Sync>,
+    pub dedupe: Box<dyn Fn() -> DedupeGauges + Send + Sync>,
     /// `None`: there is no spool.
-    pub spool: Box<dyn Fn() -> Option<spool::Reading> + Send + Sync>,
+    pub spool: Box<dyn Fn() -> Option<SpoolGauges> + Send + Sync>,
     /// `None`: the bus is not the embedded log.
-    pub readers: Box<dyn Fn() -> Option<Readers> + Send + Sync>,
+    pub readers: Box<dyn Fn() -> Option<ReaderGauges> + Send + Sync>,
+}
+
+/// What deduplication remembers, and forgot early.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DedupeGauges {
+    pub entries: usize,
+    pub evictions: u64,
+}
+
+/// What a spool holds at the moment.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SpoolGauges {
+    pub messages: u64,
+    pub bytes: u64,
+    /// How old the oldest message is.
+    pub oldest: Duration,
+    pub set_aside: u64,
+    /// Sent to the bus, or set aside, since the start.
+    pub drained: u64,
+}
+
+/// What readers of the embedded log hold, and were refused.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ReaderGauges {
+    pub bytes: usize,
+    pub refused: u64,
 }
 
 /// Of a bridge at rest without a spool.
@@ -91,7 +113,7 @@ impl Default for Readings {
         Self {
             bytes_in_flight: Box::new(|| 0),
             log_lines_dropped: Box::new(|| 0),
-            remembered: Box::new(|| Remembered { deliveries: 0, evicted: 0 }),
+            dedupe: Box::new(DedupeGauges::default),
             spool: Box::new(|| None),
             readers: Box::new(|| None),
         }
@@ -105,7 +127,7 @@ impl Metrics {
         let rejections = Family::default();
         let published = Family::default();
         let fetched = Family::default();
-        let (known_again, astray) = (Counter::default(), Counter::default());
+        let (dedupe_hits, unknown_paths) = (Counter::default(), Counter::default());
         let (ordering_timestamps_ignored, connection_errors) = (Family::default(), Family::default());
         let bus_up = Gauge::default();
         let whole = Family::new_with_constructor((|| Histogram::new(TIMES)) as fn() -> Histogram);
@@ -114,14 +136,14 @@ impl Metrics {
         registry.register("deliveries", "Requests to an endpoint, by how they ended", deliveries.clone());
         registry.register(
             "rejections",
-            "Requests without a valid signature, or from an address that may not try, by reason",
+            "Requests without a valid signature, or from an address that is not allowed, by reason",
             rejections.clone(),
         );
         registry.register("published", "Messages handed to the bus, by topic and result", published.clone());
-        registry.register("fetches", "Links of Terra's that were followed, by result", fetched.clone());
-        let help = "Deliveries that were known: kept before, or in flight on another connection";
-        registry.register("dedupe_hits", help, known_again.clone());
-        registry.register("unknown_paths", "Requests to a path that no endpoint has", astray.clone());
+        registry.register("fetches", "Links of Terra's that were fetched, by result", fetched.clone());
+        let help = "Duplicate deliveries: kept before, or in flight on another connection";
+        registry.register("dedupe_hits", help, dedupe_hits.clone());
+        registry.register("unknown_paths", "Requests to a path that no endpoint has", unknown_paths.clone());
         registry.register(
             "ordering_timestamps_ignored",
             "Signed deliveries whose ordering timestamp cannot be Terra's",
@@ -129,7 +151,7 @@ impl Metrics {
         );
         registry.register(
             "connection_errors",
-            "Connections that brought no request, were let go or had to wait, by listener and reason",
+            "Connections without a request, closed early or made to wait, by listener and reason",
             connection_errors.clone(),
         );
         registry.register_with_unit(
@@ -140,11 +162,11 @@ impl Metrics {
         );
         registry.register_with_unit(
             "publish",
-            "From the bus being asked to its answer",
+            "From a message's publish to the bus's answer",
             Unit::Seconds,
             publish.clone(),
         );
-        registry.register("bus_up", "1 while the bus can be reached", bus_up.clone());
+        registry.register("bus_up", "1 while the bus is reached", bus_up.clone());
         let gauges = Gauges { connections: connections.clone(), publishes: publishes.clone(), readings };
         registry.register_collector(Box::new(gauges));
         let registry = Arc::new(registry);
@@ -153,8 +175,8 @@ impl Metrics {
             rejections,
             published,
             fetched,
-            known_again,
-            astray,
+            dedupe_hits,
+            unknown_paths,
             ordering_timestamps_ignored,
             connection_errors,
             whole,
@@ -168,43 +190,43 @@ impl Metrics {
 
     /// One request to `endpoint` ended.
     pub fn ended(&self, endpoint: &str, outcome: &'static str, took: Duration) {
-        self.deliveries.get_or_create(&Ending { endpoint: endpoint.to_owned(), outcome }).inc();
-        self.whole.get_or_create(&At { endpoint: endpoint.to_owned() }).observe(took.as_secs_f64());
+        self.deliveries.get_or_create(&DeliveryLabels { endpoint: endpoint.to_owned(), outcome }).inc();
+        self.whole.get_or_create(&EndpointLabels { endpoint: endpoint.to_owned() }).observe(took.as_secs_f64());
     }
 
     pub fn rejected(&self, endpoint: &str, reason: &'static str) {
-        self.rejections.get_or_create(&Rejected { endpoint: endpoint.to_owned(), reason }).inc();
+        self.rejections.get_or_create(&RejectionLabels { endpoint: endpoint.to_owned(), reason }).inc();
     }
 
     /// The bus answered, or did not in time.
     pub fn published(&self, topic: &str, result: &'static str, took: Duration) {
-        self.published.get_or_create(&Published { topic: topic.to_owned(), result }).inc();
+        self.published.get_or_create(&PublishLabels { topic: topic.to_owned(), result }).inc();
         self.publish.observe(took.as_secs_f64());
     }
 
     /// A link was followed, or was not.
     pub fn fetched(&self, endpoint: &str, result: &'static str) {
-        self.fetched.get_or_create(&Fetched { endpoint: endpoint.to_owned(), result }).inc();
+        self.fetched.get_or_create(&FetchLabels { endpoint: endpoint.to_owned(), result }).inc();
     }
 
     /// A delivery was kept before, or another attempt at it is in flight.
-    pub fn known_again(&self) {
-        self.known_again.inc();
+    pub fn dedupe_hit(&self) {
+        self.dedupe_hits.inc();
     }
 
     /// A request to a path that no endpoint has.
-    pub fn astray(&self) {
-        self.astray.inc();
+    pub fn unknown_path(&self) {
+        self.unknown_paths.inc();
     }
 
     /// A delivery was kept without its ordering timestamp.
     pub fn ordering_timestamp_ignored(&self, endpoint: &str) {
-        self.ordering_timestamps_ignored.get_or_create(&At { endpoint: endpoint.to_owned() }).inc();
+        self.ordering_timestamps_ignored.get_or_create(&EndpointLabels { endpoint: endpoint.to_owned() }).inc();
     }
 
     /// A connection to `listener` came to nothing.
     pub fn connection_error(&self, listener: &'static str, reason: &'static str) {
-        self.connection_errors.get_or_create(&ConnectionError { listener, reason }).inc();
+        self.connection_errors.get_or_create(&ConnectionLabels { listener, reason }).inc();
     }
 
     pub fn bus(&self, up: bool) {
@@ -234,7 +256,7 @@ impl std::fmt::Debug for Gauges {
 impl Collector for Gauges {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         use std::sync::atomic::Ordering::Relaxed;
-        let remembered = (self.readings.remembered)();
+        let dedupe = (self.readings.dedupe)();
         let mut gauges = vec![
             ("connections", "Open connections on server.listen", self.connections.load(Relaxed)),
             ("publishes_in_flight", "Messages that the bus has not answered yet", self.publishes.load(Relaxed)),
@@ -243,26 +265,26 @@ impl Collector for Gauges {
                 "Bytes that bodies take of server.bytes_in_flight",
                 gauge((self.readings.bytes_in_flight)()),
             ),
-            ("dedupe_entries", "Kept deliveries that are known again", gauge(remembered.deliveries)),
+            ("dedupe_entries", "Kept deliveries that are remembered", gauge(dedupe.entries)),
         ];
         let dropped = (self.readings.log_lines_dropped)() as u64;
         let mut counters = vec![
             ("log_lines_dropped", "Log lines dropped because their reader was too slow", dropped),
-            ("dedupe_evictions", "Deliveries forgotten early, for want of dedupe.entries", remembered.evicted),
+            ("dedupe_evictions", "Kept deliveries forgotten early: more than dedupe.entries", dedupe.evictions),
         ];
         if let Some(spool) = (self.readings.spool)() {
             gauges.extend([
                 ("spool_messages", "Messages in the spool", gauge(spool.messages)),
-                ("spool_bytes", "Bytes that the spool's logs hold, what is set aside included", gauge(spool.bytes)),
-                ("spool_oldest_seconds", "Age of the oldest message in the spool", gauge(spool.age.as_secs())),
+                ("spool_bytes", "Bytes of the spool on disk, with what is set aside", gauge(spool.bytes)),
+                ("spool_oldest_seconds", "Age of the oldest message in the spool", gauge(spool.oldest.as_secs())),
                 ("spool_set_aside", "Messages that the bus refused for good", gauge(spool.set_aside)),
             ]);
-            counters.push(("spool_drained", "Messages brought from the spool to the bus, or set aside", spool.drained));
+            counters.push(("spool_drained", "Messages sent from the spool to the bus, or set aside", spool.drained));
         }
         if let Some(readers) = (self.readings.readers)() {
-            let help = "Bytes of events that are held for readers of the embedded log";
+            let help = "Bytes of events held for readers of the embedded log";
             gauges.push(("reader_bytes", help, gauge(readers.bytes)));
-            let help = "Reads of the embedded log that were refused for want of room";
+            let help = "Reads of the embedded log that were refused: readers held all their memory";
             counters.push(("readers_refused", help, readers.refused));
         }
         for (name, help, value) in gauges {

@@ -8,7 +8,7 @@ use strum::{IntoStaticStr, VariantNames};
 
 use crate::bus::Refusal;
 use crate::event::Unreadable;
-use crate::fetch::Unfetched;
+use crate::fetch::FetchError;
 use crate::identity::DeliveryId;
 use crate::server::{Reply, json};
 use crate::signature::Rejection;
@@ -44,7 +44,7 @@ pub enum Outcome {
     /// No room in the memory budget.
     Overloaded,
     /// What the event links to could not be fetched for the moment, and a retry may still fetch it.
-    Unfetched(Unfetched),
+    Unfetched(FetchError),
     /// The bus said no.
     Refused(Refusal),
     /// The bus said no, and so did the spool.

@@ -1,5 +1,5 @@
-//! Proves that Terra sent it. Comes in: the head's signature, then the raw bytes of the body.
-//! Goes out: a [`Delivery`], which nothing else can make. Knows nothing of JSON.
+//! Verifies Terra's signature over the raw bytes of a body. Makes a [`Delivery`], which nothing else can make. Knows
+//! nothing of JSON.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use subtle::{Choice, ConstantTimeEq};
 
 use crate::config::{Endpoint, Secret};
 use crate::headers::UnsignedHeaders;
-use crate::server::Payload;
+use crate::payload::Payload;
 
 /// The same value under two names: the vendor's platform emits the second one.
 const HEADERS: [&str; 2] = ["terra-signature", "x-terra-signature"];
@@ -80,7 +80,7 @@ pub enum Rejection {
     TooOld,
     /// Signed by Terra, further in the future than `max_skew`.
     TooNew,
-    /// From an address that may not try; nobody looked whether Terra signed it.
+    /// From an address that is not allowed; the signature was not checked.
     Address,
 }
 
@@ -97,15 +97,15 @@ impl Rejection {
     }
 }
 
-/// What a signature header claims; nothing of it is proven.
+/// What a signature header claims; nothing of it is verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claim {
+pub struct SignatureHeader {
     t: String,
     signed_at: Timestamp,
     candidates: Vec<[u8; 32]>,
 }
 
-impl Claim {
+impl SignatureHeader {
     /// Reads the one signature header. Decides all that the head alone can decide.
     pub fn read(headers: &HeaderMap) -> Result<Self, Rejection> {
         let mut values = HEADERS.iter().map(|name| the_only(headers, name));
@@ -133,7 +133,7 @@ fn the_only<'h>(headers: &'h HeaderMap, name: &str) -> Option<Result<&'h HeaderV
     Some(if values.next().is_some() { Err(Rejection::Malformed) } else { Ok(first) })
 }
 
-impl FromStr for Claim {
+impl FromStr for SignatureHeader {
     type Err = Rejection;
 
     /// `t=<unix time>,v1=<hex>` in any order, with blanks around elements. Other schemes, and a `v1`
@@ -177,16 +177,16 @@ fn digest(hex: &str) -> Option<[u8; 32]> {
 }
 
 /// The MACs of one body under every secret of an endpoint, fed as the body arrives.
-pub struct Proof {
+pub struct Verifier {
     endpoint: Arc<Endpoint>,
-    claim: Claim,
+    header: SignatureHeader,
     macs: Vec<Hmac<Sha256>>,
 }
 
-impl Proof {
-    pub fn begin(endpoint: Arc<Endpoint>, claim: Claim) -> Self {
-        let macs = endpoint.secrets.iter().map(|secret| begin_mac(secret, &claim.t)).collect();
-        Self { endpoint, claim, macs }
+impl Verifier {
+    pub fn new(endpoint: Arc<Endpoint>, header: SignatureHeader) -> Self {
+        let macs = endpoint.secrets.iter().map(|secret| begin_mac(secret, &header.t)).collect();
+        Self { endpoint, header, macs }
     }
 
     /// The next bytes of the body.
@@ -196,10 +196,10 @@ impl Proof {
         }
     }
 
-    /// Judges the MAC, then the clock. `payload` is what [`Self::update`] has seen, `headers` are the
+    /// Checks the MAC, then the time. `payload` is what [`Self::update`] has seen, `headers` are the
     /// request's, of which few are kept.
     pub fn finish(self, headers: HeaderMap, payload: Payload, now: Timestamp) -> Result<Delivery, Rejection> {
-        let Claim { t, signed_at, candidates } = self.claim;
+        let SignatureHeader { t, signed_at, candidates } = self.header;
         let mut proven = Choice::from(0);
         for mac in self.macs {
             let expected: [u8; 32] = mac.finalize().into_bytes().into();
@@ -277,7 +277,7 @@ pub(crate) mod tests {
     }
 
     fn prove(header: &str, secrets: &[&str], body: &str, now: i64) -> Result<(), Rejection> {
-        let mut proof = Proof::begin(endpoint(secrets), header.parse()?);
+        let mut proof = Verifier::new(endpoint(secrets), header.parse()?);
         for byte in body.as_bytes() {
             proof.update(&[*byte]);
         }
@@ -325,7 +325,8 @@ pub(crate) mod tests {
 
     #[test]
     fn a_time_of_thirteen_digits_counts_milliseconds() {
-        let claim = |t: &str| format!("t={t},v1={}", "0".repeat(64)).parse::<Claim>().map(|claim| claim.signed_at);
+        let claim =
+            |t: &str| format!("t={t},v1={}", "0".repeat(64)).parse::<SignatureHeader>().map(|claim| claim.signed_at);
         assert_eq!(claim("1700000000000"), claim("1700000000"));
         assert_eq!(claim("99999999999").unwrap().as_second(), 99_999_999_999);
     }
@@ -351,7 +352,7 @@ pub(crate) mod tests {
             &format!("t=1,V1={hex}"),
             &many,
         ] {
-            assert_eq!(header.parse::<Claim>(), Err(Rejection::Malformed), "{header}");
+            assert_eq!(header.parse::<SignatureHeader>(), Err(Rejection::Malformed), "{header}");
         }
     }
 
@@ -364,7 +365,7 @@ pub(crate) mod tests {
             for (name, value) in pairs {
                 headers.append(*name, value.parse().unwrap());
             }
-            Claim::read(&headers).map(drop)
+            SignatureHeader::read(&headers).map(drop)
         };
         assert_eq!(read(&[("terra-signature", &good)]), Ok(()));
         assert_eq!(read(&[("x-terra-signature", &good)]), Ok(()));
@@ -380,7 +381,7 @@ pub(crate) mod tests {
             if let Ok(value) = HeaderValue::from_bytes(&bytes) {
                 let mut headers = HeaderMap::new();
                 headers.insert("terra-signature", value);
-                let _ = Claim::read(&headers);
+                let _ = SignatureHeader::read(&headers);
             }
         }
 

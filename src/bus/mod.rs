@@ -12,18 +12,20 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::log;
 use crate::message::Message;
 use crate::route::Topic;
 
 pub mod adapters;
 pub mod embedded;
 mod error_log;
+#[cfg(test)]
+pub(crate) mod fakes;
 pub(crate) mod kafka;
 mod nats;
 mod plaintext;
-mod record;
 
-pub use record::Record;
+pub use crate::record::Record;
 
 /// A boxed future, so that an adapter can stand behind `dyn`.
 pub type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -69,6 +71,15 @@ pub enum Receipt {
     Duplicate,
 }
 
+impl From<log::Receipt> for Receipt {
+    fn from(receipt: log::Receipt) -> Self {
+        match receipt {
+            log::Receipt::Kept => Self::Kept,
+            log::Receipt::Duplicate => Self::Duplicate,
+        }
+    }
+}
+
 /// Why the bus did not take a message. Says nothing of what was in it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -85,6 +96,12 @@ pub enum Refusal {
     /// Larger than the bus takes, as it is set up now.
     #[error("the message is larger than the bus takes; {remedy}")]
     TooLarge { remedy: Cow<'static, str> },
+}
+
+impl From<log::NotKept> for Refusal {
+    fn from(log::NotKept(reason): log::NotKept) -> Self {
+        Self::Transient { reason }
+    }
 }
 
 impl Refusal {
@@ -130,6 +147,12 @@ pub enum ConnectionState {
 #[error("{0}")]
 pub struct OpenError(pub String);
 
+impl From<log::OpenError> for OpenError {
+    fn from(log::OpenError(reason): log::OpenError) -> Self {
+        Self(reason)
+    }
+}
+
 /// What `check --online` found about one topic, one stream or the whole bus.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
@@ -146,16 +169,6 @@ pub enum Level {
     Fine,
     Advice,
     Mistake,
-}
-
-/// Where reading begins, in each partition of each topic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum From {
-    Earliest,
-    /// Only what arrives from now on.
-    Latest,
-    /// Inclusive. For NATS: the stream's sequence.
-    Offset(u64),
 }
 
 /// Where reading begins, in each partition of each topic.

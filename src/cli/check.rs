@@ -9,7 +9,7 @@ use super::{CheckArgs, Failure, quiet_on_broken_pipe, setup};
 use crate::bus::{self, Finding, Level};
 use crate::config::{Advice, Bus, Config, Endpoint, Ignored, Loaded};
 use crate::log::disk;
-use crate::route::{Route, Table};
+use crate::route::{Route, RouteTable};
 use crate::server::descriptors::{self, Shares};
 use crate::spool;
 use crate::vocabulary::{KNOWN, is_link};
@@ -17,7 +17,7 @@ use crate::vocabulary::{KNOWN, is_link};
 /// Prints the effective configuration, the ignored variables and the routing table; every mistake was
 /// said before. Then the findings on the spool and on the bus, with `--online` what that says itself; fails where one
 /// is a mistake.
-pub(super) async fn run(args: &CheckArgs, loaded: &Loaded, table: &Table) -> Result<(), Failure> {
+pub(super) async fn run(args: &CheckArgs, loaded: &Loaded, table: &RouteTable) -> Result<(), Failure> {
     let mut text = format!("Configuration\n\n{}", indented(&loaded.effective.to_string()));
     text.push_str(&ignored(&loaded.effective.ignored));
     let _ = write!(text, "\nRoutes\n\n{}", routes(table));
@@ -105,7 +105,7 @@ fn shared(endpoints: &[Endpoint]) -> Vec<Finding> {
 }
 
 /// Links that would be fetched, were their own type not dropped.
-fn dropped_links(config: &Config, table: &Table) -> Vec<Finding> {
+fn dropped_links(config: &Config, table: &RouteTable) -> Vec<Finding> {
     let links = || KNOWN.iter().map(|known| known.name).filter(|name| is_link(name));
     let dropped = |endpoint: &Endpoint| {
         let of_it: Vec<_> = links().filter(|name| *table.resolve(&endpoint.name, name) == Route::Drop).collect();
@@ -146,7 +146,7 @@ pub(super) fn ignored(variables: &[Ignored]) -> String {
     text
 }
 
-fn routes(table: &Table) -> String {
+fn routes(table: &RouteTable) -> String {
     let rows = table.rows();
     let width = |of: fn(&(String, String, Route)) -> usize| rows.iter().map(of).max().unwrap_or(0);
     let (endpoint, kind) = (width(|row| row.0.len()), width(|row| row.1.len()));

@@ -16,7 +16,7 @@ use clap_complete::Shell;
 
 use crate::bus::{self, StartPosition};
 use crate::config::{self, Config, Loaded, Mistakes};
-use crate::route::Table;
+use crate::route::RouteTable;
 use crate::samples::SAMPLES;
 
 mod cause;
@@ -309,16 +309,16 @@ fn mistaken(mistakes: Mistakes) -> Failure {
 }
 
 /// What whoever reads the bus needs of the configuration, and the table that it makes.
-fn reader(file: Option<&Path>) -> Result<(config::Bus, Table), Failure> {
+fn reader(file: Option<&Path>) -> Result<(config::Bus, RouteTable), Failure> {
     let config::Reader { bus, routes, endpoints } = config::load_reader(file, std::env::vars_os()).map_err(mistaken)?;
-    let table = Table::build(&routes, endpoints.iter().map(|(name, own)| (name.as_str(), own)));
+    let table = RouteTable::build(&routes, endpoints.iter().map(|(name, own)| (name.as_str(), own)));
     Ok((bus, table.expect(JUDGED)))
 }
 
 /// The configuration from the process's own environment, and the table that it makes.
-fn judged(file: Option<&Path>) -> Result<(Loaded, Table), Mistakes> {
+fn judged(file: Option<&Path>) -> Result<(Loaded, RouteTable), Mistakes> {
     let loaded = config::load(file, std::env::vars_os(), io::stdout().is_terminal())?;
-    let table = Table::of(&loaded.config).expect(JUDGED);
+    let table = RouteTable::of(&loaded.config).expect(JUDGED);
     Ok((loaded, table))
 }
 
@@ -326,7 +326,7 @@ fn judged(file: Option<&Path>) -> Result<(Loaded, Table), Mistakes> {
 const JUDGED: &str = "the configuration was judged with its table";
 
 /// What the bus is to know of the configuration.
-fn setup(config: &Config, routes: &Table) -> bus::Setup {
+fn setup(config: &Config, routes: &RouteTable) -> bus::Setup {
     bus::Setup {
         topics: routes.topics(),
         publish_timeout: config.bus_timeout(),

@@ -15,7 +15,7 @@ use crate::bus::{Bus, embedded};
 use crate::config::files::{Hangs, Reading};
 use crate::config::{self, Advice, Config, Difference, Inventory, Loaded, Looked, Mistake, Mistakes};
 use crate::relay::Relay;
-use crate::route::Table;
+use crate::route::RouteTable;
 use crate::server::Certificates;
 use crate::telemetry::Filter;
 
@@ -37,10 +37,10 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    fn take_over(&self, config: &Config, routes: &Arc<Table>) {
-        self.filter.take_over(&config.log.filter);
+    fn take_over(&self, config: &Config, routes: &Arc<RouteTable>) {
+        self.filter.apply(&config.log.filter);
         self.bus.topics(routes.topics());
-        self.relay.take_over(config, routes.clone());
+        self.relay.apply(config, routes.clone());
         if let (Some(api), config::Bus::Embedded(embedded)) = (&self.api, &config.bus) {
             api.take_over(embedded.token.clone());
         }
@@ -51,9 +51,9 @@ impl Parts {
 pub(super) struct Reload {
     file: Option<PathBuf>,
     inventory: Inventory,
-    routes: Arc<Table>,
+    routes: Arc<RouteTable>,
     parts: Parts,
-    reading: Reading<Result<(Loaded, Table), Mistakes>>,
+    reading: Reading<Result<(Loaded, RouteTable), Mistakes>>,
 }
 
 /// Reloads on each `hangup` and looks at secrets until `stop`, on a thread of its own: a file may lie
@@ -89,7 +89,7 @@ async fn pass_on(mut hangup: Signal, asks: SyncSender<()>, stop: CancellationTok
 }
 
 impl Reload {
-    pub(super) fn new(inventory: Inventory, routes: Arc<Table>, file: Option<PathBuf>, parts: Parts) -> Self {
+    pub(super) fn new(inventory: Inventory, routes: Arc<RouteTable>, file: Option<PathBuf>, parts: Parts) -> Self {
         Self { file, inventory, routes, parts, reading: Reading::default() }
     }
 

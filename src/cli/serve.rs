@@ -15,18 +15,19 @@ use tokio_util::sync::CancellationToken;
 use super::reload::{self, Parts, Reload};
 use super::setup;
 use crate::admin::Admin;
-use crate::bus::embedded::{Api, Readers};
+use crate::bus::embedded::Api;
 use crate::bus::{self, Bus, ConnectionState, OpenError};
 use crate::clock::Clock;
 use crate::config::{self, Config, Ignored, Loaded};
 use crate::dedupe::Dedupe;
 use crate::fetch::{Fetcher, TrustError};
-use crate::metrics::{Metrics, Readings};
+use crate::metrics::{Metrics, ReaderGauges, Readings};
+use crate::payload::Budget;
 use crate::relay::{Relay, Stages};
 use crate::reply::Outcome;
-use crate::route::Table;
+use crate::route::RouteTable;
 use crate::server::descriptors::{self, Shares};
-use crate::server::{self, Budget, CertificateError, Certificates, ConnectionLog, Limits};
+use crate::server::{self, CertificateError, Certificates, ConnectionLog, Limits};
 use crate::spool::{self, Spool};
 use crate::telemetry::{self, Telemetry};
 
@@ -51,9 +52,9 @@ pub(super) enum StartError {
     Signals(std::io::Error),
     #[error("no thread to reload the configuration: {0}; allow more processes")]
     Reload(std::io::Error),
-    #[error("the bus ended by itself; start the bridge again")]
+    #[error("the bus stopped unexpectedly; restart the bridge")]
     BusEnded,
-    #[error("the spool ended by itself; start the bridge again")]
+    #[error("the spool stopped unexpectedly; restart the bridge")]
     SpoolEnded,
 }
 
@@ -64,7 +65,7 @@ pub(super) enum StartError {
 /// Where it could not start: nothing was accepted then. Or where the bus failed for good.
 pub(super) async fn run(
     loaded: Loaded,
-    routes: Table,
+    routes: RouteTable,
     file: Option<PathBuf>,
     hangup: Signal,
 ) -> Result<(), StartError> {
@@ -80,7 +81,7 @@ pub(super) async fn run(
     let spool = match &config.spool {
         Some(spool) => {
             let known = config.dedupe.entries;
-            Some(Spool::open(spool, known, Clock::system(), |known| dedupe.restore(&known))?)
+            Some(Spool::open(spool, known, Clock::system(), |entry| dedupe.restore(&entry))?)
         }
         None => None,
     };
@@ -112,7 +113,7 @@ pub(super) async fn run(
     let admin = Admin::new(opened.bus.connection(), metrics.clone(), stop.clone(), &config.admin);
     announce(config, &ports);
     let log = |section, open| ConnectionLog::new(section, &metrics, open);
-    let internal = || Limits::aside(shares.internal);
+    let internal = || Limits::internal(shares.internal);
     let of_admin = log("admin", Arc::default());
     let admin = tokio::spawn(server::serve(ports.admin, None, internal(), admin, of_admin, stop_admin.clone()));
     let api = opened.api.clone();
@@ -143,11 +144,11 @@ pub(super) async fn run(
             Ok(())
         }
         () = follow(opened.bus.connection(), metrics) => {
-            tracing::error!("the bus has ended by itself; whoever restarts the bridge mends it");
+            tracing::error!("the bus stopped unexpectedly; restart the bridge");
             Err(StartError::BusEnded)
         }
         () = end_of(spool) => {
-            tracing::error!("the spool has ended by itself; whoever restarts the bridge mends it");
+            tracing::error!("the spool stopped unexpectedly; restart the bridge");
             Err(StartError::SpoolEnded)
         }
     };
@@ -201,13 +202,13 @@ fn readings(budget: &Budget, telemetry: &Telemetry, dedupe: &Dedupe<Outcome>, sp
     Readings {
         bytes_in_flight: Box::new(move || budget.taken()),
         log_lines_dropped: Box::new(telemetry.dropped_lines()),
-        remembered: Box::new(move || dedupe.remembered()),
-        spool: Box::new(move || spool.as_ref().map(Spool::reading)),
+        dedupe: Box::new(move || dedupe.gauges()),
+        spool: Box::new(move || spool.as_ref().map(Spool::gauges)),
         ..Readings::default()
     }
 }
 
-fn reading(api: Option<Api>) -> Box<dyn Fn() -> Option<Readers> + Send + Sync> {
+fn reading(api: Option<Api>) -> Box<dyn Fn() -> Option<ReaderGauges> + Send + Sync> {
     Box::new(move || api.as_ref().map(Api::readers))
 }
 
@@ -254,7 +255,7 @@ impl Drainer {
             self.task.abort();
         }
         if emptied.is_err() {
-            let messages = self.spool.reading().messages;
+            let messages = self.spool.gauges().messages;
             tracing::warn!(messages, "drain_timeout passed: messages stay in the spool until the next start");
         }
         if tokio::time::timeout_at(end + CLOSE_WITHIN, self.spool.close()).await.is_err() {

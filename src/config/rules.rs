@@ -9,7 +9,7 @@ use super::mistake::Mistake;
 use super::values::Values;
 use super::{resolve, units};
 use crate::bus;
-use crate::route::{Misroute, Table};
+use crate::route::{RouteError, RouteTable};
 use crate::server;
 
 pub(super) fn judge(values: &Values) -> Vec<Mistake> {
@@ -99,13 +99,14 @@ fn routes(values: &Values) -> Vec<Mistake> {
     let own = |name: &String| Some((name.clone(), resolve::own_routes(values, name)?));
     let own: Vec<_> = values.endpoints.iter().filter_map(own).collect();
     // Only the complete table shows topics that collide over all known types.
-    let wrongs = Table::build(&routes, own.iter().map(|(name, own)| (name.as_str(), own))).err().unwrap_or_default();
+    let wrongs =
+        RouteTable::build(&routes, own.iter().map(|(name, own)| (name.as_str(), own))).err().unwrap_or_default();
     let mistake = |wrong| match wrong {
-        Misroute::Illegal { key, topic, problem } => {
+        RouteError::Illegal { key, topic, problem } => {
             let wrong = format!("makes the topic `{topic}`, which is no name for one: it {problem}");
             together(&key, values, wrong, "change it")
         }
-        Misroute::Confusable { key, topic, other, others_key } => {
+        RouteError::Confusable { key, topic, other, others_key } => {
             let place = values.source(&others_key);
             let wrong = format!(
                 "makes the topic `{topic}`, which differs only in `.` and `_` from `{other}` of {others_key} ({place}), \

@@ -1,6 +1,5 @@
-//! The bounded memory of what was kept: a ring of deliveries, the oldest first, and an index of where
-//! each one's two halves are. Comes in: halves of identities, the time, and a [`Clock`] for what is too old.
-//! Refuses to grow.
+//! The bounded memory of kept deliveries: a ring, the oldest first, and an index of where each one's two keys are. Never
+//! grows.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Was it kept already, or is it on its way? Comes in: a delivery's [`Identity`]. Goes out: leave to
-//! go first, or the word to wait for whoever did, or that it is kept. Knows neither bus nor reply.
+//! Whether the same delivery was kept before, or is in flight. By its [`Identity`], a delivery goes first, waits for the
+//! one that did, or is a duplicate. Knows neither bus nor reply. `memory` holds what was kept.
 
 mod memory;
 
@@ -12,24 +12,25 @@ use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::identity::Identity;
+use crate::metrics::DedupeGauges;
 pub use memory::Key;
 use memory::Memory;
 
 /// Remembers what was kept, and knows what is in flight. Cloning shares it. `A` is what one attempt
 /// tells another.
-pub struct Dedupe<A>(Arc<Mutex<State<A>>>);
+pub struct Dedupe<A>(Arc<Mutex<Inner<A>>>);
 
-struct State<A> {
+struct Inner<A> {
     memory: Memory,
     in_flight: HashMap<Key, watch::Receiver<Option<A>>>,
 }
 
-/// A delivery that something durable keeps.
+/// A delivery that a bus or a spool keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Known {
+pub struct DedupeEntry {
     pub kept: Timestamp,
     /// Of its id, and of what its signature covers.
-    pub halves: [Key; 2],
+    pub keys: [Key; 2],
 }
 
 /// What is to be done with a delivery.
@@ -39,14 +40,6 @@ pub enum Admission<A> {
     Kept,
     /// The same delivery is in flight.
     Wait(Wait<A>),
-}
-
-/// What a memory holds and what it had to let go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Remembered {
-    pub deliveries: usize,
-    /// Forgotten before their time, for want of room.
-    pub evicted: u64,
 }
 
 impl<A> Clone for Dedupe<A> {
@@ -59,12 +52,12 @@ impl<A: Clone> Dedupe<A> {
     /// Remembers each delivery for `window`, and the newest `deliveries` of them at most: 58 bytes each.
     pub fn new(window: Duration, deliveries: usize, clock: Clock) -> Self {
         let memory = Memory::new(window, deliveries, clock);
-        Self(Arc::new(Mutex::new(State { memory, in_flight: HashMap::new() })))
+        Self(Arc::new(Mutex::new(Inner { memory, in_flight: HashMap::new() })))
     }
 
     /// Takes up what was kept before a restart, the oldest first.
-    pub fn restore(&self, known: &Known) {
-        self.lock().memory.remember(&known.halves, known.kept);
+    pub fn restore(&self, entry: &DedupeEntry) {
+        self.lock().memory.remember(&entry.keys, entry.kept);
     }
 
     /// Whether this one may go on. Of several at the same time exactly one goes first.
@@ -85,17 +78,17 @@ impl<A: Clone> Dedupe<A> {
         Admission::First(Ticket { dedupe: self.clone(), keys, answer })
     }
 
-    pub fn remembered(&self) -> Remembered {
+    pub fn gauges(&self) -> DedupeGauges {
         let state = self.lock();
-        Remembered { deliveries: state.memory.len(), evicted: state.memory.evicted() }
+        DedupeGauges { entries: state.memory.len(), evictions: state.memory.evicted() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<A>> {
+    fn lock(&self) -> MutexGuard<'_, Inner<A>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Leave to go first. Dropped without a word, it lets the next one go first.
+/// The right to go first. Dropped, it lets the next one go first.
 pub struct Ticket<A> {
     dedupe: Dedupe<A>,
     keys: [Key; 2],
@@ -103,9 +96,9 @@ pub struct Ticket<A> {
 }
 
 impl<A> Ticket<A> {
-    /// What is to be remembered once the delivery is kept.
-    pub fn known(&self, kept: Timestamp) -> Known {
-        Known { kept, halves: self.keys }
+    /// What to remember once the delivery is kept.
+    pub fn entry(&self, kept: Timestamp) -> DedupeEntry {
+        DedupeEntry { kept, keys: self.keys }
     }
 
     /// Something durable keeps the delivery. From now on every other is a duplicate; those that wait
@@ -188,7 +181,7 @@ mod tests {
         ticket.refused("away");
         assert_eq!(second.answer().await, Some("away"));
         first(dedupe.admit(&identity(1, 2), NOW));
-        assert_eq!(dedupe.remembered().deliveries, 0);
+        assert_eq!(dedupe.gauges().entries, 0);
     }
 
     #[tokio::test]
@@ -199,7 +192,7 @@ mod tests {
         for altered in 10..100 {
             assert!(matches!(dedupe.admit(&identity(altered, 2), NOW), Admission::Kept));
         }
-        assert_eq!(dedupe.remembered(), Remembered { deliveries: 2, evicted: 0 });
+        assert_eq!(dedupe.gauges(), DedupeGauges { entries: 2, evictions: 0 });
     }
 
     #[tokio::test]

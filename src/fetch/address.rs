@@ -57,13 +57,13 @@ pub(super) struct NotAllowed;
 
 /// Resolves names to addresses that are allowed. Cloning shares what is allowed.
 #[derive(Clone)]
-pub(super) struct Judge {
+pub(super) struct PublicResolver {
     lookups: Arc<Semaphore>,
     /// Inner networks that a link may lead to all the same.
     allowed: Arc<[IpNet]>,
 }
 
-impl Judge {
+impl PublicResolver {
     pub(super) fn new(allowed: &[IpNet]) -> Self {
         Self { lookups: Arc::new(Semaphore::new(LOOKUPS)), allowed: allowed.into() }
     }
@@ -88,7 +88,7 @@ fn carried(address: IpAddr) -> Option<IpAddr> {
     (address.segments()[0] == 0x2002).then(|| four(2))
 }
 
-impl Service<Name> for Judge {
+impl Service<Name> for PublicResolver {
     type Response = std::vec::IntoIter<SocketAddr>;
     type Error = Box<dyn std::error::Error + Send + Sync>;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
@@ -98,14 +98,14 @@ impl Service<Name> for Judge {
     }
 
     fn call(&mut self, name: Name) -> Self::Future {
-        let judge = self.clone();
+        let resolver = self.clone();
         Box::pin(async move {
-            let place = judge.lookups.clone().acquire_owned().await?;
+            let place = resolver.lookups.clone().acquire_owned().await?;
             let looking_up = tokio::task::spawn_blocking(move || {
                 let _until_it_ends = place;
                 (name.as_str(), 0).to_socket_addrs()
             });
-            let addresses: Vec<_> = looking_up.await??.filter(|address| judge.allows(address.ip())).collect();
+            let addresses: Vec<_> = looking_up.await??.filter(|address| resolver.allows(address.ip())).collect();
             if addresses.is_empty() { Err(NotAllowed.into()) } else { Ok(addresses.into_iter()) }
         })
     }
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn only_addresses_of_the_internet_and_those_allowed_are() {
-        let judge = Judge::new(&["10.1.0.0/16".parse().unwrap(), "fd00::7/128".parse().unwrap()]);
+        let resolver = PublicResolver::new(&["10.1.0.0/16".parse().unwrap(), "fd00::7/128".parse().unwrap()]);
         for address in [
             "52.95.150.1",
             "3.5.244.1",
@@ -128,7 +128,7 @@ mod tests {
             "::ffff:10.1.2.3",
             "64:ff9b::3405:f401",
         ] {
-            assert!(judge.allows(address.parse().unwrap()), "{address}");
+            assert!(resolver.allows(address.parse().unwrap()), "{address}");
         }
         for address in [
             "0.0.0.0",
@@ -160,27 +160,27 @@ mod tests {
             "fec0::1",
             "ff02::1",
         ] {
-            assert!(!judge.allows(address.parse().unwrap()), "{address}");
+            assert!(!resolver.allows(address.parse().unwrap()), "{address}");
         }
     }
 
     #[tokio::test]
     async fn lookups_beyond_the_bound_wait_and_those_that_nobody_awaits_keep_their_place_to_the_end() {
-        let mut judge = Judge::new(&["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
-        let taken = judge.lookups.clone().acquire_many_owned(LOOKUPS as u32).await.unwrap();
-        let mut waiting = judge.call("localhost".parse().unwrap());
+        let mut resolver = PublicResolver::new(&["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
+        let taken = resolver.lookups.clone().acquire_many_owned(LOOKUPS as u32).await.unwrap();
+        let mut waiting = resolver.call("localhost".parse().unwrap());
         assert!(futures_util::poll!(&mut waiting).is_pending());
         drop(taken);
         assert!(waiting.await.is_ok());
-        assert_eq!(judge.lookups.available_permits(), LOOKUPS);
+        assert_eq!(resolver.lookups.available_permits(), LOOKUPS);
     }
 
     #[tokio::test]
     async fn a_name_of_this_machine_leads_nowhere_unless_that_is_allowed() {
         let name = || "localhost".parse().unwrap();
-        let refused = Judge::new(&[]).call(name()).await.unwrap_err();
+        let refused = PublicResolver::new(&[]).call(name()).await.unwrap_err();
         assert!(refused.is::<NotAllowed>(), "{refused}");
         let loopback = ["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()];
-        assert!(Judge::new(&loopback).call(name()).await.unwrap().next().is_some());
+        assert!(PublicResolver::new(&loopback).call(name()).await.unwrap().next().is_some());
     }
 }

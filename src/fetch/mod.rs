@@ -28,8 +28,9 @@ pub use trust::TrustError;
 
 use crate::config;
 use crate::event::Link;
-use crate::server::{Body, BodyError, Budget, Payload, coded};
-use address::{Judge, NotAllowed};
+use crate::payload::{Budget, Payload};
+use crate::server::{Body, BodyError, BodyLimits, has_content_encoding};
+use address::{NotAllowed, PublicResolver};
 use connect::InTime;
 
 /// Fetches that run; more wait for one to end, within their deadlines.
@@ -52,7 +53,7 @@ const AGENT: &str = concat!("terra-bridge/", env!("CARGO_PKG_VERSION"));
 
 /// Why there are no bytes. Says nothing of the link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Unfetched {
+pub enum FetchError {
     /// No `https` URL.
     Malformed,
     /// Not a host of `s3.hosts`, or an address that no link may lead to.
@@ -82,7 +83,7 @@ pub enum Unfetched {
     NoRoom,
 }
 
-impl Unfetched {
+impl FetchError {
     /// A word for headers, metrics and the log.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -131,22 +132,12 @@ impl Unfetched {
     }
 }
 
-/// What bounds one fetch.
-#[derive(Clone, Copy)]
-pub struct Bounds {
-    /// Bytes.
-    pub max: usize,
-    /// Bytes a second.
-    pub min_rate: u64,
-    pub deadline: Instant,
-}
-
-/// Cloning shares connections and bounds.
+/// Cloning shares connections and limits.
 #[derive(Clone)]
 pub struct Fetcher {
-    client: Client<InTime<HttpsConnector<HttpConnector<Judge>>>, Empty<Bytes>>,
+    client: Client<InTime<HttpsConnector<HttpConnector<PublicResolver>>>, Empty<Bytes>>,
     hosts: Arc<Hosts>,
-    judge: Judge,
+    resolver: PublicResolver,
     running: Arc<Semaphore>,
 }
 
@@ -154,8 +145,8 @@ impl Fetcher {
     /// # Errors
     /// Where `s3.ca` has no certificate in it.
     pub fn new(config: &config::S3) -> Result<Self, TrustError> {
-        let judge = Judge::new(&config.allow_networks);
-        let mut plain = HttpConnector::new_with_resolver(judge.clone());
+        let resolver = PublicResolver::new(&config.allow_networks);
+        let mut plain = HttpConnector::new_with_resolver(resolver.clone());
         plain.set_nodelay(true);
         plain.enforce_http(false);
         plain.set_connect_timeout(Some(CONNECTED_WITHIN));
@@ -167,7 +158,7 @@ impl Fetcher {
             .http1_max_buf_size(BUFFER)
             .build(InTime::new(https.https_only().enable_http1().wrap_connector(plain), ANSWERED_WITHIN));
         let hosts = Arc::new(Hosts::new(&config.hosts));
-        Ok(Self { client, hosts, judge, running: Arc::new(Semaphore::new(AT_ONCE)) })
+        Ok(Self { client, hosts, resolver, running: Arc::new(Semaphore::new(AT_ONCE)) })
     }
 
     /// Fetches; what fails for the moment is tried again until the deadline. Takes of the budget what
@@ -175,20 +166,20 @@ impl Fetcher {
     ///
     /// # Errors
     /// The last reason why not.
-    pub async fn fetch(&self, link: &Link, bounds: Bounds, budget: &Budget) -> Result<Payload, Unfetched> {
+    pub async fn fetch(&self, link: &Link, limits: BodyLimits, budget: &Budget) -> Result<Payload, FetchError> {
         let uri = self.allowed(link)?;
-        let Ok(running) = tokio::time::timeout_at(bounds.deadline, self.running.acquire()).await else {
-            return Err(Unfetched::NoRoom);
+        let Ok(running) = tokio::time::timeout_at(limits.deadline, self.running.acquire()).await else {
+            return Err(FetchError::NoRoom);
         };
         let _running = running.expect("is never closed");
         let mut pause = FIRST_PAUSE;
         loop {
-            let failed = match tokio::time::timeout_at(bounds.deadline, self.attempt(&uri, bounds, budget)).await {
+            let failed = match tokio::time::timeout_at(limits.deadline, self.attempt(&uri, limits, budget)).await {
                 Ok(Ok(payload)) => return Ok(payload),
                 Ok(Err(failed)) => failed,
-                Err(_) => Unfetched::TooSlow,
+                Err(_) => FetchError::TooSlow,
             };
-            if !failed.is_temporary() || Instant::now() + pause >= bounds.deadline {
+            if !failed.is_temporary() || Instant::now() + pause >= limits.deadline {
                 return Err(failed);
             }
             tokio::time::sleep(pause).await;
@@ -197,64 +188,76 @@ impl Fetcher {
     }
 
     /// Where the link leads, as far as the link alone decides.
-    fn allowed(&self, link: &Link) -> Result<Uri, Unfetched> {
+    fn allowed(&self, link: &Link) -> Result<Uri, FetchError> {
         let uri: Uri = std::str::from_utf8(link.url().expose())
             .ok()
             .and_then(|url| url.parse().ok())
             .filter(|uri: &Uri| uri.scheme_str() == Some("https"))
-            .ok_or(Unfetched::Malformed)?;
-        let authority = uri.authority().ok_or(Unfetched::Malformed)?;
+            .ok_or(FetchError::Malformed)?;
+        let authority = uri.authority().ok_or(FetchError::Malformed)?;
         if authority.as_str().contains('@') {
-            return Err(Unfetched::Malformed);
+            return Err(FetchError::Malformed);
         }
         let address = authority.host().trim_start_matches('[').trim_end_matches(']').parse().ok();
         // A name's addresses are judged when it is connected to.
-        let allowed = self.hosts.have(authority) && address.is_none_or(|address| self.judge.allows(address));
-        if allowed { Ok(uri) } else { Err(Unfetched::NotAllowed) }
+        let allowed = self.hosts.have(authority) && address.is_none_or(|address| self.resolver.allows(address));
+        if allowed { Ok(uri) } else { Err(FetchError::NotAllowed) }
     }
 
-    async fn attempt(&self, uri: &Uri, bounds: Bounds, budget: &Budget) -> Result<Payload, Unfetched> {
+    async fn attempt(&self, uri: &Uri, limits: BodyLimits, budget: &Budget) -> Result<Payload, FetchError> {
         let request = Request::get(uri.clone()).header(ACCEPT_ENCODING, "identity").header(USER_AGENT, AGENT);
-        let request = request.body(Empty::new()).map_err(|_| Unfetched::Malformed)?;
+        let request = request.body(Empty::new()).map_err(|_| FetchError::Malformed)?;
         let answer = tokio::time::timeout(ANSWERED_WITHIN, self.client.request(request)).await;
-        let answer = answer.map_err(|_| Unfetched::TooSlow)?.map_err(|error| unconnected(&error))?;
+        let answer = answer.map_err(|_| FetchError::TooSlow)?.map_err(|error| unconnected(&error))?;
         judged(&answer)?;
         let (head, body) = answer.into_parts();
-        read(&head.headers, body, bounds, budget).await
+        Ok(read(&head.headers, body, limits, budget).await?)
     }
 }
 
 /// What the head of an answer decides.
-fn judged(answer: &Response<Incoming>) -> Result<(), Unfetched> {
+fn judged(answer: &Response<Incoming>) -> Result<(), FetchError> {
     match answer.status() {
-        StatusCode::OK if coded(answer.headers()) => Err(Unfetched::Encoded),
+        StatusCode::OK if has_content_encoding(answer.headers()) => Err(FetchError::Encoded),
         StatusCode::OK => Ok(()),
-        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Err(Unfetched::Unavailable),
-        status if status.is_server_error() => Err(Unfetched::Unavailable),
-        status if status.is_redirection() => Err(Unfetched::Redirected),
-        _ => Err(Unfetched::Denied),
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Err(FetchError::Unavailable),
+        status if status.is_server_error() => Err(FetchError::Unavailable),
+        status if status.is_redirection() => Err(FetchError::Redirected),
+        _ => Err(FetchError::Denied),
     }
 }
 
-async fn read(headers: &HeaderMap, body: Incoming, bounds: Bounds, budget: &Budget) -> Result<Payload, Unfetched> {
-    let body = Body::new(body, headers, bounds.max, bounds.min_rate, bounds.deadline);
-    body.read(budget, |_| ()).await.map_err(|error| match error {
-        BodyError::TooLarge => Unfetched::TooLarge,
-        BodyError::TooSlow => Unfetched::TooSlow,
-        BodyError::NoRoom => Unfetched::NoRoom,
-        BodyError::Broken => Unfetched::Truncated,
-    })
+async fn read(
+    headers: &HeaderMap,
+    incoming: Incoming,
+    limits: BodyLimits,
+    budget: &Budget,
+) -> Result<Payload, BodyError> {
+    let mut body = Body::start(incoming, headers, limits, budget)?;
+    while body.next().await?.is_some() {}
+    body.finish()
+}
+
+impl From<BodyError> for FetchError {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::TooLarge => Self::TooLarge,
+            BodyError::TooSlow => Self::TooSlow,
+            BodyError::NoRoom => Self::NoRoom,
+            BodyError::Broken => Self::Truncated,
+        }
+    }
 }
 
 /// Which of its causes an error without an answer has.
-fn unconnected(error: &hyper_util::client::legacy::Error) -> Unfetched {
+fn unconnected(error: &hyper_util::client::legacy::Error) -> FetchError {
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(error) = cause {
         if error.is::<NotAllowed>() {
-            return Unfetched::NotAllowed;
+            return FetchError::NotAllowed;
         }
         if let Some(rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
-            return Unfetched::Untrusted;
+            return FetchError::Untrusted;
         }
         // An I/O error leaves out of its sources what it was made of.
         cause = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
@@ -262,7 +265,7 @@ fn unconnected(error: &hyper_util::client::legacy::Error) -> Unfetched {
             None => error.source(),
         };
     }
-    Unfetched::NoConnection
+    FetchError::NoConnection
 }
 
 #[cfg(test)]
@@ -271,7 +274,7 @@ mod tests {
     use crate::event::Event;
     use crate::signature::tests::delivery;
 
-    fn allowed(url: &str) -> Result<String, Unfetched> {
+    fn allowed(url: &str) -> Result<String, FetchError> {
         let hosts = ["store.example", "*.s3.*.amazonaws.com", "198.51.100.7", "10.0.0.7", "[2001:db8::1]"];
         let config = config::S3 { hosts: hosts.map(str::to_owned).into(), ca: None, allow_networks: Vec::new() };
         let body = serde_json::json!({"type": "s3_payload", "url": url}).to_string();
@@ -297,7 +300,7 @@ mod tests {
             "https://store.example@10.0.0.1/",
             "https://store.example/a b",
         ] {
-            assert_eq!(allowed(url), Err(Unfetched::Malformed), "{url}");
+            assert_eq!(allowed(url), Err(FetchError::Malformed), "{url}");
         }
         for url in [
             "https://other.example/",
@@ -312,7 +315,7 @@ mod tests {
             "https://127.0.0.1/",
             "https://localhost/",
         ] {
-            assert_eq!(allowed(url), Err(Unfetched::NotAllowed), "{url}");
+            assert_eq!(allowed(url), Err(FetchError::NotAllowed), "{url}");
         }
     }
 }

@@ -11,8 +11,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::bus::Record;
-use crate::identity::Identity;
+use crate::record::Record;
 
 /// The first byte of every value.
 const VERSION: u8 = 1;
@@ -89,13 +88,13 @@ fn place_key(kind: u8, topic: &str, offset: u64) -> Vec<u8> {
 }
 
 /// Where the log looks whether it has a delivery: either is enough.
-pub(super) fn index_keys(identity: &Identity) -> [[u8; 33]; 2] {
+pub(super) fn index_keys(digests: [&[u8; 32]; 2]) -> [[u8; 33]; 2] {
     let key = |kind, digest: &[u8; 32]| {
         let mut key = [kind; 33];
         key[1..].copy_from_slice(digest);
         key
     };
-    [key(ID, identity.id.as_bytes()), key(SIGNED, identity.signed.as_bytes())]
+    [key(ID, digests[0]), key(SIGNED, digests[1])]
 }
 
 /// The first key behind all records of the topic.

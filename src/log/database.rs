@@ -12,14 +12,15 @@ use fjall::{Database, Keyspace, PersistMode};
 use jiff::Timestamp;
 
 use super::codec::{self, Corrupt, Draft, Head, Mark};
+use super::entry::Entry;
+use super::entry::Receipt;
 use super::failure::{AppendError, Failure, ReadError, guarded};
 use super::journal::Newest;
 use super::ledger::Ledger;
 use super::retention::Facts;
 use super::segment::{self, Count, Marks, Segment};
 use super::watermark::{Level, Watermark};
-use crate::bus::{Receipt, Record};
-use crate::message::Message;
+use crate::record::Record;
 
 /// fjall waits without end inside a commit from the fourth sealed memtable, or the thirtieth table
 /// in level 0, on, even when the threads that would write them out have died.
@@ -153,30 +154,33 @@ impl Log {
         Ok(())
     }
 
-    pub(super) fn append<'m>(&self, messages: impl ExactSizeIterator<Item = &'m Message>) -> Result<Appended, Failure> {
+    pub(super) fn append<'m, E: Entry + ?Sized + 'm>(
+        &self,
+        entries: impl ExactSizeIterator<Item = &'m E>,
+    ) -> Result<Appended, Failure> {
         let keyspace = &self.last().keyspace;
         let time = Timestamp::now();
         let mut tally = self.tally();
         let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
-        let mut receipts = Vec::with_capacity(messages.len());
+        let mut receipts = Vec::with_capacity(entries.len());
         let mut ends = Marks::new();
         let mut indexed = HashSet::new();
-        for message in messages {
-            let index = codec::index_keys(message.identity());
+        for entry in entries {
+            let index = codec::index_keys(entry.digests());
             if index.iter().any(|key| indexed.contains(key)) || self.keeps(&index)? {
                 receipts.push(Receipt::Duplicate);
                 continue;
             }
-            let topic: &str = message.topic();
+            let topic: &str = entry.topic();
             let mut end = ends.get(topic).or_else(|| tally.ends.get(topic)).copied().unwrap_or_default();
-            let draft = Draft { time, position: end.position, key: message.key(), payload: message.payload() };
+            let draft = Draft { time, position: end.position, key: entry.key(), payload: entry.payload() };
             let offset = end.next;
-            let value = codec::encode_record(topic, offset, &draft, message.nats_headers());
+            let value = codec::encode_record(topic, offset, &draft, entry.headers());
             end.position += codec::footprint(topic, &value);
             end.next += 1;
             batch.insert(keyspace, codec::record_key(topic, offset), value);
             if self.ledger.is_some() {
-                let pending = codec::encode_pending(message.key_digest());
+                let pending = codec::encode_pending(entry.key_digest());
                 batch.insert(keyspace, codec::pending_key(topic, offset), pending.as_slice());
             }
             for key in index {
@@ -316,7 +320,7 @@ impl Log {
 impl Log {
     /// To the topic `a`.
     pub(super) fn append_samples(&self, numbers: Range<u8>) {
-        let messages: Vec<_> = numbers.map(|n| Message::sample("a", "key", [n; 32], vec![n])).collect();
+        let messages: Vec<_> = numbers.map(|n| crate::message::Message::sample("a", "key", [n; 32], vec![n])).collect();
         self.append(messages.iter()).unwrap();
     }
 
@@ -334,6 +338,7 @@ mod tests {
 
     use super::super::Settings;
     use super::*;
+    use crate::message::Message;
 
     #[test]
     fn a_hole_in_a_topic_is_an_error_and_not_fewer_records() {

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
-use crate::bus::OpenError;
+use super::entry::OpenError;
 
 /// fjall's own name for the file that it locks.
 pub(crate) const LOCK_FILE: &str = "lock";

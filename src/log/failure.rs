@@ -7,8 +7,8 @@ use std::panic::AssertUnwindSafe;
 use super::codec::Corrupt;
 use super::database::Extent;
 use super::directory::Gone;
+use super::entry::OpenError;
 use super::{Settings, disk};
-use crate::bus::OpenError;
 
 /// Why nothing was kept.
 #[derive(Debug, thiserror::Error)]

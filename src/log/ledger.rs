@@ -7,8 +7,8 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use jiff::Timestamp;
 
 use super::codec::Corrupt;
+use super::entry::LedgerEntry;
 use super::failure::Failure;
-use crate::dedupe::Known;
 
 const KNOWN_PREFIX: &str = "known-";
 
@@ -59,14 +59,14 @@ impl Ledger {
     }
 
     /// Survives `kill -9`.
-    pub(super) fn remember(&mut self, database: &Database, known: &[Known]) -> Result<(), Failure> {
+    pub(super) fn remember(&mut self, database: &Database, known: &[LedgerEntry]) -> Result<(), Failure> {
         let last = self.known.back_mut().expect("never empty");
         let mut batch = database.batch().durability(Some(PersistMode::Buffer));
         for known in known {
             let mut key = [0; 24];
             key[..8].copy_from_slice(&known.kept.as_millisecond().to_be_bytes());
-            key[8..].copy_from_slice(&known.halves[0]);
-            batch.insert(&last.keyspace, key.as_slice(), known.halves[1].as_slice());
+            key[8..].copy_from_slice(&known.keys[0]);
+            batch.insert(&last.keyspace, key.as_slice(), known.keys[1].as_slice());
         }
         batch.commit()?;
         last.len += known.len();
@@ -84,15 +84,15 @@ impl Ledger {
     }
 
     /// All that is known, the oldest first.
-    pub(super) fn known(&self, mut each: impl FnMut(Known)) -> Result<(), Failure> {
+    pub(super) fn known(&self, mut each: impl FnMut(LedgerEntry)) -> Result<(), Failure> {
         const WRONG: Corrupt = Corrupt("what is known to be kept");
         for part in &self.known {
             for pair in part.keyspace.iter() {
                 let (key, value) = pair.into_inner()?;
                 let (kept, id) = key.split_first_chunk().ok_or(WRONG)?;
                 let kept = Timestamp::from_millisecond(i64::from_be_bytes(*kept)).map_err(|_| WRONG)?;
-                let halves = [id.try_into().map_err(|_| WRONG)?, value[..].try_into().map_err(|_| WRONG)?];
-                each(Known { kept, halves });
+                let keys = [id.try_into().map_err(|_| WRONG)?, value[..].try_into().map_err(|_| WRONG)?];
+                each(LedgerEntry { kept, keys });
             }
         }
         Ok(())
@@ -113,11 +113,11 @@ mod tests {
         (database, ledger)
     }
 
-    fn known(number: u8) -> Known {
-        Known { kept: Timestamp::from_second(number.into()).unwrap(), halves: [[number; 16], [number + 100; 16]] }
+    fn known(number: u8) -> LedgerEntry {
+        LedgerEntry { kept: Timestamp::from_second(number.into()).unwrap(), keys: [[number; 16], [number + 100; 16]] }
     }
 
-    fn all_known(ledger: &Ledger) -> Vec<Known> {
+    fn all_known(ledger: &Ledger) -> Vec<LedgerEntry> {
         let mut all = Vec::new();
         ledger.known(|known| all.push(known)).unwrap();
         all

@@ -18,16 +18,14 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 
 use tokio::sync::{oneshot, watch};
 
-use crate::bus::{ConnectionState, OpenError, Receipt, Refusal};
 use crate::clock::Clock;
-use crate::dedupe::Known;
-use crate::message::Message;
-use writer::{Append, Order, Writer};
+use writer::{Append, Order, Taking, Writer};
 
 mod codec;
 mod database;
 mod directory;
 pub(crate) mod disk;
+mod entry;
 mod failure;
 mod journal;
 mod ledger;
@@ -42,6 +40,7 @@ mod writer;
 #[cfg(test)]
 mod damage;
 
+pub(crate) use entry::{Entry, LedgerEntry, NotKept, OpenError, Receipt};
 pub(crate) use retention::Retention;
 pub(crate) use store::{Chunk, Extent, ReadError, Store};
 pub(crate) use writer::Done;
@@ -89,17 +88,22 @@ pub(crate) enum Keep {
 pub(crate) struct Log {
     pub(crate) store: Arc<Store>,
     orders: SyncSender<Order>,
-    link: watch::Receiver<ConnectionState>,
+    taking: watch::Receiver<bool>,
     reopened: watch::Receiver<u64>,
     /// Ends with the writer.
     closed: watch::Receiver<()>,
 }
 
 impl Log {
-    /// Opens the log, making it where there is none. An error has its remedy.
-    pub(crate) fn open(settings: Settings, topics: impl Iterator<Item = Arc<str>>) -> Result<Self, OpenError> {
+    /// Opens the log, making it where there is none. `on_taking` is told whenever it begins or ceases to take entries,
+    /// and dropped when it takes none any more. An error has its remedy.
+    pub(crate) fn open(
+        settings: Settings,
+        topics: impl Iterator<Item = Arc<str>>,
+        on_taking: impl Fn(bool) + Send + 'static,
+    ) -> Result<Self, OpenError> {
         let (orders, received) = sync_channel(WAITING);
-        let (link, opened_again) = (watch::Sender::new(ConnectionState::Up), watch::Sender::new(0));
+        let (taking, opened_again) = (watch::Sender::new(true), watch::Sender::new(0));
         let (closing, closed) = watch::channel(());
         // The last process may have seen an fsync fail: then the disk lacks what reading finds.
         let sealed = journal::seal(&settings.dir);
@@ -107,9 +111,10 @@ impl Log {
         let sound = sealed.map_err(|error| disk::unusable(settings.section, &settings.dir, &error));
         let sound = sound.and_then(|()| store.rewrite());
         let reopened = opened_again.subscribe();
-        let log = Self { store: store.clone(), orders, link: link.subscribe(), reopened, closed };
+        let log = Self { store: store.clone(), orders, taking: taking.subscribe(), reopened, closed };
         let name = format!("{}-writer", settings.section);
-        let mut writer = Writer::new(store, received, link, opened_again, settings);
+        let taking = Taking { state: taking, on_change: Box::new(on_taking) };
+        let mut writer = Writer::new(store, received, taking, opened_again, settings);
         if let Err(error) = sound {
             writer.fail(&error.to_string());
         }
@@ -124,13 +129,13 @@ impl Log {
         Ok(log)
     }
 
-    /// Hands the message over at once. `Ok` means that it is on disk.
+    /// Hands the entry over at once. `Ok` means that it is on disk.
     pub(crate) fn append(
         &self,
-        message: Arc<Message>,
-    ) -> impl Future<Output = Result<Receipt, Refusal>> + Send + use<> {
+        entry: Arc<dyn Entry>,
+    ) -> impl Future<Output = Result<Receipt, NotKept>> + Send + use<> {
         let (receipt, received) = oneshot::channel();
-        let handed_over = self.hand_over(Order::Append(Append { message, receipt }));
+        let handed_over = self.hand_over(Order::Append(Append { entry, receipt }));
         async move {
             handed_over?;
             received.await.unwrap_or(Err(CLOSING))
@@ -149,9 +154,9 @@ impl Log {
 
     /// Keeps in mind what the bus keeps. Survives `kill -9` as soon as the future is done; where the
     /// disk does not take it, or nothing at present, it is not kept in mind and nothing else happens.
-    pub(crate) fn remember(&self, known: Known) -> impl Future<Output = ()> + Send + use<> {
+    pub(crate) fn remember(&self, known: LedgerEntry) -> impl Future<Output = ()> + Send + use<> {
         let (written, was_written) = oneshot::channel();
-        let taking = *self.link.borrow() == ConnectionState::Up;
+        let taking = *self.taking.borrow();
         let handed_over = taking && self.hand_over(Order::Remember(known, written)).is_ok();
         async move {
             if handed_over {
@@ -174,16 +179,11 @@ impl Log {
         }
     }
 
-    fn hand_over(&self, order: Order) -> Result<(), Refusal> {
+    fn hand_over(&self, order: Order) -> Result<(), NotKept> {
         self.orders.try_send(order).map_err(|refused| match refused {
             TrySendError::Full(_) => CROWDED,
             TrySendError::Disconnected(_) => CLOSING,
         })
-    }
-
-    /// Whether messages are taken.
-    pub(crate) fn link(&self) -> watch::Receiver<ConnectionState> {
-        self.link.clone()
     }
 
     /// Returns when the writer is no more: nothing is taken from then on.
@@ -203,5 +203,5 @@ impl Log {
     }
 }
 
-const CLOSING: Refusal = Refusal::Transient { reason: Cow::Borrowed("the log is closed") };
-const CROWDED: Refusal = Refusal::Transient { reason: Cow::Borrowed("too many messages wait for the disk") };
+const CLOSING: NotKept = NotKept(Cow::Borrowed("the log is closed"));
+const CROWDED: NotKept = NotKept(Cow::Borrowed("too many messages wait for the disk"));

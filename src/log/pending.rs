@@ -10,9 +10,9 @@ use jiff::Timestamp;
 
 use super::codec::{self, Head, Mark};
 use super::database::Log;
+use super::entry::LedgerEntry;
 use super::failure::{Failure, ReadError, guarded};
-use crate::bus::Record;
-use crate::dedupe::Known;
+use crate::record::Record;
 
 /// Entries that are looked at for one [`Chunk`], at most: most of them may be of no use.
 const LOOKED_AT: usize = 1 << 16;
@@ -114,13 +114,13 @@ impl Log {
     }
 
     /// Keeps in mind what is kept elsewhere.
-    pub(super) fn remember(&mut self, known: &[Known]) -> Result<(), Failure> {
+    pub(super) fn remember(&mut self, known: &[LedgerEntry]) -> Result<(), Failure> {
         let Some(ledger) = &mut self.ledger else { return Ok(()) };
         ledger.remember(&self.database, known)
     }
 
     /// Of a spool: all that is known to be kept elsewhere, the oldest first.
-    pub(super) fn known(&self, each: impl FnMut(Known)) -> Result<(), Failure> {
+    pub(super) fn known(&self, each: impl FnMut(LedgerEntry)) -> Result<(), Failure> {
         guarded(|| self.ledger.as_ref().map_or(Ok(()), |ledger| ledger.known(each)))
     }
 

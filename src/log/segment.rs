@@ -13,7 +13,7 @@ use jiff::Timestamp;
 
 use super::codec::{self, Corrupt, Head, Mark};
 use super::failure::{Failure, ReadError, guarded};
-use crate::bus::Record;
+use crate::record::Record;
 
 /// Held in memory before it is written as a table.
 const MEMTABLE: u64 = 32 * 1024 * 1024;

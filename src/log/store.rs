@@ -13,14 +13,15 @@ use tokio::sync::watch;
 pub(crate) use super::database::Extent;
 use super::database::Log;
 use super::directory::{Directory, Gone};
+use super::entry::Entry;
+use super::entry::LedgerEntry;
+use super::entry::{OpenError, Receipt};
 pub(crate) use super::failure::{AppendError, ReadError};
 pub(crate) use super::pending::Chunk;
 use super::retention::Facts;
 use super::segment::Marks;
 use super::{Settings, disk, journal, opening};
-use crate::bus::{OpenError, Receipt, Record};
-use crate::dedupe::Known;
-use crate::message::Message;
+use crate::record::Record;
 
 pub(crate) struct Store {
     settings: Settings,
@@ -82,14 +83,14 @@ impl Store {
 
     /// Keeps all messages or none. `Ok` means that the disk has them: it comes after the fsync.
     /// Only the writer calls it.
-    pub(crate) fn append<'m>(
+    pub(crate) fn append<'m, E: Entry + ?Sized + 'm>(
         &self,
-        messages: impl ExactSizeIterator<Item = &'m Message>,
+        entries: impl ExactSizeIterator<Item = &'m E>,
     ) -> Result<Vec<Receipt>, AppendError> {
         let slot = read(&self.open);
         let open = slot.as_ref().ok_or_else(|| AppendError::Failed("the log is closed".to_owned()))?;
         open.room()?;
-        let appended = open.append(messages).map_err(|error| AppendError::Failed(error.to_string()))?;
+        let appended = open.append(entries).map_err(|error| AppendError::Failed(error.to_string()))?;
         // A duplicate, too, is kept only where the log will be found.
         self.directory.check()?;
         open.journal.check()?;
@@ -122,7 +123,7 @@ impl Store {
     }
 
     /// Keeps in mind what is kept elsewhere; it survives `kill -9`.
-    pub(super) fn remember(&self, known: &[Known]) -> Result<(), AppendError> {
+    pub(super) fn remember(&self, known: &[LedgerEntry]) -> Result<(), AppendError> {
         let mut slot = write(&self.open);
         let Some(open) = slot.as_mut() else { return Ok(()) };
         open.room()?;
@@ -140,7 +141,7 @@ impl Store {
     pub(crate) fn recall(
         &self,
         pending: impl FnMut(Arc<str>, u64, u64),
-        known: impl FnMut(Known),
+        known: impl FnMut(LedgerEntry),
     ) -> Result<(), OpenError> {
         let slot = read(&self.open);
         let open = slot.as_ref().ok_or_else(|| OpenError("the log is closed".to_owned()))?;
@@ -292,6 +293,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::message::Message;
 
     fn id(number: u32) -> [u8; 32] {
         let mut id = [0; 32];
@@ -446,7 +448,7 @@ mod tests {
     #[tokio::test]
     async fn a_log_that_begins_again_relies_on_no_journal_of_the_last_process() {
         let dir = tempfile::tempdir().unwrap();
-        let begin = || crate::log::Log::open(Settings::sample(dir.path()), std::iter::empty()).unwrap();
+        let begin = || crate::log::Log::open(Settings::sample(dir.path()), std::iter::empty(), |_| {}).unwrap();
         for number in 0..2 {
             let log = begin();
             log.append(Arc::new(message("a", number))).await.unwrap();

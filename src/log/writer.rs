@@ -11,12 +11,13 @@ use tokio::sync::{oneshot, watch};
 use tracing::{error, info, warn};
 
 use super::directory::Gone;
+use super::entry::Entry;
+use super::entry::LedgerEntry;
+use super::entry::NotKept;
+use super::entry::Receipt;
 use super::retention::{Facts, Retention};
 use super::store::{AppendError, Store};
 use super::{Keep, Settings, disk};
-use crate::bus::{ConnectionState, Receipt, Refusal};
-use crate::dedupe::Known;
-use crate::message::Message;
 use crate::telemetry::Throttle;
 
 /// Messages and bytes of one commit, at most; one message may exceed the bytes.
@@ -44,7 +45,7 @@ const WORTH_GIVING_BACK: u64 = 1024 * 1024;
 pub(super) enum Order {
     Append(Append),
     Done(Done, oneshot::Sender<()>),
-    Remember(Known, oneshot::Sender<()>),
+    Remember(LedgerEntry, oneshot::Sender<()>),
     /// What is pending was counted anew since the log was opened again for so many times.
     Counted(u64),
     /// Commit all that was handed over before, then close the log.
@@ -53,8 +54,8 @@ pub(super) enum Order {
 
 /// A message that waits for its receipt. Its share of the memory budget is held until then.
 pub(super) struct Append {
-    pub(super) message: Arc<Message>,
-    pub(super) receipt: oneshot::Sender<Result<Receipt, Refusal>>,
+    pub(super) entry: Arc<dyn Entry>,
+    pub(super) receipt: oneshot::Sender<Result<Receipt, NotKept>>,
 }
 
 /// Records that are no longer needed.
@@ -70,7 +71,7 @@ pub(crate) struct Done {
 pub(super) struct Writer {
     store: Arc<Store>,
     orders: Receiver<Order>,
-    link: watch::Sender<ConnectionState>,
+    taking: Taking,
     settings: Settings,
     state: State,
     cursors: BTreeMap<Arc<str>, u64>,
@@ -83,7 +84,7 @@ pub(super) struct Writer {
 struct Batch {
     appends: Vec<Append>,
     bytes: usize,
-    known: Vec<Known>,
+    known: Vec<LedgerEntry>,
     remembered: Vec<oneshot::Sender<()>>,
     done: Vec<(Done, oneshot::Sender<()>)>,
     counted: Option<u64>,
@@ -100,7 +101,7 @@ impl Batch {
     fn add(&mut self, order: Order) {
         match order {
             Order::Append(append) => {
-                self.bytes += append.message.payload().len();
+                self.bytes += append.entry.payload().len();
                 self.appends.push(append);
             }
             Order::Remember(known, written) => {
@@ -133,16 +134,15 @@ impl Writer {
     pub(super) fn new(
         store: Arc<Store>,
         orders: Receiver<Order>,
-        link: watch::Sender<ConnectionState>,
+        taking: Taking,
         reopened: watch::Sender<u64>,
         settings: Settings,
     ) -> Self {
-        Self { store, orders, link, settings, state: State::Taking, cursors: BTreeMap::new(), reopened }
+        Self { store, orders, taking, settings, state: State::Taking, cursors: BTreeMap::new(), reopened }
     }
 
     /// Runs until it is told to close or nobody can ask any more; the log is closed then.
     pub(super) fn run(mut self) {
-        let away = AwayOnDrop(self.link.clone());
         self.round();
         let mut next_round = Instant::now() + ROUND;
         loop {
@@ -165,7 +165,6 @@ impl Writer {
             }
         }
         self.store.close();
-        away.done();
     }
 
     /// The first and what waits behind it.
@@ -212,17 +211,17 @@ impl Writer {
         let mut receipts = answer.map(Vec::into_iter);
         for append in appends.drain(..) {
             let answer = match &mut receipts {
-                Ok(receipts) => receipts.next().ok_or_else(|| self.transient("it gave no receipt")),
-                Err(reason) => Err(self.transient(reason)),
+                Ok(receipts) => receipts.next().ok_or_else(|| self.not_kept("it gave no receipt")),
+                Err(reason) => Err(self.not_kept(reason)),
             };
             // The caller may have stopped waiting; the message is kept all the same.
             let _ = append.receipt.send(answer);
         }
     }
 
-    fn transient(&self, reason: &str) -> Refusal {
+    fn not_kept(&self, reason: &str) -> NotKept {
         let what = if self.settings.section == "embedded" { "embedded log" } else { self.settings.section };
-        Refusal::Transient { reason: format!("the {what} takes nothing: {reason}").into() }
+        NotKept(format!("the {what} takes nothing: {reason}").into())
     }
 
     /// Whether it may hold no more; one that forgets the oldest always may.
@@ -234,7 +233,7 @@ impl Writer {
     }
 
     fn try_append(&mut self, appends: &[Append]) -> Result<Vec<Receipt>, &'static str> {
-        match self.store.append(appends.iter().map(|append| &*append.message)) {
+        match self.store.append(appends.iter().map(|append| &*append.entry)) {
             Ok(receipts) => {
                 self.retain();
                 Ok(receipts)
@@ -254,7 +253,7 @@ impl Writer {
         }
     }
 
-    fn remember(&mut self, known: &[Known]) {
+    fn remember(&mut self, known: &[LedgerEntry]) {
         // What is not kept in mind costs at most a second copy; what is written at the wrong time, the log.
         if self.state != State::Taking {
             return;
@@ -426,8 +425,7 @@ impl Writer {
 
     fn enter(&mut self, state: State) {
         self.state = state;
-        let link = if state == State::Taking { ConnectionState::Up } else { ConnectionState::Away };
-        self.link.send_if_modified(|current| std::mem::replace(current, link) != link);
+        self.taking.set(state == State::Taking);
     }
 }
 
@@ -435,18 +433,25 @@ fn total(facts: &[Facts]) -> u64 {
     facts.iter().map(|segment| segment.bytes).sum()
 }
 
-/// Without the writer nothing is taken, however it ended.
-struct AwayOnDrop(watch::Sender<ConnectionState>);
-
-impl AwayOnDrop {
-    fn done(self) {}
+/// Whether messages are taken. Without the writer none are, however it ended.
+pub(super) struct Taking {
+    pub(super) state: watch::Sender<bool>,
+    pub(super) on_change: Box<dyn Fn(bool) + Send>,
 }
 
-impl Drop for AwayOnDrop {
+impl Taking {
+    fn set(&self, taking: bool) {
+        if self.state.send_if_modified(|current| std::mem::replace(current, taking) != taking) {
+            (self.on_change)(taking);
+        }
+    }
+}
+
+impl Drop for Taking {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            error!("the writer of the log ended for no good reason: restart the bridge and report this");
+            error!("the writer of the log panicked; restart the bridge and report this");
         }
-        self.0.send_replace(ConnectionState::Away);
+        self.set(false);
     }
 }

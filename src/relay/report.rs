@@ -1,212 +1,173 @@
-//! What is counted and said of an outcome. Comes in: how a delivery ended. Goes out: metrics, and at
-//! most one line of a kind in ten seconds. Says nothing of what was in the delivery.
+//! Counts and logs how deliveries ended: at most one line of a kind and endpoint in ten seconds. Says nothing of what
+//! was in a delivery.
 
 use std::time::Duration;
 
 use crate::bus::Refusal;
-use crate::fetch::Unfetched;
+use crate::event::Unreadable;
+use crate::fetch::FetchError;
 use crate::metrics::Metrics;
 use crate::reply::Outcome;
 use crate::signature::Rejection;
-use crate::telemetry::Throttle;
+use crate::telemetry::{LOG_EVERY, Throttles};
 
-/// Lines of one kind in the log, at most one in this time.
-const LOG_EVERY: Duration = Duration::from_secs(10);
+/// Between two lines on what any scanner on the internet causes.
+const SCANNER_EVERY: Duration = Duration::from_secs(3600);
 
-/// The same for what any scanner on the internet brings about.
-const LOG_SELDOM: Duration = Duration::from_secs(3600);
+static THROTTLES: Throttles = Throttles::new();
 
-/// Counts an outcome, and says aloud what somebody should hear of.
+/// One line of the log.
+struct Line {
+    is_error: bool,
+    every: Duration,
+    message: &'static str,
+    reason: Option<String>,
+    remedy: Option<&'static str>,
+}
+
+impl Line {
+    fn warn(message: &'static str) -> Self {
+        Self { is_error: false, every: LOG_EVERY, message, reason: None, remedy: None }
+    }
+
+    /// Something is lost, or only a person can fix it.
+    fn error(message: &'static str) -> Self {
+        Self { is_error: true, ..Self::warn(message) }
+    }
+
+    fn reason(self, reason: impl ToString) -> Self {
+        Self { reason: Some(reason.to_string()), ..self }
+    }
+
+    fn remedy(self, remedy: &'static str) -> Self {
+        Self { remedy: Some(remedy), ..self }
+    }
+
+    /// Logs it, unless the endpoint had one of its kind a moment ago.
+    fn log(self, endpoint: Option<&str>) {
+        let Self { is_error, every, message, reason, remedy } = self;
+        match THROTTLES.pass(endpoint.unwrap_or_default(), message, every) {
+            Some(more) if is_error => tracing::error!(endpoint, more, reason, remedy, "{message}"),
+            Some(more) => tracing::warn!(endpoint, more, reason, remedy, "{message}"),
+            None => {}
+        }
+    }
+}
+
+/// Counts an outcome, and logs it where somebody should know.
 pub(super) fn report(metrics: &Metrics, endpoint: &str, outcome: &Outcome, took: Duration) {
-    static OVERSIZED: Throttle = Throttle::new(LOG_EVERY);
-    static ENCODED: Throttle = Throttle::new(LOG_EVERY);
-    static UNTIMELY: Throttle = Throttle::new(LOG_EVERY);
-    static UNSIGNED: Throttle = Throttle::new(LOG_SELDOM);
-    static ELSEWHERE: Throttle = Throttle::new(LOG_EVERY);
-    // One for each, or what a retry mends would keep silent what only a person can.
-    static REFUSED: Throttle = Throttle::new(LOG_EVERY);
-    static REFUSED_FOR_GOOD: Throttle = Throttle::new(LOG_EVERY);
-    static UNSPOOLED: Throttle = Throttle::new(LOG_EVERY);
-    static UNANSWERED: Throttle = Throttle::new(LOG_EVERY);
-    static OVERLOADED: Throttle = Throttle::new(LOG_EVERY);
-    static UNREADABLE: Throttle = Throttle::new(LOG_EVERY);
-    static SLOW: Throttle = Throttle::new(LOG_EVERY);
-    static BROKEN: Throttle = Throttle::new(LOG_EVERY);
     metrics.ended(endpoint, outcome.as_str(), took);
+    if let Outcome::Rejected(reason) = outcome {
+        metrics.rejected(endpoint, reason.as_str());
+    }
     tracing::debug!(endpoint, outcome = outcome.as_str(), milliseconds = took.as_millis() as u64, "delivery ended");
-    match outcome {
-        Outcome::Kept(_) | Outcome::Duplicate(_) | Outcome::Spooled(_) | Outcome::Dropped => {}
-        // Was said where it happened.
-        Outcome::UnknownPath | Outcome::WrongMethod | Outcome::Unfetched(_) => {}
-        Outcome::Refused(Refusal::Unconfirmed { .. }) => {}
-        Outcome::TooSlow => {
-            if let Some(more) = SLOW.pass() {
-                let remedy = "see to the network between sender and bridge, or lower `server.min_body_rate`";
-                tracing::warn!(
-                    endpoint,
-                    more,
-                    remedy,
-                    "answered 408: the body came too slowly to leave time for the bus"
-                );
-            }
-        }
-        Outcome::Broken => {
-            if let Some(more) = BROKEN.pass() {
-                let remedy = "compare the timeouts and body limits of what stands in front of the bridge";
-                tracing::warn!(
-                    endpoint,
-                    more,
-                    remedy,
-                    "the client left, or broke the framing, in the middle of a body"
-                );
-            }
-        }
-        Outcome::DeadLettered(_, reason) => {
-            if let Some(more) = UNREADABLE.pass() {
-                let reason = reason.as_str();
-                tracing::warn!(endpoint, reason, more, "kept as a dead letter: Terra signed what nobody can read");
-            }
-        }
-        Outcome::Rejected(reason) => {
-            metrics.rejected(endpoint, reason.as_str());
-            let untimely = matches!(reason, Rejection::TooOld | Rejection::TooNew);
-            if let Some(more) = untimely.then(|| UNTIMELY.pass()).flatten() {
-                let remedy = match reason {
-                    Rejection::TooNew => {
-                        "this machine's clock is probably slow: compare it, and then `max_skew` of the endpoint"
-                    }
-                    _ => {
-                        "this machine's clock is probably fast, or a retry came later than `max_age` of the endpoint allows: compare both"
-                    }
-                };
-                let reason = reason.as_str();
-                tracing::warn!(endpoint, reason, more, remedy, "rejected what Terra signed, for its time alone");
-            }
-            let unsigned = matches!(reason, Rejection::Missing | Rejection::Malformed);
-            if let Some(more) = unsigned.then(|| UNSIGNED.pass()).flatten() {
-                let remedy = "if Terra sent it, see what in front of the bridge takes `terra-signature` away; a scanner looks the same";
-                let reason = reason.as_str();
-                tracing::warn!(
-                    endpoint,
-                    reason,
-                    more,
-                    remedy,
-                    "rejected a request without a signature that can be read"
-                );
-            }
-            let elsewhere = *reason == Rejection::Address;
-            if let Some(more) = elsewhere.then(|| ELSEWHERE.pass()).flatten() {
-                let remedy = "if Terra sent it, add its address to `server.allow`, and the proxies in front of the bridge to `server.trusted_proxies`";
-                tracing::warn!(
-                    endpoint,
-                    more,
-                    remedy,
-                    "rejected a delivery for its sender's address; nobody looked at its signature"
-                );
-            }
-        }
-        Outcome::TooLarge => {
-            if let Some(more) = OVERSIZED.pass() {
-                let remedy = "if it was Terra's, raise `server.max_body`: some senders do not try again after a 413";
-                tracing::error!(endpoint, more, remedy, "refused a body with a signature: larger than server.max_body");
-            }
-        }
-        Outcome::Encoded => {
-            if let Some(more) = ENCODED.pass() {
-                let remedy = "let nothing between Terra and the bridge compress requests";
-                tracing::error!(endpoint, more, remedy, "refused a signed body with a content-encoding");
-            }
-        }
+    if let Some(line) = line(outcome) {
+        line.log(Some(endpoint));
+    }
+}
+
+fn line(outcome: &Outcome) -> Option<Line> {
+    Some(match outcome {
+        Outcome::Kept(_) | Outcome::Duplicate(_) | Outcome::Spooled(_) | Outcome::Dropped => return None,
+        // Logged where it happened.
+        Outcome::UnknownPath | Outcome::WrongMethod | Outcome::Unfetched(_) => return None,
+        Outcome::Refused(Refusal::Unconfirmed { .. }) => return None,
+        Outcome::TooSlow => Line::warn("answered 408: the body came too slowly to leave time for the bus")
+            .remedy("check the network between sender and bridge, or lower `server.min_body_rate`"),
+        Outcome::Broken => Line::warn("the client left, or broke the framing, in the middle of a body")
+            .remedy("check the timeouts and body limits of the proxies in front of the bridge"),
+        Outcome::DeadLettered(_, reason) => Line::warn(dead_letter(*reason)).reason(reason.as_str()),
+        Outcome::Rejected(reason) => return rejected(*reason),
+        Outcome::TooLarge => Line::error("refused a body with a signature: larger than server.max_body")
+            .remedy("if it was Terra's, raise `server.max_body`: some senders do not retry after a 413"),
+        Outcome::Encoded => Line::error("refused a signed body with a content-encoding")
+            .remedy("let no proxy between Terra and the bridge compress requests"),
         Outcome::Refused(refusal @ Refusal::Transient { .. }) => {
-            if let Some(more) = REFUSED.pass() {
-                tracing::warn!(endpoint, more, reason = %refusal, "not kept, answered 503: Terra will try again");
-            }
+            Line::warn("not kept, answered 503: Terra will retry").reason(refusal)
         }
         Outcome::Refused(refusal @ (Refusal::Permanent { .. } | Refusal::TooLarge { .. })) => {
-            if let Some(more) = REFUSED_FOR_GOOD.pass() {
-                tracing::error!(endpoint, more, reason = %refusal, "not kept, answered 503: no retry helps until this is mended");
-            }
+            Line::error("not kept, answered 503: no retry helps until this is fixed").reason(refusal)
         }
-        Outcome::Unspooled(refusal) => {
-            if let Some(more) = UNSPOOLED.pass() {
-                let remedy = "see to the bus, so that the spool empties, or give the spool more room";
-                tracing::error!(endpoint, more, remedy, reason = %refusal, "neither the bus nor the spool took it, answered 503");
-            }
-        }
-        Outcome::Unanswered => {
-            if let Some(more) = UNANSWERED.pass() {
-                tracing::warn!(endpoint, more, "the bus did not confirm in time, answered 503: Terra will try again");
-            }
-        }
+        Outcome::Unspooled(refusal) => Line::error("not kept, answered 503: neither the bus nor the spool took it")
+            .reason(refusal)
+            .remedy("fix the bus, so that the spool drains, or give the spool more space"),
+        Outcome::Unanswered => Line::warn("not kept, answered 503: the bus did not confirm in time; Terra will retry"),
         Outcome::Overloaded => {
-            if let Some(more) = OVERLOADED.pass() {
-                let remedy = "raise `server.bytes_in_flight`, or run more bridges";
-                tracing::warn!(endpoint, more, remedy, "no room for another body, answered 503");
-            }
+            Line::warn("not read, answered 503: bodies in flight take all of server.bytes_in_flight")
+                .remedy("raise `server.bytes_in_flight`, or run more bridges")
         }
+    })
+}
+
+fn dead_letter(reason: Unreadable) -> &'static str {
+    match reason {
+        Unreadable::NotUtf8 => "stored as a dead letter: the body is not UTF-8",
+        Unreadable::NotJson => "stored as a dead letter: the body is not valid JSON",
+        Unreadable::NotAnObject => "stored as a dead letter: the body is not a JSON object",
+        Unreadable::NoType => "stored as a dead letter: the body names no event type",
     }
 }
 
-/// Counts what no endpoint has a path for, and says so where it `looks_signed`.
-pub(super) fn astray(metrics: &Metrics, looks_signed: bool) {
-    static ASTRAY: Throttle = Throttle::new(LOG_EVERY);
-    metrics.astray();
-    if let Some(more) = looks_signed.then(|| ASTRAY.pass()).flatten() {
-        let remedy = "compare the URL in the sender's settings with the paths of `endpoints`";
-        tracing::warn!(more, remedy, "answered 404 to what looks like a delivery, on a path that no endpoint has");
+/// `None`: `signature_log` tells forged ones from a wrong secret.
+fn rejected(reason: Rejection) -> Option<Line> {
+    let line = match reason {
+        Rejection::Forged => return None,
+        Rejection::TooNew => Line::warn("rejected a delivery that Terra signed: its time is in the future")
+            .remedy("this machine's clock is probably slow: check it, then the endpoint's `max_skew`"),
+        Rejection::TooOld => Line::warn("rejected a delivery that Terra signed: it is too old").remedy(
+            "this machine's clock is probably fast, or a retry came later than the endpoint's `max_age`: check both",
+        ),
+        Rejection::Missing | Rejection::Malformed => Line {
+            every: SCANNER_EVERY,
+            ..Line::warn("rejected a request without a readable signature")
+                .remedy("if Terra sent it, check which proxy removes `terra-signature`; a scanner looks the same")
+        },
+        Rejection::Address => {
+            return Some(
+                Line::warn("rejected a delivery for its sender's address; its signature was not checked").remedy(
+                    "if Terra sent it, add its address to `server.allow`, and your proxies to `server.trusted_proxies`",
+                ),
+            );
+        }
+    };
+    Some(line.reason(reason.as_str()))
+}
+
+/// Counts a request to a path that no endpoint has, and logs it where it is signed.
+pub(super) fn unknown_path(metrics: &Metrics, is_signed: bool) {
+    metrics.unknown_path();
+    if is_signed {
+        Line::warn("answered 404 to what looks like a delivery, on a path that no endpoint has")
+            .remedy("compare the URL in the sender's settings with the paths of `endpoints`")
+            .log(None);
     }
 }
 
-/// Says that a request came by another method than POST, where it `looks_signed`.
-pub(super) fn wrong_method(endpoint: &str, looks_signed: bool) {
-    static METHOD: Throttle = Throttle::new(LOG_EVERY);
-    if let Some(more) = looks_signed.then(|| METHOD.pass()).flatten() {
-        let remedy = "have the sender use the final URL: a redirect in front of the bridge makes a GET of a POST";
-        tracing::warn!(
-            endpoint,
-            more,
-            remedy,
-            "answered 405 to what looks like a delivery, by another method than POST"
-        );
+/// Logs a signed request by another method than POST.
+pub(super) fn wrong_method(endpoint: &str, is_signed: bool) {
+    if is_signed {
+        Line::warn("answered 405 to what looks like a delivery, by another method than POST")
+            .remedy("give the sender the final URL: a redirect in front of the bridge turns a POST into a GET")
+            .log(Some(endpoint));
     }
 }
 
-/// Counts and says that a delivery's ordering timestamp cannot be Terra's.
-pub(super) fn disbelieved(metrics: &Metrics, endpoint: &str) {
-    static DISBELIEVED: Throttle = Throttle::new(LOG_EVERY);
+/// Counts and logs an ordering timestamp that cannot be Terra's.
+pub(super) fn ordering_timestamp_ignored(metrics: &Metrics, endpoint: &str) {
     metrics.ordering_timestamp_ignored(endpoint);
-    if let Some(more) = DISBELIEVED.pass() {
-        let remedy =
-            "somebody may be sending a captured delivery again: no header is signed; see who can read Terra's requests";
-        tracing::warn!(
-            endpoint,
-            more,
-            remedy,
-            "ignored an ordering timestamp: no Unix milliseconds up to the signature's time"
-        );
-    }
+    Line::warn("ignored an ordering timestamp: no Unix milliseconds up to the signature's time")
+        .remedy(
+            "somebody may be replaying a captured delivery: no header is signed; check who can read Terra's requests",
+        )
+        .log(Some(endpoint));
 }
 
-/// Says that a link of Terra's led to nothing. `again`: Terra's retry will follow it.
-pub(super) fn unfollowed(endpoint: &str, reason: Unfetched, again: bool) {
-    static PUT_OFF: Throttle = Throttle::new(LOG_EVERY);
-    static UNFOLLOWED: Throttle = Throttle::new(LOG_EVERY);
-    let Some(more) = (if again { &PUT_OFF } else { &UNFOLLOWED }).pass() else { return };
-    let (reason, remedy) = (reason.as_str(), reason.remedy());
-    match again {
-        true => tracing::warn!(
-            endpoint,
-            reason,
-            more,
-            remedy,
-            "could not fetch what an event links to, answered 503: Terra will try again"
-        ),
-        false => tracing::warn!(
-            endpoint,
-            reason,
-            more,
-            remedy,
-            "could not fetch what an event links to: the link goes to its own topic, and expires within minutes"
-        ),
-    }
+/// Logs a link of Terra's that could not be fetched. `retry`: Terra's retry will fetch it.
+pub(super) fn link_not_fetched(endpoint: &str, error: FetchError, retry: bool) {
+    let message = if retry {
+        "could not fetch what an event links to, answered 503: Terra will retry"
+    } else {
+        "could not fetch what an event links to: the link goes to its own topic, and expires within minutes"
+    };
+    Line::warn(message).reason(error.as_str()).remedy(error.remedy()).log(Some(endpoint));
 }

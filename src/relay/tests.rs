@@ -1,63 +1,24 @@
 //! What becomes of a delivery whose bus takes its time, on a bus that answers when the test says so.
 
-use std::collections::VecDeque;
-use std::sync::Mutex;
+use std::time::Duration;
+
+use http::HeaderMap;
 
 use super::*;
-use crate::bus::ConnectionState;
+use crate::bus::Receipt;
+use crate::bus::fakes::SlowBus;
 use crate::clock::Clock;
+use crate::dedupe::Dedupe;
 use crate::metrics::Readings;
-use crate::route::Topic;
+use crate::payload::Budget;
 use crate::signature::tests::{delivery, endpoint};
+use crate::spool::Spool;
 
-/// Answers in the order in which it was asked, when the test says so.
-#[derive(Default)]
-struct Slow(Mutex<VecDeque<Asked>>);
-
-struct Asked {
-    payload: Vec<u8>,
-    answer: oneshot::Sender<Result<Receipt, Refusal>>,
+fn pipeline() -> (Arc<SlowBus>, Arc<Pipeline>) {
+    pipeline_with(None)
 }
 
-impl Slow {
-    fn asked(&self) -> usize {
-        self.0.lock().unwrap().len()
-    }
-
-    fn answer(&self, answer: Result<Receipt, Refusal>) {
-        let asked = self.0.lock().unwrap().pop_front().expect("was asked");
-        asked.answer.send(answer).expect("somebody waits");
-    }
-
-    fn payloads(&self) -> Vec<String> {
-        let asked = self.0.lock().unwrap();
-        asked.iter().map(|asked| String::from_utf8(asked.payload.clone()).unwrap()).collect()
-    }
-}
-
-impl Bus for Slow {
-    fn publish(&self, message: Arc<Message>) -> Pending<Result<Receipt, Refusal>> {
-        let (answer, answered) = oneshot::channel();
-        self.0.lock().unwrap().push_back(Asked { payload: message.payload().to_vec(), answer });
-        Box::pin(async move { answered.await.expect("the test answers") })
-    }
-
-    fn topics(&self, _: Vec<Topic>) {}
-
-    fn connection(&self) -> watch::Receiver<ConnectionState> {
-        watch::channel(ConnectionState::Up).1
-    }
-
-    fn close(&self) -> Pending<()> {
-        Box::pin(std::future::ready(()))
-    }
-}
-
-fn line() -> (Arc<Slow>, Arc<Line>) {
-    line_with(None)
-}
-
-fn line_with(spool: Option<config::Spool>) -> (Arc<Slow>, Arc<Line>) {
+fn pipeline_with(spool: Option<config::Spool>) -> (Arc<SlowBus>, Arc<Pipeline>) {
     let environment = [("TERRA_SIGNING_SECRET".into(), "secret".into())];
     let mut config = config::load(None, environment.into_iter(), false).unwrap().config;
     if spool.is_some() {
@@ -66,27 +27,27 @@ fn line_with(spool: Option<config::Spool>) -> (Arc<Slow>, Arc<Line>) {
     }
     config.spool = spool;
     let spool = config.spool.as_ref().map(|spool| Spool::open(spool, 10, Clock::trusted(), |_| {}).unwrap());
-    let routes = Arc::new(Table::of(&config).unwrap());
-    let (bus, dedupe) = (Arc::new(Slow::default()), Dedupe::new(Duration::from_secs(60), 10, Clock::system()));
+    let routes = Arc::new(RouteTable::of(&config).unwrap());
+    let (bus, dedupe) = (Arc::new(SlowBus::default()), Dedupe::new(Duration::from_secs(60), 10, Clock::system()));
     let (budget, metrics) = (Budget::new(1 << 20), Metrics::new(Readings::default()));
     let stages = Stages { routes, fetcher: None, dedupe, bus: bus.clone(), spool, budget, metrics };
     let relay = Relay::new(&config, stages);
-    (bus, relay.line())
+    (bus, relay.pipeline())
 }
 
 /// An attempt at always the same delivery, with five seconds for the bus.
-fn attempt(line: &Arc<Line>) -> oneshot::Receiver<Outcome> {
-    attempt_at(line, r#"{"type":"daily"}"#, Duration::from_secs(5))
+fn attempt(pipeline: &Arc<Pipeline>) -> oneshot::Receiver<Outcome> {
+    attempt_at(pipeline, r#"{"type":"daily"}"#, Duration::from_secs(5))
 }
 
 /// With so much time for bus and spool.
-fn attempt_at(line: &Arc<Line>, body: &str, within: Duration) -> oneshot::Receiver<Outcome> {
+fn attempt_at(pipeline: &Arc<Pipeline>, body: &str, within: Duration) -> oneshot::Receiver<Outcome> {
     assert_eq!(endpoint(&["secret"]).name, "terra");
     let delivery = delivery(body.as_bytes(), HeaderMap::new());
     let (to, outcome) = oneshot::channel();
     let arrived = Instant::now();
-    let answer = Answer { to, metrics: line.metrics.clone(), endpoint: endpoint(&["secret"]), arrived };
-    line.publishes.spawn(keep(line.clone(), delivery, arrived + within, answer));
+    let answer = Answer { to, metrics: pipeline.metrics.clone(), endpoint: endpoint(&["secret"]), arrived };
+    pipeline.deliveries.spawn(keep(pipeline.clone(), delivery, arrived + within, answer));
     outcome
 }
 
@@ -102,27 +63,27 @@ fn transient() -> Result<Receipt, Refusal> {
 
 #[tokio::test(start_paused = true)]
 async fn a_receipt_that_comes_too_late_makes_the_retry_a_duplicate() {
-    let (bus, line) = line();
-    assert_eq!(attempt(&line).await, Ok(Outcome::Unanswered));
-    let retry = attempt(&line);
+    let (bus, pipeline) = pipeline();
+    assert_eq!(attempt(&pipeline).await, Ok(Outcome::Unanswered));
+    let retry = attempt(&pipeline);
     settled().await;
-    assert_eq!(bus.asked(), 1, "the bus still has the first");
+    assert_eq!(bus.waiting(), 1, "the bus still has the first");
     bus.answer(Ok(Receipt::Kept));
     assert!(matches!(retry.await, Ok(Outcome::Duplicate(_))));
-    assert!(matches!(attempt(&line).await, Ok(Outcome::Duplicate(_))));
-    assert_eq!(bus.asked(), 0);
+    assert!(matches!(attempt(&pipeline).await, Ok(Outcome::Duplicate(_))));
+    assert_eq!(bus.waiting(), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_second_attempt_shares_the_refusal_and_a_third_asks_again() {
-    let (bus, line) = line();
-    let (first, second) = (attempt(&line), attempt(&line));
+    let (bus, pipeline) = pipeline();
+    let (first, second) = (attempt(&pipeline), attempt(&pipeline));
     settled().await;
-    assert_eq!(bus.asked(), 1);
+    assert_eq!(bus.waiting(), 1);
     bus.answer(transient());
     assert!(matches!(first.await, Ok(Outcome::Refused(_))));
     assert!(matches!(second.await, Ok(Outcome::Refused(_))));
-    let third = attempt(&line);
+    let third = attempt(&pipeline);
     settled().await;
     bus.answer(Ok(Receipt::Kept));
     assert!(matches!(third.await, Ok(Outcome::Kept(_))));
@@ -130,15 +91,15 @@ async fn a_second_attempt_shares_the_refusal_and_a_third_asks_again() {
 
 #[tokio::test(start_paused = true)]
 async fn what_the_bus_does_not_confirm_is_counted_as_that_and_not_remembered() {
-    let (bus, line) = line();
-    let first = attempt(&line);
+    let (bus, pipeline) = pipeline();
+    let first = attempt(&pipeline);
     settled().await;
     bus.answer(Err(Refusal::Unconfirmed { reason: "nobody said so".into() }));
     let outcome = first.await.unwrap();
     assert!(!outcome.is_success(), "{outcome:?}");
     let counted = r#"terra_bridge_published_total{topic="terra.daily",result="unconfirmed"} 1"#;
-    assert!(line.metrics.text().contains(counted), "{}", line.metrics.text());
-    let retry = attempt(&line);
+    assert!(pipeline.metrics.text().contains(counted), "{}", pipeline.metrics.text());
+    let retry = attempt(&pipeline);
     settled().await;
     bus.answer(Ok(Receipt::Kept));
     assert!(matches!(retry.await, Ok(Outcome::Kept(_))));
@@ -146,39 +107,39 @@ async fn what_the_bus_does_not_confirm_is_counted_as_that_and_not_remembered() {
 
 #[tokio::test(start_paused = true)]
 async fn a_second_attempt_waits_for_the_first_no_longer_than_its_own_deadline() {
-    let (bus, line) = line();
-    let first = attempt(&line);
+    let (bus, pipeline) = pipeline();
+    let first = attempt(&pipeline);
     settled().await;
     tokio::time::advance(Duration::from_secs(4)).await;
     let asked = Instant::now();
-    assert_eq!(attempt(&line).await, Ok(Outcome::Unanswered));
+    assert_eq!(attempt(&pipeline).await, Ok(Outcome::Unanswered));
     assert_eq!(asked.elapsed(), Duration::from_secs(5));
     assert_eq!(first.await, Ok(Outcome::Unanswered));
-    assert_eq!(bus.asked(), 1);
+    assert_eq!(bus.waiting(), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_becomes_of_a_delivery_is_counted_also_where_its_client_left() {
-    let (bus, line) = line();
-    let counted = || line.metrics.text().contains(r#"endpoint="terra",outcome="kept"} 1"#);
-    let kept = attempt(&line);
+    let (bus, pipeline) = pipeline();
+    let counted = || pipeline.metrics.text().contains(r#"endpoint="terra",outcome="kept"} 1"#);
+    let kept = attempt(&pipeline);
     drop(kept);
     settled().await;
     assert!(!counted());
     bus.answer(Ok(Receipt::Kept));
     settled().await;
-    assert!(counted(), "{}", line.metrics.text());
+    assert!(counted(), "{}", pipeline.metrics.text());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_bus_that_never_answers_is_given_up_and_asked_again() {
-    let (bus, line) = line();
-    assert_eq!(attempt(&line).await, Ok(Outcome::Unanswered));
+    let (bus, pipeline) = pipeline();
+    assert_eq!(attempt(&pipeline).await, Ok(Outcome::Unanswered));
     tokio::time::sleep(Duration::from_secs(6)).await;
-    let again = attempt(&line);
+    let again = attempt(&pipeline);
     settled().await;
-    assert_eq!(bus.asked(), 2);
-    bus.0.lock().unwrap().pop_front();
+    assert_eq!(bus.waiting(), 2);
+    bus.forget();
     bus.answer(Ok(Receipt::Kept));
     assert!(matches!(again.await, Ok(Outcome::Kept(_))));
 }
@@ -206,42 +167,42 @@ async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 #[tokio::test]
 async fn a_spool_that_takes_nothing_leaves_the_bus_to_be_asked() {
     let dir = tempfile::tempdir().unwrap();
-    let (bus, line) = line_with(spool(&dir, Duration::ZERO));
-    let first = attempt_at(&line, &of_user("a", 0), LONG);
-    until("the bus is asked", || bus.asked() == 1).await;
+    let (bus, pipeline) = pipeline_with(spool(&dir, Duration::ZERO));
+    let first = attempt_at(&pipeline, &of_user("a", 0), LONG);
+    until("the bus is asked", || bus.waiting() == 1).await;
     bus.answer(transient());
     assert!(matches!(first.await, Ok(Outcome::Spooled(_))));
-    let held = line.spool.as_ref().unwrap();
-    until("it is too old", || !held.reading().age.is_zero()).await;
+    let held = pipeline.destination.spool.as_ref().unwrap();
+    until("it is too old", || !held.gauges().oldest.is_zero()).await;
 
-    let other = attempt_at(&line, &of_user("b", 0), LONG);
-    until("the bus is asked", || bus.asked() == 1).await;
+    let other = attempt_at(&pipeline, &of_user("b", 0), LONG);
+    until("the bus is asked", || bus.waiting() == 1).await;
     bus.answer(transient());
     assert!(matches!(other.await, Ok(Outcome::Unspooled(_))));
-    let other = attempt_at(&line, &of_user("b", 1), LONG);
-    until("the bus is asked again", || bus.asked() == 1).await;
+    let other = attempt_at(&pipeline, &of_user("b", 1), LONG);
+    until("the bus is asked again", || bus.waiting() == 1).await;
     bus.answer(Ok(Receipt::Kept));
     assert!(matches!(other.await, Ok(Outcome::Kept(_))));
-    let behind = attempt_at(&line, &of_user("a", 1), LONG);
+    let behind = attempt_at(&pipeline, &of_user("a", 1), LONG);
     assert!(matches!(behind.await, Ok(Outcome::Unspooled(_))), "the bus must not have it first");
-    assert_eq!(bus.asked(), 0);
+    assert_eq!(bus.waiting(), 0);
 }
 
 #[tokio::test]
 async fn nothing_is_spooled_ahead_of_an_earlier_message_of_its_key_that_the_bus_still_has() {
     let dir = tempfile::tempdir().unwrap();
-    let (bus, line) = line_with(spool(&dir, HOUR));
-    let held = line.spool.clone().unwrap();
-    let other = attempt_at(&line, &of_user("b", 0), LONG);
-    until("the bus is asked", || bus.asked() == 1).await;
-    let first = attempt_at(&line, &of_user("a", 0), LONG);
-    until("the bus is asked for both", || bus.asked() == 2).await;
+    let (bus, pipeline) = pipeline_with(spool(&dir, HOUR));
+    let held = pipeline.destination.spool.clone().unwrap();
+    let other = attempt_at(&pipeline, &of_user("b", 0), LONG);
+    until("the bus is asked", || bus.waiting() == 1).await;
+    let first = attempt_at(&pipeline, &of_user("a", 0), LONG);
+    until("the bus is asked for both", || bus.waiting() == 2).await;
     bus.answer(transient());
     assert!(matches!(other.await, Ok(Outcome::Spooled(_))));
-    let later: Vec<_> = (1..4).map(|n| attempt_at(&line, &of_user("a", n), LONG)).collect();
-    let beside = attempt_at(&line, &of_user("c", 0), LONG);
+    let later: Vec<_> = (1..4).map(|n| attempt_at(&pipeline, &of_user("a", n), LONG)).collect();
+    let beside = attempt_at(&pipeline, &of_user("c", 0), LONG);
     assert!(matches!(beside.await, Ok(Outcome::Spooled(_))), "the bus has not taken anything since");
-    assert_eq!((held.reading().messages, bus.asked()), (2, 1));
+    assert_eq!((held.gauges().messages, bus.waiting()), (2, 1));
     bus.answer(transient());
     assert!(matches!(first.await, Ok(Outcome::Spooled(_))));
     for later in later {
@@ -249,12 +210,12 @@ async fn nothing_is_spooled_ahead_of_an_earlier_message_of_its_key_that_the_bus_
     }
 
     let stop = tokio_util::sync::CancellationToken::new();
-    let drainer = tokio::spawn(crate::spool::drain(held.clone(), line.bus.clone(), LONG, stop.clone()));
+    let drainer = tokio::spawn(crate::spool::drain(held.clone(), pipeline.destination.bus.clone(), LONG, stop.clone()));
     let mut sent = Vec::new();
-    while held.reading().messages > 0 {
-        until("more is sent, or all has gone", || bus.asked() > 0 || held.reading().messages == 0).await;
+    while held.gauges().messages > 0 {
+        until("more is sent, or all has gone", || bus.waiting() > 0 || held.gauges().messages == 0).await;
         sent.extend(bus.payloads());
-        (0..bus.asked()).for_each(|_| bus.answer(Ok(Receipt::Kept)));
+        (0..bus.waiting()).for_each(|_| bus.answer(Ok(Receipt::Kept)));
     }
     sent.retain(|payload| payload.contains(r#""a""#));
     assert_eq!(sent, (0..4).map(|n| of_user("a", n)).collect::<Vec<_>>());
@@ -265,13 +226,15 @@ async fn nothing_is_spooled_ahead_of_an_earlier_message_of_its_key_that_the_bus_
 #[tokio::test]
 async fn where_no_time_is_left_for_the_bus_it_is_not_asked_and_not_taken_to_refuse() {
     let dir = tempfile::tempdir().unwrap();
-    let (bus, line) = line_with(spool(&dir, HOUR));
-    let hurried = Arc::new(Line { spool_time: LONG, ..Line::clone(&line) });
+    let (bus, pipeline) = pipeline_with(spool(&dir, HOUR));
+    let mut hurried = Pipeline::clone(&pipeline);
+    hurried.destination.spool_time = LONG;
+    let hurried = Arc::new(hurried);
     let late = attempt_at(&hurried, &of_user("a", 0), LONG);
     assert!(matches!(late.await, Ok(Outcome::Spooled(_))));
-    assert_eq!(bus.asked(), 0);
-    let timely = attempt_at(&line, &of_user("b", 0), LONG);
-    until("the bus is asked", || bus.asked() == 1).await;
+    assert_eq!(bus.waiting(), 0);
+    let timely = attempt_at(&pipeline, &of_user("b", 0), LONG);
+    until("the bus is asked", || bus.waiting() == 1).await;
     bus.answer(Ok(Receipt::Kept));
     assert!(matches!(timely.await, Ok(Outcome::Kept(_))));
 }

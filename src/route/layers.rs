@@ -1,26 +1,25 @@
-//! One layer of routes: what an endpoint says itself, or what is said for all. Comes in: the configuration.
-//! Goes out: for each type the route that it says, with the key that says so, and the mistakes that only
-//! all topics together show.
+//! One layer of routes, an endpoint's own or the common one: for each type its route, with the key of the configuration
+//! that gives it. And the errors that only all topics together show.
 
 use std::collections::BTreeMap;
 
-use super::{Route, Topic};
+use super::topic::{Route, Topic};
 use crate::config;
 use crate::vocabulary::KNOWN;
 
-/// What only the whole table shows. Each names its key.
+/// An error that only the whole table shows. Each names its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Misroute {
+pub enum RouteError {
     /// A template and a type that are legal apart may be too long together.
     Illegal { key: String, topic: Topic, problem: &'static str },
     /// Kafka refuses two topics that differ only in `.` and `_`: their metrics would collide.
     Confusable { key: String, topic: Topic, other: Topic, others_key: String },
 }
 
-/// A route, and the key that says so.
-pub(super) type Said = (Route, String);
+/// A route, and the key of the configuration that gives it.
+pub(super) type RouteWithKey = (Route, String);
 
-/// One of the two tables that say where an endpoint's events go.
+/// One of the two sections that say where an endpoint's events go.
 pub(super) struct Layer<'a> {
     endpoint: &'a str,
     /// The name of its table.
@@ -54,12 +53,12 @@ impl<'a> Layer<'a> {
         }
     }
 
-    /// `None`: it leaves the type to the other table.
-    pub(super) fn route(&self, event_type: &str) -> Option<Said> {
+    /// `None`: the other layer decides.
+    pub(super) fn route(&self, event_type: &str) -> Option<RouteWithKey> {
         let exact = || self.types.get(event_type).map(|topic| self.of_type(event_type, topic));
         let pattern = || {
             let mut patterns = self.patterns().into_iter();
-            patterns.find(|(prefix, _)| event_type.starts_with(prefix.as_str())).map(|(_, said)| said)
+            patterns.find(|(prefix, _)| event_type.starts_with(prefix.as_str())).map(|(_, route)| route)
         };
         exact().or_else(pattern).or_else(|| match KNOWN.iter().any(|known| known.name == event_type) {
             true => self.templated(event_type),
@@ -67,12 +66,12 @@ impl<'a> Layer<'a> {
         })
     }
 
-    fn of_type(&self, name: &str, topic: &Option<String>) -> Said {
-        self.said(&format!("types.{name}"), topic.as_deref())
+    fn of_type(&self, name: &str, topic: &Option<String>) -> RouteWithKey {
+        self.with_key(&format!("types.{name}"), topic.as_deref())
     }
 
     /// Prefixes, the longest first.
-    pub(super) fn patterns(&self) -> Vec<(String, Said)> {
+    pub(super) fn patterns(&self) -> Vec<(String, RouteWithKey)> {
         let prefix = |name: &'a String| name.strip_suffix('*');
         let mut patterns: Vec<_> = self
             .types
@@ -83,34 +82,34 @@ impl<'a> Layer<'a> {
         patterns
     }
 
-    fn templated(&self, event_type: &str) -> Option<Said> {
-        self.template.map(|template| self.said("template", Some(&template.replace("{type}", event_type))))
+    fn templated(&self, event_type: &str) -> Option<RouteWithKey> {
+        self.template.map(|template| self.with_key("template", Some(&template.replace("{type}", event_type))))
     }
 
-    pub(super) fn unknown(&self) -> Option<Said> {
-        self.unknown.map(|topic| self.said("unknown", topic.as_deref()))
+    pub(super) fn unknown(&self) -> Option<RouteWithKey> {
+        self.unknown.map(|topic| self.with_key("unknown", topic.as_deref()))
     }
 
     pub(super) fn dead_letter(&self) -> Option<(Topic, String)> {
-        self.dead_letter.map(|name| (self.filled(name), format!("{}.dead_letter", self.table)))
+        self.dead_letter.map(|name| (self.fill(name), format!("{}.dead_letter", self.table)))
     }
 
-    fn said(&self, key: &str, topic: Option<&str>) -> Said {
-        let route = topic.map_or(Route::Drop, |name| Route::To(self.filled(name)));
+    fn with_key(&self, key: &str, topic: Option<&str>) -> RouteWithKey {
+        let route = topic.map_or(Route::Drop, |name| Route::To(self.fill(name)));
         (route, format!("{}.{key}", self.table))
     }
 
-    fn filled(&self, name: &str) -> Topic {
-        Topic(name.replace("{endpoint}", self.endpoint).into())
+    fn fill(&self, name: &str) -> Topic {
+        Topic::new(name.replace("{endpoint}", self.endpoint))
     }
 }
 
 /// Every topic, with the first key that makes it.
 #[derive(Default)]
-pub(super) struct Made(BTreeMap<Topic, String>);
+pub(super) struct TopicRegistry(BTreeMap<Topic, String>);
 
-impl Made {
-    pub(super) fn keep(&mut self, (route, key): Said) -> Route {
+impl TopicRegistry {
+    pub(super) fn register(&mut self, (route, key): RouteWithKey) -> Route {
         if let Some(topic) = route.topic() {
             self.0.entry(topic.clone()).or_insert(key);
         }
@@ -118,17 +117,17 @@ impl Made {
     }
 
     /// One of a sort for each key.
-    pub(super) fn mistakes(&self) -> Vec<Misroute> {
-        let mut mistakes = BTreeMap::new();
+    pub(super) fn errors(&self) -> Vec<RouteError> {
+        let mut errors = BTreeMap::new();
         let mut shapes: BTreeMap<String, (&Topic, &String)> = BTreeMap::new();
         for (topic, key) in &self.0 {
             if let Err(problem) = config::topic_name(topic) {
-                let illegal = || Misroute::Illegal { key: key.clone(), topic: topic.clone(), problem };
-                mistakes.entry((key, None)).or_insert_with(illegal);
+                let illegal = || RouteError::Illegal { key: key.clone(), topic: topic.clone(), problem };
+                errors.entry((key, None)).or_insert_with(illegal);
             }
             let (other, others_key) = *shapes.entry(topic.replace('.', "_")).or_insert((topic, key));
             if other != topic {
-                mistakes.entry((key, Some(others_key))).or_insert_with(|| Misroute::Confusable {
+                errors.entry((key, Some(others_key))).or_insert_with(|| RouteError::Confusable {
                     key: key.clone(),
                     topic: topic.clone(),
                     other: other.clone(),
@@ -136,6 +135,6 @@ impl Made {
                 });
             }
         }
-        mistakes.into_values().collect()
+        errors.into_values().collect()
     }
 }

@@ -1,6 +1,10 @@
 //! Every way that two layers of routes can be given, on values.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::*;
+use crate::config;
+use crate::vocabulary::KNOWN;
 
 type Types<'a> = &'a [(&'a str, Option<&'a str>)];
 
@@ -17,11 +21,11 @@ fn routes(of: Types<'_>) -> config::Routes {
     }
 }
 
-fn build(common: &config::Routes, own: &[(&str, config::OwnRoutes)]) -> Result<Table, Vec<Misroute>> {
-    Table::build(common, own.iter().map(|(name, own)| (*name, own)))
+fn build(common: &config::Routes, own: &[(&str, config::OwnRoutes)]) -> Result<RouteTable, Vec<RouteError>> {
+    RouteTable::build(common, own.iter().map(|(name, own)| (*name, own)))
 }
 
-fn table(of: Types<'_>) -> Table {
+fn table(of: Types<'_>) -> RouteTable {
     build(&routes(of), &[("terra", config::OwnRoutes::default())]).unwrap()
 }
 
@@ -158,7 +162,7 @@ fn rows_tell_apart_what_differs_and_say_once_what_does_not() {
 #[test]
 fn topics_that_differ_in_dot_and_underscore_are_a_mistake() {
     let own = config::OwnRoutes { template: Some("my_{type}".into()), ..config::OwnRoutes::default() };
-    let confusable = |key: &str, topic: &str, others_key: &str, other: &str| Misroute::Confusable {
+    let confusable = |key: &str, topic: &str, others_key: &str, other: &str| RouteError::Confusable {
         key: key.into(),
         topic: topic.into(),
         other: other.into(),
@@ -177,5 +181,5 @@ fn topics_that_differ_in_dot_and_underscore_are_a_mistake() {
 fn a_template_that_is_too_long_for_some_types_is_one_mistake() {
     let common = config::Routes { template: format!("{}{{type}}", "x".repeat(245)), ..routes(&[]) };
     let mistakes = build(&common, &[("terra", config::OwnRoutes::default())]).unwrap_err();
-    assert!(matches!(&mistakes[..], [Misroute::Illegal { key, .. }] if key == "routes.template"), "{mistakes:?}");
+    assert!(matches!(&mistakes[..], [RouteError::Illegal { key, .. }] if key == "routes.template"), "{mistakes:?}");
 }

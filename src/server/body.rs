@@ -1,7 +1,5 @@
-//! Reads one body within its limits. Comes in: hyper's frames. Goes out: a [`Payload`], and each
-//! frame on its way, for whoever hashes.
+//! Reads one body within its limits, frame by frame, into one [`Payload`].
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,10 +7,10 @@ use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use super::Payload;
+use crate::payload::{Budget, Payload};
 
 /// What a body may lag behind the least rate: a round trip or two, a retransmission.
 const RATE_GRACE: Duration = Duration::from_secs(2);
@@ -23,30 +21,6 @@ const FIRST_CAPACITY: usize = 4 << 10;
 /// Bytes. A complete body counts as this much at least: key, headers and what a bus's client keeps
 /// beside it cost a quarter of this, however small it is.
 const LEAST_SHARE: usize = 16 << 10;
-
-/// The memory that all bodies together may take.
-#[derive(Clone)]
-pub struct Budget {
-    free: Arc<Semaphore>,
-    total: usize,
-}
-
-impl Budget {
-    pub fn new(bytes: usize) -> Self {
-        let total = bytes.min(Semaphore::MAX_PERMITS);
-        Self { free: Arc::new(Semaphore::new(total)), total }
-    }
-
-    /// Bytes.
-    pub fn taken(&self) -> usize {
-        self.total - self.free.available_permits()
-    }
-
-    /// Takes by trying, never by waiting: two that wait while each holds some would wait for good.
-    fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        self.free.clone().try_acquire_many_owned(u32::try_from(bytes).ok()?).ok()
-    }
-}
 
 /// Why a body was not read to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,17 +33,16 @@ pub enum BodyError {
     Broken,
 }
 
-/// Whether a body comes in another content coding than identity. None is named by an empty list as well.
-pub fn coded(headers: &HeaderMap) -> bool {
+/// Whether a body has a content coding other than identity. An empty list names none.
+pub fn has_content_encoding(headers: &HeaderMap) -> bool {
     let lists = headers.get_all(CONTENT_ENCODING).iter();
     let mut codings = lists.flat_map(|list| list.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
     codings.any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
 }
 
-/// A body that was not read yet.
-pub struct Body {
-    incoming: Incoming,
-    announced: Option<u64>,
+/// What bounds one body.
+#[derive(Debug, Clone, Copy)]
+pub struct BodyLimits {
     /// Bytes.
     pub max: usize,
     /// Bytes a second.
@@ -77,43 +50,53 @@ pub struct Body {
     pub deadline: Instant,
 }
 
-impl Body {
-    pub fn new(incoming: Incoming, headers: &HeaderMap, max: usize, min_rate: u64, deadline: Instant) -> Self {
-        let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        Self { incoming, announced, max, min_rate, deadline }
-    }
+/// A body that is being read. The budget is taken as bytes arrive, so an announced body costs nothing until it is
+/// sent; dropping it gives back what was taken.
+pub struct Body<'b> {
+    incoming: Incoming,
+    limits: BodyLimits,
+    started: Instant,
+    budget: &'b Budget,
+    buffer: Buffer,
+}
 
-    /// Whether the announced length alone is over the limit.
-    pub fn announces_too_much(&self) -> bool {
-        self.announced.is_some_and(|length| length > self.max as u64)
-    }
-
-    /// Reads to the end, which is too slow past the deadline even where all had come by then; `on_frame`
-    /// sees every byte once, in order. The budget is taken as bytes arrive, so an announced body costs
-    /// nothing until it is sent. Cancel-safe: what was taken of the budget goes back.
-    pub async fn read(mut self, budget: &Budget, mut on_frame: impl FnMut(&[u8])) -> Result<Payload, BodyError> {
-        if self.announces_too_much() {
+impl<'b> Body<'b> {
+    /// Starts with the head: refuses a body whose announced length alone is over the limit.
+    pub fn start(
+        incoming: Incoming,
+        headers: &HeaderMap,
+        limits: BodyLimits,
+        budget: &'b Budget,
+    ) -> Result<Self, BodyError> {
+        let announced: Option<u64> = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        if announced.is_some_and(|length| length > limits.max as u64) {
             return Err(BodyError::TooLarge);
         }
-        let started = Instant::now();
-        let whole = self.announced.and_then(|length| usize::try_from(length).ok());
-        let mut gathered = Gathered::new(budget, whole.unwrap_or(self.max).min(self.max))?;
-        while let Some(frame) = self.next(started, gathered.bytes.len()).await? {
-            if gathered.bytes.len() + frame.len() > self.max {
-                return Err(BodyError::TooLarge);
-            }
-            gathered.push(&frame, budget)?;
-            on_frame(&frame);
-        }
-        if Instant::now() > self.deadline {
-            return Err(BodyError::TooSlow);
-        }
-        gathered.finish(budget)
+        let most = announced.and_then(|length| usize::try_from(length).ok()).unwrap_or(limits.max);
+        Ok(Self { incoming, limits, started: Instant::now(), budget, buffer: Buffer::new(budget, most)? })
     }
 
-    async fn next(&mut self, started: Instant, received: usize) -> Result<Option<Bytes>, BodyError> {
-        let earned = Duration::from_secs_f64(received as f64 / self.min_rate.max(1) as f64);
-        let end = self.deadline.min(started + RATE_GRACE + earned);
+    /// The next frame, which is part of the payload now; `None` at the end of the body. Cancel-safe.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
+        let Some(frame) = self.receive().await? else { return Ok(None) };
+        if self.buffer.bytes.len() + frame.len() > self.limits.max {
+            return Err(BodyError::TooLarge);
+        }
+        self.buffer.push(&frame, self.budget)?;
+        Ok(Some(frame))
+    }
+
+    /// After the last frame. Too slow past the deadline, even where all frames had come by then.
+    pub fn finish(self) -> Result<Payload, BodyError> {
+        if Instant::now() > self.limits.deadline {
+            return Err(BodyError::TooSlow);
+        }
+        self.buffer.finish(self.budget)
+    }
+
+    async fn receive(&mut self) -> Result<Option<Bytes>, BodyError> {
+        let earned = Duration::from_secs_f64(self.buffer.bytes.len() as f64 / self.limits.min_rate.max(1) as f64);
+        let end = self.limits.deadline.min(self.started + RATE_GRACE + earned);
         loop {
             match tokio::time::timeout_at(end, self.incoming.frame()).await {
                 Err(_) => return Err(BodyError::TooSlow),
@@ -132,14 +115,14 @@ impl Body {
 /// One buffer that grows with what arrives, and its share of the budget: what was reserved, not what
 /// was filled. Frames are copied into it, since one of a few bytes would keep all of the connection's
 /// read buffer, and the announced size is not reserved at once, since an announcement costs nothing.
-struct Gathered {
+struct Buffer {
     bytes: Vec<u8>,
     /// The most that can come.
     most: usize,
     share: OwnedSemaphorePermit,
 }
 
-impl Gathered {
+impl Buffer {
     fn new(budget: &Budget, most: usize) -> Result<Self, BodyError> {
         Ok(Self { bytes: Vec::new(), most, share: budget.take(0).ok_or(BodyError::NoRoom)? })
     }
@@ -184,46 +167,46 @@ mod tests {
             (&["*"], true),
         ] {
             let line = |line: &&str| (CONTENT_ENCODING, line.parse().expect("a header's value"));
-            assert_eq!(coded(&lines.iter().map(line).collect()), expected, "{lines:?}");
+            assert_eq!(has_content_encoding(&lines.iter().map(line).collect()), expected, "{lines:?}");
         }
     }
 
     #[test]
     fn a_body_is_charged_what_it_reserves_and_never_much_more_than_came() {
         let budget = Budget::new(4 * MIB);
-        let mut gathered = Gathered::new(&budget, MIB).unwrap();
+        let mut buffer = Buffer::new(&budget, MIB).unwrap();
         assert_eq!(budget.taken(), 0, "an announcement costs nothing");
         for so_far in (1000..=MIB).step_by(1000) {
-            gathered.push(&[b' '; 1000], &budget).unwrap();
-            assert_eq!(gathered.bytes.capacity(), budget.taken());
+            buffer.push(&[b' '; 1000], &budget).unwrap();
+            assert_eq!(buffer.bytes.capacity(), budget.taken());
             assert!(budget.taken() <= (2 * so_far).max(FIRST_CAPACITY), "{} for {so_far}", budget.taken());
         }
         assert_eq!(budget.taken(), MIB, "the announced size is the most");
-        drop(gathered.finish(&budget).unwrap());
+        drop(buffer.finish(&budget).unwrap());
         assert_eq!(budget.taken(), 0);
     }
 
     #[test]
     fn a_body_that_comes_at_once_is_reserved_to_the_byte_and_counts_as_the_least_share() {
         let budget = Budget::new(MIB);
-        let mut gathered = Gathered::new(&budget, 2000).unwrap();
-        gathered.push(&[b' '; 2000], &budget).unwrap();
+        let mut buffer = Buffer::new(&budget, 2000).unwrap();
+        buffer.push(&[b' '; 2000], &budget).unwrap();
         assert_eq!(budget.taken(), 2000);
-        let payload = gathered.finish(&budget).unwrap();
+        let payload = buffer.finish(&budget).unwrap();
         assert_eq!((payload.bytes().len(), budget.taken()), (2000, LEAST_SHARE));
-        let empty = Gathered::new(&budget, 0).unwrap().finish(&budget).unwrap();
+        let empty = Buffer::new(&budget, 0).unwrap().finish(&budget).unwrap();
         assert_eq!((empty.bytes().len(), budget.taken()), (0, 2 * LEAST_SHARE));
     }
 
     #[test]
     fn what_does_not_fit_is_refused_and_gives_back_what_it_had() {
         let budget = Budget::new(10_000);
-        let mut gathered = Gathered::new(&budget, MIB).unwrap();
-        gathered.push(&[b' '; 4000], &budget).unwrap();
-        assert_eq!(gathered.push(&[b' '; 4000], &budget), Ok(()));
-        assert_eq!(gathered.push(&[b' '; 4000], &budget), Err(BodyError::NoRoom));
+        let mut buffer = Buffer::new(&budget, MIB).unwrap();
+        buffer.push(&[b' '; 4000], &budget).unwrap();
+        assert_eq!(buffer.push(&[b' '; 4000], &budget), Ok(()));
+        assert_eq!(buffer.push(&[b' '; 4000], &budget), Err(BodyError::NoRoom));
         assert_eq!(budget.taken(), 8192);
-        assert_eq!(gathered.finish(&budget).err(), Some(BodyError::NoRoom));
+        assert_eq!(buffer.finish(&budget).err(), Some(BodyError::NoRoom));
         assert_eq!(budget.taken(), 0);
     }
 }

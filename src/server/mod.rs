@@ -8,15 +8,13 @@ pub mod descriptors;
 mod errors;
 mod first_bytes;
 mod host;
-mod payload;
 mod pinned;
 mod places;
 mod tls;
 
-pub use body::{Body, BodyError, Budget, coded};
+pub use body::{Body, BodyError, BodyLimits, has_content_encoding};
 pub use errors::ConnectionLog;
 pub(crate) use host::{is_loopback, loopback_host};
-pub use payload::Payload;
 pub(crate) use pinned::{connector, scheme};
 pub use tls::{CertificateError, Certificates, Reloaded};
 
@@ -103,7 +101,7 @@ impl From<&config::Server> for Limits {
 
 impl Limits {
     /// For a listener beside the line: few connections, and nobody to wait for at the end.
-    pub fn aside(max_connections: usize) -> Self {
+    pub fn internal(max_connections: usize) -> Self {
         Self {
             max_connections,
             max_header_bytes: 16 << 10,

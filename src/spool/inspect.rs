@@ -1,11 +1,10 @@
-//! What `check` says of the spool. Comes in: its configuration. Goes out: findings. Opens the directory
-//! only where no bridge has it open.
+//! What `check` says of the spool. Opens the directory only where no bridge has it open.
 
 use std::collections::BTreeMap;
 
 use bytesize::ByteSize;
 
-use super::{SET_ASIDE, settings};
+use super::state::{SET_ASIDE, settings};
 use crate::bus::{Finding, Level, OpenError};
 use crate::config;
 use crate::log::{Store, disk};
@@ -24,7 +23,7 @@ pub fn inspect(config: &config::Spool) -> Result<Vec<Finding>, OpenError> {
         findings.extend(disk::open_to_others(&dir).map(|(says, remedy)| finding(Level::Advice, says, Some(&remedy))));
     }
     if !config.dir.is_dir() {
-        let says = "the directory does not exist yet; it is made at the first start, mode 0700".to_owned();
+        let says = "the directory does not exist yet; the first start creates it, mode 0700".to_owned();
         findings.push(finding(Level::Fine, says, None));
     } else if disk::locked(&config.dir).map_err(|error| disk::unusable("spool", &config.dir, &error))? {
         let says = "a bridge has it open; its metrics terra_bridge_spool_* say what it holds".to_owned();
@@ -83,7 +82,7 @@ fn set_aside(config: &config::Spool) -> Result<Vec<Finding>, OpenError> {
         let reason = percent_encoding::percent_decode_str(&reason).decode_utf8_lossy().into_owned();
         *reasons.entry((topic.to_string(), reason)).or_insert(0) += 1;
     }
-    let remedy = "mend that; they are sent again at the next start and every five minutes";
+    let remedy = "fix that; they are sent again at the next start and every five minutes";
     let findings = reasons.into_iter().take(REASONS).map(|((topic, reason), messages)| {
         finding(Level::Mistake, format!("{messages} messages for {topic} are set aside: {reason}"), Some(remedy))
     });

@@ -1,13 +1,24 @@
 //! Draining against a bus that refuses as the test says.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use jiff::Timestamp;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::progress::Progress;
+use super::recall::recall;
 use super::*;
-use crate::bus::{Bus, ConnectionState, Pending, Scope};
-use crate::clock::Set;
+use crate::bus::fakes::SlowBus;
+use crate::bus::{Bus, ConnectionState, Pending, Receipt, Refusal, Scope};
+use crate::clock::{Clock, Set};
+use crate::config;
+use crate::dedupe::DedupeEntry;
+use crate::message::Message;
 use crate::route::Topic;
 use crate::telemetry::lines::Lines;
 
@@ -77,7 +88,7 @@ impl Bus for Shared {
     }
 }
 
-fn open(dir: &Path, known: impl FnMut(Known)) -> Spool {
+fn open(dir: &Path, known: impl FnMut(DedupeEntry)) -> Spool {
     let (max_age, reserve) = (Duration::from_secs(3600), 0);
     let config = config::Spool { dir: dir.to_owned(), max_bytes: 1 << 30, max_age, reserve };
     Spool::open(&config, 1000, Clock::system(), known).unwrap()
@@ -87,39 +98,6 @@ fn message(key: &str, n: usize) -> Arc<Message> {
     let mut id = crate::identity::digest(&[key.as_bytes()]);
     id[..8].copy_from_slice(&n.to_be_bytes());
     Arc::new(Message::sample("t", key, id, format!("{n:04}")))
-}
-
-/// Keeps nothing before the test says so.
-struct Slow(Mutex<Vec<oneshot::Sender<Result<Receipt, Refusal>>>>, watch::Sender<ConnectionState>);
-
-impl Default for Slow {
-    fn default() -> Self {
-        Self(Mutex::default(), watch::Sender::new(ConnectionState::Up))
-    }
-}
-
-impl Slow {
-    fn asked(&self) -> usize {
-        self.0.lock().unwrap().len()
-    }
-}
-
-impl Bus for Arc<Slow> {
-    fn publish(&self, _: Arc<Message>) -> Pending<Result<Receipt, Refusal>> {
-        let (answer, answered) = oneshot::channel();
-        self.0.lock().unwrap().push(answer);
-        Box::pin(async move { answered.await.expect("the test answers") })
-    }
-
-    fn topics(&self, _: Vec<Topic>) {}
-
-    fn connection(&self) -> watch::Receiver<ConnectionState> {
-        self.1.subscribe()
-    }
-
-    fn close(&self) -> Pending<()> {
-        Box::pin(std::future::ready(()))
-    }
 }
 
 /// Waits for what a test expects.
@@ -132,11 +110,11 @@ async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 async fn take(spool: &Spool, message: Arc<Message>) -> Result<Receipt, Refusal> {
-    spool.turn(&message).take(message).await
+    spool.acquire(&message).spool(message).await
 }
 
-fn asked_first(spool: &Spool, key: &str) -> First {
-    spool.turn(&message(key, 1000)).first()
+fn order(spool: &Spool, key: &str) -> Order {
+    spool.acquire(&message(key, 1000)).order()
 }
 
 async fn drained(spool: &Spool, bus: &Arc<Moody>) {
@@ -186,18 +164,18 @@ async fn what_is_refused_for_good_is_set_aside_and_nothing_waits_behind_it() {
         Moody::new(|message, _| if &message.payload()[..] == b"0003" { Err(for_good()) } else { Ok(Receipt::Kept) });
     drained(&spool, &bus).await;
     assert_eq!(bus.of_key("k").len(), 9);
-    assert_eq!((spool.reading().messages, spool.reading().set_aside), (0, 1));
+    assert_eq!((spool.gauges().messages, spool.gauges().set_aside), (0, 1));
     spool.close().await;
     let findings = inspect(&spool.0.config).unwrap();
     assert!(findings.iter().any(|finding| finding.says.contains("1 messages for t are set aside")), "{findings:?}");
 
     let spool = open(dir.path(), |_| {});
-    assert_eq!(spool.reading().set_aside, 1);
+    assert_eq!(spool.gauges().set_aside, 1);
     take(&spool, message("other", 0)).await.unwrap();
     let mended = Moody::new(|_, _| Ok(Receipt::Kept));
     let (stop, bus) = (CancellationToken::new(), Arc::new(Shared(mended.clone())));
     let drainer = tokio::spawn(drain(spool.clone(), bus, Duration::from_secs(5), stop.clone()));
-    while spool.reading().set_aside > 0 {
+    while spool.gauges().set_aside > 0 {
         tokio::task::yield_now().await;
     }
     stop.cancel();
@@ -216,7 +194,7 @@ async fn what_is_refused_whatever_is_sent_stays_in_the_spool_in_its_order() {
     let bus = Moody::new(move |_, asked| if asked < 5 { Err(full()) } else { Ok(Receipt::Kept) });
     drained(&spool, &bus).await;
     assert_eq!(bus.of_key("k"), (0..10).map(|n| format!("{n:04}")).collect::<Vec<_>>());
-    assert_eq!(spool.reading().set_aside, 0);
+    assert_eq!(spool.gauges().set_aside, 0);
 }
 
 #[tokio::test]
@@ -230,14 +208,14 @@ async fn what_the_bus_does_not_confirm_is_sent_again_and_not_counted_until_it_do
     let counting = spool.clone();
     let bus = Moody::new(move |_, asked| {
         if asked < 5 {
-            assert_eq!(counting.reading().drained, 0);
+            assert_eq!(counting.gauges().drained, 0);
             return Err(unconfirmed());
         }
         Ok(Receipt::Kept)
     });
     drained(&spool, &bus).await;
     assert_eq!(bus.of_key("k"), (0..10).map(|n| format!("{n:04}")).collect::<Vec<_>>());
-    assert_eq!((spool.reading().drained, spool.reading().set_aside), (10, 0));
+    assert_eq!((spool.gauges().drained, spool.gauges().set_aside), (10, 0));
 }
 
 #[tokio::test]
@@ -257,7 +235,7 @@ async fn a_bus_that_is_away_as_a_whole_sets_nothing_aside() {
         () = drained(&spool, &bus) => {}
         () = stays_away => {}
     }
-    assert_eq!((bus.of_key("k").len(), spool.reading().set_aside), (1, 0));
+    assert_eq!((bus.of_key("k").len(), spool.gauges().set_aside), (1, 0));
 }
 
 #[tokio::test]
@@ -267,28 +245,28 @@ async fn what_was_drained_and_what_is_known_stays_so_after_a_restart() {
     for n in 0..100 {
         take(&spool, message(&format!("k{}", n % 9), n)).await.unwrap();
     }
-    let known = Known { kept: Timestamp::from_second(7).unwrap(), halves: [[1; 16], [2; 16]] };
+    let known = DedupeEntry { kept: Timestamp::from_second(7).unwrap(), keys: [[1; 16], [2; 16]] };
     spool.remember(known).await;
     // Some, as if it had been stopped in the middle.
     let first = Moody::new(|message, _| if message.key() < "k5" { Ok(Receipt::Kept) } else { Err(transient()) });
     let (stop, bus) = (CancellationToken::new(), Arc::new(Shared(first.clone())));
     let drainer = tokio::spawn(drain(spool.clone(), bus, Duration::from_secs(5), stop.clone()));
-    while spool.reading().drained < 50 {
+    while spool.gauges().drained < 50 {
         tokio::task::yield_now().await;
     }
     stop.cancel();
     drainer.await.unwrap();
-    let left = spool.reading().messages;
+    let left = spool.gauges().messages;
     assert!((1..=50).contains(&left), "{left}");
     spool.close().await;
 
     let mut recalled = Vec::new();
     let spool = open(dir.path(), |known| recalled.push(known));
-    assert_eq!((spool.reading().messages, recalled), (left, vec![known]));
-    assert_eq!((asked_first(&spool, "k8"), asked_first(&spool, "k0")), (First::SpoolAlone, First::Bus));
+    assert_eq!((spool.gauges().messages, recalled), (left, vec![known]));
+    assert_eq!((order(&spool, "k8"), order(&spool, "k0")), (Order::SpoolOnly, Order::BusFirst));
     let second = Moody::new(|_, _| Ok(Receipt::Kept));
     drained(&spool, &second).await;
-    assert_eq!(asked_first(&spool, "k8"), First::Bus);
+    assert_eq!(order(&spool, "k8"), Order::BusFirst);
     let mut all: Vec<_> = [first, second].iter().flat_map(|bus| bus.kept.lock().unwrap().clone()).collect();
     all.sort();
     all.dedup();
@@ -299,15 +277,15 @@ async fn what_was_drained_and_what_is_known_stays_so_after_a_restart() {
 async fn a_bus_that_refused_is_not_asked_until_it_takes_one_from_the_spool() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path(), |_| {});
-    assert_eq!(asked_first(&spool, "a"), First::Bus, "nothing is spooled");
+    assert_eq!(order(&spool, "a"), Order::BusFirst, "nothing is spooled");
     spool.bus_refused();
-    assert_eq!(asked_first(&spool, "a"), First::Bus, "nothing is spooled that would find out");
+    assert_eq!(order(&spool, "a"), Order::BusFirst, "nothing is spooled that would find out");
     take(&spool, message("a", 0)).await.unwrap();
-    assert_eq!((asked_first(&spool, "a"), asked_first(&spool, "b")), (First::SpoolAlone, First::Spool));
+    assert_eq!((order(&spool, "a"), order(&spool, "b")), (Order::SpoolOnly, Order::SpoolFirst));
     spool.bus_kept();
-    assert_eq!(asked_first(&spool, "b"), First::Bus);
+    assert_eq!(order(&spool, "b"), Order::BusFirst);
     drained(&spool, &Moody::new(|_, _| Ok(Receipt::Kept))).await;
-    assert_eq!(asked_first(&spool, "a"), First::Bus);
+    assert_eq!(order(&spool, "a"), Order::BusFirst);
 }
 
 #[tokio::test]
@@ -336,10 +314,10 @@ async fn space_is_given_back_once_all_is_drained() {
         id[0] = n;
         take(&spool, Arc::new(Message::sample("t", "k", id, vec![b'0' + n; 100_000]))).await.unwrap();
     }
-    assert!(spool.reading().bytes > 4_000_000);
+    assert!(spool.gauges().bytes > 4_000_000);
     let (stop, bus) = (CancellationToken::new(), Arc::new(Shared(Moody::new(|_, _| Ok(Receipt::Kept)))));
     let drainer = tokio::spawn(drain(spool.clone(), bus, Duration::from_secs(5), stop.clone()));
-    while spool.reading().bytes > 0 {
+    while spool.gauges().bytes > 0 {
         tokio::task::yield_now().await;
     }
     stop.cancel();
@@ -360,7 +338,7 @@ fn a_disk_that_hangs_holds_up_nobody_but_those_who_wait_for_a_receipt() {
         runtime.block_on(async {
             let taking = take(&asked, message("k", 1));
             assert!(tokio::time::timeout(Duration::from_millis(50), taking).await.is_err(), "it cannot be on disk");
-            answer.send(asked.reading()).unwrap();
+            answer.send(asked.gauges()).unwrap();
         });
     });
     let reading = answered.recv_timeout(Duration::from_secs(30)).expect("the thread is not held up");
@@ -373,7 +351,7 @@ async fn a_disk_that_hangs_does_not_hold_up_what_the_bus_has_kept() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path(), |_| {});
     let hanging = spool.0.spooled.log.store.hang();
-    let known = Known { kept: Timestamp::from_second(7).unwrap(), halves: [[1; 16], [2; 16]] };
+    let known = DedupeEntry { kept: Timestamp::from_second(7).unwrap(), keys: [[1; 16], [2; 16]] };
     tokio::time::timeout(Duration::from_secs(30), spool.remember(known)).await.expect("it is given up");
     drop(hanging);
 }
@@ -391,7 +369,7 @@ async fn what_was_refused_by_a_failing_disk_and_is_there_all_the_same_is_counted
     let bus = Moody::new(move |_, _| if judge.load(Relaxed) { Ok(Receipt::Kept) } else { Err(transient()) });
     let (stop, shared) = (CancellationToken::new(), Arc::new(Shared(bus.clone())));
     let drainer = tokio::spawn(drain(spool.clone(), shared, Duration::from_secs(5), stop.clone()));
-    until("both are counted", || spool.reading().messages == 2).await;
+    until("both are counted", || spool.gauges().messages == 2).await;
     let mut retry = take(&spool, message("k", 1)).await;
     while retry.is_err() {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -400,9 +378,9 @@ async fn what_was_refused_by_a_failing_disk_and_is_there_all_the_same_is_counted
     assert_eq!(retry, Ok(Receipt::Duplicate));
     take(&spool, message("k", 2)).await.unwrap();
     mended.store(true, Relaxed);
-    until("it is empty", || spool.reading().messages == 0).await;
+    until("it is empty", || spool.gauges().messages == 0).await;
     assert_eq!(bus.of_key("k"), ["0000", "0001", "0002"]);
-    assert_eq!((asked_first(&spool, "k"), spool.0.held().len()), (First::Bus, 0));
+    assert_eq!((order(&spool, "k"), spool.0.held().len()), (Order::BusFirst, 0));
     stop.cancel();
     drainer.await.unwrap();
 }
@@ -415,17 +393,16 @@ async fn what_is_in_flight_as_the_drain_stops_is_waited_for_and_not_sent_again()
         take(&spool, message("k", n)).await.unwrap();
         take(&spool, message("j", n)).await.unwrap();
     }
-    let (stop, bus) = (CancellationToken::new(), Arc::new(Slow::default()));
-    let drainer = tokio::spawn(drain(spool.clone(), Arc::new(bus.clone()), Duration::from_secs(60), stop.clone()));
-    until("one of each key is in flight", || bus.asked() == 2).await;
+    let (stop, bus) = (CancellationToken::new(), Arc::new(SlowBus::default()));
+    let drainer = tokio::spawn(drain(spool.clone(), bus.clone(), Duration::from_secs(60), stop.clone()));
+    until("one of each key is in flight", || bus.waiting() == 2).await;
     stop.cancel();
-    for answer in std::mem::take(&mut *bus.0.lock().unwrap()) {
-        answer.send(Ok(Receipt::Kept)).expect("somebody waits");
-    }
+    bus.answer(Ok(Receipt::Kept));
+    bus.answer(Ok(Receipt::Kept));
     tokio::time::timeout(Duration::from_secs(30), drainer).await.expect("it ends").unwrap();
-    assert_eq!(bus.asked(), 0, "nothing more was sent");
+    assert_eq!(bus.waiting(), 0, "nothing more was sent");
     spool.close().await;
-    assert_eq!(open(dir.path(), |_| {}).reading().messages, 4);
+    assert_eq!(open(dir.path(), |_| {}).gauges().messages, 4);
 }
 
 #[tokio::test]
@@ -441,9 +418,9 @@ async fn a_message_that_cannot_be_read_stays_and_keeps_no_other_from_the_bus() {
     let bus = Moody::new(|_, _| Ok(Receipt::Kept));
     let (stop, shared) = (CancellationToken::new(), Arc::new(Shared(bus.clone())));
     let drainer = tokio::spawn(drain(spool.clone(), shared, Duration::from_secs(5), stop.clone()));
-    until("all others have gone", || spool.reading().messages == 3).await;
+    until("all others have gone", || spool.gauges().messages == 3).await;
     take(&spool, message("k", 0)).await.unwrap();
-    until("one that came later too", || bus.of_key("k").len() == 1 && spool.reading().messages == 3).await;
+    until("one that came later too", || bus.of_key("k").len() == 1 && spool.gauges().messages == 3).await;
     assert_eq!(bus.kept.lock().unwrap().len(), 18);
     stop.cancel();
     drainer.await.unwrap();
@@ -465,14 +442,14 @@ async fn what_is_stuck_keeps_neither_what_comes_later_nor_what_was_set_aside_fro
     });
     let (stop, shared) = (CancellationToken::new(), Arc::new(Shared(bus.clone())));
     let drainer = tokio::spawn(drain(spool.clone(), shared, Duration::from_secs(5), stop.clone()));
-    until("what was set aside has gone", || spool.reading().set_aside == 0).await;
+    until("what was set aside has gone", || spool.gauges().set_aside == 0).await;
     for n in 0..10 {
         take(&spool, message("k", n)).await.unwrap();
-        until("it has gone", || spool.reading().messages == 2).await;
+        until("it has gone", || spool.gauges().messages == 2).await;
     }
     assert_eq!((bus.of_key("aside").len(), bus.of_key("k").len(), bus.of_key("stuck").len()), (1, 10, 0));
     refusing.store(false, Relaxed);
-    until("it is empty", || spool.reading().messages == 0).await;
+    until("it is empty", || spool.gauges().messages == 0).await;
     assert_eq!(bus.of_key("stuck"), ["0000", "0001"]);
     stop.cancel();
     drainer.await.unwrap();
@@ -497,16 +474,16 @@ async fn what_is_stuck_does_not_make_the_spool_full_of_what_has_gone() {
     for n in 0..80 {
         let end = tokio::time::Instant::now() + Duration::from_secs(60);
         while take(&spool, large("k", n)).await.is_err() {
-            assert!(tokio::time::Instant::now() < end, "it stays full: {:?}", spool.reading());
+            assert!(tokio::time::Instant::now() < end, "it stays full: {:?}", spool.gauges());
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
-    until("all but what is stuck has gone", || spool.reading().messages == 1).await;
-    assert!(spool.reading().bytes < 8 << 20, "{:?}", spool.reading());
+    until("all but what is stuck has gone", || spool.gauges().messages == 1).await;
+    assert!(spool.gauges().bytes < 8 << 20, "{:?}", spool.gauges());
     stop.cancel();
     drainer.await.unwrap();
     spool.close().await;
-    assert_eq!(Spool::open(&config, 1, Clock::system(), |_| {}).unwrap().reading().messages, 1);
+    assert_eq!(Spool::open(&config, 1, Clock::system(), |_| {}).unwrap().gauges().messages, 1);
 }
 
 #[tokio::test]
@@ -545,18 +522,19 @@ async fn what_the_bus_does_not_confirm_is_sent_again_within_seconds_and_said() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path(), |_| {});
     take(&spool, message("k", 0)).await.unwrap();
-    let bus = Arc::new(Slow::default());
+    let bus = Arc::new(SlowBus::default());
     let stop = CancellationToken::new();
-    let drainer = tokio::spawn(drain(spool.clone(), Arc::new(bus.clone()), CONFIRMS_WITHIN, stop.clone()));
+    let drainer = tokio::spawn(drain(spool.clone(), bus.clone(), CONFIRMS_WITHIN, stop.clone()));
     let mut asked = tokio::time::Instant::now();
     for times in 1..=6 {
-        until("it is sent again", || bus.asked() == times).await;
+        until("it is sent again", || bus.waiting() == times).await;
         let since = asked.elapsed();
         assert!(since < CONFIRMS_WITHIN + Duration::from_secs(10), "sent again after {since:?}");
         asked = tokio::time::Instant::now();
     }
     assert_eq!(lines.with("the bus did not take a spooled message").len(), 1);
-    bus.0.lock().unwrap().pop().unwrap().send(Ok(Receipt::Kept)).unwrap();
+    (1..6).for_each(|_| bus.forget());
+    bus.answer(Ok(Receipt::Kept));
     spool.emptied().await;
     stop.cancel();
     drainer.await.unwrap();

@@ -105,7 +105,7 @@ const NO_SPACE: (&str, &str) = ("EMBEDDED__RESERVE", "100000 TiB");
 #[rustfmt::skip]
 const ROWS: &[Row] = &[
     row(KEPT, "kept", 200, [Done, Done], |settings, event| post(settings, &event)),
-    row(KEPT, "duplicate", 200, [Done, Done], known_again),
+    row(KEPT, "duplicate", 200, [Done, Done], dedupe_hit),
     row(KEPT, "spooled", 200, [Done, Done], |settings, event| spooling(settings, &event, "1 MiB")),
     row(KEPT, "dead_lettered", 200, [Done, Done], |settings, event| post(settings, &event.body("[]"))),
     row(KEPT, "dropped", 200, [Done, Done], |settings, event| post(&with(settings, &[("ROUTES__TYPES", "{ \"*\" = false }")]), &event)),
@@ -191,7 +191,7 @@ fn send(settings: &[(&str, &str)], bytes: &str) -> Ended {
     ended(Connection::open(bridge.deliveries).and_then(|mut connection| connection.request(bytes, b"")))
 }
 
-fn known_again(settings: &[(&str, &str)], event: Attempt) -> Ended {
+fn dedupe_hit(settings: &[(&str, &str)], event: Attempt) -> Ended {
     let (bus, bridge) = embedded(settings);
     assert_eq!(event.post(bridge.deliveries).status, 200);
     let answer = event.try_post(bridge.deliveries);

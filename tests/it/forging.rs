@@ -11,9 +11,9 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use terra_bridge::config::{Endpoint, OwnRoutes, Secret};
+use terra_bridge::payload::Payload;
 use terra_bridge::samples::SAMPLES;
-use terra_bridge::server::Payload;
-use terra_bridge::signature::{Claim, Proof};
+use terra_bridge::signature::{SignatureHeader, Verifier};
 
 const USUAL: u64 = 100_000;
 const NOW: i64 = 1_700_000_000;
@@ -58,11 +58,11 @@ fn accepted(endpoint: &Arc<Endpoint>, delivery: &Delivery) -> bool {
     if let Some((name, value)) = &delivery.second {
         headers.append(*name, HeaderValue::from_bytes(value).expect("plain text"));
     }
-    let Ok(claim) = Claim::read(&headers) else { return false };
-    let mut proof = Proof::begin(endpoint.clone(), claim);
+    let Ok(claim) = SignatureHeader::read(&headers) else { return false };
+    let mut proof = Verifier::new(endpoint.clone(), claim);
     proof.update(&delivery.body);
     let now = Timestamp::from_second(NOW).expect("in range");
-    proof.finish(headers, Payload::stored(Bytes::copy_from_slice(&delivery.body)), now).is_ok()
+    proof.finish(headers, Payload::unbudgeted(Bytes::copy_from_slice(&delivery.body)), now).is_ok()
 }
 
 /// A delivery of the past day by a secret of the endpoint, and its time.

@@ -92,7 +92,7 @@ fn what_is_refused_on_the_way_is_said_once_in_a_while() {
     assert_eq!(Attempt::of(BODY).method("GET").signature("").post(to).status, 405, "no delivery");
     for message in [
         "answered 405 to what looks like a delivery, by another method than POST",
-        "rejected a request without a signature that can be read",
+        "rejected a request without a readable signature",
         "the client left, or broke the framing, in the middle of a body",
         "answered 408: the body came too slowly to leave time for the bus",
     ] {

@@ -16,7 +16,7 @@ pub const LINK_IS_OPEN: i64 = 300;
 /// Long enough for a retry to follow it.
 pub const LINK_STAYS_OPEN: i64 = 600;
 
-const LEFT_TO_A_RETRY: &str = "could not fetch what an event links to, answered 503: Terra will try again";
+const LEFT_TO_A_RETRY: &str = "could not fetch what an event links to, answered 503: Terra will retry";
 const LEFT_AS_A_LINK: &str =
     "could not fetch what an event links to: the link goes to its own topic, and expires within minutes";
 

@@ -10,7 +10,7 @@ use crate::support::until;
 
 const MINUTE: i64 = 60;
 const HOUR: i64 = 60 * MINUTE;
-const UNTIMELY: &str = "rejected what Terra signed, for its time alone";
+const UNTIMELY: &str = "rejected a delivery that Terra signed";
 const LEAPT: &str =
     "the clock of this machine leapt; nothing expires by that: ages are counted by the time that really passed";
 const SAID_WITHIN: Duration = Duration::from_secs(5);
@@ -66,7 +66,7 @@ fn a_delivery_is_taken_for_26_hours_in_seconds_and_in_milliseconds() {
 }
 
 #[test]
-fn retries_are_known_again_whether_or_not_they_are_signed_afresh() {
+fn retries_are_dedupe_hit_whether_or_not_they_are_signed_afresh() {
     let (bus, bridge) = bridge();
     // Age and unit of the first attempt; of the retry where it is signed afresh.
     let cases = [

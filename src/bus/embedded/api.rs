@@ -19,10 +19,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
 use super::follow::{self, Format, PIECE, Reading};
-use super::room::{Readers, Room};
+use super::room::Room;
 use crate::bus::Record;
 use crate::config::Secret;
 use crate::log::{Extent, ReadError, Store};
+use crate::metrics::ReaderGauges;
 use crate::server::{Reply, Service, closing_if_denied, loopback_host};
 
 /// Streams at once, at most: each holds a few pieces in memory beside the room that all share, and `tail` needs
@@ -69,7 +70,7 @@ impl Api {
     }
 
     /// What all readers hold together at the moment.
-    pub fn readers(&self) -> Readers {
+    pub fn readers(&self) -> ReaderGauges {
         self.0.room.readers()
     }
 

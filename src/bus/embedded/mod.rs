@@ -26,19 +26,23 @@ mod wire;
 pub use api::Api;
 pub use inspect::inspect;
 pub use replay::replay;
-pub use room::Readers;
 pub use tail::{present, tail};
 
 struct Embedded {
     log: Log,
+    connection: watch::Receiver<ConnectionState>,
     api: Api,
 }
 
 /// Opens the log, and with it the adapter and what answers its readers. An error has its remedy.
 pub fn open(config: &config::Embedded, setup: Setup) -> Result<(Arc<dyn Bus>, Api), OpenError> {
-    let log = Log::open(settings(config), setup.topics.iter().map(|topic| Arc::from(&**topic)))?;
+    let (state, connection) = watch::channel(ConnectionState::Up);
+    let on_taking = move |taking| {
+        state.send_replace(if taking { ConnectionState::Up } else { ConnectionState::Away });
+    };
+    let log = Log::open(settings(config), setup.topics.iter().map(|topic| Arc::from(&**topic)), on_taking)?;
     let api = Api::new(log.store.clone(), config.token.clone());
-    Ok((Arc::new(Embedded { log, api: api.clone() }), api))
+    Ok((Arc::new(Embedded { log, connection, api: api.clone() }), api))
 }
 
 fn settings(config: &config::Embedded) -> Settings {
@@ -49,7 +53,8 @@ fn settings(config: &config::Embedded) -> Settings {
 
 impl Bus for Embedded {
     fn publish(&self, message: Arc<Message>) -> Pending<Result<Receipt, Refusal>> {
-        Box::pin(self.log.append(message))
+        let appended = self.log.append(message);
+        Box::pin(async move { Ok(appended.await?.into()) })
     }
 
     fn topics(&self, topics: Vec<Topic>) {
@@ -57,7 +62,7 @@ impl Bus for Embedded {
     }
 
     fn connection(&self) -> watch::Receiver<ConnectionState> {
-        self.log.link()
+        self.connection.clone()
     }
 
     fn close(&self) -> Pending<()> {

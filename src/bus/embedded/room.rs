@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use crate::metrics::ReaderGauges;
 use crate::telemetry::Throttle;
 
 /// Bytes that all readers hold together, at most; a single event that takes more is alone then.
@@ -16,13 +17,6 @@ pub(super) const MOST: usize = 64 << 20;
 const KIB: usize = 1 << 10;
 
 const LOG_EVERY: Duration = Duration::from_secs(10);
-
-/// What readers hold and were refused.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Readers {
-    pub bytes: usize,
-    pub refused: u64,
-}
 
 /// Cloning shares it.
 #[derive(Clone)]
@@ -78,9 +72,9 @@ impl Room {
         }
     }
 
-    pub(super) fn readers(&self) -> Readers {
+    pub(super) fn readers(&self) -> ReaderGauges {
         let free = self.0.free.available_permits() * KIB;
-        Readers { bytes: MOST - free, refused: self.0.refused.load(Relaxed) }
+        ReaderGauges { bytes: MOST - free, refused: self.0.refused.load(Relaxed) }
     }
 }
 

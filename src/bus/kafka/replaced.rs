@@ -44,11 +44,11 @@ async fn a_spool_is_drained_while_its_producer_is_replaced_again_and_again() {
         for n in 0..MESSAGES_EACH {
             let id = digest(&[&round.to_be_bytes(), &n.to_be_bytes()]);
             let message = Arc::new(Message::sample("t", &format!("k{}", n % 5), id, "x"));
-            assert_eq!(spool.turn(&message).take(message).await, Ok(Receipt::Kept));
+            assert_eq!(spool.acquire(&message).spool(message).await, Ok(Receipt::Kept));
         }
         tokio::time::timeout(PATIENCE, spool.emptied()).await.expect("the spool empties");
     }
-    let reading = spool.reading();
+    let reading = spool.gauges();
     assert_eq!((reading.drained, reading.set_aside), ((REPLACEMENTS * MESSAGES_EACH) as u64, 0));
     stop.cancel();
     drainer.await.unwrap();

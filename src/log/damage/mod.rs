@@ -11,9 +11,10 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use super::ReadError;
+use super::entry::OpenError;
 use super::store::Store;
-use crate::bus::{OpenError, Record};
 use crate::message::Message;
+use crate::record::Record;
 use faults::Fault;
 use model::{Held, Place};
 use script::Made;

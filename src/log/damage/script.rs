@@ -11,7 +11,7 @@ use super::super::store::Store;
 use super::super::{Keep, Settings};
 use super::Dice;
 use super::model::{Held, Model};
-use crate::bus::Receipt;
+use crate::log::entry::Receipt;
 use crate::message::Message;
 
 const TOPICS: u64 = 3;

@@ -15,7 +15,7 @@ use serde_json::Value;
 use sha2::Sha256;
 use terra_bridge::config::{Endpoint, OwnRoutes, Secret};
 use terra_bridge::event::{Event, Person};
-use terra_bridge::server::Payload;
+use terra_bridge::payload::Payload;
 use terra_bridge::signature::{Claim, Delivery, Proof};
 
 static ENDPOINT: LazyLock<Arc<Endpoint>> = LazyLock::new(|| {
@@ -40,7 +40,7 @@ fn delivery(body: &[u8]) -> Delivery {
     let mut proof = Proof::begin(ENDPOINT.clone(), Claim::read(&headers).expect("a claim"));
     proof.update(body);
     let now = Timestamp::from_second(1_700_000_000).expect("in range");
-    let payload = Payload::stored(Bytes::copy_from_slice(body));
+    let payload = Payload::unbudgeted(Bytes::copy_from_slice(body));
     proof.finish(headers, payload, now).unwrap_or_else(|_| panic!("it was signed"))
 }
 
@@ -78,7 +78,7 @@ fuzz_target!(|body: &[u8]| {
             if let Some(link) = event.link() {
                 let url = filled(tree.get("url")).unwrap_or_default();
                 assert!(name.starts_with("s3_") && link.url().expose() == url.as_bytes());
-                let followed = event.follow(Payload::stored(Bytes::copy_from_slice(body)));
+                let followed = event.fetched(Payload::unbudgeted(Bytes::copy_from_slice(body)));
                 let followed = followed.unwrap_or_else(|_| panic!("the same bytes were read before"));
                 assert_eq!((followed.facts(), followed.signed_facts()), (event.facts(), event.facts()));
             }

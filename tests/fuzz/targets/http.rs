@@ -20,8 +20,9 @@ use terra_bridge::dedupe::Dedupe;
 use terra_bridge::message::Message;
 use terra_bridge::metrics::{Metrics, Readings};
 use terra_bridge::relay::{Relay, Stages};
-use terra_bridge::route::{Table, Topic};
-use terra_bridge::server::{self, Budget, ConnectionLog, Limits};
+use terra_bridge::route::{RouteTable, Topic};
+use terra_bridge::payload::Budget;
+use terra_bridge::server::{self, ConnectionLog, Limits};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -62,7 +63,7 @@ static BRIDGE: LazyLock<SocketAddr> = LazyLock::new(|| {
         runtime.expect("a runtime").block_on(async move {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
             sender.send(listener.local_addr().expect("bound")).expect("somebody waits");
-            let routes = Arc::new(Table::of(&config).expect("sound routes"));
+            let routes = Arc::new(RouteTable::of(&config).expect("sound routes"));
             let metrics = Metrics::new(Readings::default());
             let log = ConnectionLog::new("server", &metrics, Arc::default());
             let stages = Stages {

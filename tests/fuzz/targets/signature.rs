@@ -10,8 +10,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use jiff::Timestamp;
 use libfuzzer_sys::fuzz_target;
 use terra_bridge::config::{Endpoint, OwnRoutes, Secret};
-use terra_bridge::server::Payload;
-use terra_bridge::signature::{Claim, Proof};
+use terra_bridge::payload::Payload;
+use terra_bridge::signature::{SignatureHeader, Verifier};
 
 /// `printf '1700000000.{"type":"daily"}' | openssl dgst -sha256 -hmac terra-test-secret`
 const SIGNED: &str = "54449a64dad5db744b21924240f5928a2159171156ffaacd6cca85830b734d29";
@@ -39,11 +39,11 @@ fuzz_target!(|data: &[u8]| {
         .zip(&mut parts)
         .filter_map(|(name, value)| Some((HeaderName::from_static(name), HeaderValue::from_bytes(value).ok()?)))
         .collect();
-    let Ok(claim) = Claim::read(&headers) else { return };
+    let Ok(claim) = SignatureHeader::read(&headers) else { return };
     let now = Timestamp::from_second(1_700_000_100).expect("in range");
-    let mut proof = Proof::begin(ENDPOINT.clone(), claim);
+    let mut proof = Verifier::new(ENDPOINT.clone(), claim);
     proof.update(BODY);
-    let accepted = proof.finish(headers.clone(), Payload::stored(Bytes::from_static(BODY)), now);
+    let accepted = proof.finish(headers.clone(), Payload::unbudgeted(Bytes::from_static(BODY)), now);
     let Ok(delivery) = accepted else { return };
     assert_eq!(delivery.t(), T, "only this time was signed");
     for value in headers.values() {

@@ -1,8 +1,9 @@
 //! Where log lines go: to standard output, through a bounded writer that never makes the bridge wait.
 //! Every line may be read by strangers: no payload, user id, reference id, URL or secret is in any.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::sync::{Mutex, mpsc};
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
@@ -76,13 +77,16 @@ pub struct Filter(reload::Handle<EnvFilter, Registry>);
 
 impl Filter {
     /// From now on; a filter that is none changes nothing.
-    pub fn take_over(&self, filter: &str) {
+    pub fn apply(&self, filter: &str) {
         if let Ok(filter) = EnvFilter::try_new(filter) {
             // Fails where this process has another subscriber, as a test may.
             let _ = self.0.reload(filter);
         }
     }
 }
+
+/// Between two log lines of one kind.
+pub(crate) const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// Lets one event of a kind through in a while, so that a flood of refusals is no flood of lines.
 pub struct Throttle {
@@ -104,6 +108,21 @@ impl Throttle {
         }
         state.0 = Some(Instant::now());
         Some(std::mem::take(&mut state.1))
+    }
+}
+
+/// A [`Throttle`] for each message of each endpoint.
+pub(crate) struct Throttles(Mutex<BTreeMap<(String, &'static str), Throttle>>);
+
+impl Throttles {
+    pub(crate) const fn new() -> Self {
+        Self(Mutex::new(BTreeMap::new()))
+    }
+
+    /// As [`Throttle::pass`].
+    pub(crate) fn pass(&self, endpoint: &str, message: &'static str, every: Duration) -> Option<u64> {
+        let mut throttles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        throttles.entry((endpoint.to_owned(), message)).or_insert_with(|| Throttle::new(every)).pass()
     }
 }
 

@@ -12,7 +12,7 @@ use crate::config::Senders;
 const X_FORWARDED_FOR: &str = "x-forwarded-for";
 
 /// Whether the sender may try. `peer` is the socket's other end, `None` where nobody knows it.
-pub fn may_try(senders: &Senders, peer: Option<IpAddr>, headers: &HeaderMap) -> bool {
+pub fn is_allowed(senders: &Senders, peer: Option<IpAddr>, headers: &HeaderMap) -> bool {
     let Some(allow) = &senders.allow else { return true };
     peer.and_then(|peer| sender(&senders.trusted_proxies, peer, headers)).is_some_and(|from| within(allow, from))
 }
@@ -128,14 +128,14 @@ mod tests {
         let everybody = Senders { allow: None, trusted_proxies: networks(&PROXIES) };
         let some = Senders { allow: Some(networks(&["198.51.100.0/24", "2001:db8::/32"])), ..everybody.clone() };
         let garbage = headers(&[b"nonsense"]);
-        assert!(may_try(&everybody, None, &garbage));
-        assert!(may_try(&everybody, peer("10.0.0.1"), &garbage));
-        assert!(!may_try(&some, None, &HeaderMap::new()));
-        assert!(!may_try(&some, peer("10.0.0.1"), &garbage));
-        assert!(!may_try(&some, peer("10.0.0.1"), &HeaderMap::new()), "to be trusted is not to be allowed");
-        assert!(may_try(&some, peer("10.0.0.1"), &headers(&[b"198.51.100.7"])));
-        assert!(may_try(&some, peer("::ffff:198.51.100.7"), &HeaderMap::new()));
-        assert!(may_try(&some, peer("2001:db8::7"), &HeaderMap::new()));
-        assert!(!may_try(&some, peer("192.0.2.1"), &headers(&[b"198.51.100.7"])), "its own claim");
+        assert!(is_allowed(&everybody, None, &garbage));
+        assert!(is_allowed(&everybody, peer("10.0.0.1"), &garbage));
+        assert!(!is_allowed(&some, None, &HeaderMap::new()));
+        assert!(!is_allowed(&some, peer("10.0.0.1"), &garbage));
+        assert!(!is_allowed(&some, peer("10.0.0.1"), &HeaderMap::new()), "to be trusted is not to be allowed");
+        assert!(is_allowed(&some, peer("10.0.0.1"), &headers(&[b"198.51.100.7"])));
+        assert!(is_allowed(&some, peer("::ffff:198.51.100.7"), &HeaderMap::new()));
+        assert!(is_allowed(&some, peer("2001:db8::7"), &HeaderMap::new()));
+        assert!(!is_allowed(&some, peer("192.0.2.1"), &headers(&[b"198.51.100.7"])), "its own claim");
     }
 }

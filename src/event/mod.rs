@@ -11,7 +11,7 @@ use serde::de::{Deserializer, Error as _, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::config::Secret;
-use crate::server::Payload;
+use crate::payload::Payload;
 use crate::signature::Delivery;
 use crate::vocabulary::{Concerns, is_link, known};
 pub(crate) use fields::count;
@@ -131,11 +131,11 @@ impl Event {
         Some(Link { url: Secret::new(string(url).unwrap_or_default()), expires_in })
     }
 
-    /// The event that the link of this one led to.
+    /// The event that was fetched from the link of this one.
     ///
     /// # Errors
     /// As with [`Self::read`].
-    pub fn follow(&self, payload: Payload) -> Result<Self, DeadLetter> {
+    pub fn fetched(&self, payload: Payload) -> Result<Self, DeadLetter> {
         let (delivery, read) = (self.delivery.clone(), read(payload.bytes()));
         let fetched = Some(Fetched { payload, signed: self.facts.clone() });
         match read {

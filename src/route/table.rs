@@ -1,68 +1,16 @@
-//! Which topic an event goes to. Comes in: the configuration and the known vocabulary, once; then
-//! each event's endpoint and type. Goes out: a [`Route`]. A sender can choose among the topics that
-//! are in the table, and can make none.
-
-mod layers;
+//! Every type's route from every endpoint, resolved once from the configuration and the known vocabulary. A sender can
+//! choose among the topics that are in the table, and can make none.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
-use std::ops::Deref;
-use std::sync::Arc;
 
+use super::layers::{Layer, RouteError, TopicRegistry};
+use super::topic::{Route, Topic};
 use crate::config;
 use crate::vocabulary::KNOWN;
-pub use layers::Misroute;
-use layers::{Layer, Made};
 
-/// The name of a destination, legal on every bus.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Topic(Arc<str>);
-
-impl Deref for Topic {
-    type Target = str;
-
-    fn deref(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for Topic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for Topic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", &*self.0)
-    }
-}
-
-impl Topic {
-    /// Of what was kept: the table that sent it there may be another one by now.
-    pub(crate) fn of_record(name: &str) -> Self {
-        Self(name.into())
-    }
-}
-
-#[cfg(test)]
-impl From<&str> for Topic {
-    fn from(name: &str) -> Self {
-        Self(name.into())
-    }
-}
-
-/// Where an event goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Route {
-    To(Topic),
-    /// The user's own table drops this type.
-    Drop,
-}
-
-/// Every type's way from every endpoint, resolved once.
+/// Every type's route from every endpoint.
 #[derive(Debug)]
-pub struct Table(BTreeMap<String, Ways>);
+pub struct RouteTable(BTreeMap<String, Ways>);
 
 /// From one endpoint.
 #[derive(Debug)]
@@ -75,12 +23,12 @@ struct Ways {
     dead_letter: Topic,
 }
 
-impl Table {
+impl RouteTable {
     /// Of a whole configuration.
     ///
     /// # Errors
     /// As [`Self::build`].
-    pub fn of(config: &config::Config) -> Result<Self, Vec<Misroute>> {
+    pub fn of(config: &config::Config) -> Result<Self, Vec<RouteError>> {
         let own = config.endpoints.iter().map(|endpoint| (endpoint.name.as_str(), &endpoint.routes));
         Self::build(&config.routes, own)
     }
@@ -93,14 +41,14 @@ impl Table {
     pub fn build<'a>(
         common: &config::Routes,
         endpoints: impl IntoIterator<Item = (&'a str, &'a config::OwnRoutes)>,
-    ) -> Result<Self, Vec<Misroute>> {
-        let (mut made, mut ways) = (Made::default(), BTreeMap::new());
+    ) -> Result<Self, Vec<RouteError>> {
+        let (mut registry, mut ways) = (TopicRegistry::default(), BTreeMap::new());
         for (endpoint, own) in endpoints {
             let layers = [Layer::own(endpoint, own), Layer::common(endpoint, common)];
-            ways.insert(endpoint.to_owned(), Ways::new(&layers, &mut made));
+            ways.insert(endpoint.to_owned(), Ways::new(&layers, &mut registry));
         }
-        let mistakes = made.mistakes();
-        if mistakes.is_empty() { Ok(Self(ways)) } else { Err(mistakes) }
+        let errors = registry.errors();
+        if errors.is_empty() { Ok(Self(ways)) } else { Err(errors) }
     }
 
     fn ways(&self, endpoint: &str) -> &Ways {
@@ -156,34 +104,25 @@ impl Table {
     }
 }
 
-impl Route {
-    fn topic(&self) -> Option<&Topic> {
-        match self {
-            Self::To(topic) => Some(topic),
-            Self::Drop => None,
-        }
-    }
-}
-
 /// Why the common layer always answers.
 const COMMON: &str = "the common routes leave nothing out";
 
 impl Ways {
-    fn new(layers: &[Layer<'_>; 2], made: &mut Made) -> Self {
+    fn new(layers: &[Layer<'_>; 2], registry: &mut TopicRegistry) -> Self {
         let [own, common] = layers;
         let decided = |name: &str| own.route(name).or_else(|| common.route(name)).expect(COMMON);
         let exact = layers.iter().flat_map(|layer| layer.types.keys().map(String::as_str));
         let names = KNOWN.iter().map(|known| known.name).chain(exact.filter(|name| !name.ends_with('*')));
-        let named = names.map(|name| (name.to_owned(), made.keep(decided(name)))).collect();
+        let named = names.map(|name| (name.to_owned(), registry.register(decided(name)))).collect();
         let mut patterns = own.patterns();
         if own.unknown.is_none() {
             patterns.extend(common.patterns());
         }
-        let patterns = patterns.into_iter().map(|(prefix, made_by)| (prefix, made.keep(made_by))).collect();
+        let patterns = patterns.into_iter().map(|(prefix, route)| (prefix, registry.register(route))).collect();
         let unknown = own.unknown().or_else(|| common.unknown()).expect(COMMON);
         let (dead_letter, key) = own.dead_letter().or_else(|| common.dead_letter()).expect(COMMON);
-        made.keep((Route::To(dead_letter.clone()), key));
-        Self { named, patterns, unknown: made.keep(unknown), dead_letter }
+        registry.register((Route::To(dead_letter.clone()), key));
+        Self { named, patterns, unknown: registry.register(unknown), dead_letter }
     }
 
     /// The ways of types without a name.
@@ -203,6 +142,3 @@ impl Ways {
 fn fitting<'p>(patterns: &'p [(String, Route)], event_type: &str) -> Option<&'p Route> {
     patterns.iter().find(|(prefix, _)| event_type.starts_with(prefix.as_str())).map(|(_, route)| route)
 }
-
-#[cfg(test)]
-mod tests;

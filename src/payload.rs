@@ -1,0 +1,53 @@
+//! The bytes of a body, with their share of the memory that all bodies together may take.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// The memory that all bodies together may take.
+#[derive(Clone)]
+pub struct Budget {
+    free: Arc<Semaphore>,
+    total: usize,
+}
+
+impl Budget {
+    pub fn new(bytes: usize) -> Self {
+        let total = bytes.min(Semaphore::MAX_PERMITS);
+        Self { free: Arc::new(Semaphore::new(total)), total }
+    }
+
+    /// Bytes.
+    pub fn taken(&self) -> usize {
+        self.total - self.free.available_permits()
+    }
+
+    /// Takes by trying, never by waiting: two that wait while each holds some would wait for good.
+    pub(crate) fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        self.free.clone().try_acquire_many_owned(u32::try_from(bytes).ok()?).ok()
+    }
+}
+
+/// Exactly the bytes received. Cloning shares them; dropping the last clone gives their share of
+/// `server.bytes_in_flight` back.
+#[derive(Debug, Clone)]
+pub struct Payload {
+    bytes: Bytes,
+    _share: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+impl Payload {
+    pub(crate) fn new(bytes: Bytes, share: Option<OwnedSemaphorePermit>) -> Self {
+        Self { bytes, _share: share.map(Arc::new) }
+    }
+
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// Outside the budget: read back from a disk by a reader with a bound of its own.
+    pub fn unbudgeted(bytes: impl Into<Bytes>) -> Self {
+        Self { bytes: bytes.into(), _share: None }
+    }
+}

@@ -1,0 +1,73 @@
+//! The first step: a request becomes a [`Delivery`], or is refused before anything of it is read as an event.
+
+use std::net::IpAddr;
+
+use http::{HeaderMap, Request};
+use hyper::body::Incoming;
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::pipeline::{ActiveEndpoint, Pipeline};
+use super::report;
+use crate::allow_list::is_allowed;
+use crate::payload::Payload;
+use crate::reply::Outcome;
+use crate::server::{Body, BodyError, Peer, has_content_encoding};
+use crate::signature::{Delivery, Rejection, SignatureHeader, Verifier};
+
+/// Checks the sender's address and the signature header, reads the body, and checks the signature over it. `Err`: how
+/// the request ended.
+pub(super) async fn authenticate(
+    pipeline: &Pipeline,
+    active: &ActiveEndpoint,
+    request: Request<Incoming>,
+    deadline: Instant,
+) -> Result<Delivery, Outcome> {
+    let ActiveEndpoint { endpoint, signatures } = active;
+    let (head, incoming) = request.into_parts();
+    let signature = SignatureHeader::read(&head.headers).map_err(Outcome::Rejected)?;
+    // Before a byte of the body is read. Such a sender gets what a forger gets, byte for byte.
+    let peer: Option<IpAddr> = head.extensions.get().map(|Peer(address)| *address);
+    if !is_allowed(&pipeline.limits.senders, peer, &head.headers) {
+        return Err(Outcome::Rejected(Rejection::Address));
+    }
+    let is_encoded = has_content_encoding(&head.headers);
+    let mut verifier = Verifier::new(endpoint.clone(), signature);
+    let payload = read(pipeline, &head.headers, incoming, deadline, &mut verifier).await?;
+    let verified = verifier.finish(head.headers, payload, Timestamp::now());
+    signatures.record(&endpoint.name, !matches!(verified, Err(Rejection::Forged)));
+    let delivery = verified.map_err(Outcome::Rejected)?;
+    if is_encoded {
+        return Err(Outcome::Encoded);
+    }
+    if delivery.headers().ordering_timestamp_ignored() {
+        report::ordering_timestamp_ignored(&pipeline.metrics, &endpoint.name);
+    }
+    Ok(delivery)
+}
+
+/// Reads the body, and hashes each frame as it arrives.
+async fn read(
+    pipeline: &Pipeline,
+    headers: &HeaderMap,
+    incoming: Incoming,
+    deadline: Instant,
+    verifier: &mut Verifier,
+) -> Result<Payload, BodyError> {
+    let mut body = Body::start(incoming, headers, pipeline.body_limits(deadline), &pipeline.budget)?;
+    while let Some(frame) = body.next().await? {
+        verifier.update(&frame);
+    }
+    body.finish()
+}
+
+impl From<BodyError> for Outcome {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::TooLarge => Self::TooLarge,
+            BodyError::TooSlow => Self::TooSlow,
+            BodyError::NoRoom => Self::Overloaded,
+            BodyError::Broken => Self::Broken,
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! The bus and the spool behind one function: [`Destination::deliver`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use crate::bus::{Bus, Pending, Receipt, Refusal};
+use crate::dedupe::DedupeEntry;
+use crate::identity::DeliveryId;
+use crate::message::Message;
+use crate::metrics::Metrics;
+use crate::reply::Outcome;
+use crate::server::Gauged;
+use crate::spool::{KeySlot, Order, Spool};
+
+/// Where messages go. Cloning shares it.
+#[derive(Clone)]
+pub(super) struct Destination {
+    pub(super) bus: Arc<dyn Bus>,
+    pub(super) spool: Option<Spool>,
+    /// The last part of the time to deliver, which is the spool's alone.
+    pub(super) spool_time: Duration,
+    pub(super) metrics: Metrics,
+}
+
+/// What became of a message by its deadline.
+pub(super) struct Delivered {
+    pub(super) outcome: Outcome,
+    /// What the bus may still answer, where nothing else keeps the message.
+    pub(super) late: Option<Pending<Result<Receipt, Refusal>>>,
+}
+
+impl From<Outcome> for Delivered {
+    fn from(outcome: Outcome) -> Self {
+        Self { outcome, late: None }
+    }
+}
+
+impl Destination {
+    /// Has the bus keep the message, or the spool where there is one and the bus does not. A success of the outcome
+    /// means that one of them keeps it.
+    pub(super) async fn deliver(&self, message: Message, deadline: Instant) -> Delivered {
+        let message = Arc::new(message);
+        match &self.spool {
+            Some(spool) => self.deliver_or_spool(spool, message, deadline).await,
+            None => self.publish(message, deadline).await,
+        }
+    }
+
+    async fn deliver_or_spool(&self, spool: &Spool, message: Arc<Message>, deadline: Instant) -> Delivered {
+        let (mut slot, bus_deadline) = (spool.acquire(&message), deadline - self.spool_time);
+        let mut not_spooled = None;
+        match slot.order() {
+            Order::BusFirst if Instant::now() < bus_deadline => {}
+            Order::BusFirst | Order::SpoolOnly => return write(slot, message, deadline).await.into(),
+            Order::SpoolFirst => {
+                let outcome = write(slot, message.clone(), deadline).await;
+                if !matches!(outcome, Outcome::Unspooled(_)) || Instant::now() >= bus_deadline {
+                    return outcome.into();
+                }
+                slot = spool.acquire(&message);
+                if slot.order() == Order::SpoolOnly {
+                    return outcome.into();
+                }
+                not_spooled = Some(outcome);
+            }
+        }
+        let published = self.publish(message.clone(), bus_deadline).await;
+        if published.outcome.is_success() {
+            spool.bus_kept();
+            return published;
+        }
+        spool.bus_refused();
+        let outcome = match not_spooled {
+            Some(outcome) => outcome,
+            None => write(slot, message, deadline).await,
+        };
+        let late = published.late.filter(|_| !outcome.is_success());
+        Delivered { outcome, late }
+    }
+
+    /// Publishes to the bus, with the deadline, the metrics and the gauge that every bus shares.
+    async fn publish(&self, message: Arc<Message>, deadline: Instant) -> Delivered {
+        let (id, topic, started) = (message.id(), message.topic().clone(), Instant::now());
+        let _in_flight = Gauged::new(&self.metrics.publishes);
+        let mut publishing = self.bus.publish(message);
+        let answer = timeout_at(deadline, &mut publishing).await;
+        let result = match &answer {
+            Ok(Ok(Receipt::Kept)) => "kept",
+            Ok(Ok(Receipt::Duplicate)) => "duplicate",
+            Ok(Err(refusal)) => refusal.as_str(),
+            Err(_) => "unanswered",
+        };
+        self.metrics.published(&topic, result, started.elapsed());
+        match answer {
+            Ok(Ok(receipt)) => of_receipt(receipt, id, Outcome::Kept).into(),
+            Ok(Err(refusal)) => Outcome::Refused(refusal).into(),
+            Err(_) => Delivered { outcome: Outcome::Unanswered, late: Some(publishing) },
+        }
+    }
+
+    /// Has the spool remember that the delivery is kept, so that it is a duplicate after a restart too.
+    pub(super) async fn remember(&self, entry: DedupeEntry, deadline: Instant) {
+        if let Some(spool) = &self.spool {
+            let _ = timeout_at(deadline, spool.remember(entry)).await;
+        }
+    }
+}
+
+/// Writes the message to the spool.
+async fn write(slot: KeySlot, message: Arc<Message>, deadline: Instant) -> Outcome {
+    let id = message.id();
+    match timeout_at(deadline, slot.spool(message)).await {
+        Ok(Ok(receipt)) => of_receipt(receipt, id, Outcome::Spooled),
+        Ok(Err(refusal)) => Outcome::Unspooled(refusal),
+        Err(_) => Outcome::Unanswered,
+    }
+}
+
+fn of_receipt(receipt: Receipt, id: DeliveryId, kept: fn(DeliveryId) -> Outcome) -> Outcome {
+    match receipt {
+        Receipt::Kept => kept(id),
+        Receipt::Duplicate => Outcome::Duplicate(id),
+    }
+}

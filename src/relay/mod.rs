@@ -1,0 +1,205 @@
+//! One delivery from request to reply: authenticate → read → route → deduplicate → fetch (where it is a link) →
+//! deliver → reply.
+//!
+//! `pipeline` holds what every delivery passes. `authenticate`, `prepare` (read and route), `fetch_link` and `deliver`
+//! are the steps; `report` logs and counts outcomes, `signature_log` signatures that fit no secret.
+
+use std::sync::Arc;
+
+use http::{Method, Request, StatusCode};
+use hyper::body::Incoming;
+use jiff::Timestamp;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, timeout_at};
+
+mod authenticate;
+mod deliver;
+mod fetch_link;
+mod pipeline;
+mod prepare;
+mod report;
+mod signature_log;
+
+use crate::bus::Refusal;
+use crate::config::{self, Endpoint};
+use crate::dedupe::{Admission, Ticket};
+use crate::fetch::FetchError;
+use crate::identity::Identity;
+use crate::metrics::Metrics;
+use crate::reply::{Outcome, reply};
+use crate::route::RouteTable;
+use crate::server::{Reply, Service};
+use crate::signature::{Delivery, SignatureHeader};
+use authenticate::authenticate;
+use deliver::Delivered;
+use fetch_link::fetch_link;
+pub use pipeline::Stages;
+use pipeline::{ActiveEndpoint, Pipeline};
+use prepare::{Content, Prepared, prepare};
+use report::report;
+
+/// Takes deliveries to the bus. Cloning shares it. Each request keeps the pipeline that it found.
+#[derive(Clone)]
+pub struct Relay(watch::Sender<Arc<Pipeline>>);
+
+impl Relay {
+    pub fn new(config: &config::Config, stages: Stages) -> Self {
+        Self(watch::Sender::new(Arc::new(Pipeline::new(config, stages))))
+    }
+
+    /// For every request that begins from now on. The bus has to know the topics of `routes` already.
+    pub fn apply(&self, config: &config::Config, routes: Arc<RouteTable>) {
+        self.0.send_modify(|pipeline| *pipeline = Arc::new(pipeline.reloaded(config, routes)));
+    }
+
+    fn pipeline(&self) -> Arc<Pipeline> {
+        self.0.borrow().clone()
+    }
+
+    /// Waits until every authenticated delivery has its outcome, whether or not its client still waits. The caller
+    /// bounds it in time, and has seen to it that no new ones come.
+    pub async fn drained(&self) {
+        let pipeline = self.pipeline();
+        pipeline.deliveries.close();
+        pipeline.deliveries.wait().await;
+    }
+}
+
+impl Service for Relay {
+    async fn call(&self, request: Request<Incoming>, arrived: Instant) -> Reply {
+        let pipeline = self.pipeline();
+        let Some(active) = pipeline.endpoint(request.uri().path()) else {
+            report::unknown_path(&pipeline.metrics, is_signed(&request));
+            return reply(&Outcome::UnknownPath, StatusCode::UNAUTHORIZED);
+        };
+        let endpoint = &active.endpoint;
+        let outcome = if *request.method() == Method::POST {
+            relay(&pipeline, active, request, arrived).await
+        } else {
+            report::wrong_method(&endpoint.name, is_signed(&request));
+            Outcome::WrongMethod
+        };
+        report(&pipeline.metrics, &endpoint.name, &outcome, arrived.elapsed());
+        reply(&outcome, endpoint.rejected_status)
+    }
+}
+
+/// Whether the request looks like a delivery.
+fn is_signed(request: &Request<Incoming>) -> bool {
+    SignatureHeader::read(request.headers()).is_ok()
+}
+
+/// One delivery: authenticated while its client waits, then kept whether or not the client still does.
+async fn relay(
+    pipeline: &Arc<Pipeline>,
+    active: &ActiveEndpoint,
+    request: Request<Incoming>,
+    arrived: Instant,
+) -> Outcome {
+    let deadline = arrived + pipeline.limits.deadline;
+    let delivery = match authenticate(pipeline, active, request, deadline).await {
+        Ok(delivery) => delivery,
+        Err(outcome) => return outcome,
+    };
+    // From here on the event is worth keeping even if its client goes away: hyper would drop this future then, but
+    // not the task.
+    let (to, outcome) = oneshot::channel();
+    let answer = Answer { to, metrics: pipeline.metrics.clone(), endpoint: active.endpoint.clone(), arrived };
+    pipeline.deliveries.spawn(keep(pipeline.clone(), delivery, deadline, answer));
+    outcome.await.unwrap_or(Outcome::Unanswered)
+}
+
+/// Has the bus or the spool keep the event, unless one of them keeps it already.
+async fn keep(pipeline: Arc<Pipeline>, delivery: Delivery, deadline: Instant, answer: Answer) {
+    let content = match prepare(&pipeline, delivery, deadline).await {
+        Ok(content) => content,
+        Err(outcome) => return answer.send(outcome),
+    };
+    let ticket = match deduplicate(&pipeline, &content, deadline).await {
+        Ok(ticket) => ticket,
+        Err(outcome) => return answer.send(outcome),
+    };
+    let prepared = match content {
+        Content::Message(prepared) => Ok(prepared),
+        Content::Link(link) => fetch_link(&pipeline, link, deadline).await,
+    };
+    match prepared {
+        Ok(prepared) => deliver(&pipeline, prepared, deadline, ticket, answer).await,
+        Err(outcome) => {
+            ticket.refused(outcome.clone());
+            answer.send(outcome);
+        }
+    }
+}
+
+/// `Ok` for the first of several that are the same delivery. `Err`: how it ended, as one of the others.
+async fn deduplicate(pipeline: &Pipeline, content: &Content, deadline: Instant) -> Result<Ticket<Outcome>, Outcome> {
+    let identity: &Identity = content.identity();
+    let waits_until = match content {
+        Content::Message(_) => pipeline.publish_deadline(deadline),
+        Content::Link(_) => deadline,
+    };
+    let admission = pipeline.dedupe.admit(identity, Timestamp::now());
+    if !matches!(admission, Admission::First(_)) {
+        pipeline.metrics.dedupe_hit();
+    }
+    match admission {
+        Admission::First(ticket) => Ok(ticket),
+        Admission::Kept => Err(Outcome::Duplicate(identity.id)),
+        Admission::Wait(first) => {
+            let shared = timeout_at(waits_until, first.answer()).await;
+            Err(shared.ok().flatten().unwrap_or(Outcome::Unanswered))
+        }
+    }
+}
+
+/// Delivers the message, remembers that it is kept, and answers.
+async fn deliver(pipeline: &Pipeline, prepared: Prepared, deadline: Instant, ticket: Ticket<Outcome>, answer: Answer) {
+    let Prepared { message, unreadable, link } = prepared;
+    let (id, deadline) = (message.id(), pipeline.publish_deadline(deadline));
+    let mut delivered = pipeline.destination.deliver(message, deadline).await;
+    if let (Outcome::Refused(Refusal::TooLarge { .. }), Some(link)) = (&delivered.outcome, link) {
+        report::link_not_fetched(&answer.endpoint.name, FetchError::TooLarge, false);
+        delivered = pipeline.destination.deliver(*link, deadline).await;
+    } else if let (Outcome::Kept(_), Some(reason)) = (&delivered.outcome, unreadable) {
+        delivered.outcome = Outcome::DeadLettered(id, reason);
+    }
+    let Delivered { outcome, late } = delivered;
+    if let Some(late) = late {
+        answer.send(outcome);
+        // The retry should learn what became of this attempt.
+        return match timeout_at(deadline + pipeline.limits.publish_timeout, late).await {
+            Ok(Ok(_)) => ticket.kept(Timestamp::now(), Outcome::Duplicate(id)),
+            Ok(Err(refusal)) => ticket.refused(Outcome::Refused(refusal)),
+            Err(_) => ticket.refused(Outcome::Unanswered),
+        };
+    }
+    if outcome.is_success() {
+        let now = Timestamp::now();
+        pipeline.destination.remember(ticket.entry(now), deadline).await;
+        ticket.kept(now, Outcome::Duplicate(id));
+    } else {
+        ticket.refused(outcome.clone());
+    }
+    answer.send(outcome);
+}
+
+/// Who waits for the outcome of one delivery, if anybody still does.
+struct Answer {
+    to: oneshot::Sender<Outcome>,
+    metrics: Metrics,
+    endpoint: Arc<Endpoint>,
+    arrived: Instant,
+}
+
+impl Answer {
+    /// Whoever waits reports the outcome; where nobody does any more, this does.
+    fn send(self, outcome: Outcome) {
+        if let Err(outcome) = self.to.send(outcome) {
+            report(&self.metrics, &self.endpoint.name, &outcome, self.arrived.elapsed());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,301 @@
+//! Sends one batch of every topic from the spool to the bus. Each key keeps its order: its next message is sent after
+//! the receipt of the one before. What the bus refuses for good is set aside, so that nothing waits behind it.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::ops::{Add, Range};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::state::{Inner, Part};
+use crate::bus::{Bus, ConnectionState, Receipt, Refusal};
+use crate::log::{self, Chunk, Done, ReadError};
+use crate::message::Message;
+use crate::record::Record;
+use crate::telemetry::{LOG_EVERY, Throttle};
+
+/// One batch of one topic, at most; one message may exceed the bytes.
+pub(super) const BATCH_MESSAGES: usize = 1024;
+const BATCH_BYTES: usize = 4 << 20;
+
+/// Topics that are drained at once, and messages of one topic that are.
+const TOPICS: usize = 4;
+const IN_FLIGHT: usize = 256;
+
+/// How often it is logged again that the bus takes nothing.
+const REMIND_EVERY: Duration = Duration::from_secs(60);
+
+const UNANSWERED: Refusal = Refusal::Transient { reason: Cow::Borrowed("the bus did not confirm the message in time") };
+
+/// What became of a batch.
+#[derive(Default, Clone, Copy)]
+pub(super) struct Tally {
+    pub(super) sent: u64,
+    pub(super) failed: u64,
+    /// Looked at, also where it was not sent: done before, or behind one of its key that failed.
+    pub(super) seen: u64,
+}
+
+impl Add for Tally {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { sent: self.sent + other.sent, failed: self.failed + other.failed, seen: self.seen + other.seen }
+    }
+}
+
+/// Sends from the spool until it is stopped.
+pub(super) struct Sender {
+    pub(super) inner: Arc<Inner>,
+    pub(super) bus: Arc<dyn Bus>,
+    pub(super) publish_timeout: Duration,
+    pub(super) stop: CancellationToken,
+    /// Of what is logged while a part of the spool waits.
+    spooled: Throttle,
+    set_aside: Throttle,
+}
+
+impl Sender {
+    pub(super) fn new(
+        inner: Arc<Inner>,
+        bus: Arc<dyn Bus>,
+        publish_timeout: Duration,
+        stop: CancellationToken,
+    ) -> Self {
+        let reminder = || Throttle::new(REMIND_EVERY);
+        Self { inner, bus, publish_timeout, stop, spooled: reminder(), set_aside: reminder() }
+    }
+
+    /// One batch of every topic.
+    pub(super) async fn round(&self, part: &Part, most: usize) -> Tally {
+        let topics: Vec<_> = part.log.store.topics().into_iter().map(|(topic, extent)| (topic, extent.next)).collect();
+        let batches = stream::iter(topics).map(|(topic, end)| self.batch(part, topic, end, most));
+        batches.buffer_unordered(TOPICS).fold(Tally::default(), async |sum, one| sum + one).await
+    }
+
+    async fn batch(&self, part: &Part, topic: Arc<str>, end: u64, most: usize) -> Tally {
+        let _counted = self.inner.counting.read().await;
+        let next = part.topics().entry(topic.clone()).or_default().next(end);
+        let Some(from) = next.filter(|_| !self.halts()) else { return Tally::default() };
+        let Some(chunk) = self.read(part, topic.clone(), from..end, most).await else {
+            return Tally { failed: 1, ..Tally::default() };
+        };
+        let Chunk { records, damaged, until } = chunk;
+        let mut failed = damaged.len() as u64;
+        let mut chains: HashMap<u64, Vec<(u64, Message)>> = HashMap::new();
+        for record in records {
+            let offset = record.offset;
+            match message(record) {
+                Some(message) => chains.entry(message.key_digest()).or_default().push((offset, message)),
+                None => failed += 1,
+            }
+        }
+        if failed > 0 {
+            passed_over(&topic, failed);
+        }
+        let sending = chains.into_iter().map(|(key, chain)| self.send_chain(part, key, chain));
+        let chains: Vec<Chain> = stream::iter(sending).buffer_unordered(IN_FLIGHT).collect().await;
+        let tally = self.settle(part, topic, until, chains).await;
+        tally + Tally { failed, seen: until - from, ..Tally::default() }
+    }
+
+    /// The next pending messages of a topic, apart from those that wait behind a failed one; `None`, which is logged,
+    /// where they cannot be read.
+    async fn read(&self, part: &Part, topic: Arc<str>, offsets: Range<u64>, most: usize) -> Option<Chunk> {
+        let (inner, name, set_aside) = (self.inner.clone(), topic.clone(), self.is_set_aside(part));
+        let reading = move || {
+            let part = if set_aside { &inner.set_aside } else { &inner.spooled };
+            let wanted = |offset, key| {
+                let topics = part.topics();
+                topics.get(&name).is_some_and(|progress| !progress.is_done(offset) && !progress.is_stuck(key))
+            };
+            part.log.store.read_pending(&name, offsets, most, BATCH_BYTES, wanted)
+        };
+        match tokio::task::spawn_blocking(reading).await.ok()? {
+            Ok(chunk) => Some(chunk),
+            // It is being opened again, which the log itself logs.
+            Err(ReadError::Closed) => None,
+            Err(error) => {
+                unread(&topic, &error);
+                None
+            }
+        }
+    }
+
+    fn is_set_aside(&self, part: &Part) -> bool {
+        std::ptr::eq(part, &self.inner.set_aside)
+    }
+
+    /// Whether nothing more may be sent for now.
+    fn halts(&self) -> bool {
+        self.stop.is_cancelled() || self.inner.recounts.load(Relaxed)
+    }
+
+    /// Sends the messages of one key, each after the receipt of the one before, up to the first that fails.
+    async fn send_chain(&self, part: &Part, key: u64, messages: Vec<(u64, Message)>) -> Chain {
+        let mut chain = Chain { key, sent: Vec::with_capacity(messages.len()), stuck: false, halted: false };
+        for (offset, message) in messages {
+            if self.halts() {
+                // The later ones must not go in this pass.
+                chain.halted = true;
+                break;
+            }
+            if !self.send(part, Arc::new(message)).await {
+                chain.stuck = true;
+                break;
+            }
+            chain.sent.push(offset);
+        }
+        chain
+    }
+
+    /// Whether the message was sent, or set aside.
+    async fn send(&self, part: &Part, message: Arc<Message>) -> bool {
+        let answer = timeout(self.publish_timeout, self.bus.publish(message.clone())).await;
+        match answer.unwrap_or(Err(UNANSWERED)) {
+            Ok(Receipt::Kept | Receipt::Duplicate) => {
+                self.inner.bus_refuses.store(false, Relaxed);
+                true
+            }
+            Err(refusal) if self.may_set_aside(part, &refusal) => self.set_aside(&message, &refusal).await,
+            Err(refusal) => {
+                self.not_taken(part, message.topic(), &refusal);
+                false
+            }
+        }
+    }
+
+    /// While the bus as a whole cannot be reached, or takes nothing, nothing is set aside: what is wrong then is
+    /// not the message.
+    fn may_set_aside(&self, part: &Part, refusal: &Refusal) -> bool {
+        !self.is_set_aside(part)
+            && refusal.is_message_specific()
+            && *self.bus.connection().borrow() == ConnectionState::Up
+    }
+
+    /// Whether the message was set aside.
+    async fn set_aside(&self, message: &Message, refusal: &Refusal) -> bool {
+        static SET_ASIDE: Throttle = Throttle::new(LOG_EVERY);
+        let topic = message.topic().clone();
+        let aside = Arc::new(message.clone().set_aside(&refusal.to_string()));
+        let kept = disk(self.inner.set_aside.log.append(aside)).await;
+        if kept == Ok(log::Receipt::Kept) {
+            self.inner.set_aside.waiting.fetch_add(1, Relaxed);
+        }
+        let Some(more) = SET_ASIDE.pass() else { return kept.is_ok() };
+        match &kept {
+            Ok(_) => {
+                tracing::error!(%topic, more, reason = %refusal, "a message was set aside: the bus refuses it for good");
+            }
+            Err(log::NotKept(full)) => tracing::error!(
+                %topic,
+                more,
+                reason = %refusal,
+                why = %full,
+                "a message cannot even be set aside: those of its key wait behind it until the bus takes it"
+            ),
+        }
+        kept.is_ok()
+    }
+
+    /// Logs that a message stays.
+    fn not_taken(&self, part: &Part, topic: &str, refusal: &Refusal) {
+        if self.is_set_aside(part) {
+            if let Some(more) = self.set_aside.pass() {
+                let messages = part.waiting.load(Relaxed);
+                tracing::error!(topic, messages, more, reason = %refusal, "the bus still refuses what was set aside");
+            }
+        } else if let Some(more) = self.spooled.pass() {
+            let messages = part.waiting.load(Relaxed);
+            tracing::warn!(
+                topic,
+                messages,
+                more,
+                reason = %refusal,
+                "the bus did not take a spooled message; it is sent again within seconds"
+            );
+        }
+    }
+
+    async fn settle(&self, part: &Part, topic: Arc<str>, until: u64, chains: Vec<Chain>) -> Tally {
+        let sent: Vec<u64> = chains.iter().flat_map(|chain| &chain.sent).copied().collect();
+        let failed = chains.iter().filter(|chain| chain.stuck).count() as u64;
+        let tally = Tally { sent: sent.len() as u64, failed, seen: 0 };
+        let stuck = chains.iter().filter(|chain| chain.stuck || chain.halted).map(|chain| chain.key);
+        part.topics().entry(topic.clone()).or_default().advance(until, &sent, stuck);
+        if !chains.is_empty() {
+            tracing::debug!(%topic, sent = tally.sent, stuck = tally.failed, "sent a batch from the spool");
+        }
+        if sent.is_empty() {
+            return tally;
+        }
+        let empty = part.waiting.load(Relaxed) == tally.sent;
+        let cursors = part.cursors();
+        let records = sent.into_iter().map(|offset| (topic.clone(), offset)).collect();
+        disk(part.log.done(Done { records, cursors, empty })).await;
+        self.inner.drained.fetch_add(tally.sent, Relaxed);
+        if self.is_set_aside(part) {
+            part.fewer(tally.sent);
+            return tally;
+        }
+        // Only now: a message that goes straight to the bus must not overtake.
+        for chain in &chains {
+            for _ in &chain.sent {
+                self.inner.release(chain.key);
+            }
+        }
+        tally
+    }
+}
+
+/// What became of the messages of one key in one batch.
+struct Chain {
+    key: u64,
+    /// Or set aside: their offsets.
+    sent: Vec<u64>,
+    /// Whether one failed, so that the later ones were not sent.
+    stuck: bool,
+    /// Whether the later ones were not sent for another reason.
+    halted: bool,
+}
+
+/// The message that the spool keeps as this record.
+fn message(record: Record) -> Option<Message> {
+    Message::restore(&record.topic, record.key?, record.headers, record.payload)
+}
+
+/// Waits for the disk, and logs where that takes long.
+async fn disk<T>(awaited: impl Future<Output = T>) -> T {
+    let mut awaited = pin!(awaited);
+    loop {
+        match timeout(LOG_EVERY, &mut awaited).await {
+            Ok(done) => return done,
+            Err(_) => tracing::error!("the spool waits for its disk; check the disk of spool.dir"),
+        }
+    }
+}
+
+fn unread(topic: &str, error: &ReadError) {
+    static UNREAD: Throttle = Throttle::new(LOG_EVERY);
+    if let Some(more) = UNREAD.pass() {
+        tracing::error!(topic, more, reason = %error, "the spool cannot be read; check the disk of spool.dir");
+    }
+}
+
+fn passed_over(topic: &str, messages: u64) {
+    static DAMAGED: Throttle = Throttle::new(LOG_EVERY);
+    if let Some(more) = DAMAGED.pass() {
+        tracing::error!(
+            topic,
+            messages,
+            more,
+            "spooled messages cannot be read: they stay in the spool, and others go on; check the disk of spool.dir"
+        );
+    }
+}

@@ -1,0 +1,185 @@
+//! The spool as the relay sees it: takes messages that the bus does not, each key's in order.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::Notify;
+
+use super::slots::Slot;
+use super::state::{Inner, Part, SET_ASIDE, settings};
+use crate::bus::{OpenError, Receipt, Refusal};
+use crate::clock::Clock;
+use crate::config;
+use crate::dedupe::DedupeEntry;
+use crate::log::{self, LedgerEntry, Settings};
+use crate::message::Message;
+use crate::metrics::SpoolGauges;
+
+/// How long an answer may wait until the spool remembers that the bus keeps a message.
+const REMEMBER_WITHIN: Duration = Duration::from_millis(250);
+
+/// Holds messages until the bus has them. Cloning shares it.
+#[derive(Clone)]
+pub struct Spool(pub(super) Arc<Inner>);
+
+impl Spool {
+    /// Opens the spool with all that it held. Remembers `entries` kept deliveries, and hands over those that it remembers
+    /// from before, the oldest first. Blocks on the disk. An error has its remedy.
+    pub fn open(
+        config: &config::Spool,
+        entries: usize,
+        clock: Clock,
+        mut remembered: impl FnMut(DedupeEntry),
+    ) -> Result<Self, OpenError> {
+        let settings = |dir: &Path, entries| Settings { clock: clock.clone(), ..settings(config, dir, entries) };
+        let (spooled, held) = Part::open(settings(&config.dir, entries), |entry| remembered(entry.into()))?;
+        let (set_aside, _) = Part::open(settings(&config.dir.join(SET_ASIDE), 0), |_| {})?;
+        Ok(Self(Arc::new(Inner {
+            config: config.clone(),
+            clock,
+            spooled,
+            set_aside,
+            held: Mutex::new(held),
+            slots: Arc::default(),
+            counting: Arc::default(),
+            recounts: AtomicBool::new(false),
+            bus_refuses: AtomicBool::new(false),
+            oldest: AtomicI64::new(0),
+            drained: AtomicU64::new(0),
+            wake: Notify::new(),
+            emptied: Notify::new(),
+        })))
+    }
+
+    /// A slot in the order of the message's key, behind all that are held now. Dropping it releases it.
+    pub fn acquire(&self, message: &Message) -> KeySlot {
+        KeySlot { spool: self.0.clone(), slot: self.0.slots.acquire(message.key_digest()) }
+    }
+
+    /// The bus did not take a message: until it takes one, messages go to the spool first.
+    pub fn bus_refused(&self) {
+        self.0.bus_refuses.store(true, Relaxed);
+    }
+
+    /// The bus took a message.
+    pub fn bus_kept(&self) {
+        self.0.bus_refuses.store(false, Relaxed);
+    }
+
+    /// Remembers a kept delivery, so that it is a duplicate after a restart too. Does not wait for a slow disk: what is
+    /// not remembered costs at most a second copy.
+    pub async fn remember(&self, entry: DedupeEntry) {
+        let _ = tokio::time::timeout(REMEMBER_WITHIN, self.0.spooled.log.remember(entry.into())).await;
+    }
+
+    /// Waits until nothing is spooled.
+    pub async fn emptied(&self) {
+        loop {
+            let emptied = self.0.emptied.notified();
+            if self.0.spooled.waiting.load(Relaxed) == 0 {
+                return;
+            }
+            emptied.await;
+        }
+    }
+
+    pub fn gauges(&self) -> SpoolGauges {
+        let Inner { spooled, set_aside, drained, .. } = &*self.0;
+        SpoolGauges {
+            messages: spooled.waiting.load(Relaxed),
+            bytes: spooled.log.store.bytes() + set_aside.log.store.bytes(),
+            oldest: self.0.oldest().map_or(Duration::ZERO, |oldest| self.0.clock.age(oldest)),
+            set_aside: set_aside.waiting.load(Relaxed),
+            drained: drained.load(Relaxed),
+        }
+    }
+
+    /// Returns when a part of it can take nothing any more: nobody closed it, but its writer has ended.
+    pub async fn ended(&self) {
+        tokio::select! {
+            () = self.0.spooled.log.ended() => {}
+            () = self.0.set_aside.log.ended() => {}
+        }
+    }
+
+    /// Commits what was handed over, then closes. The drainer has ended before.
+    pub async fn close(&self) {
+        self.0.spooled.log.close().await;
+        self.0.set_aside.log.close().await;
+    }
+}
+
+/// The place of one message in the order of its key, on its way to the bus or the spool.
+pub struct KeySlot {
+    spool: Arc<Inner>,
+    slot: Slot,
+}
+
+/// Where a message goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    BusFirst,
+    /// To the bus only where the spool is full: the bus refused the last message.
+    SpoolFirst,
+    /// Others of its key are in the spool, or on their way there.
+    SpoolOnly,
+}
+
+impl KeySlot {
+    pub fn order(&self) -> Order {
+        let spool = &self.spool;
+        // In this order: a message is held before its slot is released.
+        let behind = self.slot.is_behind() || spool.held().contains_key(&self.slot.key());
+        match spool.spooled.waiting.load(Relaxed) > 0 && spool.bus_refuses.load(Relaxed) {
+            _ if behind => Order::SpoolOnly,
+            true => Order::SpoolFirst,
+            false => Order::BusFirst,
+        }
+    }
+
+    /// Writes the message to the spool. `Ok` means that it is on disk, and will be on the bus or set aside. All of its
+    /// key that hold an earlier slot go before it. Dropping the future does not take it back.
+    pub async fn spool(self, message: Arc<Message>) -> Result<Receipt, Refusal> {
+        let refused = |reason: &'static str| Err(Refusal::Transient { reason: reason.into() });
+        self.slot.wait().await;
+        let Self { spool, slot } = self;
+        if spool.oldest().is_some_and(|oldest| spool.clock.is_older(oldest, spool.config.max_age)) {
+            return refused("the spool holds messages older than spool.max_age");
+        }
+        let Ok(counted) = spool.counting.clone().try_read_owned() else {
+            return refused("the spool counts its messages after a failure");
+        };
+        let key = slot.key();
+        spool.hold(key);
+        let answer = spool.spooled.log.append(message);
+        drop(slot);
+        let writing = async move {
+            let answer = answer.await;
+            match answer {
+                Ok(log::Receipt::Kept) => {
+                    let _ = spool.oldest.compare_exchange(0, Timestamp::now().as_millisecond(), Relaxed, Relaxed);
+                    spool.wake.notify_one();
+                }
+                Ok(log::Receipt::Duplicate) | Err(_) => spool.release(key),
+            }
+            drop(counted);
+            Ok(answer?.into())
+        };
+        tokio::spawn(writing).await.unwrap_or_else(|_| refused("the spool gave no receipt"))
+    }
+}
+
+impl From<DedupeEntry> for LedgerEntry {
+    fn from(DedupeEntry { kept, keys }: DedupeEntry) -> Self {
+        Self { kept, keys }
+    }
+}
+
+impl From<LedgerEntry> for DedupeEntry {
+    fn from(LedgerEntry { kept, keys }: LedgerEntry) -> Self {
+        Self { kept, keys }
+    }
+}

@@ -1,0 +1,121 @@
+//! What the parts of a spool share: two logs, and what is counted of them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use tokio::sync::{Notify, RwLock};
+
+use super::progress::Progress;
+use super::recall::recall;
+use super::slots::Slots;
+use crate::clock::Clock;
+use crate::config;
+use crate::log::{Keep, LedgerEntry, Log, OpenError, Settings};
+
+/// The directory, below the spool's own, of what the bus refused for good.
+pub(super) const SET_ASIDE: &str = "set-aside";
+
+pub(super) struct Inner {
+    pub(super) config: config::Spool,
+    pub(super) clock: Clock,
+    pub(super) spooled: Part,
+    /// What the bus refused for good.
+    pub(super) set_aside: Part,
+    /// How many messages of each key are spooled, by the digest of the key.
+    pub(super) held: Mutex<HashMap<u64, u32>>,
+    pub(super) slots: Arc<Slots>,
+    /// Held by who changes what is counted: whoever counts anew holds it alone.
+    pub(super) counting: Arc<RwLock<()>>,
+    /// Somebody waits to count anew: nothing more is begun.
+    pub(super) recounts: AtomicBool,
+    /// The bus refused, and has taken nothing since.
+    pub(super) bus_refuses: AtomicBool,
+    /// Unix milliseconds: when the oldest spooled message came; 0 without any.
+    pub(super) oldest: AtomicI64,
+    pub(super) drained: AtomicU64,
+    /// A message was spooled.
+    pub(super) wake: Notify,
+    /// The last spooled message has gone.
+    pub(super) emptied: Notify,
+}
+
+/// A log of messages that are still to be brought to the bus.
+pub(super) struct Part {
+    pub(super) log: Log,
+    pub(super) topics: Mutex<BTreeMap<Arc<str>, Progress>>,
+    /// Messages in it, those being written included.
+    pub(super) waiting: AtomicU64,
+}
+
+/// Of the log in `dir`, which remembers `known` deliveries.
+pub(super) fn settings(config: &config::Spool, dir: &Path, known: usize) -> Settings {
+    let keep = Keep::UntilDone { bytes: config.max_bytes, known };
+    Settings { section: "spool", dir: dir.to_owned(), reserve: config.reserve, keep, clock: Clock::system() }
+}
+
+impl Inner {
+    pub(super) fn oldest(&self) -> Option<Timestamp> {
+        // What was looked up a moment ago may have gone since.
+        let oldest = if self.spooled.waiting.load(Relaxed) > 0 { self.oldest.load(Relaxed) } else { 0 };
+        (oldest > 0).then(|| Timestamp::from_millisecond(oldest).ok()).flatten()
+    }
+
+    pub(super) fn held(&self) -> MutexGuard<'_, HashMap<u64, u32>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn hold(&self, key: u64) {
+        *self.held().entry(key).or_insert(0) += 1;
+        self.spooled.waiting.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn release(&self, key: u64) {
+        let mut held = self.held();
+        if let Some(count) = held.get_mut(&key) {
+            *count -= 1;
+            if *count == 0 {
+                held.remove(&key);
+            }
+        }
+        drop(held);
+        if self.spooled.fewer(1) == 0 {
+            self.nothing_waits();
+        }
+    }
+
+    pub(super) fn nothing_waits(&self) {
+        self.oldest.store(0, Relaxed);
+        self.emptied.notify_waiters();
+    }
+}
+
+impl Part {
+    /// With it, how many messages of each key are pending.
+    pub(super) fn open(
+        settings: Settings,
+        known: impl FnMut(LedgerEntry),
+    ) -> Result<(Self, HashMap<u64, u32>), OpenError> {
+        let log = Log::open(settings, std::iter::empty(), |_| {})?;
+        let recalled = recall(&log.store, &BTreeMap::new(), known)?;
+        let (topics, waiting) = (Mutex::new(recalled.topics), AtomicU64::new(recalled.waiting));
+        Ok((Self { log, topics, waiting }, recalled.held))
+    }
+
+    /// How many wait now that so many have gone.
+    pub(super) fn fewer(&self, gone: u64) -> u64 {
+        let less = |waiting: u64| Some(waiting.saturating_sub(gone));
+        self.waiting.fetch_update(Relaxed, Relaxed, less).map_or(0, |waiting| waiting.saturating_sub(gone))
+    }
+
+    /// Before which offset of each topic nothing is pending.
+    pub(super) fn cursors(&self) -> Vec<(Arc<str>, u64)> {
+        self.topics().iter().map(|(topic, progress)| (topic.clone(), progress.cursor())).collect()
+    }
+
+    pub(super) fn topics(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Progress>> {
+        self.topics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
