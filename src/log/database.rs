@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use super::codec::{self, Corrupt, Draft, Head, Mark};
 use super::entry::Entry;
 use super::entry::Receipt;
+use super::extent::Extent;
 use super::failure::{AppendError, Failure, ReadError, guarded};
 use super::journal::Newest;
 use super::ledger::Ledger;
@@ -33,26 +34,6 @@ const ROOM_STEP: Duration = Duration::from_millis(2);
 
 /// How long opening after a failure waits for what was recovered to be written anew.
 const REWRITE: Duration = Duration::from_secs(30);
-
-/// What a topic holds: offsets from `earliest` up to, but without, `next`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Extent {
-    pub(crate) earliest: u64,
-    pub(crate) next: u64,
-    /// Bytes ever kept before the earliest record, and before the next.
-    start: u64,
-    end: u64,
-}
-
-impl Extent {
-    pub(crate) fn messages(&self) -> u64 {
-        self.next - self.earliest
-    }
-
-    pub(crate) fn bytes(&self) -> u64 {
-        self.end - self.start
-    }
-}
 
 /// The log while it is open.
 pub(super) struct Log {

@@ -5,10 +5,11 @@ use std::io;
 use std::panic::AssertUnwindSafe;
 
 use super::codec::Corrupt;
-use super::database::Extent;
 use super::directory::Gone;
+use super::disk;
 use super::entry::OpenError;
-use super::{Settings, disk};
+use super::extent::Extent;
+use super::settings::Settings;
 
 /// Why nothing was kept.
 #[derive(Debug, thiserror::Error)]

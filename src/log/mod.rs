@@ -6,19 +6,17 @@
 //! written anew before it gives another one, also for what it finds there by its id. That a disk which says so has the
 //! bytes is assumed.
 //!
-//! `database` is the log on disk (`opening`: how it begins, `segment`: its parts, `codec`: their bytes, `pending`:
+//! `entry` is what it is given and what it answers, `settings` where it is. `database` is the log on disk (`opening`: how it begins, `segment`: its parts, `codec`: their bytes, `pending`:
 //! what of a spool is still to be sent, `ledger`: what a spool keeps beside that, `watermark`: what must be there,
 //! `journal`: which one fjall goes on with, `failure`: what can go wrong), `store` how threads share it, `writer` the
 //! one that writes, `retention` what is kept, `disk` what it lies on, `directory` whether it lies there still.
 
 use std::borrow::Cow;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 
 use tokio::sync::{oneshot, watch};
 
-use crate::clock::Clock;
 use writer::{Append, Order, Taking, Writer};
 
 mod codec;
@@ -26,6 +24,7 @@ mod database;
 mod directory;
 pub(crate) mod disk;
 mod entry;
+mod extent;
 mod failure;
 mod journal;
 mod ledger;
@@ -33,6 +32,7 @@ mod opening;
 mod pending;
 mod retention;
 mod segment;
+mod settings;
 mod store;
 mod watermark;
 mod writer;
@@ -41,47 +41,16 @@ mod writer;
 mod damage;
 
 pub(crate) use entry::{Entry, LedgerEntry, NotKept, OpenError, Receipt};
+pub(crate) use extent::Extent;
+pub(crate) use failure::ReadError;
+pub(crate) use pending::Chunk;
 pub(crate) use retention::Retention;
-pub(crate) use store::{Chunk, Extent, ReadError, Store};
+pub(crate) use settings::{Keep, Settings};
+pub(crate) use store::Store;
 pub(crate) use writer::Done;
 
 /// Messages that wait for the writer, at most. Their bytes are bounded by `server.bytes_in_flight`.
 const WAITING: usize = 8192;
-
-/// Where a log lies and what it keeps.
-#[derive(Debug, Clone)]
-pub(crate) struct Settings {
-    /// The section of the configuration whose `dir`, `reserve` and `max_bytes` these are.
-    pub(crate) section: &'static str,
-    pub(crate) dir: PathBuf,
-    /// Bytes of free space below which nothing more is taken.
-    pub(crate) reserve: u64,
-    pub(crate) keep: Keep,
-    /// By which its records get old.
-    pub(crate) clock: Clock,
-}
-
-#[cfg(test)]
-impl Settings {
-    pub(crate) fn sample(dir: &std::path::Path) -> Self {
-        let retention = Retention { age: std::time::Duration::from_secs(7 * 24 * 3600), bytes: 1 << 30 };
-        let (dir, keep) = (dir.to_owned(), Keep::For(retention));
-        Self { section: "embedded", dir, reserve: 0, keep, clock: Clock::system() }
-    }
-}
-
-/// What goes from a log, and when.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Keep {
-    /// The oldest goes when it is too old or the log too large.
-    For(Retention),
-    /// Each record until it is said to be done; beyond `bytes` nothing more is taken.
-    UntilDone {
-        bytes: u64,
-        /// Kept deliveries to keep in mind.
-        known: usize,
-    },
-}
 
 /// The writing end. Its writer ends, and closes the log, with [`Log::close`] or the last of its clones.
 #[derive(Clone)]

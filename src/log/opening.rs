@@ -8,12 +8,13 @@ use fjall::Database;
 
 use super::codec::{self, Corrupt};
 use super::database::{Log, Tally};
+use super::disk;
 use super::failure::{Failure, guarded};
 use super::journal::Newest;
 use super::ledger::{self, Ledger};
 use super::segment::{self, Count, Segment};
+use super::settings::{Keep, Settings};
 use super::watermark::{self, Level, Watermark};
-use super::{Keep, Settings, disk};
 
 /// What lies in the directory for as long as the log does.
 pub(super) const STAYS: [&str; 3] = [disk::LOCK_FILE, watermark::NAME, "keyspaces"];

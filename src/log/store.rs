@@ -10,17 +10,18 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-pub(crate) use super::database::Extent;
 use super::database::Log;
 use super::directory::{Directory, Gone};
 use super::entry::Entry;
 use super::entry::LedgerEntry;
 use super::entry::{OpenError, Receipt};
-pub(crate) use super::failure::{AppendError, ReadError};
-pub(crate) use super::pending::Chunk;
+use super::extent::Extent;
+use super::failure::{AppendError, ReadError};
+use super::pending::Chunk;
 use super::retention::Facts;
 use super::segment::Marks;
-use super::{Settings, disk, journal, opening};
+use super::settings::Settings;
+use super::{disk, journal, opening};
 use crate::record::Record;
 
 pub(crate) struct Store {

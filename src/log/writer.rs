@@ -11,13 +11,15 @@ use tokio::sync::{oneshot, watch};
 use tracing::{error, info, warn};
 
 use super::directory::Gone;
+use super::disk;
 use super::entry::Entry;
 use super::entry::LedgerEntry;
 use super::entry::NotKept;
 use super::entry::Receipt;
+use super::failure::AppendError;
 use super::retention::{Facts, Retention};
-use super::store::{AppendError, Store};
-use super::{Keep, Settings, disk};
+use super::settings::{Keep, Settings};
+use super::store::Store;
 use crate::telemetry::Throttle;
 
 /// Messages and bytes of one commit, at most; one message may exceed the bytes.
