@@ -1,5 +1,4 @@
-//! Health and metrics, for whoever runs the bridge. Comes in: requests on `admin.listen`.
-//! On a loopback address it answers only to loopback names.
+//! Health and metrics, for whoever operates the bridge. On a loopback address it answers only to loopback names.
 
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, StatusCode};

@@ -1,6 +1,5 @@
-//! Judges who may try. Comes in: the address at the other end of the socket, and the head. Goes out:
-//! whether the sender's address is allowed. Stands beside the signature and never instead of it;
-//! knows nothing of bodies and keys.
+//! Whether a sender's address is allowed, by the socket's other end and `X-Forwarded-For`. Stands beside the signature and
+//! never instead of it.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -1,10 +1,9 @@
-//! How old something is that was stamped with the wall clock earlier, whatever became of that clock since. Comes in:
-//! the wall clock, and one that nobody sets and that runs on through suspend. Goes out: ages in which no leap of
-//! the wall clock counts, and whether something may go because of its age.
+//! Ages of time stamps in which no jump of the wall clock counts: a second clock, which nobody sets and which runs on
+//! through suspend, says how long ago they were made.
 //!
-//! A stamp of this process is as old as the second clock says. One of an earlier process is judged by the wall
-//! clock as this process trusts it: as it was when it had run an hour without a leap; until then nothing is too
-//! old. Where a stamp may be of either, it is the younger.
+//! A stamp of this process is as old as the second clock says. One of an earlier process is compared with the wall clock
+//! as this process trusts it: as it was when it had run an hour without a jump; until then nothing is too old. Where a
+//! stamp may be of either, it is the younger.
 
 use std::fmt;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -15,26 +14,26 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::telemetry::Throttle;
 
-/// Milliseconds: a difference of the two clocks that is no leap. Corrections of a good clock are smaller.
-const LEAP: i64 = 10_000;
+/// Milliseconds: a difference of the two clocks that is no jump. Corrections of a good clock are smaller.
+const JUMP: i64 = 10_000;
 
-/// Milliseconds without a leap after which the wall clock is trusted.
+/// Milliseconds without a jump after which the wall clock is trusted.
 const TRUSTED_AFTER: i64 = 3_600_000;
 
-/// Leaps that are told apart; of more, the oldest are taken for one.
+/// Jumps that are told apart; of more, the oldest are taken for one.
 const MOST_SPANS: usize = 64;
 
 const LOG_EVERY: Duration = Duration::from_secs(60);
 
 /// What both clocks say at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reading {
+pub struct ClockReading {
     pub wall: Timestamp,
     /// Since the machine started, suspend included.
     pub running: Duration,
 }
 
-impl Reading {
+impl ClockReading {
     fn now() -> Self {
         let running = clock_gettime(ClockId::Boottime);
         let part = |number: i64| u64::try_from(number).unwrap_or(0);
@@ -43,55 +42,55 @@ impl Reading {
     }
 }
 
-/// The clocks of one machine. Cloning shares what was seen of them.
+/// The clocks of one machine. Cloning shares what was history of them.
 #[derive(Clone)]
 pub struct Clock(Arc<Inner>);
 
 struct Inner {
-    read: Box<dyn Fn() -> Reading + Send + Sync>,
+    read: Box<dyn Fn() -> ClockReading + Send + Sync>,
     /// `None` until somebody asks.
-    seen: Mutex<Option<Seen>>,
+    history: Mutex<Option<History>>,
 }
 
 impl Clock {
-    /// That of this process: one for all, so that a leap is said once.
+    /// That of this process: one for all, so that a jump is said once.
     pub fn system() -> Self {
-        static SYSTEM: LazyLock<Clock> = LazyLock::new(|| Clock::new(Reading::now));
+        static SYSTEM: LazyLock<Clock> = LazyLock::new(|| Clock::new(ClockReading::now));
         SYSTEM.clone()
     }
 
-    pub fn new(read: impl Fn() -> Reading + Send + Sync + 'static) -> Self {
-        let clock = Self(Arc::new(Inner { read: Box::new(read), seen: Mutex::new(None) }));
+    pub fn new(read: impl Fn() -> ClockReading + Send + Sync + 'static) -> Self {
+        let clock = Self(Arc::new(Inner { read: Box::new(read), history: Mutex::new(None) }));
         clock.look();
         clock
     }
 
     /// Looks at both clocks, as everything else here does. To be done from time to time by whoever stamps
-    /// something: where the wall clock leaps twice between two looks, what it said in between is never known.
+    /// something: where the wall clock jumps twice between two looks, what it said in between is never known.
     pub fn look(&self) {
         self.with(|_| ());
     }
 
     /// How old what was stamped `then` is at least; 0 where it lies ahead.
     pub fn age(&self, then: Timestamp) -> Duration {
-        self.with(|seen| seen.age(then))
+        self.with(|history| history.age(then))
     }
 
     /// Whether what was stamped `then` is certainly older than `limit`.
     pub fn is_older(&self, then: Timestamp, limit: Duration) -> bool {
-        self.with(|seen| seen.trusted.is_some() && seen.age(then) > limit)
+        self.with(|history| history.trusted.is_some() && history.age(then) > limit)
     }
 
-    fn with<T>(&self, ask: impl FnOnce(&Seen) -> T) -> T {
+    fn with<T>(&self, ask: impl FnOnce(&History) -> T) -> T {
         // Read under the lock, so that no look is taken for one before another.
-        let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut history = self.0.history.lock().unwrap_or_else(PoisonError::into_inner);
         let reading = (self.0.read)();
         let (wall, running) = (reading.wall.as_millisecond(), millis(reading.running));
-        let seen = seen.get_or_insert_with(|| Seen::first(wall, running));
-        if let Some(leap) = seen.look(wall, running) {
-            say(leap);
+        let history = history.get_or_insert_with(|| History::first(wall, running));
+        if let Some(jump) = history.look(wall, running) {
+            say(jump);
         }
-        ask(seen)
+        ask(history)
     }
 }
 
@@ -105,55 +104,55 @@ fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Milliseconds by which the wall clock leapt.
-fn say(leap: i64) {
+/// Milliseconds by which the wall clock jumped.
+fn say(jump: i64) {
     static AHEAD: Throttle = Throttle::new(LOG_EVERY);
     static BACK: Throttle = Throttle::new(LOG_EVERY);
-    let (way, throttle) = if leap > 0 { ("ahead", &AHEAD) } else { ("back", &BACK) };
+    let (way, throttle) = if jump > 0 { ("ahead", &AHEAD) } else { ("back", &BACK) };
     if let Some(more) = throttle.pass() {
         tracing::warn!(
             way,
-            seconds = leap.unsigned_abs() / 1000,
+            seconds = jump.unsigned_abs() / 1000,
             more,
-            remedy = "see to this machine's time synchronisation; signatures are judged by that clock",
-            "the clock of this machine leapt; nothing expires by that: ages are counted by the time that really passed"
+            remedy = "check this machine's time synchronisation: signatures are checked against that clock",
+            "the clock of this machine jumped; nothing expires by that: ages count the time that really passed"
         );
     }
 }
 
-/// What was seen of the clocks. All in milliseconds; an offset is what the wall clock is ahead of the other.
-struct Seen {
+/// What was history of the clocks. All in milliseconds; an offset is what the wall clock is ahead of the other.
+struct History {
     /// The last is now.
     spans: Vec<Span>,
     /// When the last look was, by the clock that runs on.
     last: i64,
-    /// Without a leap since then.
+    /// Without a jump since then.
     steady_since: i64,
     /// By which stamps of earlier processes are judged.
     trusted: Option<i64>,
 }
 
-/// Between two leaps: what the wall clock said.
+/// Between two jumps: what the wall clock said.
 struct Span {
     from: i64,
     until: i64,
     offset: i64,
 }
 
-impl Seen {
+impl History {
     fn first(wall: i64, running: i64) -> Self {
         let now = Span { from: wall, until: wall, offset: wall - running };
         Self { spans: vec![now], last: running, steady_since: running, trusted: None }
     }
 
-    /// Returns by how much the wall clock leapt since the last look, if it did.
+    /// Returns by how much the wall clock jumped since the last look, if it did.
     fn look(&mut self, wall: i64, running: i64) -> Option<i64> {
         let offset = wall - running;
         let now = self.spans.last_mut().expect("never empty");
-        let leap = offset - now.offset;
-        let leapt = leap.abs() >= LEAP;
-        if leapt {
-            // When it leapt is not known: what was stamped meanwhile belongs to either.
+        let jump = offset - now.offset;
+        let jumped = jump.abs() >= JUMP;
+        if jumped {
+            // When it jumped is not known: what was stamped meanwhile belongs to either.
             now.until = now.until.max(running + now.offset);
             let from = self.last + offset;
             self.spans.push(Span { from, until: wall, offset });
@@ -169,7 +168,7 @@ impl Seen {
         if self.trusted.is_none() && running - self.steady_since >= TRUSTED_AFTER {
             self.trusted = Some(offset);
         }
-        leapt.then_some(leap)
+        jumped.then_some(jump)
     }
 
     fn age(&self, then: Timestamp) -> Duration {
@@ -184,7 +183,7 @@ impl Seen {
 
 impl Span {
     fn has(&self, then: i64) -> bool {
-        (self.from - LEAP..=self.until + LEAP).contains(&then)
+        (self.from - JUMP..=self.until + JUMP).contains(&then)
     }
 
     fn take_in(&mut self, other: &Self) {
@@ -199,19 +198,19 @@ impl Clock {
     /// One that is trusted and stands still.
     pub(crate) fn at(wall: Timestamp) -> Self {
         let running = Duration::from_secs(7200);
-        Self::new(move || Reading { wall, running }).trust()
+        Self::new(move || ClockReading { wall, running }).trust()
     }
 
     /// This machine's, as if it had run for an hour.
     pub(crate) fn trusted() -> Self {
-        Self::new(Reading::now).trust()
+        Self::new(ClockReading::now).trust()
     }
 
     fn trust(self) -> Self {
         self.with(|_| ());
-        let mut seen = self.0.seen.lock().unwrap();
-        seen.iter_mut().for_each(|seen| seen.trusted = Some(seen.spans[0].offset));
-        drop(seen);
+        let mut history = self.0.history.lock().unwrap();
+        history.iter_mut().for_each(|history| history.trusted = Some(history.spans[0].offset));
+        drop(history);
         self
     }
 }
@@ -220,13 +219,13 @@ impl Clock {
 #[cfg(test)]
 pub(crate) struct Set {
     pub(crate) clock: Clock,
-    now: Arc<Mutex<Reading>>,
+    now: Arc<Mutex<ClockReading>>,
 }
 
 #[cfg(test)]
 impl Set {
     pub(crate) fn new(wall: Timestamp) -> Self {
-        let now = Arc::new(Mutex::new(Reading { wall, running: Duration::from_secs(100) }));
+        let now = Arc::new(Mutex::new(ClockReading { wall, running: Duration::from_secs(100) }));
         let read = now.clone();
         Self { clock: Clock::new(move || *read.lock().unwrap()), now }
     }
@@ -241,7 +240,7 @@ impl Set {
     }
 
     /// The wall clock alone; nobody looks.
-    pub(crate) fn leap(&self, by: jiff::SignedDuration) {
+    pub(crate) fn jump(&self, by: jiff::SignedDuration) {
         self.now.lock().unwrap().wall += by;
     }
 
@@ -265,14 +264,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_too_old_before_the_clock_has_run_an_hour_without_a_leap() {
+    fn nothing_is_too_old_before_the_clock_has_run_an_hour_without_a_jump() {
         let set = set();
         let old = set.wall() - MONTH;
-        for leap in [SignedDuration::ZERO, MONTH, -MONTH] {
-            set.leap(leap);
+        for jump in [SignedDuration::ZERO, MONTH, -MONTH] {
+            set.jump(jump);
             set.clock.look();
             set.run(HOUR - Duration::from_secs(1));
-            assert!(!set.clock.is_older(old, DAY), "{leap:?}");
+            assert!(!set.clock.is_older(old, DAY), "{jump:?}");
         }
         assert!(set.clock.age(old) > DAY, "it may be shown all the same");
         set.run(Duration::from_secs(1));
@@ -280,15 +279,15 @@ mod tests {
     }
 
     #[test]
-    fn no_leap_makes_a_stamp_older_than_it_is_whenever_it_was_made() {
+    fn no_jump_makes_a_stamp_older_than_it_is_whenever_it_was_made() {
         let set = set();
         let mut stamps = vec![(set.wall() - DAY, DAY)];
         set.run(HOUR);
         stamps[0].1 += HOUR;
         // There and back, and there again; every stamp is made under another of them.
-        for leap in [MONTH, -MONTH, -MONTH, MONTH, SignedDuration::from_secs(9), MONTH, -MONTH * 3, MONTH] {
+        for jump in [MONTH, -MONTH, -MONTH, MONTH, SignedDuration::from_secs(9), MONTH, -MONTH * 3, MONTH] {
             stamps.push((set.wall(), Duration::ZERO));
-            set.leap(leap);
+            set.jump(jump);
             // One that is made before anybody looks.
             stamps.push((set.wall(), Duration::ZERO));
             set.run(HOUR);
@@ -296,8 +295,8 @@ mod tests {
             for (at, (stamp, age)) in stamps.iter().enumerate() {
                 let found = set.clock.age(*stamp);
                 assert!(
-                    found <= *age + Duration::from_millis(LEAP as u64),
-                    "{at}: {found:?} for {age:?} after {leap:?}"
+                    found <= *age + Duration::from_millis(JUMP as u64),
+                    "{at}: {found:?} for {age:?} after {jump:?}"
                 );
                 assert!(!set.clock.is_older(*stamp, *age + Duration::from_secs(10)), "{at}");
             }
@@ -311,7 +310,7 @@ mod tests {
         let set = set();
         let old = set.wall() - DAY;
         set.run(HOUR);
-        set.leap(MONTH);
+        set.jump(MONTH);
         set.run(HOUR);
         assert_eq!(set.clock.age(old), DAY + 2 * HOUR);
         assert!(!set.clock.is_older(old, DAY + 2 * HOUR));
@@ -324,34 +323,34 @@ mod tests {
         let set = Set::new(Timestamp::from_second(100).unwrap());
         let here = set.wall();
         let old = Timestamp::from_second(1_800_000_000).unwrap();
-        set.leap(old.duration_since(here) + MONTH);
+        set.jump(old.duration_since(here) + MONTH);
         set.run(HOUR);
         assert!(set.clock.age(old) >= DAY * 30);
-        assert!(!set.clock.is_older(old, DAY), "an hour from the leap on");
+        assert!(!set.clock.is_older(old, DAY), "an hour from the jump on");
         set.run(HOUR);
         assert!(set.clock.is_older(old, DAY));
         assert_eq!(set.clock.age(here), 2 * HOUR, "stamped by this process before that");
     }
 
     #[test]
-    fn a_clock_that_leaps_without_end_takes_no_more_room_and_makes_nothing_old() {
+    fn a_clock_that_jumps_without_end_takes_no_more_room_and_makes_nothing_old() {
         let set = set();
         set.run(HOUR);
         let stamp = set.wall();
-        for leap in 0..1000 {
-            set.leap(SignedDuration::from_mins(if leap % 2 == 0 { 90 } else { -90 }));
+        for jump in 0..1000 {
+            set.jump(SignedDuration::from_mins(if jump % 2 == 0 { 90 } else { -90 }));
             set.run(Duration::from_secs(1));
         }
         assert!(set.clock.age(stamp) <= Duration::from_secs(1010));
-        assert_eq!(set.clock.0.seen.lock().unwrap().as_ref().unwrap().spans.len(), MOST_SPANS);
+        assert_eq!(set.clock.0.history.lock().unwrap().as_ref().unwrap().spans.len(), MOST_SPANS);
     }
 
     #[test]
     fn the_clocks_of_this_machine_go_on_together() {
-        let before = Reading::now();
+        let before = ClockReading::now();
         let clock = Clock::system();
         let stamp = Timestamp::now();
-        assert!(Reading::now().running >= before.running);
+        assert!(ClockReading::now().running >= before.running);
         assert!(clock.age(stamp) < HOUR && !clock.is_older(stamp - MONTH, DAY));
     }
 }

@@ -1,6 +1,5 @@
-//! What Terra's headers say of a delivery. The signature covers none of them: whoever holds one captured
-//! request can send it again with others. So they are kept within bounds, and an ordering timestamp is
-//! believed only as far as the signed `t` allows. Knows nothing of the body.
+//! What Terra's headers say of a delivery. The signature covers none of them: whoever holds one captured request can send
+//! it again with others. So they are bounded, and an ordering timestamp counts only as far as the signed `t` allows.
 
 use http::{HeaderMap, HeaderValue};
 use jiff::Timestamp;

@@ -1,5 +1,4 @@
-//! What makes a delivery the same delivery. Comes in: a [`Delivery`] and what its body says of itself.
-//! Goes out: an [`Identity`]. Knows neither who remembers it nor for how long.
+//! What makes a delivery the same delivery as another. Knows neither who remembers it nor for how long.
 
 use std::fmt;
 

@@ -123,7 +123,7 @@ impl Reload {
         self.parts.take_over(&self.inventory.config(), &self.routes);
         for certificates in &self.parts.certificates {
             if let Err(error) = certificates.reload() {
-                tracing::error!(%error, "the new certificate cannot be served; the one before still is");
+                tracing::error!(%error, "the new certificate and key do not fit; the old pair stays in use");
             }
         }
         say(&difference);

@@ -193,7 +193,7 @@ fn warn_of(ignored: &[Ignored]) {
     let set = ignored.iter().filter(|variable| !variable.injected).map(ToString::to_string).collect::<Vec<_>>();
     if !set.is_empty() {
         let remedy = "`terra-bridge check` says which are the bridge's";
-        tracing::warn!(variables = set.join(", "), remedy, "variables that begin as the bridge's do are ignored");
+        tracing::warn!(variables = set.join(", "), remedy, "unknown TERRA_BRIDGE_ variables are ignored");
     }
 }
 
@@ -259,9 +259,7 @@ impl Drainer {
             tracing::warn!(messages, "drain_timeout passed: messages stay in the spool until the next start");
         }
         if tokio::time::timeout_at(end + CLOSE_WITHIN, self.spool.close()).await.is_err() {
-            tracing::warn!(
-                "the spool's disk did not take its last writes in time; none of them was promised to anybody"
-            );
+            tracing::warn!("the spool's disk did not take its last writes in time; none of them was answered 200");
         }
     }
 }
@@ -287,7 +285,7 @@ async fn drain(
         drainer.end(end).await;
     }
     if tokio::time::timeout_at(end + CLOSE_WITHIN, bus.close()).await.is_err() {
-        tracing::warn!("the bus did not let go in time");
+        tracing::warn!("the bus did not close in time");
     }
 }
 
@@ -362,15 +360,15 @@ fn announce(config: &Config, ports: &Ports) {
     for endpoint in &config.endpoints {
         // Not its path: many an operator makes that one hard to guess.
         let listen = address(&ports.deliveries);
-        tracing::info!(listen, endpoint = endpoint.name, "taking deliveries");
+        tracing::info!(listen, endpoint = endpoint.name, "listening for deliveries");
     }
-    tracing::info!(listen = address(&ports.admin), "answering /livez, /readyz and /metrics");
+    tracing::info!(listen = address(&ports.admin), "listening for /livez, /readyz and /metrics");
     if let Some(reader) = &ports.reader {
-        tracing::info!(listen = address(reader), "answering readers of the embedded log at /topics");
+        tracing::info!(listen = address(reader), "listening for readers of the embedded log at /topics");
     }
     if config.spool.is_some() {
         tracing::info!(
-            "what the bus refuses for the moment goes to the spool, and a 2xx says so: fsynced in spool.dir"
+            "the spool is on: what the bus refuses for now is written to spool.dir, fsynced, and answered 200"
         );
     }
     let promise = match &config.bus {

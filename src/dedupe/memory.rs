@@ -220,7 +220,7 @@ mod tests {
         let mut memory = memory(10, &clock);
         for (number, days) in [30, -60, 30].into_iter().enumerate() {
             memory.remember(&pair(number as u32), clock.wall());
-            clock.leap(jiff::SignedDuration::from_hours(24 * days));
+            clock.jump(jiff::SignedDuration::from_hours(24 * days));
             clock.run(Duration::from_secs(20));
         }
         assert!((0..3).all(|number| memory.knows(&pair(number))));

@@ -1,5 +1,4 @@
-//! The raw values of some keys of one JSON object, and the texts, ids and counts that they are. Comes in: the
-//! text of an object. Goes out: pieces of it. Builds no tree, and knows no key.
+//! Reads the raw values of some keys of one JSON object, and the texts, ids and counts that they are. Builds no tree.
 
 use std::fmt;
 

@@ -1,6 +1,5 @@
-//! Reads what a delivery reports. Comes in: a [`Delivery`], or what its link led to. Goes out: an
-//! [`Event`], or a [`DeadLetter`] where nobody can read it. One pass over the bytes, no tree; the payload
-//! stays untouched.
+//! Reads what a delivery reports: an [`Event`], or a [`DeadLetter`] where the body cannot be read. One pass over the bytes,
+//! no tree; the payload stays untouched. `fields` reads one JSON object.
 
 mod fields;
 

@@ -1,10 +1,12 @@
-//! Fetches what a link leads to. Comes in: a [`Link`] that Terra signed. Goes out: the bytes, as they
-//! are, or why they are not here. Goes over HTTPS to the hosts that it was told, and to no inner
-//! network. Reads no JSON; says nothing of the link.
+//! Fetches what a link leads to, byte for byte, over HTTPS. Goes to the allowed hosts alone, and to no private network.
+//! Reads no JSON; logs nothing of the link.
+//!
+//! `allowed_hosts` and `resolver` decide where a link may lead, `trust` whose certificates count, `connect_timeout` how long
+//! connecting may take.
 
-mod address;
-mod connect;
-mod host;
+mod resolver;
+mod connect_timeout;
+mod allowed_hosts;
 mod trust;
 
 use std::error::Error;
@@ -23,15 +25,15 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-pub use host::Hosts;
+pub use allowed_hosts::AllowedHosts;
 pub use trust::TrustError;
 
 use crate::config;
 use crate::event::Link;
 use crate::payload::{Budget, Payload};
 use crate::server::{Body, BodyError, BodyLimits, has_content_encoding};
-use address::{NotAllowed, PublicResolver};
-use connect::InTime;
+use connect_timeout::ConnectTimeout;
+use resolver::{NotAllowed, PublicResolver};
 
 /// Fetches that run; more wait for one to end, within their deadlines.
 const AT_ONCE: usize = 256;
@@ -119,11 +121,11 @@ impl FetchError {
         match self {
             Self::NotAllowed => "add the host to `s3.hosts`, or its private network to `s3.allow_networks`",
             Self::TooLarge => "raise `server.max_body`, and the bus's limit with it",
-            Self::NoConnection => "let the bridge out to the store: DNS, port 443",
+            Self::NoConnection => "allow the bridge to reach the store: DNS, port 443",
             Self::Untrusted => "install the machine's authorities (ca-certificates), or set `s3.ca`",
             Self::NoRoom => "raise `server.bytes_in_flight`, or run more bridges",
             Self::TooSlow | Self::Unavailable | Self::Truncated => {
-                "see to the way to the store; it may be its own trouble"
+                "check the network to the store; the store itself may be down"
             }
             Self::Malformed | Self::Expired | Self::Denied | Self::Redirected | Self::Encoded | Self::Nested => {
                 "ask Terra for the data again"
@@ -135,8 +137,8 @@ impl FetchError {
 /// Cloning shares connections and limits.
 #[derive(Clone)]
 pub struct Fetcher {
-    client: Client<InTime<HttpsConnector<HttpConnector<PublicResolver>>>, Empty<Bytes>>,
-    hosts: Arc<Hosts>,
+    client: Client<ConnectTimeout<HttpsConnector<HttpConnector<PublicResolver>>>, Empty<Bytes>>,
+    hosts: Arc<AllowedHosts>,
     resolver: PublicResolver,
     running: Arc<Semaphore>,
 }
@@ -156,8 +158,8 @@ impl Fetcher {
             .pool_idle_timeout(IDLE_FOR)
             .pool_max_idle_per_host(IDLE_CONNECTIONS_PER_HOST)
             .http1_max_buf_size(BUFFER)
-            .build(InTime::new(https.https_only().enable_http1().wrap_connector(plain), ANSWERED_WITHIN));
-        let hosts = Arc::new(Hosts::new(&config.hosts));
+            .build(ConnectTimeout::new(https.https_only().enable_http1().wrap_connector(plain), ANSWERED_WITHIN));
+        let hosts = Arc::new(AllowedHosts::new(&config.hosts));
         Ok(Self { client, hosts, resolver, running: Arc::new(Semaphore::new(AT_ONCE)) })
     }
 
@@ -200,7 +202,7 @@ impl Fetcher {
         }
         let address = authority.host().trim_start_matches('[').trim_end_matches(']').parse().ok();
         // A name's addresses are judged when it is connected to.
-        let allowed = self.hosts.have(authority) && address.is_none_or(|address| self.resolver.allows(address));
+        let allowed = self.hosts.allow(authority) && address.is_none_or(|address| self.resolver.allows(address));
         if allowed { Ok(uri) } else { Err(FetchError::NotAllowed) }
     }
 

@@ -1,5 +1,4 @@
-//! Whose certificates the stores may prove themselves with. Comes in: a PEM file, or none. Goes out: what
-//! TLS needs of it.
+//! Which root certificates count for the stores: those of a PEM file, or this machine's.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -26,7 +25,7 @@ pub(super) fn client(ca: Option<&Path>) -> Result<ClientConfig, TrustError> {
             Ok(config) => config,
             Err(_) => {
                 let remedy = "install ca-certificates, or set `s3.ca`";
-                tracing::warn!(remedy, "this machine trusts no authority: no link can be fetched");
+                tracing::warn!(remedy, "this machine has no root certificates: no link can be fetched");
                 config.with_root_certificates(RootCertStore::empty())
             }
         },

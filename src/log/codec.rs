@@ -1,7 +1,6 @@
-//! How the log lies on disk: keys that sort a topic by offset, records, whether they are pending, the index
-//! of deliveries, and the head of a segment. Comes in: values. Goes out: bytes, and back.
-//! A value that does not decode to its last byte is [`Corrupt`], never a shorter one; so is a record that
-//! is whole but belongs elsewhere.
+//! How the log is encoded on disk: keys that sort a topic by offset, records, whether they are pending, the index of
+//! deliveries, and the head of a segment. A value that does not decode to its last byte is [`Corrupt`], never a shorter one;
+//! so is a record that is whole but belongs elsewhere.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -1,6 +1,5 @@
-//! The log on disk: topics in segments, of one fjall database. Comes in: messages, from the one writer;
-//! offsets, from readers. Goes out: receipts after an fsync, and records without a gap. Knows no threads
-//! but its caller's; `opening` is how it begins.
+//! The log on disk: topics in segments, of one fjall database. One writer appends, with an fsync before each receipt; readers
+//! read by offset, without a gap. `opening` is how it begins.
 
 use std::collections::HashSet;
 use std::ops::Range;

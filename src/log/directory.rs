@@ -1,5 +1,4 @@
-//! Whether a log still lies where it was opened. Comes in: a directory, and what lies in it for as long as the log
-//! does. Goes out: whether their paths still lead to the same files. Does not know what is in them.
+//! Whether the files of a log are still at their paths. Does not know what is in them.
 //!
 //! Whoever removes or moves a directory takes open files along: writing and fsyncing them goes on succeeding, and
 //! nothing of it is there at the next start. The files stay open here, since the system gives the inode number of

@@ -1,5 +1,4 @@
-//! What can go wrong with a log on disk. Comes in: errors of fjall, of the disk and of what was read.
-//! Goes out: whether to try again, or what somebody has to do.
+//! What can go wrong with a log on disk, and whether to try again or what somebody has to do.
 
 use std::io;
 use std::panic::AssertUnwindSafe;

@@ -1,6 +1,5 @@
-//! Which journal fjall goes on with. Comes in: a directory that nobody has open. Goes out: the same with a new
-//! journal behind what the others hold, so that fjall writes to none of them any more; and, of one that is open,
-//! whether the journal that fjall writes is still there ([`Newest`]).
+//! Has fjall go on with a new journal behind the others, so that it writes to none of them any more, and checks that the
+//! journal it writes is still there ([`Newest`]).
 //!
 //! Where a write of the system's failed, the memory has what the disk has not, and nothing tells which pages
 //! those are. A power cut would leave a hole there, and fjall takes a hole for the end of the journal: all that

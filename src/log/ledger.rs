@@ -1,5 +1,5 @@
-//! What a spool keeps beside its records: what is known to be kept elsewhere. Comes in: that. Goes out: all
-//! of it again after a restart. What is lost of it costs at most a second copy.
+//! What a spool remembers beside its records: deliveries that are kept elsewhere. What is lost of it costs at most a second
+//! copy.
 
 use std::collections::VecDeque;
 

@@ -1,5 +1,5 @@
-//! A durable log in a directory of this machine: what the embedded bus and the spool are made of.
-//! Comes in: messages. Goes out: receipts, each after an fsync, and records by topic and offset.
+//! A durable log in a directory of this machine: what the embedded bus and the spool are made of. Each receipt comes after
+//! an fsync; records are read by topic and offset.
 //!
 //! A receipt rests on this: fjall has written the batch to its journal, and the system says of that file that it is
 //! on the disk. A commit that fails says nothing of its messages: none gets a receipt, and the log is opened again and

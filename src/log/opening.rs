@@ -1,6 +1,5 @@
-//! Opens the log, and knows whether it is whole. Comes in: the directory. Goes out: the log with all that it
-//! acknowledged, or what is wrong with it; never a shorter one. What is pending in a spool is looked at when
-//! it is asked for.
+//! Opens the log with all that it acknowledged, or says what is wrong with it; never a shorter one. What is pending in a
+//! spool is read when it is asked for.
 
 use std::sync::Mutex;
 

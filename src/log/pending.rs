@@ -1,5 +1,4 @@
-//! What of a spool is still to be sent. Comes in: a [`Log`] whose records are kept until they are done. Goes out:
-//! those that are pending, and the room that others took. Knows nothing of who sends them.
+//! What a spool still has to send, and the space of what it has sent. Knows nothing of who sends it.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -1,5 +1,4 @@
-//! What is kept and for how long. Comes in: what is known of each segment, and a [`Clock`].
-//! Goes out: whether to begin a new segment and how many of the oldest to remove. Touches no disk.
+//! When to begin a new segment, and how many of the oldest to remove. Touches no disk.
 //!
 //! The log consists of segments that are removed whole, which frees their files at once.
 
@@ -109,7 +108,7 @@ mod tests {
         set.run(Duration::from_secs(3600));
         let segments = [segment(0, 0, 1), segment(0, 0, 1)];
         for days in [30, -60] {
-            set.leap(SignedDuration::from_hours(24 * days));
+            set.jump(SignedDuration::from_hours(24 * days));
             assert!(!RETENTION.rolls(&segments[1], &set.clock));
             assert_eq!(RETENTION.removes(&segments, &set.clock), 0, "{days}");
         }

@@ -1,6 +1,5 @@
-//! A part of the log that retention removes whole: a keyspace with a head, records, their index, and of a
-//! spool what is pending of them. Comes in: how far each topic was. Goes out: how far it is, records
-//! without a gap, and everything that is pending or an error.
+//! A part of the log that retention removes whole: a keyspace with a head, records, their index, and, of a spool, what is
+//! pending of them.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -1,6 +1,5 @@
-//! The log as threads share it: one writes, any number read, and the database under them can be let
-//! go and opened again. Comes in: messages and questions. Goes out: receipts, records, and how far
-//! each topic is. Decides neither what is kept for how long (`retention`) nor when to give up (`writer`).
+//! The log as threads share it: one writes, any number read, and the database under them can be closed and opened again.
+//! Decides neither how long a record is kept (`retention`) nor when to give up (`writer`).
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -1,5 +1,5 @@
-//! What a log must hold at least: how much of it was acknowledged, and which segment it begins with.
-//! Comes in: that, before each receipt. Goes out: all of it at the next opening. Knows no records.
+//! What a log must hold at least: how much of it was acknowledged, and which segment it begins with. Written before each
+//! receipt, read at the next opening. Knows no records.
 //!
 //! fjall takes the first entry of a journal that does not decode for the end of an unfinished write, so a
 //! damaged journal makes a log that is shorter and fits together. Only what stands beside it can tell.

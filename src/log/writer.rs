@@ -1,6 +1,5 @@
-//! The one thread that writes: takes what waits, commits it at once, and hands out receipts after
-//! the fsync. Between commits it looks after the disk's free space, what may go, and a log that failed.
-//! Comes in: orders. Goes out: receipts, refusals and the link.
+//! The one thread that writes: takes what waits, commits it at once, and hands out receipts after the fsync. Between commits
+//! it checks the disk's free space, removes what may go, and reopens a log that failed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,7 +19,7 @@ use super::failure::AppendError;
 use super::retention::{Facts, Retention};
 use super::settings::{Keep, Settings};
 use super::store::Store;
-use crate::telemetry::Throttle;
+use crate::telemetry::{LOG_EVERY, Throttle};
 
 /// Messages and bytes of one commit, at most; one message may exceed the bytes.
 const BATCH_MESSAGES: usize = 1024;
@@ -32,9 +31,6 @@ const ROUND: Duration = Duration::from_secs(1);
 /// Waits between two attempts to open a failed log again.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
-
-/// Between two lines on one and the same thing.
-const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// Refusing ends only with this part of the reserve above it: a journal comes and goes with 64 MB.
 const RESERVE_MARGIN: u64 = 4;
@@ -205,15 +201,15 @@ impl Writer {
 
     fn append(&mut self, appends: &mut Vec<Append>, bytes: u64) {
         let answer = match self.state {
-            State::Taking if self.is_full(bytes) => Err("it holds as many bytes as it may"),
+            State::Taking if self.is_full(bytes) => Err("is full (spool.max_bytes)"),
             State::Taking => self.try_append(appends),
-            State::Full => Err("its disk has less free space than its reserve"),
-            State::Failed { .. } | State::Uncounted => Err("it failed, and is not open again yet"),
+            State::Full => Err("has less free disk space than its reserve"),
+            State::Failed { .. } | State::Uncounted => Err("failed, and is not open again yet"),
         };
         let mut receipts = answer.map(Vec::into_iter);
         for append in appends.drain(..) {
             let answer = match &mut receipts {
-                Ok(receipts) => receipts.next().ok_or_else(|| self.not_kept("it gave no receipt")),
+                Ok(receipts) => receipts.next().ok_or_else(|| self.not_kept("gave no receipt")),
                 Err(reason) => Err(self.not_kept(reason)),
             };
             // The caller may have stopped waiting; the message is kept all the same.
@@ -223,7 +219,7 @@ impl Writer {
 
     fn not_kept(&self, reason: &str) -> NotKept {
         let what = if self.settings.section == "embedded" { "embedded log" } else { self.settings.section };
-        NotKept(format!("the {what} takes nothing: {reason}").into())
+        NotKept(format!("the {what} {reason}").into())
     }
 
     /// Whether it may hold no more; one that forgets the oldest always may.
@@ -242,15 +238,15 @@ impl Writer {
             }
             Err(AppendError::Behind) => {
                 warn!("the disk is behind with its writes; messages are refused");
-                Err("its disk is behind with its writes")
+                Err("is behind with its disk writes")
             }
             Err(AppendError::Failed(reason)) => {
                 self.fail(&reason);
-                Err("its disk failed to take it")
+                Err("could not write to its disk")
             }
             Err(AppendError::Gone(gone)) => {
                 self.gone(&gone);
-                Err("it is not where it was opened")
+                Err("is not where it was opened")
             }
         }
     }
@@ -316,7 +312,7 @@ impl Writer {
             Ok(free) => free,
             Err(error) => {
                 if let Some(more) = UNREAD.pass() {
-                    warn!(%error, more, "the free space of {section}.dir cannot be read");
+                    warn!(%error, more, "cannot read the free space of {section}.dir");
                 }
                 return;
             }
@@ -326,13 +322,13 @@ impl Writer {
                 error!(
                     free,
                     reserve,
-                    "free space is below {section}.reserve: nothing more is taken; free some on the disk of \
+                    "free space is below {section}.reserve: messages are refused; free some on the disk of \
                      {section}.dir, or lower {section}.max_bytes"
                 );
                 self.enter(State::Full);
             }
             State::Full if free >= reserve + reserve / RESERVE_MARGIN => {
-                info!(free, "there is free space again for {section}.dir: messages are taken");
+                info!(free, "{section}.dir has free space again: messages are taken");
                 self.enter(State::Taking);
             }
             State::Taking | State::Full | State::Uncounted | State::Failed { .. } => {}
@@ -357,7 +353,7 @@ impl Writer {
         if matches!(self.settings.keep, Keep::UntilDone { .. }) {
             let bytes = self.store.remove_done()?;
             if bytes > 0 {
-                info!(bytes, "the {} gave back what is done behind what is not", self.settings.section);
+                info!(bytes, "the {} freed the space of messages that were sent", self.settings.section);
             }
         }
         let facts = self.store.facts();
@@ -371,7 +367,10 @@ impl Writer {
             match self.settings.keep {
                 Keep::For(_) => info!(segments = goes, bytes, "retention removed the oldest messages"),
                 Keep::UntilDone { .. } => {
-                    info!(segments = goes, bytes, "the {} gave back what is done", self.settings.section)
+                    info!(
+                        segments = goes,
+                        bytes, "the {} freed the space of messages that were sent", self.settings.section
+                    )
                 }
             }
         }
@@ -384,10 +383,7 @@ impl Writer {
         if matches!(self.state, State::Failed { .. }) {
             return;
         }
-        error!(
-            reason,
-            "the log failed: messages are refused until it is open again; look after the disk of {section}.dir"
-        );
+        error!(reason, "the log failed: messages are refused until it is open again; check the disk of {section}.dir");
         self.enter(State::Failed { retry: Instant::now(), wait: FIRST_RETRY });
     }
 
@@ -397,7 +393,7 @@ impl Writer {
             return;
         }
         let error = gone.explain(&self.settings);
-        error!(%error, "the log is not where it was opened: messages are refused until it is");
+        error!(%error, "the log is no longer where it was opened: messages are refused until it is back");
         self.enter(State::Failed { retry: Instant::now() + FIRST_RETRY, wait: FIRST_RETRY });
     }
 
@@ -412,7 +408,7 @@ impl Writer {
                 self.reopened.send_modify(|times| *times += 1);
             }
             Err(error) => {
-                error!(%error, retry_in = ?wait, "the log could not be opened again");
+                error!(%error, retry_in = ?wait, "reopening the log failed");
                 let next = (wait * 2).min(LONGEST_RETRY);
                 self.enter(State::Failed { retry: Instant::now() + wait, wait: next });
             }
@@ -420,7 +416,7 @@ impl Writer {
     }
 
     fn take_again(&mut self) {
-        info!("the log is open again and whole: messages are taken");
+        info!("the log is open again, with all its records: messages are taken");
         self.enter(State::Taking);
         self.check_space();
     }

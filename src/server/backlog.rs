@@ -1,5 +1,4 @@
-//! Whether a client takes what is written to it. Comes in: how much of each write it took. Goes out: until
-//! when what waits may go on waiting.
+//! Whether a client reads what is written to it, and until when what waits may go on waiting.
 
 use std::time::Duration;
 

@@ -1,21 +1,18 @@
-//! What becomes of a connection that brings no request, or that has to leave or to wait: each kind is
-//! counted, and said, at most one line of a kind in ten seconds, with what to do about it.
+//! What becomes of a connection without a request, or one that is closed early or made to wait: each kind is counted, and
+//! logged at most once in ten seconds, with what to do about it.
 
 use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
-use std::time::Duration;
 
 use rustix::io::Errno;
 use strum::{IntoStaticStr, VariantNames};
 
-use super::clock::Expired;
 use super::first_bytes::Protocol;
+use super::timer::Expired;
 use crate::metrics::Metrics;
-use crate::telemetry::Throttle;
-
-const LOG_EVERY: Duration = Duration::from_secs(10);
+use crate::telemetry::{LOG_EVERY, Throttle};
 
 /// Names the `reason` of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantNames)]
@@ -40,7 +37,7 @@ pub(super) enum ConnectionError {
     ReplyNotRead,
     /// Others wanted its place.
     ClosedForRoom,
-    /// All places are taken, and nobody rests.
+    /// All slots are taken, and nobody rests.
     NoPlace,
     TooManyOpenFiles,
     /// The system did not give what an accepted connection needs.
@@ -71,7 +68,7 @@ impl ConnectionError {
             Expired::Head => Some(Self::HeadIncomplete),
             Expired::Unread => Some(Self::ReplyNotRead),
             // Was recorded when it was asked to.
-            Expired::GaveWay => None,
+            Expired::Evicted => None,
             Expired::Idle | Expired::Left => None,
         }
     }
@@ -103,63 +100,61 @@ impl ConnectionError {
             Self::Silent => return None,
             Self::Malformed => (
                 "answered 400 to what is no HTTP/1.1 request",
-                format!("see what else speaks to `{section}.listen`, or alters requests on their way").into(),
+                format!("check what else connects to `{section}.listen`, or changes requests on their way").into(),
             ),
             Self::UriTooLong => {
-                ("answered 414: the URI is too long", "no URL of the bridge's is so long: see who asks".into())
+                ("answered 414: the URI is too long", "no URL of the bridge is so long: check who sends it".into())
             }
             Self::HeadTooLarge => (
-                "answered 431: the head is larger, or has more headers, than is taken",
+                "answered 431: the head is too large, or has too many headers",
                 match section {
                     "server" => {
-                        "raise `server.max_header_bytes` or `server.max_headers`, or see what adds headers".into()
+                        "raise `server.max_header_bytes` or `server.max_headers`, or check what adds headers".into()
                     }
                     _ => "send fewer headers".into(),
                 },
             ),
             Self::ProxyProtocol => (
                 "refused a connection that begins with PROXY protocol",
-                "something in front speaks PROXY protocol: switch it off there, and have it set X-Forwarded-For".into(),
+                "a proxy in front speaks PROXY protocol: turn that off, and have it set X-Forwarded-For".into(),
             ),
             Self::Http2 => (
                 "refused a connection that speaks HTTP/2",
-                "something in front speaks HTTP/2: have it speak HTTP/1.1 to the bridge".into(),
+                "a proxy in front speaks HTTP/2: have it speak HTTP/1.1 to the bridge".into(),
             ),
             Self::Tls => (
                 "refused a connection that speaks TLS: this listener speaks plain HTTP",
                 match section {
-                    "admin" => "something in front speaks HTTPS: have it speak plain HTTP".into(),
-                    _ => format!("something in front speaks HTTPS: have it speak plain HTTP, or set `{section}.tls`")
+                    "admin" => "a proxy in front speaks HTTPS: have it speak plain HTTP".into(),
+                    _ => format!("a proxy in front speaks HTTPS: have it speak plain HTTP, or set `{section}.tls`")
                         .into(),
                 },
             ),
             Self::PlainHttp => (
                 "refused a connection that speaks plain HTTP: this listener speaks TLS",
-                format!("something in front speaks plain HTTP: have it speak HTTPS, or remove `{section}.tls`").into(),
+                format!("a proxy in front speaks plain HTTP: have it speak HTTPS, or remove `{section}.tls`").into(),
             ),
             Self::TlsHandshake => (
                 "TLS handshake failed",
-                format!("see whether the client trusts the certificate of `{section}.tls`, and speaks TLS 1.2 or 1.3")
+                format!("check that the client trusts the certificate of `{section}.tls`, and speaks TLS 1.2 or 1.3")
                     .into(),
             ),
             Self::HeadIncomplete => (
-                "a request's head was begun and never completed",
-                "see to the client, and to the network on its way; `server.header_timeout` is the time that a head has"
+                "a request's head was started and never completed",
+                "check the client and the network on its way; `server.header_timeout` is the time that a head has"
                     .into(),
             ),
             Self::ReplyNotRead => (
-                "closed a connection whose client takes no replies",
-                "see to the client, and to the network on its way".into(),
+                "closed a connection whose client does not read replies",
+                "check the client and the network on its way".into(),
             ),
-            Self::ClosedForRoom => {
-                ("no place for another connection: closed the one that rested longest", of_crowd(section))
-            }
-            Self::NoPlace => ("every connection is at work: new ones wait", of_crowd(section)),
+            Self::ClosedForRoom => ("too many connections: closed the one that was idle longest", of_crowd(section)),
+            Self::NoPlace => ("all connections are busy: new ones wait", of_crowd(section)),
             Self::TooManyOpenFiles => (
                 "could not accept a connection: too many open files",
                 "raise the limit of open files (LimitNOFILE=, ulimit -n), or lower `server.max_connections`".into(),
             ),
-            Self::NotAccepted => ("could not accept a connection", "see to the limits of this machine".into()),
+            Self::NotAccepted => ("could not accept a connection", "check the limits of this machine".into()),
         })
     }
 }
@@ -168,10 +163,10 @@ impl ConnectionError {
 fn of_crowd(section: &str) -> Cow<'static, str> {
     match section {
         "server" => {
-            "see who opens so many; raise `server.max_connections` and the limit of open files, or run more bridges"
+            "check who opens so many; raise `server.max_connections` and the limit of open files, or run more bridges"
                 .into()
         }
-        _ => "see who opens so many".into(),
+        _ => "check who opens so many".into(),
     }
 }
 

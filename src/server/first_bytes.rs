@@ -1,5 +1,5 @@
-//! What the first bytes of a connection say that it speaks, where that is not what is spoken here. For
-//! the log alone: nobody is treated by it.
+//! Which protocol the first bytes of a connection are of, where it is not the one that this listener speaks. For the log
+//! alone.
 
 use std::io;
 use std::pin::Pin;

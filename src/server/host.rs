@@ -1,4 +1,4 @@
-//! Who may speak to a listener that trusts its own machine.
+//! Whether a request comes from this machine, for a listener that trusts it.
 
 use std::net::IpAddr;
 

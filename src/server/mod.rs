@@ -1,21 +1,24 @@
-//! Connections, limits and deadlines. Comes in: a bound listener. Goes out: requests with the moment
-//! their first byte came, to a [`Service`]. Knows nothing of Terra or of a bus.
+//! Connections, limits and deadlines of a listener; hands requests to a [`Service`]. Knows nothing of Terra or of a bus.
+//!
+//! `timer` times a connection, `backlog` a client that does not read, `slots` bounds their number; `body` reads a body, `tls`
+//! serves certificates; `errors` logs connections that fail, with the help of `first_bytes`; `descriptors` shares out file
+//! descriptors, `host` checks the `Host` header, `pinned_client` is the other end, for the commands.
 
 mod backlog;
 mod body;
-mod clock;
+mod timer;
 pub mod descriptors;
 mod errors;
 mod first_bytes;
 mod host;
-mod pinned;
-mod places;
+mod pinned_client;
+mod slots;
 mod tls;
 
 pub use body::{Body, BodyError, BodyLimits, has_content_encoding};
 pub use errors::ConnectionLog;
 pub(crate) use host::{is_loopback, loopback_host};
-pub(crate) use pinned::{connector, scheme};
+pub(crate) use pinned_client::{connector, scheme};
 pub use tls::{CertificateError, Certificates, Reloaded};
 
 use std::convert::Infallible;
@@ -42,10 +45,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config;
-use clock::{Clock, Clocked, Expired};
 use errors::ConnectionError;
 use first_bytes::{FirstBytes, Opening};
-use places::Places;
+use slots::ConnectionSlots;
+use timer::{ConnectionTimer, Expired, TimedStream};
 
 /// What any listener answers with: a small body, or a stream.
 pub type Reply = http::Response<UnsyncBoxBody<Bytes, std::io::Error>>;
@@ -124,7 +127,7 @@ pub async fn serve(
     log: ConnectionLog,
     stop: CancellationToken,
 ) -> usize {
-    let places = Places::new(limits.max_connections);
+    let slots = ConnectionSlots::new(limits.max_connections);
     if limits.small_replies {
         // Accepted sockets inherit it. Where it cannot be set, the kernel's own bound holds.
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(&listener, SEND_BUFFER);
@@ -135,12 +138,12 @@ pub async fn serve(
         // What is over the cap, one aside, waits in the kernel.
         let next = async {
             let stream = accept(&listener, &log).await;
-            let clock = Arc::new(Clock::new(limits.header_timeout, limits.idle_timeout));
-            let place = places.take(&clock, &log).await;
-            clock.begin();
-            (stream, clock, place)
+            let timer = Arc::new(ConnectionTimer::new(limits.header_timeout, limits.idle_timeout));
+            let slot = slots.take(&timer, &log).await;
+            timer.begin();
+            (stream, timer, slot)
         };
-        let (stream, clock, place) = tokio::select! {
+        let (stream, timer, slot) = tokio::select! {
             biased;
             () = stop.cancelled() => break,
             next = next => next,
@@ -150,13 +153,13 @@ pub async fn serve(
         connections.spawn(async move {
             tokio::select! {
                 () = abort.cancelled() => {}
-                error = connection(stream, clock, tls, &limits, service, &log, stop) => {
+                error = connection(stream, timer, tls, &limits, service, &log, stop) => {
                     if let Some(error) = error {
                         log.record(error);
                     }
                 }
             }
-            drop((open, place));
+            drop((open, slot));
         });
     }
     drop(listener);
@@ -182,7 +185,7 @@ async fn accept(listener: &TcpListener, log: &ConnectionLog) -> TcpStream {
 
 async fn connection(
     stream: TcpStream,
-    clock: Arc<Clock>,
+    timer: Arc<ConnectionTimer>,
     tls: Option<Certificates>,
     limits: &Limits,
     service: impl Service,
@@ -195,19 +198,19 @@ async fn connection(
     let opening = Opening::default();
     let stream = FirstBytes::new(stream, opening.clone());
     let Some(tls) = tls else {
-        let error = http(stream, &clock, peer, limits, service, stop).await?;
+        let error = http(stream, &timer, peer, limits, service, stop).await?;
         return Some(opening.protocol().and_then(ConnectionError::of_protocol).unwrap_or(error));
     };
     let failed = tokio::select! {
         accepted = tls.accept(stream) => match accepted {
             Ok(stream) => {
-                clock.begin();
-                return http(stream, &clock, peer, limits, service, stop).await;
+                timer.begin();
+                return http(stream, &timer, peer, limits, service, stop).await;
             }
             Err(error) => error,
         },
-        expired = clock.expired() => match expired {
-            Expired::GaveWay => return None,
+        expired = timer.expired() => match expired {
+            Expired::Evicted => return None,
             _ if opening.is_silent() => return Some(ConnectionError::Silent),
             _ => "it was not complete in time".to_owned(),
         },
@@ -221,34 +224,34 @@ async fn connection(
     error
 }
 
-/// The clock stands above TLS: a byte of a head is one that could be decrypted. Returns what is to be said
+/// The timer stands above TLS: a byte of a head is one that could be decrypted. Returns what is to be said
 /// of its end.
 async fn http(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    clock: &Arc<Clock>,
+    timer: &Arc<ConnectionTimer>,
     peer: Option<Peer>,
     limits: &Limits,
     service: impl Service,
     stop: CancellationToken,
 ) -> Option<ConnectionError> {
     let answer = |mut request: Request<Incoming>| {
-        let arrived = clock.head_complete();
+        let arrived = timer.head_complete();
         peer.map(|peer| request.extensions_mut().insert(peer));
-        let (service, clock) = (service.clone(), clock.clone());
+        let (service, timer) = (service.clone(), timer.clone());
         async move {
             let mut reply = service.call(request, arrived).await;
             if reply.body().size_hint().exact().is_none() {
                 // A stream may rest longer than a connection may; the connection ends with it.
                 reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             } else {
-                clock.answered(reply.headers().get(CONNECTION).is_some_and(|value| value == "close"));
+                timer.answered(reply.headers().get(CONNECTION).is_some_and(|value| value == "close"));
             }
             Ok::<_, Infallible>(reply)
         }
     };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        // The clock knows an idle connection from one that dribbles a head; hyper's timer does not.
+        // The timer knows an idle connection from one that dribbles a head; hyper's timer does not.
         .header_read_timeout(None)
         .max_header_size(limits.max_header_bytes)
         .max_headers(limits.max_headers)
@@ -257,17 +260,17 @@ async fn http(
         // Who has sent a whole request may say so and still gets the answer. Who has left for good looks the
         // same until then: only where each answer comes within a deadline.
         .half_close(limits.small_replies)
-        .serve_connection(TokioIo::new(Clocked::new(stream, clock.clone())), service_fn(answer));
+        .serve_connection(TokioIo::new(TimedStream::new(stream, timer.clone())), service_fn(answer));
     let mut connection = pin!(connection);
-    let mut expired = pin!(clock.expired());
+    let mut expired = pin!(timer.expired());
     let mut stopping = false;
     loop {
         tokio::select! {
-            // In this order: a request that is complete is served, whoever wants the place.
+            // In this order: a request that is complete is served, whoever wants the slot.
             biased;
             // Other errors are how clients leave, or are reported with their request.
             ended = connection.as_mut() => {
-                return ConnectionError::of_hyper(&ended.err()?, clock.in_head());
+                return ConnectionError::of_hyper(&ended.err()?, timer.in_head());
             }
             expired = expired.as_mut() => return ConnectionError::of_expired(expired),
             () = stop.cancelled(), if !stopping => {

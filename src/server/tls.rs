@@ -1,5 +1,5 @@
-//! HTTPS. Comes in: two PEM files and accepted sockets. Goes out: streams of plain bytes. The files may
-//! change while the listener runs; what is served then is always a pair that fits.
+//! HTTPS with a certificate and key from PEM files. The files may change while the listener runs; a pair that does not fit
+//! is never served.
 
 use std::fmt;
 use std::path::Path;
@@ -125,7 +125,7 @@ impl Certificates {
         let key = parse(section, &pem).map_err(|error| (error, Some(pem.clone())))?;
         *self.0.served.0.write().unwrap_or_else(PoisonError::into_inner) = key;
         *seen = Seen { served: pem, unfit: None, hangs: false };
-        tracing::info!(section, "serving a new certificate to new connections");
+        tracing::info!(section, "new connections get a new certificate");
         Ok(Reloaded::Changed)
     }
 
@@ -144,7 +144,7 @@ impl Certificates {
         let told = std::mem::replace(&mut seen.hangs, error.hangs);
         if error.hangs {
             if !told {
-                tracing::warn!(%error, "looking for a new certificate takes too long; the one before is still served");
+                tracing::warn!(%error, "reading the certificate files takes too long; the old pair stays in use");
             }
             return;
         }
@@ -153,7 +153,7 @@ impl Certificates {
             // The same as at the last look: nobody is in the middle of replacing it.
             Some((before, told)) if *before == pem => {
                 if !std::mem::replace(told, true) {
-                    tracing::error!(%error, "the new certificate cannot be served; the one before still is");
+                    tracing::error!(%error, "the new certificate and key do not fit; the old pair stays in use");
                 }
             }
             unfit => *unfit = Some((pem, false)),

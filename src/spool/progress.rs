@@ -1,5 +1,4 @@
-//! How far a topic is drained. Comes in: what is pending at the start, then what is done. Goes out:
-//! where to read on. Touches no disk.
+//! How far a topic is drained, and where to read on. Touches no disk.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;

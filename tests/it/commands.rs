@@ -130,7 +130,7 @@ fn check_shows_each_value_with_its_source_and_every_route() {
 
 #[test]
 fn what_begins_as_its_own_variables_do_and_is_ignored_is_said_at_the_start() {
-    const SAID: &str = "variables that begin as the bridge's do are ignored";
+    const SAID: &str = "unknown TERRA_BRIDGE_ variables are ignored";
     let bus = Bus::embedded().expect("needs no broker");
     let mut environment = bus.environment();
     environment.push(("TERRA_BRIDGE_PORT".into(), "tcp://10.0.0.1:80".into()));

@@ -20,7 +20,7 @@ const SOON: Duration = Duration::from_secs(10);
 const PATIENT: [(&str, &str); 3] =
     [("SERVER__MAX_CONNECTIONS", "20"), ("SERVER__IDLE_TIMEOUT", "1h"), ("SERVER__HEADER_TIMEOUT", "1m")];
 
-const CROWDED: &str = "no place for another connection: closed the one that rested longest";
+const CROWDED: &str = "too many connections: closed the one that was idle longest";
 
 fn numbered(n: usize) -> Attempt {
     Attempt::of(format!(r#"{{"type":"daily","user":{{"user_id":"u"}},"n":{n}}}"#))
@@ -94,7 +94,7 @@ fn requests_at_work_leave_for_nobody_and_who_waits_for_them_is_told_of() {
     let to = bridge.deliveries;
     let fresh = std::thread::spawn(move || numbered(2).post(to).status);
     until("somebody waits", SOON, || (errors(&bridge, "server", "no_place") == 1).then_some(()));
-    let said = || (!bridge.said("every connection is at work: new ones wait").is_empty()).then_some(());
+    let said = || (!bridge.said("all connections are busy: new ones wait").is_empty()).then_some(());
     until("it is said", SOON, said);
     for (mut half, rest) in halves {
         half.write(&[rest]).expect("it goes out");

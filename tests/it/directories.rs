@@ -17,7 +17,7 @@ use crate::support::terra::{Attempt, SECRET};
 use crate::support::until;
 
 const WITHIN: Duration = Duration::from_secs(60);
-const GONE: &str = "the log is not where it was opened: messages are refused until it is";
+const GONE: &str = "the log is no longer where it was opened: messages are refused until it is back";
 
 /// On a bus of the embedded log, which lies in a directory of this test's own.
 fn embedded() -> (Bus, PathBuf) {

@@ -153,7 +153,7 @@ fn readers_get_the_new_certificate_of_the_embedded_log() {
 
 #[test]
 fn a_signal_has_the_certificates_looked_at_before_the_reload_is_said() {
-    const UNFIT: &str = "the new certificate cannot be served; the one before still is";
+    const UNFIT: &str = "the new certificate and key do not fit; the old pair stays in use";
     let (pair, readers, other) = (Pair::new(), Pair::new(), Pair::new());
     let bus = Bus::embedded().expect("needs no broker");
     let mut environment = bus.environment();
@@ -193,7 +193,7 @@ fn a_pair_that_cannot_be_served_is_said_before_a_port_opens() {
         let output = output.expect("the binary runs");
         let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         assert!(said.contains("server.tls.key") && said.contains("not the key of the certificate"), "{said}");
-        assert!(!output.status.success() && !said.contains("taking deliveries"), "{said}");
+        assert!(!output.status.success() && !said.contains("listening for deliveries"), "{said}");
     }
 }
 

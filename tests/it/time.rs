@@ -11,8 +11,7 @@ use crate::support::until;
 const MINUTE: i64 = 60;
 const HOUR: i64 = 60 * MINUTE;
 const UNTIMELY: &str = "rejected a delivery that Terra signed";
-const LEAPT: &str =
-    "the clock of this machine leapt; nothing expires by that: ages are counted by the time that really passed";
+const LEAPT: &str = "the clock of this machine jumped; nothing expires by that: ages count the time that really passed";
 const SAID_WITHIN: Duration = Duration::from_secs(5);
 
 fn bridge() -> (Bus, Bridge) {

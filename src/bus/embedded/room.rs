@@ -9,14 +9,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::metrics::ReaderGauges;
-use crate::telemetry::Throttle;
+use crate::telemetry::{LOG_EVERY, Throttle};
 
 /// Bytes that all readers hold together, at most; a single event that takes more is alone then.
 pub(super) const MOST: usize = 64 << 20;
 
 const KIB: usize = 1 << 10;
-
-const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// Cloning shares it.
 #[derive(Clone)]

@@ -1,5 +1,4 @@
-//! How files break. Comes in: a directory and dice. Goes out: the same directory with one file torn,
-//! flipped, zeroed, repeated in part, or gone, and what was done to it.
+//! Breaks one file of a directory: torn, flipped, zeroed, repeated in part, or gone.
 
 use std::fs::File;
 use std::io;

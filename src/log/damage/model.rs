@@ -1,5 +1,4 @@
-//! What a log has to hold. Comes in: what is done to it, step by step. Goes out: every topic's records, and
-//! of a spool what is pending. Touches no disk.
+//! What a log has to hold after each step. Touches no disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

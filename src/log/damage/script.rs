@@ -1,5 +1,4 @@
-//! What a log is made of. Comes in: a seed. Goes out: a directory that a child process wrote, most often
-//! until `kill -9`, and what it acknowledged.
+//! Makes a log from a seed: a directory that a child process wrote, most often until `kill -9`, and what it acknowledged.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;

@@ -88,7 +88,7 @@ impl Bridge {
             let line: serde_json::Value = serde_json::from_str(line).expect("a JSON line");
             line["listen"].as_str()?.parse().ok()
         };
-        let deliveries = listens("taking deliveries").expect("an address for deliveries");
+        let deliveries = listens("listening for deliveries").expect("an address for deliveries");
         let admin = listens("answering /livez").expect("an address of the admin listener");
         let reader = listens("answering readers");
         Ok(Self { child, lines, unread, stdout: pipe, deliveries, admin, reader })

@@ -1,5 +1,4 @@
-//! Which hosts a link may name. Comes in: patterns of the configuration, and the authority of a link.
-//! Goes out: yes or no. Resolves nothing.
+//! Which hosts a link may name, by the patterns of `s3.hosts`. Resolves nothing.
 
 use http::uri::Authority;
 
@@ -7,9 +6,9 @@ const HTTPS: u16 = 443;
 
 /// Patterns of `s3.hosts`.
 #[derive(Debug)]
-pub struct Hosts(Vec<(String, u16)>);
+pub struct AllowedHosts(Vec<(String, u16)>);
 
-impl Hosts {
+impl AllowedHosts {
     /// Of patterns that the configuration has checked: a name with or without a port, in which `*` stands
     /// for one whole part between dots.
     pub fn new(patterns: &[String]) -> Self {
@@ -20,7 +19,7 @@ impl Hosts {
         Self(patterns.iter().map(parse).collect())
     }
 
-    pub fn have(&self, authority: &Authority) -> bool {
+    pub fn allow(&self, authority: &Authority) -> bool {
         let host = authority.host().to_ascii_lowercase();
         let port = authority.port_u16().unwrap_or(HTTPS);
         self.0.iter().any(|(pattern, its_port)| *its_port == port && fits(pattern, &host))
@@ -38,8 +37,8 @@ mod tests {
 
     #[test]
     fn a_star_stands_for_one_whole_part() {
-        let hosts = Hosts::new(&["*.s3.*.amazonaws.com".into(), "Store.example:8443".into(), "[::1]:7".into()]);
-        let have = |authority: &str| hosts.have(&authority.parse().unwrap());
+        let hosts = AllowedHosts::new(&["*.s3.*.amazonaws.com".into(), "Store.example:8443".into(), "[::1]:7".into()]);
+        let have = |authority: &str| hosts.allow(&authority.parse().unwrap());
         for authority in
             ["b.s3.eu-west-2.amazonaws.com", "B.S3.eu-west-2.AmazonAWS.com:443", "store.example:8443", "[::1]:7"]
         {

@@ -1,5 +1,5 @@
-//! Connecting, with one bound for all of it: name, TCP and TLS. Comes in: a connector. Goes out: one that gives
-//! up. The client goes on connecting where another connection came free first, and bounds nothing of that.
+//! One timeout for all of connecting: name, TCP and TLS. The HTTP client goes on connecting where another connection came
+//! free first, and bounds nothing of that.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,18 +11,18 @@ use tower_service::Service;
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 #[derive(Clone)]
-pub(super) struct InTime<C> {
+pub(super) struct ConnectTimeout<C> {
     connector: C,
     within: Duration,
 }
 
-impl<C> InTime<C> {
+impl<C> ConnectTimeout<C> {
     pub(super) fn new(connector: C, within: Duration) -> Self {
         Self { connector, within }
     }
 }
 
-impl<C> Service<Uri> for InTime<C>
+impl<C> Service<Uri> for ConnectTimeout<C>
 where
     C: Service<Uri>,
     C::Future: Send + 'static,
@@ -65,7 +65,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_handshake_without_an_end_is_given_up() {
-        let error = InTime::new(Never, Duration::from_secs(3)).call(Uri::from_static("https://b")).await.unwrap_err();
+        let error =
+            ConnectTimeout::new(Never, Duration::from_secs(3)).call(Uri::from_static("https://b")).await.unwrap_err();
         assert!(error.is::<tokio::time::error::Elapsed>(), "{error}");
     }
 }

@@ -1,5 +1,5 @@
-//! How the commands trust the bridge that they belong to: by the very certificate that their common
-//! configuration names, whatever its names and whoever signed it.
+//! How the commands trust their own bridge: by the very certificate that the configuration names, whatever its names and
+//! whoever signed it.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Which addresses a link may lead to: judged after DNS, on the very address that is connected to, so
-//! that no name leads into an inner network. Comes in: names and addresses. Goes out: those allowed.
+//! Which addresses a link may lead to: checked after DNS, on the very address that is connected to, so that no name leads
+//! into a private network.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::pin::Pin;

@@ -1,5 +1,4 @@
-//! Places for connections: as many as there may be at once, and who gives way when all are taken. Comes
-//! in: accepted connections. Goes out: a place for each, at once where one that does nothing has to leave.
+//! Slots for connections, as many as there may be at once. Where all are taken, an idle connection is closed for a new one.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -8,17 +7,17 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::clock::{Clock, Spare};
 use super::errors::{ConnectionError, ConnectionLog};
+use super::timer::{ConnectionTimer, Evictable};
 
-/// How long to wait for a place before looking again who could give way.
+/// How long to wait for a slot before looking again who could give way.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Looking at all connections costs more than asking one to leave: the first of one look to go, this
 /// part of all, go one after the other.
 const PART_OF_A_LOOK: usize = 8;
 
-pub(super) struct Places {
+pub(super) struct ConnectionSlots {
     free: Arc<Semaphore>,
     most: usize,
     taken: Mutex<Taken>,
@@ -27,27 +26,27 @@ pub(super) struct Places {
 #[derive(Default)]
 struct Taken {
     next: u64,
-    clocks: HashMap<u64, Arc<Clock>>,
+    timers: HashMap<u64, Arc<ConnectionTimer>>,
     /// The first to go last.
-    spare: Vec<(Spare, Weak<Clock>)>,
+    evictable: Vec<(Evictable, Weak<ConnectionTimer>)>,
 }
 
-/// One connection's place. Dropping it frees it.
-pub(super) struct Place {
-    places: Arc<Places>,
+/// One connection's slot. Dropping it frees it.
+pub(super) struct ConnectionSlot {
+    slots: Arc<ConnectionSlots>,
     number: u64,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Places {
+impl ConnectionSlots {
     pub(super) fn new(most: usize) -> Arc<Self> {
         let most = most.min(Semaphore::MAX_PERMITS);
         Arc::new(Self { free: Arc::new(Semaphore::new(most)), most, taken: Mutex::default() })
     }
 
-    /// A place for the connection of this clock. Where all are taken, the connection that has rested longest
+    /// A slot for the connection of this timer. Where all are taken, the connection that has rested longest
     /// has to leave; where none rests, this waits until one does. Cancel-safe.
-    pub(super) async fn take(self: &Arc<Self>, clock: &Arc<Clock>, log: &ConnectionLog) -> Place {
+    pub(super) async fn take(self: &Arc<Self>, timer: &Arc<ConnectionTimer>, log: &ConnectionLog) -> ConnectionSlot {
         let permit = match self.free.clone().try_acquire_owned() {
             Ok(permit) => permit,
             Err(_) => self.wait(log).await,
@@ -55,17 +54,17 @@ impl Places {
         let mut taken = self.taken();
         let number = taken.next;
         taken.next += 1;
-        taken.clocks.insert(number, clock.clone());
+        taken.timers.insert(number, timer.clone());
         drop(taken);
-        Place { places: self.clone(), number, _permit: permit }
+        ConnectionSlot { slots: self.clone(), number, _permit: permit }
     }
 
     async fn wait(&self, log: &ConnectionLog) -> OwnedSemaphorePermit {
-        let mut leaving: Option<Weak<Clock>> = None;
+        let mut leaving: Option<Weak<ConnectionTimer>> = None;
         let mut waits = false;
         loop {
             // One that was asked and has not left yet is on its way.
-            if leaving.as_ref().and_then(Weak::upgrade).is_none_or(|clock| !clock.is_giving_way()) {
+            if leaving.as_ref().and_then(Weak::upgrade).is_none_or(|timer| !timer.is_evicting()) {
                 leaving = self.make_room();
                 match &leaving {
                     Some(_) => log.record(ConnectionError::ClosedForRoom),
@@ -73,23 +72,23 @@ impl Places {
                     None => {}
                 }
             }
-            let place = self.free.clone().acquire_owned();
-            if let Ok(permit) = tokio::time::timeout(LOOK_AGAIN, place).await {
+            let slot = self.free.clone().acquire_owned();
+            if let Ok(permit) = tokio::time::timeout(LOOK_AGAIN, slot).await {
                 return permit.expect("the semaphore is never closed");
             }
         }
     }
 
     /// Asks one connection to leave; `None` where all are at work.
-    fn make_room(&self) -> Option<Weak<Clock>> {
+    fn make_room(&self) -> Option<Weak<ConnectionTimer>> {
         let mut taken = self.taken();
         for look in [false, true] {
             if look {
                 taken.look(self.most);
             }
-            while let Some((spare, clock)) = taken.spare.pop() {
-                if clock.upgrade().is_some_and(|clock| clock.give_way(spare)) {
-                    return Some(clock);
+            while let Some((evictable, timer)) = taken.evictable.pop() {
+                if timer.upgrade().is_some_and(|timer| timer.evict(evictable)) {
+                    return Some(timer);
                 }
             }
         }
@@ -104,16 +103,16 @@ impl Places {
 impl Taken {
     fn look(&mut self, most: usize) {
         let now = Instant::now();
-        let spare = |clock: &Arc<Clock>| Some((clock.spare(now)?, Arc::downgrade(clock)));
-        self.spare = self.clocks.values().filter_map(spare).collect();
-        self.spare.sort_unstable_by_key(|(spare, _)| *spare);
-        self.spare.truncate(most.div_ceil(PART_OF_A_LOOK));
-        self.spare.reverse();
+        let evictable = |timer: &Arc<ConnectionTimer>| Some((timer.evictable(now)?, Arc::downgrade(timer)));
+        self.evictable = self.timers.values().filter_map(evictable).collect();
+        self.evictable.sort_unstable_by_key(|(evictable, _)| *evictable);
+        self.evictable.truncate(most.div_ceil(PART_OF_A_LOOK));
+        self.evictable.reverse();
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        self.places.taken().clocks.remove(&self.number);
+        self.slots.taken().timers.remove(&self.number);
     }
 }

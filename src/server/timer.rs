@@ -1,7 +1,4 @@
-//! When a connection has had its time: idle too long, too slow with a head, too slow
-//! to take an answer or to leave.
-//! Comes in: the bytes of a connection as they are read. Goes out: the moment of a request's first
-//! byte, and the end of the connection's patience.
+//! Times one connection: whether it is idle too long, too slow with a head, too slow to read a reply or to close.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -21,7 +18,7 @@ use super::backlog::Backlog;
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 32 << 20;
 
-/// A connection that is silent, slow or leaving has at least this time, however many want its place: longer
+/// A connection that is silent, slow or leaving has at least this time, however many want its slot: longer
 /// than the first bytes of an honest one take after it was opened.
 const LEAST_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -37,8 +34,8 @@ enum Phase {
     Busy,
     /// Answered for the last time: the client may read the reply and leave.
     Leaving(Instant),
-    /// Others want its place.
-    GivingWay,
+    /// Others want its slot.
+    Evicting,
 }
 
 /// Why a connection's time is up.
@@ -53,29 +50,29 @@ pub(super) enum Expired {
     Unread,
     /// Answered for the last time, and not closed by the client.
     Left,
-    GaveWay,
+    Evicted,
 }
 
 /// Who gives way to others: the least first, and of those the longest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Spare {
-    Resting(Instant),
+pub(super) enum Evictable {
+    Idle(Instant),
     SlowHead(Instant),
 }
 
-pub(super) struct Clock {
+pub(super) struct ConnectionTimer {
     phase: Mutex<Phase>,
     backlog: Mutex<Backlog>,
-    giving_way: Notify,
+    evicting: Notify,
     header_timeout: Duration,
     idle_timeout: Duration,
 }
 
-impl Clock {
+impl ConnectionTimer {
     /// A connection that never says anything has the time of a head, not the time of an idle one.
     pub(super) fn new(header_timeout: Duration, idle_timeout: Duration) -> Self {
         let phase = Mutex::new(Phase::New(Instant::now()));
-        Self { phase, backlog: Mutex::default(), giving_way: Notify::new(), header_timeout, idle_timeout }
+        Self { phase, backlog: Mutex::default(), evicting: Notify::new(), header_timeout, idle_timeout }
     }
 
     /// Whatever the connection had to wait for is over: a head, or the handshake before it, has its time from
@@ -93,7 +90,7 @@ impl Clock {
         let arrived = match *phase {
             Phase::Head(since) => since,
             // A pipelined head was read together with the request before it.
-            Phase::New(_) | Phase::Idle(_) | Phase::Busy | Phase::Leaving(_) | Phase::GivingWay => Instant::now(),
+            Phase::New(_) | Phase::Idle(_) | Phase::Busy | Phase::Leaving(_) | Phase::Evicting => Instant::now(),
         };
         *phase = Phase::Busy;
         arrived
@@ -116,35 +113,35 @@ impl Clock {
         matches!(*self.phase(), Phase::Head(_))
     }
 
-    /// Whether others may have its place; `None` while it is at work, or as good as new.
-    pub(super) fn spare(&self, now: Instant) -> Option<Spare> {
+    /// Whether others may have its slot; `None` while it is at work, or as good as new.
+    pub(super) fn evictable(&self, now: Instant) -> Option<Evictable> {
         let patient = |since: &Instant| *since + LEAST_PATIENCE <= now;
         match *self.phase() {
             Phase::Idle(since) | Phase::New(since) | Phase::Leaving(since) => {
-                Some(since).filter(patient).map(Spare::Resting)
+                Some(since).filter(patient).map(Evictable::Idle)
             }
-            Phase::Head(since) => Some(since).filter(patient).map(Spare::SlowHead),
-            Phase::Busy | Phase::GivingWay => None,
+            Phase::Head(since) => Some(since).filter(patient).map(Evictable::SlowHead),
+            Phase::Busy | Phase::Evicting => None,
         }
     }
 
-    /// Ends the connection's time where it is still as `spare`. A request that is complete by then is served.
-    pub(super) fn give_way(&self, spare: Spare) -> bool {
+    /// Ends the connection's time where it is still as `evictable`. A request that is complete by then is served.
+    pub(super) fn evict(&self, evictable: Evictable) -> bool {
         let mut phase = self.phase();
-        let still = match (*phase, spare) {
-            (Phase::Idle(since) | Phase::New(since) | Phase::Leaving(since), Spare::Resting(was)) => since == was,
-            (Phase::Head(since), Spare::SlowHead(was)) => since == was,
+        let still = match (*phase, evictable) {
+            (Phase::Idle(since) | Phase::New(since) | Phase::Leaving(since), Evictable::Idle(was)) => since == was,
+            (Phase::Head(since), Evictable::SlowHead(was)) => since == was,
             _ => false,
         };
         if still {
-            *phase = Phase::GivingWay;
-            self.giving_way.notify_one();
+            *phase = Phase::Evicting;
+            self.evicting.notify_one();
         }
         still
     }
 
-    pub(super) fn is_giving_way(&self) -> bool {
-        matches!(*self.phase(), Phase::GivingWay)
+    pub(super) fn is_evicting(&self) -> bool {
+        matches!(*self.phase(), Phase::Evicting)
     }
 
     /// Resolves when the connection's time is up.
@@ -157,7 +154,7 @@ impl Clock {
                 Phase::Head(since) => (since + self.header_timeout, Expired::Head),
                 Phase::Busy => (Instant::now() + self.header_timeout, Expired::Unread),
                 Phase::Leaving(since) => (since + LINGER, Expired::Left),
-                Phase::GivingWay => return Expired::GaveWay,
+                Phase::Evicting => return Expired::Evicted,
             };
             let now = Instant::now();
             let held_up = self.backlog.lock().expect("no holder of this lock can panic").end();
@@ -169,7 +166,7 @@ impl Clock {
             let sleep = tokio::time::sleep_until(end.min(now + self.header_timeout.min(LINGER)));
             tokio::select! {
                 () = sleep => {}
-                () = self.giving_way.notified() => {}
+                () = self.evicting.notified() => {}
             }
         }
     }
@@ -190,34 +187,34 @@ impl Clock {
     }
 }
 
-/// A stream that tells its clock of every byte read, and lingers on leaving.
-pub(super) struct Clocked<S> {
+/// A stream that tells its timer of every byte read, and lingers on leaving.
+pub(super) struct TimedStream<S> {
     stream: S,
-    clock: Arc<Clock>,
+    timer: Arc<ConnectionTimer>,
     lingered: Option<usize>,
 }
 
-impl<S> Clocked<S> {
-    pub(super) fn new(stream: S, clock: Arc<Clock>) -> Self {
-        Self { stream, clock, lingered: None }
+impl<S> TimedStream<S> {
+    pub(super) fn new(stream: S, timer: Arc<ConnectionTimer>) -> Self {
+        Self { stream, timer, lingered: None }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Clocked<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for TimedStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         if buf.filled().len() > before {
-            self.clock.bytes_came();
+            self.timer.bytes_came();
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Clocked<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.clock.wrote(&written, buf.len());
+        self.timer.wrote(&written, buf.len());
         written
     }
 
@@ -227,7 +224,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Clocked<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.clock.wrote(&written, bufs.iter().map(|buf| buf.len()).sum());
+        self.timer.wrote(&written, bufs.iter().map(|buf| buf.len()).sum());
         written
     }
 
@@ -238,7 +235,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Clocked<S> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // TLS takes some of an answer that the client does not; then only the flush waits.
         let flushed = Pin::new(&mut self.stream).poll_flush(cx).map_ok(|()| 0);
-        self.clock.wrote(&flushed, 0);
+        self.timer.wrote(&flushed, 0);
         flushed.map_ok(|_| ())
     }
 
@@ -247,7 +244,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Clocked<S> {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
             self.lingered = Some(0);
         }
-        if !matches!(*self.clock.phase(), Phase::Leaving(_)) {
+        if !matches!(*self.timer.phase(), Phase::Leaving(_)) {
             return Poll::Ready(Ok(()));
         }
         let mut scratch = [MaybeUninit::uninit(); 8 << 10];
@@ -269,58 +266,58 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_request_begins_with_its_first_byte_however_long_its_connection_was_open() {
-        let clock = Clock::new(Duration::from_secs(5), Duration::from_secs(75));
+        let timer = ConnectionTimer::new(Duration::from_secs(5), Duration::from_secs(75));
         for rest in [4, 70] {
             tokio::time::advance(Duration::from_secs(rest)).await;
             let first_byte = Instant::now();
-            clock.bytes_came();
+            timer.bytes_came();
             tokio::time::advance(Duration::from_secs(1)).await;
-            clock.bytes_came();
-            assert_eq!(clock.head_complete(), first_byte);
-            clock.answered(false);
+            timer.bytes_came();
+            assert_eq!(timer.head_complete(), first_byte);
+            timer.answered(false);
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_says_nothing_has_the_time_of_a_head() {
-        let clock = Clock::new(Duration::from_secs(5), Duration::from_secs(75));
+        let timer = ConnectionTimer::new(Duration::from_secs(5), Duration::from_secs(75));
         let opened = Instant::now();
-        clock.expired().await;
+        timer.expired().await;
         assert_eq!(opened.elapsed(), Duration::from_secs(5));
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_had_to_wait_for_a_place_has_the_time_of_a_head_from_then_on() {
-        let clock = Clock::new(Duration::from_secs(5), Duration::from_secs(75));
+        let timer = ConnectionTimer::new(Duration::from_secs(5), Duration::from_secs(75));
         tokio::time::advance(Duration::from_secs(60)).await;
-        clock.begin();
+        timer.begin();
         let begun = Instant::now();
-        assert_eq!(clock.expired().await, Expired::Silent);
+        assert_eq!(timer.expired().await, Expired::Silent);
         assert_eq!(begun.elapsed(), Duration::from_secs(5));
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_rests_gives_way_and_who_is_at_work_does_not() {
-        let clock = Clock::new(Duration::from_secs(5), Duration::from_secs(75));
+        let timer = ConnectionTimer::new(Duration::from_secs(5), Duration::from_secs(75));
         let opened = Instant::now();
-        assert_eq!(clock.spare(opened), None, "its first bytes are on their way");
+        assert_eq!(timer.evictable(opened), None, "its first bytes are on their way");
         tokio::time::advance(LEAST_PATIENCE).await;
-        assert_eq!(clock.spare(Instant::now()), Some(Spare::Resting(opened)));
-        clock.bytes_came();
+        assert_eq!(timer.evictable(Instant::now()), Some(Evictable::Idle(opened)));
+        timer.bytes_came();
         let begun = Instant::now();
-        assert!(!clock.give_way(Spare::Resting(opened)), "it has said something since");
-        assert_eq!(clock.spare(begun), None);
+        assert!(!timer.evict(Evictable::Idle(opened)), "it has said something since");
+        assert_eq!(timer.evictable(begun), None);
         tokio::time::advance(LEAST_PATIENCE).await;
-        assert_eq!(clock.spare(Instant::now()), Some(Spare::SlowHead(begun)));
-        clock.head_complete();
-        assert_eq!(clock.spare(Instant::now()), None);
-        clock.answered(false);
+        assert_eq!(timer.evictable(Instant::now()), Some(Evictable::SlowHead(begun)));
+        timer.head_complete();
+        assert_eq!(timer.evictable(Instant::now()), None);
+        timer.answered(false);
         let answered = Instant::now();
-        assert_eq!(clock.spare(answered), None, "its answer is on its way");
+        assert_eq!(timer.evictable(answered), None, "its answer is on its way");
         tokio::time::advance(LEAST_PATIENCE).await;
-        assert_eq!(clock.spare(Instant::now()), Some(Spare::Resting(answered)));
-        assert!(clock.give_way(Spare::Resting(answered)));
-        assert_eq!(clock.expired().await, Expired::GaveWay);
+        assert_eq!(timer.evictable(Instant::now()), Some(Evictable::Idle(answered)));
+        assert!(timer.evict(Evictable::Idle(answered)));
+        assert_eq!(timer.expired().await, Expired::Evicted);
         assert_eq!(answered.elapsed(), LEAST_PATIENCE);
     }
 }
