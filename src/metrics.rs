@@ -2,7 +2,7 @@
 //! vocabulary.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
@@ -11,7 +11,7 @@ use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::{Metric, Registry, Unit};
 
 /// Seconds: from a local acknowledgement to the deadline.
 const TIMES: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 7.5];
@@ -123,69 +123,62 @@ impl Default for Readings {
 impl Metrics {
     pub fn new(readings: Readings) -> Self {
         let mut registry = Registry::with_prefix("terra_bridge");
-        let deliveries = Family::default();
-        let rejections = Family::default();
-        let published = Family::default();
-        let fetched = Family::default();
-        let (dedupe_hits, unknown_paths) = (Counter::default(), Counter::default());
-        let (ordering_timestamps_ignored, connection_errors) = (Family::default(), Family::default());
-        let bus_up = Gauge::default();
-        let whole = Family::new_with_constructor((|| Histogram::new(TIMES)) as fn() -> Histogram);
-        let publish = Histogram::new(TIMES);
         let (connections, publishes) = (Arc::new(AtomicI64::new(0)), Arc::new(AtomicI64::new(0)));
-        registry.register("deliveries", "Requests to an endpoint, by how they ended", deliveries.clone());
-        registry.register(
-            "rejections",
-            "Requests without a valid signature, or from an address that is not allowed, by reason",
-            rejections.clone(),
-        );
-        registry.register("published", "Messages handed to the bus, by topic and result", published.clone());
-        registry.register("fetches", "Links of Terra's that were fetched, by result", fetched.clone());
-        let help = "Duplicate deliveries: kept before, or in flight on another connection";
-        registry.register("dedupe_hits", help, dedupe_hits.clone());
-        registry.register("unknown_paths", "Requests to a path that no endpoint has", unknown_paths.clone());
-        registry.register(
-            "ordering_timestamps_ignored",
-            "Signed deliveries whose ordering timestamp cannot be Terra's",
-            ordering_timestamps_ignored.clone(),
-        );
-        registry.register(
-            "connection_errors",
-            "Connections without a request, closed early or made to wait, by listener and reason",
-            connection_errors.clone(),
-        );
-        registry.register_with_unit(
-            "delivery",
-            "From the first byte of a request to its answer",
-            Unit::Seconds,
-            whole.clone(),
-        );
-        registry.register_with_unit(
-            "publish",
-            "From a message's publish to the bus's answer",
-            Unit::Seconds,
-            publish.clone(),
-        );
-        registry.register("bus_up", "1 while the bus is reached", bus_up.clone());
         let gauges = Gauges { connections: connections.clone(), publishes: publishes.clone(), readings };
-        registry.register_collector(Box::new(gauges));
-        let registry = Arc::new(registry);
-        Self {
-            deliveries,
-            rejections,
-            published,
-            fetched,
-            dedupe_hits,
-            unknown_paths,
-            ordering_timestamps_ignored,
-            connection_errors,
-            whole,
-            publish,
+        let new = &mut registry;
+        let metrics = Self {
+            deliveries: register(new, "deliveries", "Requests to an endpoint, by how they ended", Family::default()),
+            rejections: register(
+                new,
+                "rejections",
+                "Requests without a valid signature, or from an address that is not allowed, by reason",
+                Family::default(),
+            ),
+            published: register(new, "published", "Messages handed to the bus, by topic and result", Family::default()),
+            fetched: register(new, "fetches", "Links of Terra's that were fetched, by result", Family::default()),
+            dedupe_hits: register(
+                new,
+                "dedupe_hits",
+                "Duplicate deliveries: kept before, or in flight on another connection",
+                Counter::default(),
+            ),
+            unknown_paths: register(
+                new,
+                "unknown_paths",
+                "Requests to a path that no endpoint has",
+                Counter::default(),
+            ),
+            ordering_timestamps_ignored: register(
+                new,
+                "ordering_timestamps_ignored",
+                "Signed deliveries whose ordering timestamp cannot be Terra's",
+                Family::default(),
+            ),
+            connection_errors: register(
+                new,
+                "connection_errors",
+                "Connections without a request, closed early or made to wait, by listener and reason",
+                Family::default(),
+            ),
+            whole: register_seconds(
+                new,
+                "delivery",
+                "From the first byte of a request to its answer",
+                Family::new_with_constructor((|| Histogram::new(TIMES)) as fn() -> Histogram),
+            ),
+            publish: register_seconds(
+                new,
+                "publish",
+                "From a message's publish to the bus's answer",
+                Histogram::new(TIMES),
+            ),
+            bus_up: register(new, "bus_up", "1 while the bus is reached", Gauge::default()),
             connections,
             publishes,
-            bus_up,
-            registry,
-        }
+            registry: Arc::default(),
+        };
+        registry.register_collector(Box::new(gauges));
+        Self { registry: Arc::new(registry), ..metrics }
     }
 
     /// One request to `endpoint` ended.
@@ -241,6 +234,32 @@ impl Metrics {
     }
 }
 
+fn register<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+fn register_seconds<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    registry.register_with_unit(name, help, Unit::Seconds, metric.clone());
+    metric
+}
+
+/// Adds one to a gauge for as long as it is alive.
+pub(crate) struct CountedAlive(Arc<AtomicI64>);
+
+impl CountedAlive {
+    pub(crate) fn new(gauge: &Arc<AtomicI64>) -> Self {
+        gauge.fetch_add(1, Relaxed);
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for CountedAlive {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
 struct Gauges {
     connections: Arc<AtomicI64>,
     publishes: Arc<AtomicI64>,
@@ -255,7 +274,6 @@ impl std::fmt::Debug for Gauges {
 
 impl Collector for Gauges {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        use std::sync::atomic::Ordering::Relaxed;
         let dedupe = (self.readings.dedupe)();
         let mut gauges = vec![
             ("connections", "Open connections on server.listen", self.connections.load(Relaxed)),

@@ -9,9 +9,8 @@ use crate::bus::{Bus, Pending, Receipt, Refusal};
 use crate::dedupe::DedupeEntry;
 use crate::identity::DeliveryId;
 use crate::message::Message;
-use crate::metrics::Metrics;
+use crate::metrics::{CountedAlive, Metrics};
 use crate::reply::Outcome;
-use crate::server::Gauged;
 use crate::spool::{KeySlot, Order, Spool};
 
 /// Where messages go. Cloning shares it.
@@ -83,7 +82,7 @@ impl Destination {
     /// Publishes to the bus, with the deadline, the metrics and the gauge that every bus shares.
     async fn publish(&self, message: Arc<Message>, deadline: Instant) -> Delivered {
         let (id, topic, started) = (message.id(), message.topic().clone(), Instant::now());
-        let _in_flight = Gauged::new(&self.metrics.publishes);
+        let _in_flight = CountedAlive::new(&self.metrics.publishes);
         let mut publishing = self.bus.publish(message);
         let answer = timeout_at(deadline, &mut publishing).await;
         let result = match &answer {

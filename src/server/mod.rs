@@ -26,7 +26,6 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -45,6 +44,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config;
+use crate::metrics::CountedAlive;
 use errors::ConnectionError;
 use first_bytes::{FirstBytes, Opening};
 use slots::ConnectionSlots;
@@ -149,7 +149,7 @@ pub async fn serve(
             next = next => next,
         };
         let (service, limits, tls, log) = (service.clone(), limits.clone(), tls.clone(), log.clone());
-        let (open, stop, abort) = (Gauged::new(log.open()), stop.clone(), abort.clone());
+        let (open, stop, abort) = (CountedAlive::new(log.open()), stop.clone(), abort.clone());
         connections.spawn(async move {
             tokio::select! {
                 () = abort.cancelled() => {}
@@ -278,22 +278,6 @@ async fn http(
                 connection.as_mut().graceful_shutdown();
             }
         }
-    }
-}
-
-/// A gauge that counts what is alive.
-pub(crate) struct Gauged(Arc<AtomicI64>);
-
-impl Gauged {
-    pub(crate) fn new(gauge: &Arc<AtomicI64>) -> Self {
-        gauge.fetch_add(1, Ordering::Relaxed);
-        Self(gauge.clone())
-    }
-}
-
-impl Drop for Gauged {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
