@@ -128,7 +128,7 @@ struct History {
     last: i64,
     /// Without a jump since then.
     steady_since: i64,
-    /// By which stamps of earlier processes are judged.
+    /// With which stamps of earlier processes are compared.
     trusted: Option<i64>,
 }
 

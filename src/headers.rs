@@ -22,7 +22,7 @@ pub struct UnsignedHeaders {
     trace_id: Option<String>,
     reference: Option<String>,
     ordered_at: Option<Timestamp>,
-    disbelieved: bool,
+    is_timestamp_ignored: bool,
 }
 
 impl UnsignedHeaders {
@@ -35,7 +35,7 @@ impl UnsignedHeaders {
             trace_id: text("x-terra-trace-id").filter(|id| !id.is_empty()),
             reference: text("terra-reference"),
             ordered_at,
-            disbelieved: stamp.is_some() && ordered_at.is_none(),
+            is_timestamp_ignored: stamp.is_some() && ordered_at.is_none(),
         }
     }
 
@@ -54,7 +54,7 @@ impl UnsignedHeaders {
 
     /// Whether there is an ordering timestamp that cannot be Terra's.
     pub fn ordering_timestamp_ignored(&self) -> bool {
-        self.disbelieved
+        self.is_timestamp_ignored
     }
 }
 

@@ -1,30 +1,48 @@
-//! terra-bridge: receives Terra's deliveries, proves who sent them, and keeps every event on a bus.
+//! terra-bridge: receives Terra's deliveries, verifies their signatures, and keeps every event on a bus.
 //!
-//! The rooms, in the order in which a delivery passes them; then those beside the line.
+//! The way of one delivery, from the socket to the bus; imports point to what stands further down:
+//!
+//! ```text
+//! server       connections, limits, deadlines, TLS
+//! relay        one delivery from request to reply, in this order:
+//!   allow_list, signature    authenticate: a request becomes a Delivery
+//!   event, headers           read: what the delivery reports
+//!   route                    which topic it goes to
+//!   identity, dedupe         whether it was kept before, or is in flight
+//!   fetch                    the event that a link leads to
+//!   message                  topic, key, CloudEvents headers, payload
+//!   bus, spool               deliver: kafka, nats, embedded; or the disk until the bus is back
+//!   reply                    outcome and status
+//! ```
+//!
+//! Beside the way: `cli` (one file or folder per command; `serve` puts everything together), `config`, `admin` (health and
+//! metrics), `metrics`, `telemetry` (logs). Ground floor: `log` (the durable log under the embedded bus and the spool),
+//! `clock`, `payload`, `record`, `vocabulary` (Terra's event types), `samples`.
 
 pub mod server;
 pub mod relay;
-pub mod payload;
-pub mod headers;
-pub mod signature;
 pub mod allow_list;
+pub mod signature;
+pub mod headers;
 pub mod event;
-pub mod fetch;
-pub mod identity;
-pub mod vocabulary;
 pub mod route;
-pub mod message;
+pub mod identity;
 pub mod dedupe;
+pub mod fetch;
+pub mod message;
 pub mod bus;
 pub mod spool;
 pub mod reply;
 
 pub mod admin;
 pub mod cli;
-pub mod clock;
 pub mod config;
-mod log;
 pub mod metrics;
+pub mod telemetry;
+
+pub mod clock;
+mod log;
+pub mod payload;
 mod record;
 pub mod samples;
-pub mod telemetry;
+pub mod vocabulary;

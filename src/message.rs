@@ -28,7 +28,7 @@ const DATA_CONTENT_TYPE: &str = "ce-datacontenttype";
 const FETCHED: &str = "terra-fetched";
 const UNFETCHED: &str = "terra-unfetched-reason";
 
-/// The header of what a bus refused for good: why.
+/// The header of what a bus refused permanently: why.
 pub(crate) const SET_ASIDE: &str = "terra-set-aside-reason";
 
 /// One message for the bus. Cloning shares the payload.

@@ -295,7 +295,7 @@ impl Collector for Gauges {
                 ("spool_messages", "Messages in the spool", gauge(spool.messages)),
                 ("spool_bytes", "Bytes of the spool on disk, with what is set aside", gauge(spool.bytes)),
                 ("spool_oldest_seconds", "Age of the oldest message in the spool", gauge(spool.oldest.as_secs())),
-                ("spool_set_aside", "Messages that the bus refused for good", gauge(spool.set_aside)),
+                ("spool_set_aside", "Messages that the bus refused permanently", gauge(spool.set_aside)),
             ]);
             counters.push(("spool_drained", "Messages sent from the spool to the bus, or set aside", spool.drained));
         }

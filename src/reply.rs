@@ -1,5 +1,5 @@
-//! How a delivery ended, and what Terra gets for it: the one table from [`Outcome`] to status.
-//! A reply says nothing that its sender did not know.
+//! How a delivery ended, and what its sender gets for it: the one table from [`Outcome`] to status. A reply says nothing
+//! that the sender did not know.
 
 use http::header::{ALLOW, CONNECTION, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
@@ -71,7 +71,7 @@ impl Outcome {
             Self::Kept(_) | Self::Duplicate(_) | Self::Spooled(_) => StatusCode::OK,
             Self::DeadLettered(..) | Self::Dropped => StatusCode::OK,
             Self::Rejected(_) => rejected,
-            // Until somebody mends it, for as long as the sender tries.
+            // Until somebody fixes it, for as long as the sender retries.
             Self::TooLarge | Self::Encoded | Self::Broken if final_at_their_end => StatusCode::SERVICE_UNAVAILABLE,
             Self::UnknownPath => StatusCode::NOT_FOUND,
             Self::WrongMethod => StatusCode::METHOD_NOT_ALLOWED,

@@ -1,7 +1,7 @@
 //! One sample body per known event type, for `send`, the try-out and the tests.
 //!
-//! Every value is invented; the shapes are the vendor's. Compact and spaced JSON, raw and escaped
-//! text beyond ASCII are mixed on purpose. This room signs nothing and knows no sender.
+//! Every value is invented; the shapes are the vendor's. Compact and spaced JSON, raw and escaped text beyond ASCII are
+//! mixed on purpose.
 
 /// A body as Terra would send it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

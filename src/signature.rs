@@ -313,7 +313,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_clock_is_judged_after_the_mac_and_to_the_second() {
+    fn the_time_is_checked_after_the_mac_and_to_the_second() {
         let header = format!("t=1700000000,v1={SIGNED}");
         let at = |now| prove(&header, &["terra-test-secret"], BODY, now);
         assert_eq!(at(1_700_000_000 + 26 * 3600), Ok(()));

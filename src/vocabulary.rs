@@ -1,7 +1,5 @@
-//! The event types Terra is known to send, in one table: the name, the product, what kind of event it is,
-//! which field says whom it concerns, a few words for people, and where the vendor says so. From it come the
-//! routes, the topics made at the start, the links to follow, the samples and the README's table.
-//! The vocabulary is open: a name that is not here is no error. Knows no routes and reads no bodies.
+//! The event types that Terra is known to send, in one table. From it come the routes, the topics created at the start, the
+//! links to fetch, the samples and the README's table. The vocabulary is open: a name that is not here is no error.
 
 /// One event type of the vendor's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -201,7 +201,7 @@ impl Fetcher {
             return Err(FetchError::Malformed);
         }
         let address = authority.host().trim_start_matches('[').trim_end_matches(']').parse().ok();
-        // A name's addresses are judged when it is connected to.
+        // A name's addresses are checked when it is connected to.
         let allowed = self.hosts.allow(authority) && address.is_none_or(|address| self.resolver.allows(address));
         if allowed { Ok(uri) } else { Err(FetchError::NotAllowed) }
     }
@@ -211,14 +211,14 @@ impl Fetcher {
         let request = request.body(Empty::new()).map_err(|_| FetchError::Malformed)?;
         let answer = tokio::time::timeout(ANSWERED_WITHIN, self.client.request(request)).await;
         let answer = answer.map_err(|_| FetchError::TooSlow)?.map_err(|error| unconnected(&error))?;
-        judged(&answer)?;
+        check(&answer)?;
         let (head, body) = answer.into_parts();
         Ok(read(&head.headers, body, limits, budget).await?)
     }
 }
 
 /// What the head of an answer decides.
-fn judged(answer: &Response<Incoming>) -> Result<(), FetchError> {
+fn check(answer: &Response<Incoming>) -> Result<(), FetchError> {
     match answer.status() {
         StatusCode::OK if has_content_encoding(answer.headers()) => Err(FetchError::Encoded),
         StatusCode::OK => Ok(()),

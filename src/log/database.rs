@@ -351,7 +351,7 @@ mod tests {
         let (one, other) = pairs.find(|(one, other)| len(*one) == len(*other)).unwrap();
         bytes.copy_within(frames[one]..frames[one + 1], frames[other]);
         std::fs::write(file, bytes).unwrap();
-        // The journal would mend it.
+        // The journal would repair it.
         File::options().write(true).open(dir.path().join("0.jnl")).unwrap().set_len(0).unwrap();
         let open = Log::open(&Settings::sample(dir.path())).unwrap();
         let other = other as u64;

@@ -1,5 +1,5 @@
 //! Sends one batch of every topic from the spool to the bus. Each key keeps its order: its next message is sent after
-//! the receipt of the one before. What the bus refuses for good is set aside, so that nothing waits behind it.
+//! the receipt of the one before. What the bus refuses permanently is set aside, so that nothing waits behind it.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -191,14 +191,14 @@ impl Sender {
         let Some(more) = SET_ASIDE.pass() else { return kept.is_ok() };
         match &kept {
             Ok(_) => {
-                tracing::error!(%topic, more, reason = %refusal, "a message was set aside: the bus refuses it for good");
+                tracing::error!(%topic, more, reason = %refusal, "a message was set aside: the bus refuses it permanently");
             }
             Err(log::NotKept(full)) => tracing::error!(
                 %topic,
                 more,
                 reason = %refusal,
                 why = %full,
-                "a message cannot even be set aside: those of its key wait behind it until the bus takes it"
+                "cannot set a message aside: later ones of its key wait behind it until the bus takes it"
             ),
         }
         kept.is_ok()

@@ -15,14 +15,14 @@ use crate::clock::Clock;
 use crate::config;
 use crate::log::{Keep, LedgerEntry, Log, OpenError, Settings};
 
-/// The directory, below the spool's own, of what the bus refused for good.
+/// The directory, below the spool's own, of what the bus refused permanently.
 pub(super) const SET_ASIDE: &str = "set-aside";
 
 pub(super) struct Inner {
     pub(super) config: config::Spool,
     pub(super) clock: Clock,
     pub(super) spooled: Part,
-    /// What the bus refused for good.
+    /// What the bus refused permanently.
     pub(super) set_aside: Part,
     /// How many messages of each key are spooled, by the digest of the key.
     pub(super) held: Mutex<HashMap<u64, u32>>,
