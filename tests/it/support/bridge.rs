@@ -75,23 +75,22 @@ impl Bridge {
         let pipe = stdout.as_fd().try_clone_to_owned().expect("a descriptor to spare");
         gather(stdout, lines.clone(), unread.clone());
         gather(child.stderr.take().expect("stderr is piped"), lines.clone(), unread.clone());
-        let started = || {
-            let lines = lines.lock().unwrap();
-            lines.iter().any(|line| line.contains("\"started\"")).then(|| lines.clone())
-        };
-        let said = until("the bridge starts", STARTS_WITHIN, || match child.try_wait().expect("the child is ours") {
-            Some(status) => Some(Err(format!("the bridge ended with {status}: {:#?}", lines.lock().unwrap()))),
-            None => started().map(Ok),
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        // From here on its process ends with it, also where it does not start.
+        let mut bridge = Self { child, lines, unread, stdout: pipe, deliveries: nowhere, admin: nowhere, reader: None };
+        let said = until("the bridge starts", STARTS_WITHIN, || match bridge.end() {
+            Some(status) => Some(Err(format!("the bridge ended with {status}: {:#?}", bridge.lines.lock().unwrap()))),
+            None => bridge.log().contains("\"started\"").then(|| Ok(bridge.lines.lock().unwrap().clone())),
         })?;
         let listens = |what: &str| {
             let line = said.iter().find(|line| line.contains(what))?;
             let line: serde_json::Value = serde_json::from_str(line).expect("a JSON line");
             line["listen"].as_str()?.parse().ok()
         };
-        let deliveries = listens("listening for deliveries").expect("an address for deliveries");
-        let admin = listens("listening for /livez").expect("an address of the admin listener");
-        let reader = listens("listening for readers");
-        Ok(Self { child, lines, unread, stdout: pipe, deliveries, admin, reader })
+        bridge.deliveries = listens("listening for deliveries").expect("an address for deliveries");
+        bridge.admin = listens("listening for /livez").expect("an address of the admin listener");
+        bridge.reader = listens("listening for readers");
+        Ok(bridge)
     }
 
     pub fn pid(&self) -> u32 {
