@@ -2,6 +2,7 @@
 //! runs. Comes in: the configuration as a whole. Goes out: to each part that can change what it needs
 //! of it, or every mistake, and nothing is changed. Says names of keys and endpoints, never a value.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
@@ -10,10 +11,10 @@ use std::time::Duration;
 use tokio::signal::unix::Signal;
 use tokio_util::sync::CancellationToken;
 
-use super::judged;
+use super::{Loaded, load};
 use crate::bus::{Bus, embedded};
 use crate::config::files::{Hangs, Reading};
-use crate::config::{self, Advice, Config, Difference, Inventory, Loaded, Looked, Mistake, Mistakes};
+use crate::config::{self, Advice, Config, Difference, Mistake, Mistakes, Resolved, SecretChanges};
 use crate::relay::Relay;
 use crate::route::RouteTable;
 use crate::server::Certificates;
@@ -50,10 +51,10 @@ impl Parts {
 /// What counts at the moment, and who is to be told of another.
 pub(super) struct Reload {
     file: Option<PathBuf>,
-    inventory: Inventory,
+    resolved: Resolved,
     routes: Arc<RouteTable>,
     parts: Parts,
-    reading: Reading<Result<(Loaded, RouteTable), Mistakes>>,
+    reading: Reading<Result<Loaded, Mistakes>>,
 }
 
 /// Reloads on each `hangup` and looks at secrets until `stop`, on a thread of its own: a file may lie
@@ -89,13 +90,14 @@ async fn pass_on(mut hangup: Signal, asks: SyncSender<()>, stop: CancellationTok
 }
 
 impl Reload {
-    pub(super) fn new(inventory: Inventory, routes: Arc<RouteTable>, file: Option<PathBuf>, parts: Parts) -> Self {
-        Self { file, inventory, routes, parts, reading: Reading::default() }
+    pub(super) fn new(resolved: Resolved, routes: Arc<RouteTable>, file: Option<PathBuf>, parts: Parts) -> Self {
+        Self { file, resolved, routes, parts, reading: Reading::default() }
     }
 
     fn reload(&mut self) {
         let file = self.file.clone();
-        let (loaded, routes) = match self.reading.within(READ_WITHIN, move || judged(file.as_deref())) {
+        let read = move || load(file.as_deref(), std::env::vars_os(), std::io::stdout().is_terminal());
+        let Loaded { resolved, routes, .. } = match self.reading.within(READ_WITHIN, read) {
             Ok(Ok(loaded)) => loaded,
             Err(Hangs) => {
                 let remedy = "see whether the disk answers that the configuration and the files it names lie on, and \
@@ -107,7 +109,7 @@ impl Reload {
                 return tracing::error!(count, mistakes, "the new configuration has mistakes: nothing is changed");
             }
         };
-        let difference = match self.inventory.take_over(loaded.inventory) {
+        let difference = match self.resolved.apply(resolved, load::check) {
             Ok(difference) => difference,
             Err(mistakes) => {
                 let (count, mistakes) = (mistakes.len(), listed(&mistakes));
@@ -120,27 +122,27 @@ impl Reload {
             }
         };
         self.routes = Arc::new(routes);
-        self.parts.take_over(&self.inventory.config(), &self.routes);
+        self.parts.take_over(self.resolved.config(), &self.routes);
         for certificates in &self.parts.certificates {
             if let Err(error) = certificates.reload() {
                 tracing::error!(%error, "the new certificate and key do not fit; the old pair stays in use");
             }
         }
         say(&difference);
-        warn_of_advice(&self.inventory.advice());
+        warn_of_advice(&self.resolved.advice());
     }
 
     fn look(&mut self) {
-        let Looked { rotated, gone, hanging } = self.inventory.look();
+        let SecretChanges { rotated, lost, timed_out } = self.resolved.reread_secrets();
         if !rotated.is_empty() {
-            self.parts.take_over(&self.inventory.config(), &self.routes);
+            self.parts.take_over(self.resolved.config(), &self.routes);
         }
-        let advice = self.inventory.advice();
+        let advice = self.resolved.advice();
         for key in rotated {
             tracing::info!(key = key, "a secret has changed on disk and was taken over");
             warn_of_advice(advice.iter().filter(|advice| advice.key == key));
         }
-        for (key, reason) in gone {
+        for (key, reason) in lost {
             let remedy = "write the secret into a regular file there; it is taken over by itself";
             tracing::warn!(
                 key,
@@ -149,7 +151,7 @@ impl Reload {
                 "the file of a secret is empty or cannot be read: the last one still counts"
             );
         }
-        for key in hanging {
+        for key in timed_out {
             let remedy = "see whether the disk answers that the file lies on; the bridge goes on looking";
             tracing::warn!(key, remedy, "reading the file of a secret has no end: the last one still counts");
         }
@@ -164,7 +166,7 @@ pub(super) fn warn_of_advice<'a>(advice: impl IntoIterator<Item = &'a Advice>) {
     }
 }
 
-fn say(Difference { changed, added, removed, left }: &Difference) {
+fn say(Difference { changed, added, removed, needs_restart }: &Difference) {
     let of = |names: &[String]| (!names.is_empty()).then(|| names.join(", "));
     tracing::info!(
         changed = of(changed),
@@ -172,8 +174,8 @@ fn say(Difference { changed, added, removed, left }: &Difference) {
         endpoints_removed = of(removed),
         "configuration reloaded"
     );
-    if let Some(keys) = of(left) {
-        tracing::warn!(keys, "what differs in these keys takes effect at the next start");
+    if let Some(keys) = of(needs_restart) {
+        tracing::warn!("restart to apply: {keys}");
     }
 }
 

@@ -16,8 +16,6 @@ pub enum Source {
     },
     /// The variable's name.
     Environment(String),
-    /// Several of these together.
-    Together,
 }
 
 impl fmt::Display for Source {
@@ -27,8 +25,27 @@ impl fmt::Display for Source {
             Self::File { path, line: Some(line) } => write!(f, "{}:{line}", path.display()),
             Self::File { path, line: None } => write!(f, "{}", path.display()),
             Self::Environment(name) => f.write_str(name),
-            Self::Together => f.write_str("taken together"),
         }
+    }
+}
+
+/// What is wrong with a value, before anybody asks which key it belongs to.
+#[derive(Debug)]
+pub(super) struct Problem {
+    /// Reads on from the key: "has no unit".
+    pub(super) wrong: String,
+    pub(super) remedy: Option<String>,
+}
+
+impl<S: Into<String>> From<S> for Problem {
+    fn from(wrong: S) -> Self {
+        Self { wrong: wrong.into(), remedy: None }
+    }
+}
+
+impl From<Problem> for Vec<Problem> {
+    fn from(problem: Problem) -> Self {
+        vec![problem]
     }
 }
 

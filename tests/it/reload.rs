@@ -17,7 +17,7 @@ use crate::support::until;
 
 const REFUSED: &str = "the new configuration has mistakes: nothing is changed";
 const UNFIT: &str = "the new configuration needs what takes effect at the next start: nothing is changed";
-const LEFT: &str = "what differs in these keys takes effect at the next start";
+const LEFT: &str = "restart to apply: server.listen, server.max_body";
 
 /// Of the first bytes of [`BODY`], which a machine that is busy elsewhere may follow with the rest much later.
 const HALF: usize = BODY.len() / 2;
@@ -102,7 +102,7 @@ fn what_cannot_change_is_named_and_left_and_the_rest_is_taken_over() {
                  [endpoints.terra]\nrejected_status = 503\n";
     for _ in 0..2 {
         let warning = running.reload(after, LEFT);
-        assert_eq!((&warning["keys"], &warning["level"]), (&"server.listen, server.max_body".into(), &"WARN".into()));
+        assert_eq!(warning["level"], "WARN");
     }
     let infos = running.bridge.said(RELOADED);
     assert_eq!(infos[0]["changed"], "endpoints.terra.rejected_status, log.filter");

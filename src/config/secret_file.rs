@@ -1,22 +1,21 @@
-//! A file that a secret comes from, looked at again and again. Comes in: what is in it now. Goes out:
-//! the secret once it has changed for good, or that it is gone. Tells nobody what was in the file.
+//! A file that a secret comes from, read again and again: says when the secret has changed for good, or is gone.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::files::{Hangs, Reading};
-use super::{Secret, secret};
+use super::secret::{self, Secret};
 
 /// What a look at one file may take.
-const LOOK_WITHIN: Duration = Duration::from_secs(2);
+const READ_WITHIN: Duration = Duration::from_secs(2);
 
 /// What a file holds, or why that is no secret.
 type Found = Result<Secret, String>;
 
 /// One secret and its file.
 #[derive(Debug, Clone)]
-pub(super) struct Watched {
+pub(super) struct SecretFile {
     path: PathBuf,
     held: Secret,
     /// At the last look that had an end.
@@ -27,46 +26,46 @@ pub(super) struct Watched {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum News {
-    Nothing,
-    Changed(Secret),
+pub(super) enum SecretChange {
+    None,
+    Rotated(Secret),
     /// Empty, unreadable or not there, since the look before the last one, and why. Said once.
-    Gone(String),
+    Lost(String),
     /// The look has no end. Said once, until one has.
-    Hangs,
+    TimedOut,
 }
 
-impl Watched {
+impl SecretFile {
     pub(super) fn new(path: PathBuf, held: Secret) -> Self {
         Self { path, seen: Ok(held.clone()), held, missed: false, hangs: false, reading: Arc::default() }
     }
 
     /// Reads the file. What two looks in a row find counts: a file may be looked at while somebody
-    /// writes it. Blocks for [`LOOK_WITHIN`] at most.
-    pub(super) fn look(&mut self) -> News {
-        self.look_by(secret::read, LOOK_WITHIN)
+    /// writes it. Blocks for [`READ_WITHIN`] at most.
+    pub(super) fn reread(&mut self) -> SecretChange {
+        self.reread_by(secret::read, READ_WITHIN)
     }
 
-    fn look_by(&mut self, read: impl FnOnce(&Path) -> Found + Send + 'static, within: Duration) -> News {
+    fn reread_by(&mut self, read: impl FnOnce(&Path) -> Found + Send + 'static, within: Duration) -> SecretChange {
         let path = self.path.clone();
         let found = match self.reading.within(within, move || read(&path)) {
             Ok(found) => found,
-            Err(Hangs) if std::mem::replace(&mut self.hangs, true) => return News::Nothing,
-            Err(Hangs) => return News::Hangs,
+            Err(Hangs) if std::mem::replace(&mut self.hangs, true) => return SecretChange::None,
+            Err(Hangs) => return SecretChange::TimedOut,
         };
         self.hangs = false;
         let before = std::mem::replace(&mut self.seen, found);
         if before.ok().as_ref() != self.seen.as_ref().ok() {
-            return News::Nothing;
+            return SecretChange::None;
         }
         let missed = std::mem::replace(&mut self.missed, self.seen.is_err());
         match &self.seen {
             Ok(seen) if *seen != self.held => {
                 self.held = seen.clone();
-                News::Changed(seen.clone())
+                SecretChange::Rotated(seen.clone())
             }
-            Err(why) if !missed => News::Gone(why.clone()),
-            Ok(_) | Err(_) => News::Nothing,
+            Err(why) if !missed => SecretChange::Lost(why.clone()),
+            Ok(_) | Err(_) => SecretChange::None,
         }
     }
 }
@@ -84,15 +83,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         std::fs::write(&path, "old\n").unwrap();
-        let mut watched = Watched::new(path.clone(), secret("old"));
-        assert_eq!(watched.look(), News::Nothing);
+        let mut watched = SecretFile::new(path.clone(), secret("old"));
+        assert_eq!(watched.reread(), SecretChange::None);
         for half in ["n", "ne"] {
             std::fs::write(&path, half).unwrap();
-            assert_eq!(watched.look(), News::Nothing, "half written");
+            assert_eq!(watched.reread(), SecretChange::None, "half written");
         }
         std::fs::write(&path, "new").unwrap();
-        assert_eq!((watched.look(), watched.look()), (News::Nothing, News::Changed(secret("new"))));
-        assert_eq!(watched.look(), News::Nothing);
+        assert_eq!((watched.reread(), watched.reread()), (SecretChange::None, SecretChange::Rotated(secret("new"))));
+        assert_eq!(watched.reread(), SecretChange::None);
     }
 
     #[test]
@@ -100,34 +99,37 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         std::fs::write(&path, "old").unwrap();
-        let mut watched = Watched::new(path.clone(), secret("old"));
+        let mut watched = SecretFile::new(path.clone(), secret("old"));
         std::fs::write(&path, "").unwrap();
-        let empty = News::Gone("it is empty".to_owned());
-        assert_eq!((watched.look(), watched.look()), (News::Nothing, empty));
+        let empty = SecretChange::Lost("it is empty".to_owned());
+        assert_eq!((watched.reread(), watched.reread()), (SecretChange::None, empty));
         std::fs::remove_file(&path).unwrap();
-        assert_eq!((watched.look(), watched.look()), (News::Nothing, News::Nothing));
+        assert_eq!((watched.reread(), watched.reread()), (SecretChange::None, SecretChange::None));
         std::fs::write(&path, "old").unwrap();
-        assert_eq!((watched.look(), watched.look()), (News::Nothing, News::Nothing), "the same again");
+        assert_eq!((watched.reread(), watched.reread()), (SecretChange::None, SecretChange::None), "the same again");
         std::fs::remove_file(&path).unwrap();
-        assert!(matches!((watched.look(), watched.look()), (News::Nothing, News::Gone(_))), "said again");
+        assert!(
+            matches!((watched.reread(), watched.reread()), (SecretChange::None, SecretChange::Lost(_))),
+            "said again"
+        );
         std::fs::write(&path, "new").unwrap();
-        assert_eq!((watched.look(), watched.look()), (News::Nothing, News::Changed(secret("new"))));
+        assert_eq!((watched.reread(), watched.reread()), (SecretChange::None, SecretChange::Rotated(secret("new"))));
     }
 
     #[test]
     fn a_look_that_hangs_is_said_once_and_the_next_one_finds_what_changed() {
-        let mut watched = Watched::new("s".into(), secret("old"));
-        let mut look = |read: Box<dyn FnOnce() -> Found + Send>, within| watched.look_by(move |_| read(), within);
+        let mut watched = SecretFile::new("s".into(), secret("old"));
+        let mut look = |read: Box<dyn FnOnce() -> Found + Send>, within| watched.reread_by(move |_| read(), within);
         let (soon, long) = (Duration::from_millis(20), Duration::from_secs(60));
-        for news in [News::Hangs, News::Nothing] {
+        for news in [SecretChange::TimedOut, SecretChange::None] {
             let (disk, answers) = std::sync::mpsc::channel::<Found>();
             assert_eq!(look(Box::new(move || answers.recv().unwrap()), soon), news);
             std::mem::forget(disk);
         }
         let mut new = || look(Box::new(|| Ok(secret("new"))), long);
-        assert_eq!((new(), new()), (News::Nothing, News::Changed(secret("new"))));
+        assert_eq!((new(), new()), (SecretChange::None, SecretChange::Rotated(secret("new"))));
         let (disk, answers) = std::sync::mpsc::channel::<Found>();
-        assert_eq!(look(Box::new(move || answers.recv().unwrap()), soon), News::Hangs, "said again");
+        assert_eq!(look(Box::new(move || answers.recv().unwrap()), soon), SecretChange::TimedOut, "said again");
         drop(disk);
     }
 
@@ -141,10 +143,10 @@ mod tests {
         }
         std::os::unix::fs::symlink("1", at("..data")).unwrap();
         std::os::unix::fs::symlink("..data/s", at("s")).unwrap();
-        let mut watched = Watched::new(at("s"), secret("old"));
-        assert_eq!(watched.look(), News::Nothing);
+        let mut watched = SecretFile::new(at("s"), secret("old"));
+        assert_eq!(watched.reread(), SecretChange::None);
         std::os::unix::fs::symlink("2", at("..data_tmp")).unwrap();
         std::fs::rename(at("..data_tmp"), at("..data")).unwrap();
-        assert_eq!((watched.look(), watched.look()), (News::Nothing, News::Changed(secret("new"))));
+        assert_eq!((watched.reread(), watched.reread()), (SecretChange::None, SecretChange::Rotated(secret("new"))));
     }
 }
