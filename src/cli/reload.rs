@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Loaded, load};
 use crate::bus::{Bus, embedded};
-use crate::config::files::{Hangs, Reading};
+use crate::config::files::{TimedOut, TimedReads};
 use crate::config::{self, Advice, Config, Difference, Mistake, Mistakes, Resolved, SecretChanges};
 use crate::relay::Relay;
 use crate::route::RouteTable;
@@ -54,7 +54,7 @@ pub(super) struct Reload {
     resolved: Resolved,
     routes: Arc<RouteTable>,
     parts: Parts,
-    reading: Reading<Result<Loaded, Mistakes>>,
+    reading: TimedReads<Result<Loaded, Mistakes>>,
 }
 
 /// Reloads on each `hangup` and looks at secrets until `stop`, on a thread of its own: a file may lie
@@ -91,7 +91,7 @@ async fn pass_on(mut hangup: Signal, asks: SyncSender<()>, stop: CancellationTok
 
 impl Reload {
     pub(super) fn new(resolved: Resolved, routes: Arc<RouteTable>, file: Option<PathBuf>, parts: Parts) -> Self {
-        Self { file, resolved, routes, parts, reading: Reading::default() }
+        Self { file, resolved, routes, parts, reading: TimedReads::default() }
     }
 
     fn reload(&mut self) {
@@ -99,7 +99,7 @@ impl Reload {
         let read = move || load(file.as_deref(), std::env::vars_os(), std::io::stdout().is_terminal());
         let Loaded { resolved, routes, .. } = match self.reading.within(READ_WITHIN, read) {
             Ok(Ok(loaded)) => loaded,
-            Err(Hangs) => {
+            Err(TimedOut) => {
                 let remedy = "see whether the disk answers that the configuration and the files it names lie on, and \
                               whether any of them is a pipe; then send SIGHUP again";
                 return tracing::warn!(remedy, "the new configuration could not be read in time: nothing is changed");

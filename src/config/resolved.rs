@@ -164,8 +164,8 @@ impl Resolved {
         }
         if !changes.rotated.is_empty() {
             let source = SecretSource::Known(&self.secrets);
-            let Draft { config, effective, .. } = Draft::read(self.layers.clone(), source, Purpose::Serve);
-            (self.config, self.effective.lines) = (config, effective.lines);
+            let draft = Draft::read(self.layers.clone(), source, Purpose::Serve);
+            *self = draft.finish().expect("a sound configuration is sound with other secrets");
         }
         changes
     }

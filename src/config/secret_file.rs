@@ -4,67 +4,74 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::files::{Hangs, Reading};
+use super::files::{TimedOut, TimedReads};
 use super::secret::{self, Secret};
 
-/// What a look at one file may take.
+/// How long reading one file may take.
 const READ_WITHIN: Duration = Duration::from_secs(2);
 
-/// What a file holds, or why that is no secret.
+/// What the file holds, or why that is no secret.
 type Found = Result<Secret, String>;
 
 /// One secret and its file.
 #[derive(Debug, Clone)]
 pub(super) struct SecretFile {
     path: PathBuf,
-    held: Secret,
-    /// At the last look that had an end.
-    seen: Found,
-    missed: bool,
-    hangs: bool,
-    reading: Arc<Reading<Found>>,
+    current: Secret,
+    /// By the last read that ended.
+    last_read: Found,
+    said_lost: bool,
+    said_slow: bool,
+    reads: Arc<TimedReads<Found>>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum SecretChange {
     None,
     Rotated(Secret),
-    /// Empty, unreadable or not there, since the look before the last one, and why. Said once.
+    /// Empty, unreadable or not there, twice in a row, and why. Said once.
     Lost(String),
-    /// The look has no end. Said once, until one has.
+    /// Reading does not end. Said once, until it does.
     TimedOut,
 }
 
 impl SecretFile {
-    pub(super) fn new(path: PathBuf, held: Secret) -> Self {
-        Self { path, seen: Ok(held.clone()), held, missed: false, hangs: false, reading: Arc::default() }
+    pub(super) fn new(path: PathBuf, current: Secret) -> Self {
+        Self {
+            path,
+            last_read: Ok(current.clone()),
+            current,
+            said_lost: false,
+            said_slow: false,
+            reads: Arc::default(),
+        }
     }
 
-    /// Reads the file. What two looks in a row find counts: a file may be looked at while somebody
-    /// writes it. Blocks for [`READ_WITHIN`] at most.
+    /// Reads the file. What two reads in a row find counts: somebody may be writing the file. Blocks for
+    /// [`READ_WITHIN`] at most.
     pub(super) fn reread(&mut self) -> SecretChange {
         self.reread_by(secret::read, READ_WITHIN)
     }
 
     fn reread_by(&mut self, read: impl FnOnce(&Path) -> Found + Send + 'static, within: Duration) -> SecretChange {
         let path = self.path.clone();
-        let found = match self.reading.within(within, move || read(&path)) {
+        let found = match self.reads.within(within, move || read(&path)) {
             Ok(found) => found,
-            Err(Hangs) if std::mem::replace(&mut self.hangs, true) => return SecretChange::None,
-            Err(Hangs) => return SecretChange::TimedOut,
+            Err(TimedOut) if std::mem::replace(&mut self.said_slow, true) => return SecretChange::None,
+            Err(TimedOut) => return SecretChange::TimedOut,
         };
-        self.hangs = false;
-        let before = std::mem::replace(&mut self.seen, found);
-        if before.ok().as_ref() != self.seen.as_ref().ok() {
+        self.said_slow = false;
+        let before = std::mem::replace(&mut self.last_read, found);
+        if before.ok().as_ref() != self.last_read.as_ref().ok() {
             return SecretChange::None;
         }
-        let missed = std::mem::replace(&mut self.missed, self.seen.is_err());
-        match &self.seen {
-            Ok(seen) if *seen != self.held => {
-                self.held = seen.clone();
-                SecretChange::Rotated(seen.clone())
+        let said_lost = std::mem::replace(&mut self.said_lost, self.last_read.is_err());
+        match &self.last_read {
+            Ok(found) if *found != self.current => {
+                self.current = found.clone();
+                SecretChange::Rotated(found.clone())
             }
-            Err(why) if !missed => SecretChange::Lost(why.clone()),
+            Err(why) if !said_lost => SecretChange::Lost(why.clone()),
             Ok(_) | Err(_) => SecretChange::None,
         }
     }
