@@ -4,8 +4,9 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::Path;
 
+use super::load::Loaded;
 use super::serve::Tls;
-use super::{CheckArgs, Failure, Loaded, quiet_on_broken_pipe, setup};
+use super::{CheckArgs, Failure, quiet_on_broken_pipe, setup};
 use crate::bus::{self, Finding, Level};
 use crate::config::{Advice, Bus, Config, Endpoint, Ignored};
 use crate::log::disk;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::signal::unix::Signal;
 use tokio_util::sync::CancellationToken;
 
-use super::{Loaded, load};
+use super::load::{self, Loaded};
 use crate::bus::{Bus, embedded};
 use crate::config::files::{TimedOut, TimedReads};
 use crate::config::{self, Advice, Config, Difference, Mistake, Mistakes, Resolved, SecretChanges};
@@ -96,7 +96,7 @@ impl Reload {
 
     fn reload(&mut self) {
         let file = self.file.clone();
-        let read = move || load(file.as_deref(), std::env::vars_os(), std::io::stdout().is_terminal());
+        let read = move || load::load(file.as_deref(), std::env::vars_os(), std::io::stdout().is_terminal());
         let Loaded { resolved, routes, .. } = match self.reading.within(READ_WITHIN, read) {
             Ok(Ok(loaded)) => loaded,
             Err(TimedOut) => {

@@ -12,8 +12,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::load::Loaded;
 use super::reload::{self, Parts, Reload};
-use super::{Loaded, setup};
+use super::setup;
 use crate::admin::Admin;
 use crate::bus::embedded::Api;
 use crate::bus::{self, Bus, ConnectionState, OpenError};

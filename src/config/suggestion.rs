@@ -1,5 +1,7 @@
 //! The key that somebody probably meant by an unknown name.
 
+use strsim::normalized_damerau_levenshtein;
+
 use super::key::{BUSES, Key, Keys};
 
 /// What other programs call a key of ours.
@@ -23,22 +25,17 @@ pub(super) fn suggest(name: &str, keys: &Keys) -> Option<String> {
 fn alike(name: &str, keys: &Keys) -> Option<String> {
     /// By trial: catches a letter or two, and a missing or a wrong section.
     const ALIKE: f64 = 0.84;
-    let section = section(name);
-    let of_another_bus = |key: &Key| {
-        BUSES.contains(&section) && BUSES.contains(&self::section(&key.name)) && self::section(&key.name) != section
-    };
+    let ours = section(name);
+    let of_another_bus = |theirs: &str| theirs != ours && BUSES.contains(&theirs) && BUSES.contains(&ours);
     let likeness = |key: &Key| {
         let candidate = filled(&key.name, name);
-        let whole = strsim::normalized_damerau_levenshtein(&candidate, name);
+        let whole = normalized_damerau_levenshtein(&candidate, name);
+        let last = normalized_damerau_levenshtein(last(&candidate), last(name));
         // Whatever stands in brackets is the user's own, and like itself.
-        let last = if key.name.ends_with('>') {
-            0.0
-        } else {
-            strsim::normalized_damerau_levenshtein(last(&candidate), last(name))
-        };
+        let last = if key.name.ends_with('>') { 0.0 } else { last };
         (whole.max(last * 0.9) + whole / 100.0, candidate)
     };
-    let candidates = keys.iter().filter(|key| !of_another_bus(key)).map(likeness);
+    let candidates = keys.iter().filter(|key| !of_another_bus(section(&key.name))).map(likeness);
     let alike = candidates.filter(|(likeness, _)| *likeness >= ALIKE);
     alike.max_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, candidate)| candidate)
 }

@@ -102,7 +102,12 @@ fn a_whole_table_of_a_bus_that_is_not_in_use_is_none_either_and_a_variable_of_it
 #[test]
 fn keys_of_a_broker_without_a_word_on_the_bus_are_a_mistake() {
     let mistakes = from_file(OTHERS.split_once("[embedded]").unwrap().0).unwrap_err();
-    assert!(mistakes.to_string().contains("is not given, while there are keys of kafka"), "{mistakes}");
+    assert!(
+        mistakes
+            .to_string()
+            .starts_with("bus (t.toml:3) is not given, while there are keys of kafka; set bus = \"kafka\""),
+        "{mistakes}"
+    );
     assert_eq!(mistakes.all.iter().map(|mistake| mistake.key.as_str()).collect::<Vec<_>>(), ["bus"]);
     let said = [SIGNED, ("TERRA_BRIDGE_BUS", "embedded")];
     assert!(read(Some("[kafka]\nbrokers = \"b:1\""), &said).is_ok());

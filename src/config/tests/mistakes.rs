@@ -326,3 +326,25 @@ fn all_mistakes_are_told_at_once() {
     ];
     assert_eq!(keys, all, "{mistakes}");
 }
+
+#[test]
+fn what_is_mistaken_itself_is_held_against_no_other_key() {
+    let cases = [
+        (
+            "bus = \"kafka\"\n[kafka]\nbrokers = \"b:1\"\n[kafka.properties]\n\"message.timeout.ms\" = 6000\n\
+             \"message.max.bytes\" = 2000000\n[server]\npublish_timeout = \"7\"\nmax_body = \"1\"",
+            vec!["server.max_body", "server.publish_timeout"],
+        ),
+        ("[routes]\ntemplate = \"x\"\n[routes.types]\nsleep = \"terra_daily\"", vec!["routes.template"]),
+        ("[admin]\nlisten = \"x\"\n[server]\nlisten = \"127.0.0.1:8081\"", vec!["admin.listen"]),
+        (
+            "[server.tls]\ncertificate = \"/nowhere\"\nkey = \"/dev/null/x\"",
+            vec!["server.tls.certificate", "server.tls.key"],
+        ),
+    ];
+    for (toml, keys) in cases {
+        let mut mistaken: Vec<_> = from_file(toml).unwrap_err().all.into_iter().map(|mistake| mistake.key).collect();
+        mistaken.sort();
+        assert_eq!(mistaken, keys, "{toml}");
+    }
+}
