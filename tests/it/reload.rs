@@ -15,8 +15,8 @@ use crate::support::http::{Connection, get};
 use crate::support::terra::{Attempt, SECRET};
 use crate::support::until;
 
-const REFUSED: &str = "the new configuration has mistakes: nothing is changed";
-const UNFIT: &str = "the new configuration needs what takes effect at the next start: nothing is changed";
+const REFUSED: &str = "the new configuration has mistakes; nothing was changed";
+const UNFIT: &str = "the new configuration does not fit what only a restart changes; nothing was changed";
 const LEFT: &str = "restart to apply: server.listen, server.max_body";
 
 /// Of the first bytes of [`BODY`], which a machine that is busy elsewhere may follow with the rest much later.
@@ -235,7 +235,7 @@ fn a_signal_during_the_start_ends_nothing_and_is_not_lost() {
 
 #[test]
 fn a_configuration_that_cannot_be_read_in_time_is_said_and_the_next_one_is_taken_over() {
-    const HANGS: &str = "the new configuration could not be read in time: nothing is changed";
+    const HANGS: &str = "the new configuration could not be read in time; nothing was changed";
     let bus = embedded();
     let toml = "[endpoints.terra]\nsecrets = [\"file:DIR/signing\"]\n";
     let running = Running::start(&bus, toml, &[("signing", "the first of all")]);
