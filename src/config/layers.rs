@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::environment::{Environment, variable};
 use super::format::type_in_words;
 use super::key::{Keys, TABLE, TERRA};
-use super::mistake::{Mistake, Source};
+use super::mistake::{Mistake, Mistakes, Source};
 use super::setting::{RawValue, Settings, endpoint_of};
 use super::suggestion::suggest;
 use super::{file, texts};
@@ -31,12 +31,15 @@ impl Layers {
         environment: &Environment,
         keys: &Keys,
         is_terminal: bool,
-    ) -> Result<(Self, Vec<Mistake>), Vec<Mistake>> {
+    ) -> Result<(Self, Vec<Mistake>), Mistakes> {
         let path: Option<PathBuf> = path.map(Path::to_owned).or_else(|| environment.config());
         let mut from_environment = environment.read(keys);
         let from_file = match path.as_deref().map(file::read).transpose() {
             Ok(settings) => settings.unwrap_or_default(),
-            Err(mistake) => return Err([vec![*mistake], checked(from_environment, keys).mistakes].concat()),
+            Err(mistake) => {
+                let all = [vec![*mistake], checked(from_environment, keys).mistakes].concat();
+                return Err(Mistakes { all, ignored: environment.ignored(keys) });
+            }
         };
         name_endpoints_as_the_file_does(&mut from_environment, &from_file);
         let mut given = checked(from_file, keys);

@@ -27,13 +27,9 @@ pub fn read(
     is_terminal: bool,
 ) -> Result<Draft, Mistakes> {
     let environment = Environment::new(environment);
-    let ignored = environment.ignored(&KEYS);
-    let (layers, mut mistakes) = match Layers::read(file, &environment, &KEYS, is_terminal) {
-        Ok(read) => read,
-        Err(all) => return Err(Mistakes { all, ignored }),
-    };
+    let (layers, mut mistakes) = Layers::read(file, &environment, &KEYS, is_terminal)?;
     let mut draft = Draft::read(layers, SecretSource::Machine(&environment), purpose);
-    draft.effective.ignored = ignored;
+    draft.effective.ignored = environment.ignored(&KEYS);
     mistakes.append(&mut draft.mistakes);
     draft.mistakes = mistakes;
     rules::check(&mut draft);
@@ -50,14 +46,10 @@ pub fn read_admin(
     environment: impl Iterator<Item = (OsString, OsString)>,
 ) -> Result<Admin, Mistakes> {
     let environment = Environment::new(environment);
-    let ignored = environment.ignored(&KEYS);
-    let (layers, mut all) = match Layers::read(file, &environment, &KEYS, false) {
-        Ok(read) => read,
-        Err(all) => return Err(Mistakes { all, ignored }),
-    };
+    let (layers, mut all) = Layers::read(file, &environment, &KEYS, false)?;
     all.retain(|mistake| mistake.key.split('.').next() == Some("admin"));
     let mut keys = SectionReader::new(&layers, SecretSource::Nothing, Purpose::Serve);
     let admin = keys.field("admin", "", table);
     all.extend(keys.mistakes);
-    if all.is_empty() { Ok(admin) } else { Err(Mistakes { all, ignored }) }
+    if all.is_empty() { Ok(admin) } else { Err(Mistakes { all, ignored: environment.ignored(&KEYS) }) }
 }

@@ -12,41 +12,41 @@ use super::units;
 
 /// Adds the mistakes that show.
 pub(super) fn check(draft: &mut Draft) {
-    let rules = [bus, limits, pairs, ports, paths, dedupe, kafka, nats, embedded];
-    let found: Vec<Mistake> = rules.iter().flat_map(|rule| rule(draft)).collect();
+    let mut found = Vec::new();
+    for rule in [bus, limits, pairs, ports, paths, dedupe, kafka_login, nats_login, embedded_token] {
+        rule(draft, &mut found);
+    }
     draft.mistakes.extend(found);
 }
 
 /// Keys of a broker, and nobody said which bus to use: the embedded log is hardly what they mean.
-fn bus(draft: &Draft) -> Vec<Mistake> {
+fn bus(draft: &Draft, found: &mut Vec<Mistake>) {
     let mut unused = draft.effective.lines.iter().filter(|line| line.state == State::Unused);
     let of_broker = unused.find(|line| !line.key.starts_with("embedded."));
-    let Some(line) = of_broker.filter(|_| draft.source("bus") == Source::Default) else { return Vec::new() };
+    let Some(line) = of_broker.filter(|_| draft.source("bus") == Source::Default) else { return };
     let bus = line.key.split('.').next().unwrap_or_default();
     let wrong = format!("is not given, while there are keys of {bus}");
     let remedy = format!("set bus = {bus:?}, or bus = \"embedded\" to keep events in the embedded log");
-    vec![Mistake::new("bus", &line.source, wrong).remedy(remedy)]
+    found.push(Mistake::new("bus", &line.source, wrong).remedy(remedy));
 }
 
 /// Numbers of which one bounds the other.
-fn limits(draft: &Draft) -> Vec<Mistake> {
+fn limits(draft: &Draft, found: &mut Vec<Mistake>) {
     let server = &draft.config.server;
-    let mut mistakes = Vec::new();
     if server.publish_timeout >= server.deadline {
         let remedy = "make it shorter than the deadline";
-        mistakes.extend(conflict(draft, "server.publish_timeout", "server.deadline", remedy));
+        found.extend(conflict(draft, "server.publish_timeout", "server.deadline", remedy));
     }
     if server.bytes_in_flight < server.max_body {
         let remedy = "make it large enough for several bodies";
-        mistakes.extend(conflict(draft, "server.bytes_in_flight", "server.max_body", remedy));
+        found.extend(conflict(draft, "server.bytes_in_flight", "server.max_body", remedy));
     }
     if let Bus::Nats(nats) = &draft.config.bus
         && nats.duplicate_window > nats.max_age
     {
         let remedy = "make it at most nats.max_age: NATS refuses it otherwise";
-        mistakes.extend(conflict(draft, "nats.duplicate_window", "nats.max_age", remedy));
+        found.extend(conflict(draft, "nats.duplicate_window", "nats.max_age", remedy));
     }
-    mistakes
 }
 
 /// Two values that do not go together.
@@ -57,48 +57,43 @@ fn conflict(draft: &Draft, key: &str, other: &str, remedy: &str) -> Option<Mista
 }
 
 /// Keys of which each needs the other.
-fn pairs(draft: &Draft) -> Vec<Mistake> {
-    const PAIRS: [[&str; 2]; 6] = [
-        ["server.tls.certificate", "server.tls.key"],
-        ["embedded.tls.certificate", "embedded.tls.key"],
-        ["kafka.tls.certificate", "kafka.tls.key"],
-        ["kafka.username", "kafka.password"],
-        ["nats.tls.certificate", "nats.tls.key"],
-        ["nats.user", "nats.password"],
-    ];
-    let both_ways = PAIRS.iter().flat_map(|[one, other]| [(one, other), (other, one)]);
-    both_ways.filter_map(|(key, needed)| lone(draft, key, needed)).collect()
+fn pairs(draft: &Draft, found: &mut Vec<Mistake>) {
+    for (one, other) in [
+        ("server.tls.certificate", "server.tls.key"),
+        ("embedded.tls.certificate", "embedded.tls.key"),
+        ("kafka.tls.certificate", "kafka.tls.key"),
+        ("kafka.username", "kafka.password"),
+        ("nats.tls.certificate", "nats.tls.key"),
+        ("nats.user", "nats.password"),
+    ] {
+        found.extend(lone(draft, one, other).or_else(|| lone(draft, other, one)));
+    }
 }
 
 /// A key without another that it needs.
 fn lone(draft: &Draft, key: &str, needed: &str) -> Option<Mistake> {
-    let line = draft.line(key)?;
-    // A key that is mistaken is given all the same.
-    if draft.is_sound(needed) || is_mistaken(draft, needed) {
-        return None;
-    }
+    let line = draft.line(key).filter(|_| !is_given(draft, needed))?;
     let mistake = Mistake::new(key, &line.source, format!("is given without {needed}"));
     Some(mistake.remedy(format!("set {needed}, or remove it")))
 }
 
-fn is_mistaken(draft: &Draft, key: &str) -> bool {
-    draft.mistakes.iter().any(|mistake| mistake.key == key)
+/// A key that is mistaken is given all the same.
+fn is_given(draft: &Draft, key: &str) -> bool {
+    draft.is_sound(key) || draft.mistakes.iter().any(|mistake| mistake.key == key)
 }
 
 /// Listeners that would take each other's port.
-fn ports(draft: &Draft) -> Vec<Mistake> {
+fn ports(draft: &Draft, found: &mut Vec<Mistake>) {
     let config = &draft.config;
     let mut listeners = vec![("server.listen", config.server.listen), ("admin.listen", config.admin.listen)];
     if let Bus::Embedded(embedded) = &config.bus {
         listeners.push(("embedded.listen", embedded.listen));
     }
-    let mut mistakes = Vec::new();
     for (at, (key, address)) in listeners.iter().enumerate() {
         for (other, _) in listeners[..at].iter().filter(|(_, taken)| overlap(*taken, *address)) {
-            mistakes.extend(conflict(draft, key, other, "give each listener a port of its own"));
+            found.extend(conflict(draft, key, other, "give each listener a port of its own"));
         }
     }
-    mistakes
 }
 
 fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
@@ -107,69 +102,58 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
 }
 
 /// What stands between a sender and the bridge may add or take away a final slash.
-fn paths(draft: &Draft) -> Vec<Mistake> {
+fn paths(draft: &Draft, found: &mut Vec<Mistake>) {
     let mut taken: BTreeMap<&str, (String, &str)> = BTreeMap::new();
-    let mut mistakes = Vec::new();
     for endpoint in &draft.config.endpoints {
         let (key, path) = (format!("endpoints.{}.path", endpoint.name), endpoint.path.as_str());
         let Some(line) = draft.line(&key) else { continue };
         if let Some((other, theirs)) = taken.get(path.trim_end_matches('/')) {
             let same = if *theirs == path { "is the same as" } else { "differs only in its final slash from" };
             let wrong = format!("{same} {other} ({})", draft.source(other));
-            let mistake = Mistake::new(key, &line.source, wrong);
-            mistakes.push(mistake.remedy("give each endpoint a path of its own"));
+            found.push(Mistake::new(key, &line.source, wrong).remedy("give each endpoint a path of its own"));
         } else {
             taken.insert(path.trim_end_matches('/'), (key, path));
         }
     }
-    mistakes
 }
 
 /// Who replays a delivery that is still taken must find it remembered.
-fn dedupe(draft: &Draft) -> Vec<Mistake> {
+fn dedupe(draft: &Draft, found: &mut Vec<Mistake>) {
     let is_sound = |endpoint: &str, key: &str| draft.is_sound(&format!("endpoints.{endpoint}.{key}"));
-    let sound =
-        draft.config.endpoints.iter().filter(|of| is_sound(&of.name, "max_age") && is_sound(&of.name, "max_skew"));
-    let Some((longest, endpoint)) = sound.map(|of| (of.max_age + of.max_skew, &of.name)).max() else {
-        return Vec::new();
-    };
-    let window = draft.line("dedupe.window").filter(|_| draft.config.dedupe.window < longest);
-    let mistake = window.map(|window| {
+    let endpoints = draft.config.endpoints.iter();
+    let sound = endpoints.filter(|of| is_sound(&of.name, "max_age") && is_sound(&of.name, "max_skew"));
+    let longest = sound.map(|of| (of.max_age + of.max_skew, &of.name)).max();
+    let longest = longest.filter(|(longest, _)| draft.config.dedupe.window < *longest);
+    if let (Some((longest, endpoint)), Some(window)) = (longest, draft.line("dedupe.window")) {
         let longest = units::show_duration(longest);
-        let together = format!("max_age and max_skew of endpoint {endpoint} are {longest:?} together");
-        Mistake::new("dedupe.window", &window.source, format!("is {}, but {together}", window.value))
-            .remedy("make it at least as long")
-    });
-    mistake.into_iter().collect()
+        let wrong =
+            format!("is {}, but max_age and max_skew of endpoint {endpoint} are {longest:?} together", window.value);
+        found.push(Mistake::new("dedupe.window", &window.source, wrong).remedy("make it at least as long"));
+    }
 }
 
-fn kafka(draft: &Draft) -> Vec<Mistake> {
-    let named_otherwise = draft.is_sound("kafka.properties.sasl.username");
-    let lone = lone(draft, "kafka.sasl_mechanism", "kafka.username");
-    lone.filter(|_| !named_otherwise).into_iter().collect()
+fn kafka_login(draft: &Draft, found: &mut Vec<Mistake>) {
+    if !draft.is_sound("kafka.properties.sasl.username") {
+        found.extend(lone(draft, "kafka.sasl_mechanism", "kafka.username"));
+    }
 }
 
-fn nats(draft: &Draft) -> Vec<Mistake> {
+fn nats_login(draft: &Draft, found: &mut Vec<Mistake>) {
     let ways = ["nats.credentials", "nats.nkey", "nats.user", "nats.token"];
     let mut used = ways.iter().filter_map(|key| draft.line(key));
-    let Some(first) = used.next() else { return Vec::new() };
-    let second = used.map(|second| {
+    let Some(first) = used.next() else { return };
+    for second in used {
         let wrong = format!("is a second way to log in, beside {} ({})", first.key, first.source);
-        Mistake::new(&second.key, &second.source, wrong).remedy(format!("keep one of {}", ways.join(", ")))
-    });
-    second.collect()
+        let remedy = format!("keep one of {}", ways.join(", "));
+        found.push(Mistake::new(&second.key, &second.source, wrong).remedy(remedy));
+    }
 }
 
-fn embedded(draft: &Draft) -> Vec<Mistake> {
-    const TOKEN: &str = "embedded.token";
-    let (Bus::Embedded(embedded), Some(listen)) = (&draft.config.bus, draft.line("embedded.listen")) else {
-        return Vec::new();
-    };
-    let is_private = embedded.listen.ip().to_canonical().is_loopback();
-    if is_private || draft.is_sound(TOKEN) || is_mistaken(draft, TOKEN) {
-        return Vec::new();
+fn embedded_token(draft: &Draft, found: &mut Vec<Mistake>) {
+    let (Bus::Embedded(embedded), Some(listen)) = (&draft.config.bus, draft.line("embedded.listen")) else { return };
+    if !embedded.listen.ip().to_canonical().is_loopback() && !is_given(draft, "embedded.token") {
+        let wrong = format!("is {}, which others can reach, and embedded.token is not given", listen.value);
+        let remedy = "set embedded.token to a reference such as \"file:/path\", or listen on 127.0.0.1";
+        found.push(Mistake::new("embedded.listen", &listen.source, wrong).remedy(remedy));
     }
-    let wrong = format!("is {}, which others can reach, and {TOKEN} is not given", listen.value);
-    let remedy = "set embedded.token to a reference such as \"file:/path\", or listen on 127.0.0.1";
-    vec![Mistake::new("embedded.listen", &listen.source, wrong).remedy(remedy)]
 }
