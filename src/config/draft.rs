@@ -40,16 +40,21 @@ impl Draft {
         self.line(key).is_some()
     }
 
+    /// Whether it has a value at all: a key that is mistaken is given all the same.
+    pub(super) fn is_given(&self, key: &str) -> bool {
+        self.is_sound(key) || self.mistakes.iter().any(|mistake| mistake.key == key)
+    }
+
     /// Where the key's value comes from.
     pub fn source(&self, key: &str) -> Source {
         self.line(key).map_or(Source::Default, |line| line.source.clone())
     }
 
-    /// A mistake that only a room can see, unless the key has one already: what is wrong reads on from the key, the
-    /// remedy is a request.
+    /// A mistake that only a room can see, unless the value was mistaken already: what is wrong reads on from the key,
+    /// the remedy is a request.
     pub fn report(&mut self, key: &str, wrong: impl Into<String>, remedy: impl Into<String>) {
-        if let Some(line) = self.line(key) {
-            self.mistakes.push(Mistake::new(key, &line.source, wrong).remedy(remedy));
+        if self.is_sound(key) || !self.is_given(key) {
+            self.mistakes.push(Mistake::new(key, &self.source(key), wrong).remedy(remedy));
         }
     }
 }

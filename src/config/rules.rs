@@ -72,14 +72,9 @@ fn pairs(draft: &Draft, found: &mut Vec<Mistake>) {
 
 /// A key without another that it needs.
 fn lone(draft: &Draft, key: &str, needed: &str) -> Option<Mistake> {
-    let line = draft.line(key).filter(|_| !is_given(draft, needed))?;
+    let line = draft.line(key).filter(|_| !draft.is_given(needed))?;
     let mistake = Mistake::new(key, &line.source, format!("is given without {needed}"));
     Some(mistake.remedy(format!("set {needed}, or remove it")))
-}
-
-/// A key that is mistaken is given all the same.
-fn is_given(draft: &Draft, key: &str) -> bool {
-    draft.is_sound(key) || draft.mistakes.iter().any(|mistake| mistake.key == key)
 }
 
 /// Listeners that would take each other's port.
@@ -151,7 +146,7 @@ fn nats_login(draft: &Draft, found: &mut Vec<Mistake>) {
 
 fn embedded_token(draft: &Draft, found: &mut Vec<Mistake>) {
     let (Bus::Embedded(embedded), Some(listen)) = (&draft.config.bus, draft.line("embedded.listen")) else { return };
-    if !embedded.listen.ip().to_canonical().is_loopback() && !is_given(draft, "embedded.token") {
+    if !embedded.listen.ip().to_canonical().is_loopback() && !draft.is_given("embedded.token") {
         let wrong = format!("is {}, which others can reach, and embedded.token is not given", listen.value);
         let remedy = "set embedded.token to a reference such as \"file:/path\", or listen on 127.0.0.1";
         found.push(Mistake::new("embedded.listen", &listen.source, wrong).remedy(remedy));
