@@ -4,10 +4,11 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::Path;
 
+use super::load::Loaded;
 use super::serve::Tls;
 use super::{CheckArgs, Failure, quiet_on_broken_pipe, setup};
 use crate::bus::{self, Finding, Level};
-use crate::config::{Advice, Bus, Config, Endpoint, Ignored, Loaded};
+use crate::config::{Advice, Bus, Config, Endpoint, Ignored};
 use crate::log::disk;
 use crate::route::{Route, RouteTable};
 use crate::server::descriptors::{self, Shares};
@@ -17,7 +18,8 @@ use crate::vocabulary::{KNOWN, is_link};
 /// Prints the effective configuration, the ignored variables and the routing table; every mistake was
 /// said before. Then the findings on the spool and on the bus, with `--online` what that says itself; fails where one
 /// is a mistake.
-pub(super) async fn run(args: &CheckArgs, loaded: &Loaded, table: &RouteTable) -> Result<(), Failure> {
+pub(super) async fn run(args: &CheckArgs, loaded: &Loaded) -> Result<(), Failure> {
+    let table = &loaded.routes;
     let mut text = format!("Configuration\n\n{}", indented(&loaded.effective.to_string()));
     text.push_str(&ignored(&loaded.effective.ignored));
     let _ = write!(text, "\nRoutes\n\n{}", routes(table));
@@ -29,7 +31,7 @@ pub(super) async fn run(args: &CheckArgs, loaded: &Loaded, table: &RouteTable) -
     if !of_endpoints.is_empty() {
         print(&format!("\nEndpoints\n\n{}", described(&of_endpoints)))?;
     }
-    let advice: Vec<_> = loaded.inventory.advice().into_iter().map(finding).collect();
+    let advice: Vec<_> = loaded.resolved.advice().into_iter().map(finding).collect();
     if !advice.is_empty() {
         print(&format!("\nAdvice\n\n{}", described(&advice)))?;
     }

@@ -15,13 +15,14 @@ use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 
 use crate::bus::{self, StartPosition};
-use crate::config::{self, Config, Loaded, Mistakes};
+use crate::config::{self, Config, Mistakes};
 use crate::route::RouteTable;
 use crate::samples::SAMPLES;
 
 mod cause;
 mod check;
 mod health;
+mod load;
 mod pretty;
 mod private;
 mod reload;
@@ -30,6 +31,8 @@ mod send;
 mod serve;
 mod tail;
 mod tally;
+
+pub use load::{Loaded, load, load_for_reader};
 
 static VERSION: LazyLock<String> = LazyLock::new(|| {
     let (_, librdkafka) = rdkafka::util::get_rdkafka_version();
@@ -262,32 +265,29 @@ pub fn run() -> ExitCode {
 
 fn execute(cli: Cli) -> Result<(), Failure> {
     let file = cli.config.as_deref();
-    let load = || judged(file).map_err(mistaken);
+    let load = || load(file, std::env::vars_os(), io::stdout().is_terminal()).map_err(mistaken);
+    let load_for_reader = || load_for_reader(file, std::env::vars_os()).map_err(mistaken);
     match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => finish(async {
             let running = |error: serve::StartError| Failure::Running(error.to_string());
             // One that comes while the configuration is being read must not end the process.
             let hangup = serve::hangup().map_err(running)?;
-            let (loaded, table) = load()?;
-            serve::run(loaded, table, file.map(Path::to_owned), hangup).await.map_err(running)
+            serve::run(load()?, file.map(Path::to_owned), hangup).await.map_err(running)
         }),
-        Command::Check(args) => {
-            let (loaded, table) = load()?;
-            finish(check::run(&args, &loaded, &table))
-        }
-        Command::Send(args) => finish(send::run(&args, &load()?.0.config)),
+        Command::Check(args) => finish(check::run(&args, &load()?)),
+        Command::Send(args) => finish(send::run(&args, &load()?.config)),
         Command::Tail(args) => {
-            let (bus, table) = reader(file)?;
+            let (bus, table) = load_for_reader()?;
             let topics = table.topics().iter().map(ToString::to_string).collect();
             finish(tail::run(&args, &bus, topics))
         }
         Command::Requests(args) => {
-            let (bus, table) = reader(file)?;
+            let (bus, table) = load_for_reader()?;
             let topics = table.topics_of(requests::may_concern).iter().map(ToString::to_string).collect();
             finish(requests::run(&args, &bus, topics))
         }
         Command::Completions { shell } => completions(shell),
-        Command::Health => finish(health::run(&config::load_admin(file, std::env::vars_os()).map_err(mistaken)?)),
+        Command::Health => finish(health::run(&config::read_admin(file, std::env::vars_os()).map_err(mistaken)?)),
     }
 }
 
@@ -307,23 +307,6 @@ fn mistaken(mistakes: Mistakes) -> Failure {
     };
     Failure::Mistake(format!("{count} in the configuration\n\n{mistakes}\n{}", check::ignored(&mistakes.ignored)))
 }
-
-/// What whoever reads the bus needs of the configuration, and the table that it makes.
-fn reader(file: Option<&Path>) -> Result<(config::Bus, RouteTable), Failure> {
-    let config::Reader { bus, routes, endpoints } = config::load_reader(file, std::env::vars_os()).map_err(mistaken)?;
-    let table = RouteTable::build(&routes, endpoints.iter().map(|(name, own)| (name.as_str(), own)));
-    Ok((bus, table.expect(JUDGED)))
-}
-
-/// The configuration from the process's own environment, and the table that it makes.
-fn judged(file: Option<&Path>) -> Result<(Loaded, RouteTable), Mistakes> {
-    let loaded = config::load(file, std::env::vars_os(), io::stdout().is_terminal())?;
-    let table = RouteTable::of(&loaded.config).expect(JUDGED);
-    Ok((loaded, table))
-}
-
-/// Why there is a table wherever there is a configuration.
-const JUDGED: &str = "the configuration was judged with its table";
 
 /// What the bus is to know of the configuration.
 fn setup(config: &Config, routes: &RouteTable) -> bus::Setup {

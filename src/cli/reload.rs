@@ -1,7 +1,8 @@
-//! Reload: what SIGHUP, and a signing secret that changed on disk, have taken over while the bridge
-//! runs. Comes in: the configuration as a whole. Goes out: to each part that can change what it needs
-//! of it, or every mistake, and nothing is changed. Says names of keys and endpoints, never a value.
+//! Reload: on SIGHUP the configuration is read again, and secrets that changed on disk come into use by themselves. Each
+//! part that can change while the bridge runs gets what it needs of it; a configuration with a mistake changes nothing.
+//! Logs name keys and endpoints, never a value.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
@@ -10,34 +11,34 @@ use std::time::Duration;
 use tokio::signal::unix::Signal;
 use tokio_util::sync::CancellationToken;
 
-use super::judged;
+use super::load::{self, Loaded};
 use crate::bus::{Bus, embedded};
-use crate::config::files::{Hangs, Reading};
-use crate::config::{self, Advice, Config, Difference, Inventory, Loaded, Looked, Mistake, Mistakes};
+use crate::config::files::{TimedOut, TimedReads};
+use crate::config::{self, Advice, Config, Difference, Mistake, Mistakes, Resolved, SecretChanges};
 use crate::relay::Relay;
 use crate::route::RouteTable;
 use crate::server::Certificates;
 use crate::telemetry::Filter;
 
-/// Between two looks at the files of secrets; what two looks in a row find is taken over.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Between two reads of the files of secrets; what two in a row find comes into use.
+const REREAD_EVERY: Duration = Duration::from_secs(2);
 
-/// What reading the configuration and all that it names may take.
+/// How long reading the configuration and all that it names may take.
 const READ_WITHIN: Duration = Duration::from_secs(10);
 
-/// What can change while the bridge runs. Taking over cannot fail: whatever a part could find fault
-/// with is a mistake of the configuration, and known before the first part is told.
+/// What can change while the bridge runs. Applying cannot fail: whatever a part could find wrong is a mistake of the
+/// configuration, and known before the first part gets it.
 pub(super) struct Parts {
     pub(super) relay: Relay,
     pub(super) bus: Arc<dyn Bus>,
     pub(super) api: Option<embedded::Api>,
     pub(super) filter: Filter,
-    /// They look at their files themselves; SIGHUP has them do it at once.
+    /// They reread their files by themselves; SIGHUP makes them do it at once.
     pub(super) certificates: Vec<Certificates>,
 }
 
 impl Parts {
-    fn take_over(&self, config: &Config, routes: &Arc<RouteTable>) {
+    fn apply(&self, config: &Config, routes: &Arc<RouteTable>) {
         self.filter.apply(&config.log.filter);
         self.bus.topics(routes.topics());
         self.relay.apply(config, routes.clone());
@@ -47,17 +48,16 @@ impl Parts {
     }
 }
 
-/// What counts at the moment, and who is to be told of another.
+/// The configuration in use, and the parts that get another one.
 pub(super) struct Reload {
     file: Option<PathBuf>,
-    inventory: Inventory,
+    resolved: Resolved,
     routes: Arc<RouteTable>,
     parts: Parts,
-    reading: Reading<Result<(Loaded, RouteTable), Mistakes>>,
+    reads: TimedReads<Result<Loaded, Mistakes>>,
 }
 
-/// Reloads on each `hangup` and looks at secrets until `stop`, on a thread of its own: a file may lie
-/// where reading takes its time.
+/// Reloads on each `hangup` and rereads secrets until `stop`, on a thread of its own: reading a file may take its time.
 ///
 /// # Errors
 /// Where the system has no thread to spare.
@@ -67,9 +67,9 @@ pub(super) fn start(mut reload: Reload, hangup: Signal, stop: CancellationToken)
     tokio::spawn(pass_on(hangup, asks, stop));
     let serve = move || {
         loop {
-            match asked.recv_timeout(LOOK_EVERY) {
+            match asked.recv_timeout(REREAD_EVERY) {
                 Ok(()) => reload.reload(),
-                Err(RecvTimeoutError::Timeout) => reload.look(),
+                Err(RecvTimeoutError::Timeout) => reload.reread_secrets(),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
@@ -89,69 +89,70 @@ async fn pass_on(mut hangup: Signal, asks: SyncSender<()>, stop: CancellationTok
 }
 
 impl Reload {
-    pub(super) fn new(inventory: Inventory, routes: Arc<RouteTable>, file: Option<PathBuf>, parts: Parts) -> Self {
-        Self { file, inventory, routes, parts, reading: Reading::default() }
+    pub(super) fn new(resolved: Resolved, routes: Arc<RouteTable>, file: Option<PathBuf>, parts: Parts) -> Self {
+        Self { file, resolved, routes, parts, reads: TimedReads::default() }
     }
 
     fn reload(&mut self) {
         let file = self.file.clone();
-        let (loaded, routes) = match self.reading.within(READ_WITHIN, move || judged(file.as_deref())) {
+        let read = move || load::load(file.as_deref(), std::env::vars_os(), std::io::stdout().is_terminal());
+        let Loaded { resolved, routes, .. } = match self.reads.within(READ_WITHIN, read) {
             Ok(Ok(loaded)) => loaded,
-            Err(Hangs) => {
-                let remedy = "see whether the disk answers that the configuration and the files it names lie on, and \
-                              whether any of them is a pipe; then send SIGHUP again";
-                return tracing::warn!(remedy, "the new configuration could not be read in time: nothing is changed");
+            Err(TimedOut) => {
+                let remedy = "check that the disk with the configuration and the files it names answers, and that none of them \
+                              is a pipe; then send SIGHUP again";
+                return tracing::warn!(remedy, "the new configuration could not be read in time; nothing was changed");
             }
             Ok(Err(mistakes)) => {
                 let (count, mistakes) = (mistakes.all.len(), listed(&mistakes.all));
-                return tracing::error!(count, mistakes, "the new configuration has mistakes: nothing is changed");
+                return tracing::error!(count, mistakes, "the new configuration has mistakes; nothing was changed");
             }
         };
-        let difference = match self.inventory.take_over(loaded.inventory) {
+        let difference = match self.resolved.apply(resolved, load::check) {
             Ok(difference) => difference,
             Err(mistakes) => {
                 let (count, mistakes) = (mistakes.len(), listed(&mistakes));
                 return tracing::error!(
                     count,
                     mistakes,
-                    remedy = "start the bridge again",
-                    "the new configuration needs what takes effect at the next start: nothing is changed"
+                    remedy = "restart the bridge to apply it",
+                    "the new configuration does not fit what only a restart changes; nothing was changed"
                 );
             }
         };
         self.routes = Arc::new(routes);
-        self.parts.take_over(&self.inventory.config(), &self.routes);
+        self.parts.apply(self.resolved.config(), &self.routes);
         for certificates in &self.parts.certificates {
             if let Err(error) = certificates.reload() {
                 tracing::error!(%error, "the new certificate and key do not fit; the old pair stays in use");
             }
         }
         say(&difference);
-        warn_of_advice(&self.inventory.advice());
+        warn_of_advice(&self.resolved.advice());
     }
 
-    fn look(&mut self) {
-        let Looked { rotated, gone, hanging } = self.inventory.look();
+    fn reread_secrets(&mut self) {
+        let SecretChanges { rotated, lost, timed_out } = self.resolved.reread_secrets();
         if !rotated.is_empty() {
-            self.parts.take_over(&self.inventory.config(), &self.routes);
+            self.parts.apply(self.resolved.config(), &self.routes);
         }
-        let advice = self.inventory.advice();
+        let advice = self.resolved.advice();
         for key in rotated {
-            tracing::info!(key = key, "a secret has changed on disk and was taken over");
+            tracing::info!(key = key, "a secret changed on disk and is now in use");
             warn_of_advice(advice.iter().filter(|advice| advice.key == key));
         }
-        for (key, reason) in gone {
-            let remedy = "write the secret into a regular file there; it is taken over by itself";
+        for (key, reason) in lost {
+            let remedy = "write the secret into a regular file there; the bridge picks it up by itself";
             tracing::warn!(
                 key,
                 reason,
                 remedy,
-                "the file of a secret is empty or cannot be read: the last one still counts"
+                "the file of a secret is empty or cannot be read; the last secret stays in use"
             );
         }
-        for key in hanging {
-            let remedy = "see whether the disk answers that the file lies on; the bridge goes on looking";
-            tracing::warn!(key, remedy, "reading the file of a secret has no end: the last one still counts");
+        for key in timed_out {
+            let remedy = "check that the disk with the file answers; the bridge keeps trying";
+            tracing::warn!(key, remedy, "reading the file of a secret takes too long; the last secret stays in use");
         }
     }
 }
@@ -164,7 +165,7 @@ pub(super) fn warn_of_advice<'a>(advice: impl IntoIterator<Item = &'a Advice>) {
     }
 }
 
-fn say(Difference { changed, added, removed, left }: &Difference) {
+fn say(Difference { changed, added, removed, needs_restart }: &Difference) {
     let of = |names: &[String]| (!names.is_empty()).then(|| names.join(", "));
     tracing::info!(
         changed = of(changed),
@@ -172,8 +173,8 @@ fn say(Difference { changed, added, removed, left }: &Difference) {
         endpoints_removed = of(removed),
         "configuration reloaded"
     );
-    if let Some(keys) = of(left) {
-        tracing::warn!(keys, "what differs in these keys takes effect at the next start");
+    if let Some(keys) = of(needs_restart) {
+        tracing::warn!("restart to apply: {keys}");
     }
 }
 

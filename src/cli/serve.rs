@@ -12,20 +12,20 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::load::Loaded;
 use super::reload::{self, Parts, Reload};
 use super::setup;
 use crate::admin::Admin;
 use crate::bus::embedded::Api;
 use crate::bus::{self, Bus, ConnectionState, OpenError};
 use crate::clock::Clock;
-use crate::config::{self, Config, Ignored, Loaded};
+use crate::config::{self, Config, Ignored};
 use crate::dedupe::Dedupe;
 use crate::fetch::{Fetcher, TrustError};
 use crate::metrics::{Metrics, ReaderGauges, Readings};
 use crate::payload::Budget;
 use crate::relay::{Relay, Stages};
 use crate::reply::Outcome;
-use crate::route::RouteTable;
 use crate::server::descriptors::{self, Shares};
 use crate::server::{self, CertificateError, Certificates, ConnectionLog, Limits};
 use crate::spool::{self, Spool};
@@ -63,17 +63,12 @@ pub(super) enum StartError {
 ///
 /// # Errors
 /// Where it could not start: nothing was accepted then. Or where the bus failed for good.
-pub(super) async fn run(
-    loaded: Loaded,
-    routes: RouteTable,
-    file: Option<PathBuf>,
-    hangup: Signal,
-) -> Result<(), StartError> {
-    let Loaded { config, effective, inventory } = loaded;
+pub(super) async fn run(loaded: Loaded, file: Option<PathBuf>, hangup: Signal) -> Result<(), StartError> {
+    let Loaded { config, effective, resolved, routes } = loaded;
     let config = &config;
     let telemetry = telemetry::start(&config.log);
     warn_of(&effective.ignored);
-    reload::warn_of_advice(&inventory.advice());
+    reload::warn_of_advice(&resolved.advice());
     let mut signals = Signals::new().map_err(StartError::Signals)?;
     let tls = Tls::load(config)?;
     let fetcher = config.s3.as_ref().map(Fetcher::new).transpose()?;
@@ -136,7 +131,7 @@ pub(super) async fn run(
         filter: telemetry.filter(),
         certificates: tls.all(),
     };
-    reload::start(Reload::new(inventory, routes, file, parts), hangup, stop.clone()).map_err(StartError::Reload)?;
+    reload::start(Reload::new(resolved, routes, file, parts), hangup, stop.clone()).map_err(StartError::Reload)?;
 
     let ended = tokio::select! {
         signal = signals.next() => {

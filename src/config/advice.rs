@@ -1,7 +1,6 @@
-//! What is no mistake and yet hardly what anybody meant. Comes in: sound values. Goes out: advice for people,
-//! which never has the value of a secret in it.
+//! Advice on what is no mistake and yet hardly what anybody meant. It never has the value of a secret in it.
 
-use super::values::{Held, Values};
+use super::secret_source::{KnownSecret, Secrets};
 
 /// One thing to look at. It stops nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,24 +28,21 @@ const MARKS: [&[u8]; 3] = [b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff"];
 /// Bytes of what others have to guess.
 const SHORTEST: usize = 8;
 
-pub(super) fn of(values: &Values) -> Vec<Advice> {
-    values.held.iter().flat_map(|(name, held)| odd_secrets(name, held)).collect()
+pub(super) fn of(secrets: &Secrets) -> Vec<Advice> {
+    secrets.iter().flat_map(|(key, known)| known.iter().filter_map(|known| odd_secret(key, known))).collect()
 }
 
-fn odd_secrets(name: &str, held: &Held) -> Vec<Advice> {
-    let signs = name.starts_with("endpoints.");
-    let secrets = held.references.iter().zip(held.parsed.secrets());
-    let advice = |(reference, secret): (&String, &super::Secret)| {
-        let odd = oddities(secret.expose(), signs || name == "embedded.token");
-        let whose = if signs { "Terra's dashboard shows it" } else { "it was given out" };
-        (!odd.is_empty()).then(|| Advice {
-            key: name.to_owned(),
-            reference: Some(reference.clone()),
-            says: odd.join(" and "),
-            remedy: format!("store the secret alone, exactly as {whose}"),
-        })
-    };
-    secrets.filter_map(advice).collect()
+fn odd_secret(key: &str, known: &KnownSecret) -> Option<Advice> {
+    let reference = known.reference.clone()?;
+    let signs = key.starts_with("endpoints.");
+    let odd = oddities(known.secret.expose(), signs || key == "embedded.token");
+    let whose = if signs { "Terra's dashboard shows it" } else { "it was given out" };
+    (!odd.is_empty()).then(|| Advice {
+        key: key.to_owned(),
+        reference: Some(reference),
+        says: odd.join(" and "),
+        remedy: format!("store the secret alone, exactly as {whose}"),
+    })
 }
 
 /// What a secret gets on its way through shells, editors and manifests. A text of several lines, such as a

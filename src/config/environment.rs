@@ -1,20 +1,18 @@
-//! The environment. Comes in: all variables. Goes out: the [`Setting`]s among them, what looks like ours
-//! and is not, and single variables as raw bytes for secrets. Names nobody's values in a mistake.
+//! The variables of the process: those that set a key, those that look like ours and are not, and single ones as
+//! raw bytes for secrets. No mistake repeats a value.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
-use figment::value::Value;
-
-use super::keys::{self, Meaning};
+use super::file;
+use super::key::{Keys, TABLE};
 use super::mistake::{Ignored, Mistake, Source};
-use super::sheet::{Setting, Settings};
-use super::{file, kind};
+use super::setting::{RawValue, Settings};
 
 const PREFIX: &str = "TERRA_BRIDGE_";
 /// Names the file.
-pub(super) const CONFIG: &str = "TERRA_BRIDGE_CONFIG";
+const CONFIG: &str = "TERRA_BRIDGE_CONFIG";
 /// Between two levels.
 const LEVEL: &str = "__";
 
@@ -39,29 +37,29 @@ impl Environment {
     }
 
     /// Every value of ours.
-    pub(super) fn read(&self) -> Settings {
+    pub(super) fn read(&self, keys: &Keys) -> Settings {
         let mut settings = Settings::default();
-        for (name, value) in self.of_prefix().filter(|(name, _)| is_ours(name) && name != CONFIG) {
-            let path = path(&name);
-            let source = Source::Environment(name);
+        for (variable, value) in self.of_prefix().filter(|(name, _)| is_ours(name, keys) && name != CONFIG) {
+            let (name, source) = (key_of(&variable), Source::Environment(variable));
             match value.to_str() {
-                Some(text) => settings.extend(spread(path, text, &source)),
-                None => settings.mistakes.push(Mistake::new(path.join("."), &source, "is not UTF-8")),
+                None => settings.mistakes.push(Mistake::new(name, &source, "is not UTF-8")),
+                Some(text) if keys.is_table(&name) => settings.extend(whole_table(&name, text, &source)),
+                Some(text) => settings.all.push((name, RawValue::new(text, source))),
             }
         }
         settings
     }
 
     /// What begins as our variables do and means nothing to us.
-    pub(super) fn ignored(&self) -> Vec<Ignored> {
-        let foreign = self.of_prefix().map(|(name, _)| name).filter(|name| !is_ours(name));
-        foreign.map(|name| Ignored { meant: meant(&name), injected: is_injected(&name), name }).collect()
+    pub(super) fn ignored(&self, keys: &Keys) -> Vec<Ignored> {
+        let foreign = self.of_prefix().map(|(name, _)| name).filter(|name| !is_ours(name, keys));
+        foreign.map(|name| Ignored { meant: meant(&name, keys), injected: is_injected(&name), name }).collect()
     }
 }
 
 /// The variable that sets a key. In the name of an endpoint `_` stands for `-`, which no shell can export.
-pub(super) fn variable(path: &[String]) -> String {
-    let mut levels: Vec<String> = path.iter().map(|name| name.replace('.', LEVEL).to_uppercase()).collect();
+pub(super) fn variable(key: &str) -> String {
+    let mut levels: Vec<String> = key.split('.').map(str::to_uppercase).collect();
     if let [section, endpoint, ..] = levels.as_mut_slice()
         && section == "ENDPOINTS"
     {
@@ -70,14 +68,16 @@ pub(super) fn variable(path: &[String]) -> String {
     format!("{PREFIX}{}", levels.join(LEVEL))
 }
 
-/// Whether the variable of ours holds a whole table.
-pub(super) fn is_table(name: &str) -> bool {
-    name.starts_with(PREFIX) && matches!(keys::meaning(&path(name)), Meaning::Table)
+/// The key that a variable of ours sets.
+fn key_of(variable: &str) -> String {
+    variable[PREFIX.len()..].replace(LEVEL, ".").to_lowercase()
 }
 
 /// A whole table at the top, or a key there, has no levels to show for itself.
-fn is_ours(name: &str) -> bool {
-    name == CONFIG || name.contains(LEVEL) || !matches!(keys::meaning(&path(name)), Meaning::Unknown)
+fn is_ours(variable: &str, keys: &Keys) -> bool {
+    let key = key_of(variable);
+    let is_top_level = !key.contains('.') && (keys.find(&key).is_some() || keys.is_table(&key));
+    variable == CONFIG || variable.contains(LEVEL) || is_top_level
 }
 
 /// As Kubernetes names what it tells every pod of a Service: its address, and one of its ports.
@@ -92,25 +92,15 @@ fn is_injected(name: &str) -> bool {
     name.ends_with("_SERVICE_HOST") || name.contains("_SERVICE_PORT_") || of_ports()
 }
 
-fn path(name: &str) -> Vec<String> {
-    let names = name[PREFIX.len()..].split(LEVEL).map(str::to_lowercase);
-    keys::join(names.collect())
-}
-
-/// One setting of the raw text, or all those of an inline table.
-fn spread(path: Vec<String>, text: &str, source: &Source) -> Settings {
+/// All values of an inline table.
+fn whole_table(name: &str, text: &str, source: &Source) -> Settings {
     let mut settings = Settings::default();
-    if !matches!(keys::meaning(&path), Meaning::Table) {
-        settings.all.push(Setting::new(path, Value::from(text), source.clone()));
-        return settings;
-    }
-    let mistake = |wrong: String| Mistake::new(path.join("."), source, wrong).allowed(kind::TABLE);
+    let mistake = |wrong: String| Mistake::new(name, source, wrong).allowed(TABLE);
     match file::inline_table(text) {
-        Ok(Some(leaves)) => {
-            settings.all.extend(leaves.into_iter().map(|(names, value)| {
-                Setting::new([path.as_slice(), names.as_slice()].concat(), value, source.clone())
-            }))
-        }
+        Ok(Some(leaves)) => settings.all.extend(leaves.into_iter().map(|(below, value)| {
+            let raw = RawValue { of_whole_table: true, ..RawValue::new(value, source.clone()) };
+            (format!("{name}.{below}"), raw)
+        })),
         Ok(None) => settings.mistakes.push(mistake("is not a table".into())),
         Err(why) => settings.mistakes.push(mistake(format!("is not TOML at {why}"))),
     }
@@ -118,8 +108,7 @@ fn spread(path: Vec<String>, text: &str, source: &Source) -> Settings {
 }
 
 /// The variable of ours that differs only in how many underscores are between its levels.
-fn meant(name: &str) -> Option<String> {
-    let plain = keys::KEYS.iter().filter(|key| !key.name.contains('<'));
-    let mut ours = plain.map(|key| variable(&key.name.split('.').map(str::to_owned).collect::<Vec<_>>()));
+fn meant(name: &str, keys: &Keys) -> Option<String> {
+    let mut ours = keys.iter().filter(|key| !key.name.contains('<')).map(|key| variable(&key.name));
     ours.find(|ours| ours.replace(LEVEL, "_") == name)
 }

@@ -1,35 +1,29 @@
-//! The TOML file. Comes in: text. Goes out: [`Setting`]s, each with the line it stands on, or where
-//! the text stops being TOML. Knows no key, and never repeats the text: a secret may be in it.
+//! The TOML file: every value with the line it stands on, or where the text stops being TOML. Knows no key, and never
+//! repeats the text: a secret may be in it.
 
 use std::path::Path;
 
-use figment::value::{Dict, Empty, Tag, Value};
-use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use serde::Deserialize;
+use toml::de::{DeTable, DeValue, ValueDeserializer};
+use toml::{Spanned, Value};
 
-use super::kind::Kind;
 use super::mistake::{Mistake, Source};
-use super::sheet::Setting;
-
-/// Values by the names of their levels.
-type Leaves = Vec<(Vec<String>, Value)>;
+use super::setting::{RawValue, Settings};
 
 /// Every value of the file.
-pub(super) fn read(path: &Path) -> Result<Vec<Setting>, Box<Mistake>> {
-    let whole = Source::File { path: path.to_owned(), line: None };
+pub(super) fn read(path: &Path) -> Result<Settings, Box<Mistake>> {
+    let source = |line| Source::File { path: path.to_owned(), line };
     let text = std::fs::read_to_string(path).map_err(|error| {
-        Mistake::new("", &whole, format!("cannot be read: {error}"))
+        Mistake::new("", &source(None), format!("cannot be read: {error}"))
             .remedy("correct --config or TERRA_BRIDGE_CONFIG, or let the user who runs the bridge read it")
     })?;
     let table = DeTable::parse(&text).map_err(|error| {
         let (line, column) = position(&text, error.span().map_or(0, |span| span.start));
-        let source = Source::File { path: path.to_owned(), line: Some(line) };
-        Mistake::new("", &source, format!("is not TOML at column {column}: {}", error.message()))
+        Mistake::new("", &source(Some(line)), format!("is not TOML at column {column}: {}", error.message()))
     })?;
-    let mut settings = Vec::new();
-    walk(&mut Vec::new(), table.get_ref(), &mut |names, value, at| {
-        let source = Source::File { path: path.to_owned(), line: Some(position(&text, at).0) };
-        settings.push(Setting::new(names.to_vec(), value, source));
+    let mut settings = Settings::default();
+    visit(table.get_ref(), "", &mut |name, value, at| {
+        settings.all.push((name, RawValue::new(value, source(Some(position(&text, at).0)))));
     });
     Ok(settings)
 }
@@ -44,15 +38,15 @@ fn position(text: &str, at: usize) -> (usize, usize) {
 
 /// One TOML value, as in the environment. The error says where and why.
 pub(super) fn inline(text: &str) -> Result<Value, String> {
-    parse_inline(text).map(|value| convert(value.get_ref()))
+    parse_inline(text).map(convert)
 }
 
 /// The names below an inline table with their values; `None` where the value is no table.
-pub(super) fn inline_table(text: &str) -> Result<Option<Leaves>, String> {
+pub(super) fn inline_table(text: &str) -> Result<Option<Vec<(String, Value)>>, String> {
     let value = parse_inline(text)?;
     let DeValue::Table(table) = value.get_ref() else { return Ok(None) };
     let mut leaves = Vec::new();
-    walk(&mut Vec::new(), table, &mut |names, value, _| leaves.push((names.to_vec(), value)));
+    visit(table, "", &mut |name, value, _| leaves.push((name, value)));
     Ok(Some(leaves))
 }
 
@@ -64,48 +58,17 @@ fn parse_inline(text: &str) -> Result<Spanned<DeValue<'_>>, String> {
 }
 
 /// Visits every value that is not a table, and every empty table, with the byte at which its name begins.
-fn walk(names: &mut Vec<String>, table: &DeTable<'_>, visit: &mut impl FnMut(&[String], Value, usize)) {
+fn visit(table: &DeTable<'_>, above: &str, each: &mut impl FnMut(String, Value, usize)) {
     for (name, value) in table {
-        names.push(name.get_ref().to_string());
+        let full = format!("{above}{}", name.get_ref());
         match value.get_ref() {
-            DeValue::Table(inner) if !inner.is_empty() => walk(names, inner, visit),
-            other => visit(names, convert(other), name.span().start),
-        }
-        names.pop();
-    }
-}
-
-fn convert(value: &DeValue<'_>) -> Value {
-    match value {
-        DeValue::String(text) => Value::from(text.as_ref()),
-        DeValue::Boolean(flag) => Value::from(*flag),
-        DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
-            Ok(number) => Value::from(number),
-            Err(_) => Value::from(f64::INFINITY),
-        },
-        DeValue::Float(number) => Value::from(number.as_str().parse().unwrap_or(f64::NAN)),
-        DeValue::Datetime(_) => Value::Empty(Tag::Default, Empty::Unit),
-        DeValue::Array(values) => {
-            Value::Array(Tag::Default, values.iter().map(|value| convert(value.get_ref())).collect())
-        }
-        DeValue::Table(table) => {
-            let convert = |(name, value): (&Spanned<_>, &Spanned<_>)| {
-                let name: &toml::de::DeString<'_> = name.get_ref();
-                (name.to_string(), convert(value.get_ref()))
-            };
-            Value::Dict(Tag::Default, table.iter().map(convert).collect::<Dict>())
+            DeValue::Table(inner) if !inner.is_empty() => visit(inner, &format!("{full}."), each),
+            _ => each(full, convert(value.clone()), name.span().start),
         }
     }
 }
 
-/// A text as in an environment variable, written as TOML.
-pub(super) fn written(kind: &Kind, text: &str) -> String {
-    match kind {
-        Kind::Flag | Kind::Count(..) | Kind::Status => text.to_owned(),
-        Kind::Texts(_) | Kind::Secrets => {
-            let parts: Vec<_> = text.split(',').map(|part| format!("{:?}", part.trim())).collect();
-            format!("[{}]", parts.join(", "))
-        }
-        _ => format!("{text:?}"),
-    }
+/// A number too large for TOML becomes one that is not whole, which no key takes.
+fn convert(value: Spanned<DeValue<'_>>) -> Value {
+    Value::deserialize(ValueDeserializer::from(value)).unwrap_or(Value::Float(f64::INFINITY))
 }

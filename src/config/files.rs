@@ -1,4 +1,4 @@
-//! Reading files that somebody may replace while the bridge runs: only regular ones, and no longer than a
+//! TimedReads files that somebody may replace while the bridge runs: only regular ones, and no longer than a
 //! deadline. A FIFO would wait for its writer for ever, and so may a network file system that does not answer.
 
 use std::fs::{File, FileType, OpenOptions};
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rustix::fs::OFlags;
 
-/// Opens a regular file; anything else is an error at once and not a wait. What is judged is what was opened:
+/// Opens a regular file; anything else is an error at once and not a wait. What is checked is what was opened:
 /// the path may lead elsewhere a moment later.
 pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
@@ -43,40 +43,39 @@ fn irregular(sort: FileType) -> &'static str {
     }
 }
 
-/// Reads that hang are left behind, each with its thread; beyond so many at once no other is begun.
-const HANGING_AT_ONCE: usize = 4;
+/// Reads that hang are left behind, each with its thread; with so many of them no other is started.
+const LEFT_AT_ONCE: usize = 4;
 
-/// Reading on a thread of its own, so that whoever asks waits no longer than a deadline. What a read that
-/// hangs finds in the end is out of date, and dropped.
+/// Reads on a thread of their own, so that nobody waits longer than a deadline. What a read that hangs finds in the
+/// end is out of date, and dropped.
 #[derive(Debug)]
-pub(crate) struct Reading<T>(Mutex<Vec<Receiver<T>>>);
+pub(crate) struct TimedReads<T>(Mutex<Vec<Receiver<T>>>);
 
-/// A read has no end within its deadline, or none was begun since too many others have none.
+/// A read did not end within its deadline, or was not started since too many others had not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Hangs;
+pub(crate) struct TimedOut;
 
-impl<T> Default for Reading<T> {
+impl<T> Default for TimedReads<T> {
     fn default() -> Self {
         Self(Mutex::new(Vec::new()))
     }
 }
 
-impl<T: Send + 'static> Reading<T> {
-    /// What `read` returns, if it does so within the deadline. Blocks so long; two that ask at once wait for
-    /// each other.
-    pub(crate) fn within(&self, deadline: Duration, read: impl FnOnce() -> T + Send + 'static) -> Result<T, Hangs> {
+impl<T: Send + 'static> TimedReads<T> {
+    /// What `read` returns within the deadline. Blocks so long; two callers at once wait for each other.
+    pub(crate) fn within(&self, deadline: Duration, read: impl FnOnce() -> T + Send + 'static) -> Result<T, TimedOut> {
         let mut hanging = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         hanging.retain(|read| matches!(read.try_recv(), Err(TryRecvError::Empty)));
-        if hanging.len() >= HANGING_AT_ONCE {
-            return Err(Hangs);
+        if hanging.len() >= LEFT_AT_ONCE {
+            return Err(TimedOut);
         }
         let (answer, answered) = sync_channel(1);
         let reading = move || drop(answer.send(read()));
-        // Without a thread to spare nothing was read either, and the next look may find one.
-        std::thread::Builder::new().name("file".to_owned()).spawn(reading).map_err(|_| Hangs)?;
+        // Without a thread to spare nothing was read either, and the next try may find one.
+        std::thread::Builder::new().name("file".to_owned()).spawn(reading).map_err(|_| TimedOut)?;
         answered.recv_timeout(deadline).map_err(|_| {
             hanging.push(answered);
-            Hangs
+            TimedOut
         })
     }
 }
@@ -110,15 +109,15 @@ mod tests {
 
     #[test]
     fn a_read_that_hangs_does_not_stop_the_next_and_only_so_many_are_left_behind() {
-        let reading = Reading::default();
+        let reading = TimedReads::default();
         let mut disks = Vec::new();
-        for _ in 0..HANGING_AT_ONCE {
+        for _ in 0..LEFT_AT_ONCE {
             assert_eq!(reading.within(LONG, || 1), Ok(1));
             let (disk, answers) = channel();
             disks.push(disk);
-            assert_eq!(reading.within(SOON, move || answers.recv().unwrap()), Err(Hangs));
+            assert_eq!(reading.within(SOON, move || answers.recv().unwrap()), Err(TimedOut));
         }
-        assert_eq!(reading.within(LONG, || unreachable!("no other is begun")), Err(Hangs));
+        assert_eq!(reading.within(LONG, || unreachable!("no other is begun")), Err(TimedOut));
         disks.pop().unwrap().send(2).unwrap();
         let end = std::time::Instant::now() + LONG;
         while reading.within(LONG, || 3) != Ok(3) {

@@ -16,8 +16,6 @@ pub enum Source {
     },
     /// The variable's name.
     Environment(String),
-    /// Several of these together.
-    Together,
 }
 
 impl fmt::Display for Source {
@@ -27,8 +25,27 @@ impl fmt::Display for Source {
             Self::File { path, line: Some(line) } => write!(f, "{}:{line}", path.display()),
             Self::File { path, line: None } => write!(f, "{}", path.display()),
             Self::Environment(name) => f.write_str(name),
-            Self::Together => f.write_str("taken together"),
         }
+    }
+}
+
+/// What is wrong with a value, before anybody asks which key it belongs to.
+#[derive(Debug)]
+pub(super) struct Problem {
+    /// Reads on from the key: "has no unit".
+    pub(super) wrong: String,
+    pub(super) remedy: Option<String>,
+}
+
+impl<S: Into<String>> From<S> for Problem {
+    fn from(wrong: S) -> Self {
+        Self { wrong: wrong.into(), remedy: None }
+    }
+}
+
+impl From<Problem> for Vec<Problem> {
+    fn from(problem: Problem) -> Self {
+        vec![problem]
     }
 }
 
@@ -87,10 +104,8 @@ pub struct Mistakes {
 
 impl fmt::Display for Mistakes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, mistake) in self.all.iter().enumerate() {
-            write!(f, "{}{mistake}", if n == 0 { "" } else { "\n" })?;
-        }
-        Ok(())
+        let lines: Vec<String> = self.all.iter().map(ToString::to_string).collect();
+        f.write_str(&lines.join("\n"))
     }
 }
 

@@ -1,11 +1,33 @@
-//! References to secrets. Comes in: `env:NAME`, `file:PATH` or `credential:NAME`. Goes out: the bytes,
-//! or what is wrong, in which neither the bytes nor a text that should have been a reference ever stand.
+//! Secrets, and the references `env:NAME`, `file:PATH` and `credential:NAME` that lead to them. No mistake
+//! repeats the bytes of a secret, or a text that should have been a reference.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::environment::Environment;
-use super::kind::Wrong;
-use super::{Secret, files};
+use super::files;
+use super::mistake::Problem;
+
+/// Bytes that are shown to nobody.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Vec<u8>);
+
+impl Secret {
+    pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
+        Self(bytes.into())
+    }
+
+    /// The bytes themselves: for a signature, a login, a comparison, and nothing else.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "set, {} bytes", self.0.len())
+    }
+}
 
 pub(super) const ALLOWED: &str = "env:NAME, file:PATH or credential:NAME";
 
@@ -20,13 +42,13 @@ pub(super) fn is_reference(text: &str) -> bool {
 }
 
 /// `Ok` is not empty. From a file, one final newline is dropped; from a variable, nothing.
-pub(super) fn resolve(reference: &str, environment: &Environment) -> Result<Secret, Wrong> {
+pub(super) fn resolve(reference: &str, environment: &Environment) -> Result<Secret, Problem> {
     match reference.split_once(':') {
         Some(("env", name)) => variable(name, environment),
         Some(("file", path)) => file(Path::new(path), "file"),
         Some(("credential", name)) => credential(name, environment),
         _ if reference.is_empty() => Err("is empty, where a reference belongs".into()),
-        _ => Err(Wrong {
+        _ => Err(Problem {
             wrong: "is not a reference".into(),
             remedy: Some("put the secret itself in a file or an environment variable, and name that here".into()),
         }),
@@ -50,7 +72,7 @@ pub(super) fn read(path: &Path) -> Result<Secret, String> {
     }
 }
 
-fn variable(name: &str, environment: &Environment) -> Result<Secret, Wrong> {
+fn variable(name: &str, environment: &Environment) -> Result<Secret, Problem> {
     let shown = if plausible(name) { name } else { "that is named there" };
     let remedy = if name == DEFAULT_VARIABLE {
         "set it to the signing secret of this destination, from the webhook's settings in the Terra dashboard, \
@@ -64,7 +86,7 @@ fn variable(name: &str, environment: &Environment) -> Result<Secret, Wrong> {
         Some(_) => format!("refers to the environment variable {shown}, which is empty"),
         None => format!("refers to the environment variable {shown}, which is not set"),
     };
-    Err(Wrong { wrong, remedy: Some(remedy) })
+    Err(Problem { wrong, remedy: Some(remedy) })
 }
 
 /// Whether this is how people name variables; what is not may be the secret itself after `env:`.
@@ -74,7 +96,7 @@ fn plausible(name: &str) -> bool {
         && name.contains(|c: char| c.is_ascii_uppercase())
 }
 
-fn file(path: &Path, sort: &str) -> Result<Secret, Wrong> {
+fn file(path: &Path, sort: &str) -> Result<Secret, Problem> {
     let (read, path) = (files::read_regular(path, LIMIT), path.display());
     let (wrong, remedy) = match read.map(of_file) {
         Ok(Some(secret)) => return Ok(secret),
@@ -84,7 +106,7 @@ fn file(path: &Path, sort: &str) -> Result<Secret, Wrong> {
             "put the secret there, in a file that the user who runs the bridge may read",
         ),
     };
-    Err(Wrong { wrong: format!("refers to the {sort} {path}, which {wrong}"), remedy: Some(remedy.into()) })
+    Err(Problem { wrong: format!("refers to the {sort} {path}, which {wrong}"), remedy: Some(remedy.into()) })
 }
 
 /// `None` where it is empty. One final newline is dropped.
@@ -95,13 +117,13 @@ fn of_file(mut bytes: Vec<u8>) -> Option<Secret> {
     (!bytes.is_empty()).then(|| Secret::new(bytes))
 }
 
-fn credential(name: &str, environment: &Environment) -> Result<Secret, Wrong> {
+fn credential(name: &str, environment: &Environment) -> Result<Secret, Problem> {
     if name.is_empty() || name.contains('/') || name.starts_with('.') {
         return Err("refers to a credential by something that is not a name".into());
     }
     match environment.get("CREDENTIALS_DIRECTORY") {
         Some(directory) => file(&Path::new(directory).join(name), "credential"),
-        None => Err(Wrong {
+        None => Err(Problem {
             wrong: "refers to a credential, but CREDENTIALS_DIRECTORY is not set".into(),
             remedy: Some(format!("start the bridge by systemd with LoadCredential={name}:/path, or use file:PATH")),
         }),
@@ -150,7 +172,7 @@ mod tests {
     #[test]
     fn what_may_be_the_secret_itself_is_not_repeated() {
         for literal in ["hunter2", "env:hunter2", "env:0012", "env:", "credential:../hunter2", "whsec_hunter2:0012"] {
-            let Wrong { wrong, remedy } = resolve(literal, &environment(&[])).unwrap_err();
+            let Problem { wrong, remedy } = resolve(literal, &environment(&[])).unwrap_err();
             let said = format!("{wrong} {remedy:?}");
             assert!(!said.contains("hunter2") && !said.contains("0012"), "{said}");
         }

@@ -1,5 +1,4 @@
-//! Values with units, and names that every bus takes: from text, and back into the same notation.
-//! Knows no key and no source.
+//! Durations, sizes and rates with their units: from text, and back into the same notation.
 
 use std::time::Duration;
 
@@ -7,9 +6,6 @@ use bytesize::ByteSize;
 
 /// Milliseconds of each unit, the largest first.
 const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
-
-/// Kafka's limit, the tightest of all buses.
-const TOPIC_NAME_LIMIT: usize = 249;
 
 /// One or more numbers with a unit each, largest unit first: `7.5s`, `26h`, `1h 30m`.
 /// A day has 24 hours. What is finer than a millisecond is a mistake.
@@ -84,27 +80,14 @@ pub(super) fn show_size(bytes: u64) -> String {
     exact.map_or_else(|| format!("{bytes} B"), |(unit, scale)| format!("{} {unit}", bytes / scale))
 }
 
+pub(super) fn show_rate(bytes: u64) -> String {
+    format!("{}/s", show_size(bytes))
+}
+
 /// A size in each second: `16 KiB/s`.
 pub(super) fn parse_rate(text: &str) -> Result<u64, &'static str> {
     let size = text.trim().strip_suffix("/s").ok_or("is not a size in each second")?;
     parse_size(size).map_err(|_| "is not a size in each second")
-}
-
-/// `Ok` where Kafka, NATS and the embedded log all take the name, each as one topic and not as a pattern.
-pub fn topic_name(name: &str) -> Result<(), &'static str> {
-    if name.is_empty() {
-        return Err("is empty");
-    }
-    if name.len() > TOPIC_NAME_LIMIT {
-        return Err("is longer than 249 characters");
-    }
-    if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
-        return Err("has a character that not every bus takes");
-    }
-    if name.split('.').any(str::is_empty) {
-        return Err("has an empty part between dots");
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -165,15 +148,5 @@ mod tests {
             assert_eq!(parse_size(text), Err(wrong), "{text}");
         }
         assert!(parse_rate("16 KiB").is_err());
-    }
-
-    #[test]
-    fn topics_are_legal_on_every_bus() {
-        for name in ["terra.daily", "a", "A-b_c.9"] {
-            assert_eq!(topic_name(name), Ok(()), "{name}");
-        }
-        for name in ["", ".", "..", ".a", "a.", "a..b", "a b", "a*", ">", "$JS.API", "ü", &"a".repeat(250)] {
-            assert!(topic_name(name).is_err(), "{name}");
-        }
     }
 }

@@ -9,6 +9,11 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
+use crate::config::files::read_regular;
+
+/// Bytes: many times what all authorities of a machine take.
+const LARGEST: u64 = 4 << 20;
+
 /// Why nobody could be trusted, with the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`s3.ca`: {0}")]
@@ -35,7 +40,7 @@ pub(super) fn client(ca: Option<&Path>) -> Result<ClientConfig, TrustError> {
 
 fn authorities(ca: &Path) -> Result<RootCertStore, TrustError> {
     let said = |what: String| TrustError(format!("{} {what}", ca.display()));
-    let pem = std::fs::read(ca).map_err(|error| said(format!("cannot be read: {error}")))?;
+    let pem = read_regular(ca, LARGEST).map_err(|error| said(format!("cannot be read: {error}")))?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     let certificates = certificates.map_err(|error| said(format!("is no PEM: {error}")))?;
     let mut roots = RootCertStore::empty();
@@ -58,6 +63,8 @@ mod tests {
         let file = dir.path().join("ca.pem");
         let error = || client(Some(&file)).unwrap_err().to_string();
         assert!(error().contains("s3.ca") && error().contains("cannot be read"), "{}", error());
+        let endless = client(Some(Path::new("/dev/zero"))).unwrap_err().to_string();
+        assert!(endless.contains("is not a regular file"), "{endless}");
         for (pem, says) in [
             ("", "no certificate in it"),
             ("-----BEGIN CERTIFICATE-----\n!\n", "is no PEM"),

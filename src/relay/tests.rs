@@ -20,7 +20,12 @@ fn pipeline() -> (Arc<SlowBus>, Arc<Pipeline>) {
 
 fn pipeline_with(spool: Option<config::Spool>) -> (Arc<SlowBus>, Arc<Pipeline>) {
     let environment = [("TERRA_SIGNING_SECRET".into(), "secret".into())];
-    let mut config = config::load(None, environment.into_iter(), false).unwrap().config;
+    let mut config = config::read(config::Purpose::Serve, None, environment.into_iter(), false)
+        .unwrap()
+        .finish()
+        .unwrap()
+        .config()
+        .clone();
     if spool.is_some() {
         // No test with one is about running out of it.
         config.server.publish_timeout = LONG;

@@ -17,7 +17,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::config::CertificatePair;
-use crate::config::files::{Hangs, Reading, read_regular};
+use crate::config::files::{TimedOut, TimedReads, read_regular};
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -39,7 +39,7 @@ struct Inner {
     served: Arc<Served>,
     acceptor: TlsAcceptor,
     seen: Mutex<Seen>,
-    reading: Reading<Result<Pem, CertificateError>>,
+    reading: TimedReads<Result<Pem, CertificateError>>,
 }
 
 /// What was last read of the files.
@@ -95,7 +95,7 @@ impl Certificates {
             served,
             acceptor: TlsAcceptor::from(Arc::new(config)),
             seen: Mutex::new(Seen { served: pem, unfit: None, hangs: false }),
-            reading: Reading::default(),
+            reading: TimedReads::default(),
         })))
     }
 
@@ -113,7 +113,7 @@ impl Certificates {
     fn refresh(&self, seen: &mut Seen) -> Result<Reloaded, (CertificateError, Option<Pem>)> {
         let (section, files) = (self.0.section, self.0.files.clone());
         let found = self.0.reading.within(LOOK_WITHIN, move || read(section, &files));
-        let found = found.unwrap_or_else(|Hangs| {
+        let found = found.unwrap_or_else(|TimedOut| {
             let wrong = "the files cannot be read in time; see whether their disk answers".to_owned();
             Err(CertificateError { key: format!("{section}.tls"), wrong, hangs: true })
         });
@@ -301,7 +301,7 @@ mod tests {
             let (disk, answers) = std::sync::mpsc::channel::<Result<Pem, CertificateError>>();
             disks.push(disk);
             let read = move || answers.recv().unwrap();
-            assert_eq!(certificates.0.reading.within(Duration::ZERO, read).err(), Some(Hangs));
+            assert_eq!(certificates.0.reading.within(Duration::ZERO, read).err(), Some(TimedOut));
         };
         // As many as are left behind: no other is begun.
         for _ in 0..4 {

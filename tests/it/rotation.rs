@@ -8,7 +8,7 @@ use crate::support::http::Connection;
 use crate::support::terra::Attempt;
 use crate::support::until;
 
-const GONE: &str = "the file of a secret is empty or cannot be read: the last one still counts";
+const GONE: &str = "the file of a secret is empty or cannot be read; the last secret stays in use";
 
 fn embedded() -> Bus {
     Bus::embedded().expect("needs no broker")
@@ -35,7 +35,7 @@ fn a_rotated_secret_is_taken_over_and_no_valid_delivery_is_refused() {
     assert!(running.bridge.said(RELOADED).is_empty(), "the file of the configuration is not read for that");
     let kept = bus.count(&running.bridge);
     assert_eq!(bus.read(&running.bridge, &bus.topic("daily"), kept).len(), kept, "nothing on the half-edited route");
-    let rotated = running.bridge.said("a secret has changed on disk and was taken over");
+    let rotated = running.bridge.said("a secret changed on disk and is now in use");
     assert!(rotated.iter().all(|line| line["key"] == "endpoints.terra.secrets") && rotated.len() == 2, "{rotated:?}");
 }
 
@@ -96,7 +96,7 @@ fn a_fifo_in_place_of_a_secret_is_said_and_the_next_file_is_taken_over() {
     running.replace("other", "another of another");
     let other = Attempt::of(BODY).path("/other").secret("another of another");
     until("another secret is taken over", ROTATES_WITHIN, || (running.status(&other) == 200).then_some(()));
-    running.reload(toml, "the new configuration has mistakes: nothing is changed");
+    running.reload(toml, "the new configuration has mistakes; nothing was changed");
     running.replace("signing", "the second of all");
     let second = Attempt::of(BODY).secret("the second of all");
     until("the secret is taken over", ROTATES_WITHIN, || (running.status(&second) == 200).then_some(()));

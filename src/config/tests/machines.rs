@@ -1,6 +1,11 @@
 //! One file on several machines: the server's, a reader's and a laptop; and what is odd in a secret.
 
+use std::os::unix::ffi::OsStringExt;
+
 use super::*;
+use crate::cli::load_for_reader;
+use crate::config::{Admin, Bus, Secret, read_admin};
+use crate::route::{Route, RouteTable};
 
 /// As in production: no file of it is anywhere else.
 const PRODUCTION: &str = r#"
@@ -35,16 +40,16 @@ token = "file:/run/secrets/readers"
 tls.key = "/run/secrets/tls.key"
 "#;
 
-fn reader(toml: &str, variables: &[(&str, &str)]) -> Result<Reader, Mistakes> {
+fn reader(toml: &str, variables: &[(&str, &str)]) -> Result<(Bus, RouteTable), Mistakes> {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), toml).unwrap();
-    load_reader(Some(file.path()), variables.iter().map(|(n, v)| (n.into(), v.into())))
+    load_for_reader(Some(file.path()), variables.iter().map(|(n, v)| (n.into(), v.into())))
 }
 
 fn admin(toml: &str, variables: &[(&str, &str)]) -> Result<Admin, Mistakes> {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), toml).unwrap();
-    load_admin(Some(file.path()), variables.iter().map(|(n, v)| (n.into(), v.into())))
+    read_admin(Some(file.path()), variables.iter().map(|(n, v)| (n.into(), v.into())))
 }
 
 fn keys_of<T>(result: Result<T, Mistakes>) -> Vec<String> {
@@ -73,8 +78,8 @@ fn keys_of_buses_that_are_not_in_use_are_listed_and_neither_judged_nor_resolved(
         "embedded.tls.key",
     ];
     assert_eq!(keys, all);
-    assert!(unused.iter().all(|line| line.source.contains("t.toml:")), "{unused:?}");
-    assert_eq!(loaded.inventory.advice(), []);
+    assert!(unused.iter().all(|line| line.source.to_string().contains("t.toml:")), "{unused:?}");
+    assert_eq!(loaded.resolved.advice(), []);
 
     let on_a_laptop = read(Some(&toml), &[SIGNED, ("TERRA_BRIDGE_BUS", "embedded")]);
     assert_eq!(keys_of(on_a_laptop), ["embedded.tls.key", "embedded.token"], "those of the bus that is used");
@@ -97,7 +102,12 @@ fn a_whole_table_of_a_bus_that_is_not_in_use_is_none_either_and_a_variable_of_it
 #[test]
 fn keys_of_a_broker_without_a_word_on_the_bus_are_a_mistake() {
     let mistakes = from_file(OTHERS.split_once("[embedded]").unwrap().0).unwrap_err();
-    assert!(mistakes.to_string().contains("is not given, while there are keys of kafka"), "{mistakes}");
+    assert!(
+        mistakes
+            .to_string()
+            .starts_with("bus (t.toml:3) is not given, while there are keys of kafka; set bus = \"kafka\""),
+        "{mistakes}"
+    );
     assert_eq!(mistakes.all.iter().map(|mistake| mistake.key.as_str()).collect::<Vec<_>>(), ["bus"]);
     let said = [SIGNED, ("TERRA_BRIDGE_BUS", "embedded")];
     assert!(read(Some("[kafka]\nbrokers = \"b:1\""), &said).is_ok());
@@ -106,13 +116,12 @@ fn keys_of_a_broker_without_a_word_on_the_bus_are_a_mistake() {
 #[test]
 fn who_reads_the_bus_needs_what_the_bus_wants_and_nothing_of_the_servers() {
     let reader_of = |variables| reader(PRODUCTION, variables);
-    let Reader { bus, endpoints, .. } =
-        reader_of(&[("NATS_TOKEN", "t")]).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    let (bus, table) = reader_of(&[("NATS_TOKEN", "t")]).unwrap_or_else(|mistakes| panic!("{mistakes}"));
     let Bus::Nats(nats) = bus else { panic!("not NATS") };
     assert_eq!(nats.token, Some(Secret::new("t")));
-    let names: Vec<_> = endpoints.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, ["staging", "terra"]);
-    assert_eq!(endpoints[0].1.types["daily"].as_deref(), Some("staging.days"));
+    for (endpoint, topic) in [("staging", "staging.days"), ("terra", "terra.daily")] {
+        assert_eq!(*table.resolve(endpoint, "daily"), Route::To(topic.into()));
+    }
     assert_eq!(keys_of(reader_of(&[])), ["nats.token"]);
     let serving = ["endpoints.staging.secrets", "endpoints.terra.secrets", "nats.token", "s3.ca"];
     let serving = [&serving[..], &["server.tls.certificate", "server.tls.key"]].concat();
@@ -127,7 +136,7 @@ fn who_reads_the_embedded_log_needs_its_certificate_and_not_its_key() {
     assert_eq!(keys_of(reader(toml, &[])), ["embedded.tls.certificate"]);
     let certificate = tempfile::NamedTempFile::new().unwrap();
     let toml = toml.replace("CERTIFICATE", certificate.path().to_str().unwrap());
-    let Ok(Reader { bus: Bus::Embedded(embedded), .. }) = reader(&toml, &[]) else { panic!("mistakes") };
+    let Ok((Bus::Embedded(embedded), _)) = reader(&toml, &[]) else { panic!("mistakes") };
     assert!(embedded.tls.is_some());
 }
 
@@ -159,7 +168,7 @@ fn what_is_odd_in_a_secret_is_said_and_neither_the_secret_nor_its_length() {
     ];
     for (secret, odd) in cases {
         let variables = [(OsString::from("TERRA_SIGNING_SECRET"), OsString::from_vec(secret.to_vec()))];
-        let advice = load(None, variables.into_iter(), false).unwrap().inventory.advice();
+        let advice = load(None, variables.into_iter(), false).unwrap().resolved.advice();
         let said: Vec<_> = advice.iter().map(|advice| (advice.about(), advice.says.as_str())).collect();
         let about = "endpoints.terra.secrets (env:TERRA_SIGNING_SECRET)".to_owned();
         let expected = if odd.is_empty() { vec![] } else { vec![(about, *odd)] };
@@ -178,7 +187,7 @@ fn every_secret_is_looked_at_and_a_file_loses_its_final_newline_first() {
                 [kafka]\nbrokers = \"a:1\"\nusername = \"u\"\npassword = \"env:SHORT\"\n\
                 properties.ssl.key.password = \"file:DIR/token\"\nproperties.client.id = \" odd \"";
     let toml = toml.replace("DIR", dir.path().to_str().unwrap());
-    let advice = read(Some(&toml), &[("SHORT", "pw\n")]).unwrap().inventory.advice();
+    let advice = read(Some(&toml), &[("SHORT", "pw\n")]).unwrap().resolved.advice();
     let said: Vec<_> = advice.iter().map(|advice| (advice.key.as_str(), advice.says.as_str())).collect();
     let all = [
         ("endpoints.terra.secrets", "ends in a newline"),

@@ -7,7 +7,8 @@ use std::io::Write as _;
 use std::os::unix::ffi::OsStringExt;
 
 use libfuzzer_sys::fuzz_target;
-use terra_bridge::config::{self, Source};
+use terra_bridge::cli::load;
+use terra_bridge::config::Source;
 
 const SECRET: &str = "canary-7f3a9c";
 
@@ -24,7 +25,7 @@ fuzz_target!(|data: &[u8]| {
         let value = pair.next().unwrap_or_default().to_vec();
         variables.push((OsString::from_vec(name), OsString::from_vec(value)));
     }
-    let shown = match config::load(Some(file.path()), variables.into_iter(), false) {
+    let shown = match load(Some(file.path()), variables.into_iter(), false) {
         Ok(loaded) => format!("{}{:?}", loaded.effective, loaded.config),
         Err(mistakes) => {
             assert!(!mistakes.all.is_empty(), "an error without a mistake");

@@ -16,7 +16,7 @@ use sha2::Sha256;
 use terra_bridge::config::{Endpoint, OwnRoutes, Secret};
 use terra_bridge::event::{Event, Person};
 use terra_bridge::payload::Payload;
-use terra_bridge::signature::{Claim, Delivery, Proof};
+use terra_bridge::signature::{Delivery, SignatureHeader, Verifier};
 
 static ENDPOINT: LazyLock<Arc<Endpoint>> = LazyLock::new(|| {
     Arc::new(Endpoint {
@@ -37,11 +37,12 @@ fn delivery(body: &[u8]) -> Delivery {
     let signature = format!("t=1700000000,v1={}", HEXLOWER.encode(&mac.finalize().into_bytes()));
     let mut headers = HeaderMap::new();
     headers.insert("terra-signature", signature.parse().expect("a header"));
-    let mut proof = Proof::begin(ENDPOINT.clone(), Claim::read(&headers).expect("a claim"));
-    proof.update(body);
+    let header = SignatureHeader::read(&headers).expect("a signature");
+    let mut verifier = Verifier::new(ENDPOINT.clone(), header);
+    verifier.update(body);
     let now = Timestamp::from_second(1_700_000_000).expect("in range");
     let payload = Payload::unbudgeted(Bytes::copy_from_slice(body));
-    proof.finish(headers, payload, now).unwrap_or_else(|_| panic!("it was signed"))
+    verifier.finish(headers, payload, now).unwrap_or_else(|_| panic!("it was signed"))
 }
 
 fn filled(value: Option<&Value>) -> Option<String> {

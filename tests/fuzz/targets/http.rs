@@ -13,15 +13,15 @@ use data_encoding::HEXLOWER;
 use hmac::{Hmac, KeyInit, Mac};
 use libfuzzer_sys::fuzz_target;
 use sha2::Sha256;
-use terra_bridge::bus::{Bus, Link, Pending, Receipt, Refusal};
+use terra_bridge::bus::{Bus, ConnectionState, Pending, Receipt, Refusal};
+use terra_bridge::cli;
 use terra_bridge::clock::Clock;
-use terra_bridge::config;
 use terra_bridge::dedupe::Dedupe;
 use terra_bridge::message::Message;
 use terra_bridge::metrics::{Metrics, Readings};
+use terra_bridge::payload::Budget;
 use terra_bridge::relay::{Relay, Stages};
 use terra_bridge::route::{RouteTable, Topic};
-use terra_bridge::payload::Budget;
 use terra_bridge::server::{self, ConnectionLog, Limits};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -40,8 +40,8 @@ impl Bus for Counting {
 
     fn topics(&self, _: Vec<Topic>) {}
 
-    fn link(&self) -> watch::Receiver<Link> {
-        watch::channel(Link::Up).1
+    fn connection(&self) -> watch::Receiver<ConnectionState> {
+        watch::channel(ConnectionState::Up).1
     }
 
     fn close(&self) -> Pending<()> {
@@ -55,7 +55,7 @@ static BRIDGE: LazyLock<SocketAddr> = LazyLock::new(|| {
         ("TERRA_BRIDGE_SERVER__HEADER_TIMEOUT".into(), "1s".into()),
         ("TERRA_BRIDGE_SERVER__IDLE_TIMEOUT".into(), "1s".into()),
     ];
-    let config = config::load(None, variables.into_iter(), false).unwrap_or_else(|_| panic!("a sound configuration"));
+    let config = cli::load(None, variables.into_iter(), false).unwrap_or_else(|_| panic!("a sound configuration"));
     let config = config.config;
     let (sender, address) = std::sync::mpsc::channel();
     std::thread::spawn(move || {

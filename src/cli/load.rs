@@ -1,0 +1,93 @@
+//! Loads the configuration for a command: has each room that knows more of its section than the keys say check it.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::bus::kafka;
+use crate::config::{self, Bus, Config, Draft, Effective, Mistakes, Purpose, Resolved};
+use crate::route::{RouteError, RouteTable};
+
+/// A sound configuration.
+#[derive(Debug)]
+pub struct Loaded {
+    pub config: Config,
+    /// To be shown to people; has no secret in it.
+    pub effective: Effective,
+    /// To be compared with the next one.
+    pub resolved: Resolved,
+    pub routes: RouteTable,
+}
+
+/// As [`config::read`], and checked by all rooms.
+///
+/// # Errors
+/// Every mistake at once, and no secret in any of them.
+pub fn load(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (OsString, OsString)>,
+    is_terminal: bool,
+) -> Result<Loaded, Mistakes> {
+    let (resolved, routes) = checked(config::read(Purpose::Serve, file, environment, is_terminal)?)?;
+    let effective = resolved.effective(kafka::harmless);
+    Ok(Loaded { config: resolved.config().clone(), effective, resolved, routes })
+}
+
+/// The same for [`Purpose::ReadBus`]: the bus, and what is kept there.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_for_reader(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<(Bus, RouteTable), Mistakes> {
+    let (resolved, routes) = checked(config::read(Purpose::ReadBus, file, environment, false)?)?;
+    Ok((resolved.config().bus.clone(), routes))
+}
+
+fn checked(mut draft: Draft) -> Result<(Resolved, RouteTable), Mistakes> {
+    check(&mut draft);
+    let routes = routes(&mut draft);
+    let resolved = draft.finish()?;
+    Ok((resolved, routes.expect("a table without mistakes, of a configuration without any")))
+}
+
+/// Reports what rooms find wrong, but for the routes: those can change while the bridge runs, and never with
+/// what cannot.
+pub(super) fn check(draft: &mut Draft) {
+    let config = draft.config();
+    let Bus::Kafka(settings) = &config.bus else { return };
+    // Where a bound is mistaken itself, nothing is held against it.
+    let bus_timeout = if draft.is_sound("server.publish_timeout") { config.bus_timeout() } else { Duration::MAX };
+    let max_body = if draft.is_sound("server.max_body") { config.server.max_body } else { 0 };
+    for (property, wrong, remedy) in kafka::judge(&settings.properties, bus_timeout, max_body) {
+        draft.report(&format!("kafka.properties.{property}"), wrong, remedy);
+    }
+}
+
+/// The table that the routes make; `None` where that has mistakes, which are reported.
+fn routes(draft: &mut Draft) -> Option<RouteTable> {
+    // Only the complete table shows topics that collide over all known types.
+    let wrongs = match RouteTable::of(draft.config()) {
+        Ok(table) => return Some(table),
+        Err(wrongs) => wrongs,
+    };
+    for wrong in wrongs {
+        match wrong {
+            RouteError::Illegal { key, topic, problem } => {
+                let wrong = format!("makes the topic `{topic}`, which is no name for one: it {problem}");
+                draft.report(&key, wrong, "change it");
+            }
+            RouteError::Confusable { others_key, .. } if !draft.is_sound(&others_key) => {}
+            RouteError::Confusable { key, topic, other, others_key } => {
+                let source = draft.source(&others_key);
+                let wrong = format!(
+                    "makes the topic `{topic}`, which differs only in `.` and `_` from `{other}` of {others_key} ({source}), \
+                     and Kafka refuses that"
+                );
+                draft.report(&key, wrong, "rename one of them");
+            }
+        }
+    }
+    None
+}

@@ -1,0 +1,134 @@
+//! The sources, laid over each other: what the surroundings suggest, then the file, then the environment. Keeps what
+//! is a key and given once; all else is a mistake.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use super::environment::{Environment, variable};
+use super::format::type_in_words;
+use super::key::{Keys, TABLE, TERRA};
+use super::mistake::{Mistake, Mistakes, Source};
+use super::setting::{RawValue, Settings, endpoint_of};
+use super::suggestion::suggest;
+use super::{file, texts};
+
+/// What counts of all that was given. Defaults are not in it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Layers {
+    /// By the full names of their keys.
+    pub(super) values: BTreeMap<String, RawValue>,
+    /// At least one.
+    pub(super) endpoints: BTreeSet<String>,
+}
+
+impl Layers {
+    /// The file is the given one, or else the one that the environment names. With the mistakes that were found.
+    ///
+    /// # Errors
+    /// Where the file cannot be used at all: what it leaves unsaid would only make false mistakes.
+    pub(super) fn read(
+        path: Option<&Path>,
+        environment: &Environment,
+        keys: &Keys,
+        is_terminal: bool,
+    ) -> Result<(Self, Vec<Mistake>), Mistakes> {
+        let path: Option<PathBuf> = path.map(Path::to_owned).or_else(|| environment.config());
+        let mut from_environment = environment.read(keys);
+        let from_file = match path.as_deref().map(file::read).transpose() {
+            Ok(settings) => settings.unwrap_or_default(),
+            Err(mistake) => {
+                let all = [vec![*mistake], checked(from_environment, keys).mistakes].concat();
+                return Err(Mistakes { all, ignored: environment.ignored(keys) });
+            }
+        };
+        name_endpoints_as_the_file_does(&mut from_environment, &from_file);
+        let mut given = checked(from_file, keys);
+        given.extend(checked(from_environment, keys));
+
+        let mut endpoints = BTreeSet::new();
+        let mut mistakes = Vec::new();
+        for (endpoint, source) in given.endpoints() {
+            if endpoints.insert(endpoint.to_owned()) && !texts::is_endpoint_name(endpoint) {
+                let mistake = Mistake::new(format!("endpoints.{endpoint}"), source, "is not a name for an endpoint");
+                mistakes.push(mistake.allowed("a-z, 0-9, \"_\" and \"-\""));
+            }
+        }
+        if endpoints.is_empty() {
+            endpoints.insert(TERRA.to_owned());
+        }
+        let mut values = suggested(environment, is_terminal);
+        values.extend(given.all.into_iter().filter(|(name, _)| keys.find(name).is_some()));
+        Ok((Self { values, endpoints }, [given.mistakes, mistakes].concat()))
+    }
+}
+
+/// Values that depend on where the bridge runs.
+fn suggested(environment: &Environment, is_terminal: bool) -> BTreeMap<String, RawValue> {
+    const STATE: &str = "STATE_DIRECTORY";
+    let mut values = BTreeMap::new();
+    if is_terminal {
+        values.insert("log.format".to_owned(), RawValue::new("text", Source::Default));
+    }
+    // systemd separates several by colons.
+    let state = environment.get(STATE).and_then(|value| value.to_str()?.split(':').next());
+    if let Some(directory) = state.filter(|directory| !directory.is_empty()) {
+        let raw = RawValue::new(directory, Source::Environment(STATE.to_owned()));
+        values.insert("embedded.dir".to_owned(), raw);
+    }
+    values
+}
+
+/// No shell can export a name with `-`: `my_staging` is `my-staging` where only that one is named otherwise.
+fn name_endpoints_as_the_file_does(from_environment: &mut Settings, from_file: &Settings) {
+    let named = |settings: &Settings| settings.endpoints().map(|(name, _)| name.to_owned()).collect::<BTreeSet<_>>();
+    let in_file = named(from_file);
+    let mut dashed = &in_file | &named(from_environment);
+    dashed.retain(|name| name.contains('-'));
+    for (name, _) in &mut from_environment.all {
+        let Some(endpoint) = endpoint_of(name).filter(|endpoint| !in_file.contains(*endpoint)) else { continue };
+        let mut meant = dashed.iter().filter(|dashed| dashed.replace('-', "_") == endpoint);
+        if let (Some(only), None) = (meant.next(), meant.next()) {
+            *name = name.replacen(&format!(".{endpoint}"), &format!(".{only}"), 1);
+        }
+    }
+}
+
+/// What is known and given once by this source.
+fn checked(given: Settings, keys: &Keys) -> Settings {
+    let mut first: BTreeMap<String, Source> = BTreeMap::new();
+    let mut checked = Settings { all: Vec::new(), mistakes: given.mistakes };
+    for (name, raw) in given.all {
+        if let Some(mistake) = unknown(&name, &raw, keys) {
+            checked.mistakes.push(mistake);
+        } else if let Some(other) = first.insert(name.clone(), raw.source.clone()) {
+            let wrong = format!("is given twice, also by {other}");
+            checked.mistakes.push(Mistake::new(name, &raw.source, wrong).remedy("keep one"));
+        } else {
+            checked.all.push((name, raw));
+        }
+    }
+    checked
+}
+
+fn unknown(name: &str, raw: &RawValue, keys: &Keys) -> Option<Mistake> {
+    let mistake = |wrong: &str| Mistake::new(name, &raw.source, wrong);
+    let is_empty_table = raw.value.as_table().is_some_and(toml::Table::is_empty);
+    match (keys.find(name), keys.is_table(name)) {
+        (Some(_), _) => None,
+        (None, true) if is_empty_table => None,
+        (None, true) => Some(mistake(type_in_words(&raw.value)).allowed(TABLE)),
+        (None, false) => Some(mistake("is not a key").remedy(meant(name, &raw.source, keys))),
+    }
+}
+
+fn meant(name: &str, source: &Source, keys: &Keys) -> String {
+    let mut above = name.match_indices('.').map(|(end, _)| &name[..end]);
+    if let Some(above) = above.find(|above| keys.find(above).is_some()) {
+        return format!("{above} has no keys below it");
+    }
+    match (suggest(name, keys), source) {
+        (Some(key), Source::Environment(_)) => format!("did you mean {}?", variable(&key)),
+        (Some(key), _) => format!("did you mean {key}?"),
+        (None, _) => "remove it".to_owned(),
+    }
+}

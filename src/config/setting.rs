@@ -1,0 +1,57 @@
+//! One value as a source gives it, before anybody knows what it means.
+
+use std::fmt;
+
+use toml::Value;
+
+use super::mistake::{Mistake, Source};
+
+/// The value of a key as it was written. It may be a secret: no `Debug` shows it.
+#[derive(Clone)]
+pub(super) struct RawValue {
+    pub(super) value: Value,
+    pub(super) source: Source,
+    /// It came with others in a variable that holds a whole table.
+    pub(super) of_whole_table: bool,
+}
+
+impl fmt::Debug for RawValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "given by {}", self.source)
+    }
+}
+
+impl RawValue {
+    pub(super) fn new(value: impl Into<Value>, source: Source) -> Self {
+        Self { value: value.into(), source, of_whole_table: false }
+    }
+
+    /// Whether flags, numbers and lists may be written as text, as all is in the environment.
+    pub(super) fn is_lenient(&self) -> bool {
+        !matches!(self.source, Source::File { .. })
+    }
+}
+
+/// What a source gives, by the full names of keys, and the mistakes in it.
+#[derive(Debug, Default)]
+pub(super) struct Settings {
+    pub(super) all: Vec<(String, RawValue)>,
+    pub(super) mistakes: Vec<Mistake>,
+}
+
+impl Settings {
+    pub(super) fn extend(&mut self, other: Self) {
+        self.all.extend(other.all);
+        self.mistakes.extend(other.mistakes);
+    }
+
+    /// Every endpoint that is named, with one source that does.
+    pub(super) fn endpoints(&self) -> impl Iterator<Item = (&str, &Source)> {
+        self.all.iter().filter_map(|(name, raw)| Some((endpoint_of(name)?, &raw.source)))
+    }
+}
+
+/// The endpoint that a key belongs to.
+pub(super) fn endpoint_of(key: &str) -> Option<&str> {
+    key.strip_prefix("endpoints.")?.split('.').next()
+}
