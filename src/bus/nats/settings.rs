@@ -1,13 +1,13 @@
 //! Every setting of a JetStream stream, and what it means for an event that the stream has acknowledged: the table
 //! that the start, `check --online` and the object store's bucket share. A setting that a new version of the client
-//! library knows does not compile until it is judged here.
+//! library knows does not compile until it is checked here.
 
 use std::time::Duration;
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType};
 
-use super::IN_FLIGHT;
-use super::refusal::Fault;
+use super::client::IN_FLIGHT;
+use super::fault::Fault;
 use super::subjects::takes;
 
 /// As short as the bridge makes no stream's `max_age`.
@@ -17,7 +17,7 @@ const GOOD_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// What a setting calls for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum Severity {
     /// It takes acknowledged events away before their time, or takes none: nothing is sent there.
     Refuse,
     /// The user may have wanted it, and has to know: said at the start and by `check --online`.
@@ -28,8 +28,8 @@ pub(super) enum Verdict {
 
 /// One setting that is worth a word.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Judgement {
-    pub(super) verdict: Verdict,
+pub(super) struct Issue {
+    pub(super) severity: Severity,
     pub(super) fault: Fault,
 }
 
@@ -47,7 +47,7 @@ pub(super) struct Use<'a> {
 }
 
 /// All that is worth a word, the worst first.
-pub(super) fn judge(stream: &Config, used: Use<'_>) -> Vec<Judgement> {
+pub(super) fn check(stream: &Config, used: Use<'_>) -> Vec<Issue> {
     let Config {
         // What must not be as it is.
         no_ack,
@@ -70,7 +70,7 @@ pub(super) fn judge(stream: &Config, used: Use<'_>) -> Vec<Judgement> {
         allow_rollup,
         subject_delete_marker_ttl,
         max_consumers,
-        // Judged by `check --online` with what the bridge needs: topics, largest message, replicas, duplicates.
+        // Checked by `check --online` with what the bridge needs: topics, largest message, replicas, duplicates.
         subjects: _,
         max_message_size: _,
         num_replicas: _,
@@ -97,47 +97,47 @@ pub(super) fn judge(stream: &Config, used: Use<'_>) -> Vec<Judgement> {
         template_owner: _,
         pause_until: _,
     } = stream;
-    let mut judgements = Vec::new();
-    let mut say = |verdict, says: String, remedy: String| {
+    let mut issues = Vec::new();
+    let mut add = |severity, says: String, remedy: String| {
         let about = format!("the {} `{}`", used.what, used.name);
-        judgements.push(Judgement { verdict, fault: Fault { about, says, remedy } });
+        issues.push(Issue { severity, fault: Fault { about, says, remedy } });
     };
     let another = || format!("name another {} in `{}`", used.what, used.key);
     let edit = |option: &str| format!("nats stream edit {name} {option}, or {}", another());
 
     if *sealed {
-        say(Verdict::Refuse, "is sealed: it takes nothing any more".into(), another());
+        add(Severity::Refuse, "is sealed: it takes nothing any more".into(), another());
     }
     if let Some(origin) = mirror {
         let remedy = format!("name `{}`, which it mirrors, in `{}`", origin.name, used.key);
-        say(Verdict::Refuse, "is a mirror: it takes nothing but what its origin has".into(), remedy);
+        add(Severity::Refuse, "is a mirror: it takes nothing but what its origin has".into(), remedy);
     }
     if *allow_message_counter {
-        say(Verdict::Refuse, "takes only counters (`allow_msg_counter`)".into(), another());
+        add(Severity::Refuse, "takes only counters (`allow_msg_counter`)".into(), another());
     }
     if *no_ack {
         let says = "acknowledges nothing (`no_ack`)";
-        say(Verdict::Refuse, says.into(), edit("--ack"));
+        add(Severity::Refuse, says.into(), edit("--ack"));
     }
     if *storage == StorageType::Memory {
         let says = "lies in memory: a restart of its servers loses every event";
-        say(Verdict::Refuse, says.into(), format!("{}, one with file storage", another()));
+        add(Severity::Refuse, says.into(), format!("{}, one with file storage", another()));
     }
     if *persist_mode == Some(PersistenceMode::Async) {
         let says = "acknowledges before it stores (`persist_mode: async`)";
-        say(Verdict::Refuse, says.into(), another());
+        add(Severity::Refuse, says.into(), another());
     }
     match retention {
         RetentionPolicy::Limits => {}
         RetentionPolicy::Interest => {
             let says = "keeps only what some consumer waits for (retention `interest`)";
-            say(Verdict::Refuse, says.into(), format!("{}, one with retention `limits`", another()));
+            add(Severity::Refuse, says.into(), format!("{}, one with retention `limits`", another()));
         }
         RetentionPolicy::WorkQueue => {
             let says =
                 "is a work queue: it keeps an event for one reader only, and `tail` and `requests` cannot read it";
             let remedy = format!("{}, one with retention `limits`, unless that is wanted", another());
-            say(Verdict::Warn, says.into(), remedy);
+            add(Severity::Warn, says.into(), remedy);
         }
     }
     match (*max_messages_per_subject, *discard_new_per_subject) {
@@ -147,13 +147,13 @@ pub(super) fn judge(stream: &Config, used: Use<'_>) -> Vec<Judgement> {
                 "keeps only the last {most} events of each topic (`max_msgs_per_subject`): the next takes an \
                  acknowledged one away"
             );
-            say(Verdict::Refuse, says, edit("--max-msgs-per-subject=-1"));
+            add(Severity::Refuse, says, edit("--max-msgs-per-subject=-1"));
         }
         (most, true) => {
             let says = format!(
                 "takes {most} events of a topic (`max_msgs_per_subject`), then answers: that topic's deliveries get a 503"
             );
-            say(Verdict::Warn, says, edit("--max-msgs-per-subject=-1"));
+            add(Severity::Warn, says, edit("--max-msgs-per-subject=-1"));
         }
     }
     if *discard == DiscardPolicy::Old {
@@ -165,18 +165,18 @@ pub(super) fn judge(stream: &Config, used: Use<'_>) -> Vec<Judgement> {
                 "drops its oldest events when it is full ({limit}), and is smaller than what the bridge may send at \
                  once: an acknowledged event may be gone before its answer is there"
             );
-            say(Verdict::Refuse, says, edit("--discard=new, or make it larger"));
+            add(Severity::Refuse, says, edit("--discard=new, or make it larger"));
         } else if *max_messages > 0 || *max_bytes > 0 {
             let says = "drops its oldest events when it is full, whether or not anybody has read them";
             let remedy =
                 format!("nats stream edit {name} --discard=new: then a full stream answers, and Terra retries");
-            say(Verdict::Warn, says.into(), remedy);
+            add(Severity::Warn, says.into(), remedy);
         }
     }
     if !max_age.is_zero() && *max_age < GOOD_AGE {
-        let verdict = if *max_age < MIN_AGE { Verdict::Refuse } else { Verdict::Advise };
+        let severity = if *max_age < MIN_AGE { Severity::Refuse } else { Severity::Advise };
         let says = format!("keeps events for {max_age:?} only: who reads later finds nothing");
-        say(verdict, says, edit("--max-age=7d"));
+        add(severity, says, edit("--max-age=7d"));
     }
     if let Some(transform) = subject_transform {
         let moved = used.subjects.iter().filter(|subject| moves(&transform.source, subject)).count();
@@ -186,36 +186,36 @@ pub(super) fn judge(stream: &Config, used: Use<'_>) -> Vec<Judgement> {
                  consumers, `tail` and `requests` find nothing under the topics of the routing table",
                 transform.source, transform.destination
             );
-            say(Verdict::Warn, says, "subscribe to what it makes of them, or remove it".into());
+            add(Severity::Warn, says, "subscribe to what it makes of them, or remove it".into());
         }
     }
     if let Some(sources) = sources.as_ref().filter(|sources| !sources.is_empty()) {
         let says = format!("also takes what {} other streams have (`sources`)", sources.len());
-        say(Verdict::Advise, says, "tell consumers, unless those hold the bridge's events alone".into());
+        add(Severity::Advise, says, "tell consumers, unless those hold the bridge's events alone".into());
     }
     if let Some(republish) = republish {
         let says = format!("sends what it keeps to `{}` as well (`republish`)", republish.destination);
-        say(Verdict::Advise, says, "see to it that only those may subscribe there who may read health data".into());
+        add(Severity::Advise, says, "see to it that only those may subscribe there who may read health data".into());
     }
     if subject_delete_marker_ttl.is_some_and(|ttl| !ttl.is_zero()) {
         let says = "puts markers without a payload among the events when they grow old (`subject_delete_marker_ttl`)";
-        say(Verdict::Advise, says.into(), "have consumers skip what has a `Nats-Marker-Reason`".into());
+        add(Severity::Advise, says.into(), "have consumers skip what has a `Nats-Marker-Reason`".into());
     } else if *allow_rollup {
         let says = "lets whoever may publish purge it with a header (`allow_rollup_hdrs`)";
-        say(Verdict::Advise, says.into(), "grant publish on the topics to the bridge alone".into());
+        add(Severity::Advise, says.into(), "grant publish on the topics to the bridge alone".into());
     }
     if *max_consumers > 0 {
         let says = format!("takes {max_consumers} consumers at most: `tail` and `requests` need one each");
-        say(Verdict::Advise, says, "raise `max_consumers` if they find no room".into());
+        add(Severity::Advise, says, "raise `max_consumers` if they find no room".into());
     }
-    judgements.sort_by_key(|judgement| judgement.verdict as u8);
-    judgements
+    issues.sort_by_key(|issue| issue.severity as u8);
+    issues
 }
 
 /// Why nothing may be sent to a stream, with what to do.
 pub(super) fn unfit(stream: &Config, used: Use<'_>) -> Option<Fault> {
-    let worst = judge(stream, used).into_iter().next()?;
-    (worst.verdict == Verdict::Refuse).then_some(worst.fault)
+    let worst = check(stream, used).into_iter().next()?;
+    (worst.severity == Severity::Refuse).then_some(worst.fault)
 }
 
 /// Whether a transform's source takes the subject; an empty one takes all.
@@ -235,10 +235,10 @@ mod tests {
         Config { name: "S".into(), storage: StorageType::File, discard: DiscardPolicy::New, ..Config::default() }
     }
 
-    fn verdicts(stream: &Config) -> Vec<Verdict> {
+    fn severitys(stream: &Config) -> Vec<Severity> {
         let subjects = ["terra.daily".to_owned()];
         let used = Use { key: "nats.stream", what: "stream", name: "S", bytes_in_flight: 1 << 28, subjects: &subjects };
-        judge(stream, used).into_iter().map(|judgement| judgement.verdict).collect()
+        check(stream, used).into_iter().map(|issue| issue.severity).collect()
     }
 
     #[test]
@@ -258,33 +258,33 @@ mod tests {
             Config { max_messages: MANY, max_bytes: 1 << 20, ..old },
             Config { max_age: MIN_AGE / 2, ..sound() },
         ] {
-            assert_eq!(verdicts(&refused).first(), Some(&Verdict::Refuse), "{refused:?}");
+            assert_eq!(severitys(&refused).first(), Some(&Severity::Refuse), "{refused:?}");
         }
     }
 
     #[test]
     fn what_a_user_may_have_wanted_is_said_and_served() {
         let transform = |source: &str| Some(SubjectTransform { source: source.into(), destination: "kept.>".into() });
-        for (warned, verdict) in [
-            (Config { retention: RetentionPolicy::WorkQueue, ..sound() }, Verdict::Warn),
-            (Config { max_messages_per_subject: 9, discard_new_per_subject: true, ..sound() }, Verdict::Warn),
-            (Config { discard: DiscardPolicy::Old, max_bytes: MANY, ..sound() }, Verdict::Warn),
-            (Config { subject_transform: transform("terra.>"), ..sound() }, Verdict::Warn),
-            (Config { subject_transform: transform(""), ..sound() }, Verdict::Warn),
-            (Config { max_age: GOOD_AGE / 2, ..sound() }, Verdict::Advise),
-            (Config { sources: Some(vec![Source::default()]), ..sound() }, Verdict::Advise),
-            (Config { allow_rollup: true, subject_delete_marker_ttl: Some(MIN_AGE), ..sound() }, Verdict::Advise),
-            (Config { allow_rollup: true, ..sound() }, Verdict::Advise),
-            (Config { max_consumers: 1, ..sound() }, Verdict::Advise),
+        for (warned, severity) in [
+            (Config { retention: RetentionPolicy::WorkQueue, ..sound() }, Severity::Warn),
+            (Config { max_messages_per_subject: 9, discard_new_per_subject: true, ..sound() }, Severity::Warn),
+            (Config { discard: DiscardPolicy::Old, max_bytes: MANY, ..sound() }, Severity::Warn),
+            (Config { subject_transform: transform("terra.>"), ..sound() }, Severity::Warn),
+            (Config { subject_transform: transform(""), ..sound() }, Severity::Warn),
+            (Config { max_age: GOOD_AGE / 2, ..sound() }, Severity::Advise),
+            (Config { sources: Some(vec![Source::default()]), ..sound() }, Severity::Advise),
+            (Config { allow_rollup: true, subject_delete_marker_ttl: Some(MIN_AGE), ..sound() }, Severity::Advise),
+            (Config { allow_rollup: true, ..sound() }, Severity::Advise),
+            (Config { max_consumers: 1, ..sound() }, Severity::Advise),
             (
                 Config {
                     republish: Some(Republish { source: ">".into(), destination: "x.>".into(), headers_only: false }),
                     ..sound()
                 },
-                Verdict::Advise,
+                Severity::Advise,
             ),
         ] {
-            assert_eq!(verdicts(&warned), [verdict], "{warned:?}");
+            assert_eq!(severitys(&warned), [severity], "{warned:?}");
         }
     }
 
@@ -313,7 +313,7 @@ mod tests {
                 ..sound()
             },
         ] {
-            assert_eq!(verdicts(&sound), [], "{sound:?}");
+            assert_eq!(severitys(&sound), [], "{sound:?}");
         }
     }
 }
