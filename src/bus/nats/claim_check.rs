@@ -43,7 +43,7 @@ pub(super) async fn put(
     let (bucket, payload) = (store.bucket()?, message.payload().clone());
     let hashed = payload.clone();
     let sha256 = tokio::task::spawn_blocking(move || Sha256::digest(hashed)).await.map_err(|_| refusal::NOT_PUT)?;
-    let object = Object::new(&message.id().to_string(), payload, sha256.into());
+    let object = Object::new(&message.id().to_string(), payload, &sha256);
     let put = tokio::time::timeout(within, bucket.put(&object)).await.map_err(|_| refusal::PUT_TOO_SLOW)?;
     put.map_err(|error| match error {
         PutError::Dropped => drops_chunks(&bucket.name).refusal(Scope::Topic),

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::{Context, ContextBuilder};
+use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::stream::Stream;
+use async_nats::jetstream::{self, Context, ContextBuilder, ErrorCode};
 use async_nats::{Client, ConnectOptions};
 use futures_util::future::join_all;
 
@@ -84,6 +86,27 @@ pub(super) fn context(config: &config::Nats, client: Client, timeout: Duration) 
         // Its default waits without a bound; the semaphore of this adapter is asked first.
         .backpressure_on_inflight(false)
         .build(client)
+}
+
+/// What JetStream tells of a stream.
+pub(super) enum Lookup {
+    Found(Stream),
+    Missing,
+    Refused(jetstream::Error),
+    Silent,
+}
+
+pub(super) async fn find_stream(context: &Context, name: &str) -> Lookup {
+    match context.get_stream(name).await.map_err(|error| error.kind()) {
+        Ok(stream) => Lookup::Found(stream),
+        Err(GetStreamErrorKind::JetStream(error)) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+            Lookup::Missing
+        }
+        Err(GetStreamErrorKind::JetStream(error)) => Lookup::Refused(error),
+        Err(GetStreamErrorKind::EmptyName | GetStreamErrorKind::Request | GetStreamErrorKind::InvalidStreamName) => {
+            Lookup::Silent
+        }
+    }
 }
 
 /// Everything but how to wait for the connection.

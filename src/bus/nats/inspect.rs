@@ -3,17 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::{Config, DiscardPolicy};
-use async_nats::jetstream::{self, Context, ErrorCode};
 
+use super::client::{self, Lookup, find_stream};
 use super::connection_error::ConnectionError;
 use super::events::Events;
 use super::fault::Fault;
 use super::settings::{self, Issue, Severity};
 use super::stream::{HEADROOM, MARK, used, wanted};
 use super::subjects::lacking;
-use super::{client, object_store, preflight};
+use super::{object_store, preflight};
 use crate::bus::{Finding, Level, OpenError, Setup};
 use crate::config;
 
@@ -44,18 +44,19 @@ async fn inspect_all(config: &config::Nats, setup: &Setup) -> Result<Vec<Finding
         context,
         setup,
     };
-    let found = match inspection.context.get_stream(&config.stream).await {
-        Ok(stream) => stream.cached_info().config.clone(),
-        Err(error) => {
-            findings.extend(match error.kind() {
-                GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                    inspection.missing_stream(info.cluster.is_none() && config.domain.is_none()).await
-                }
-                GetStreamErrorKind::JetStream(error) => vec![inspection.refused(&error)],
-                GetStreamErrorKind::EmptyName | GetStreamErrorKind::Request | GetStreamErrorKind::InvalidStreamName => {
-                    vec![inspection.fault(Fault::silent("", events.denied_stream(&config.stream)))]
-                }
-            });
+    let found = match find_stream(&inspection.context, &config.stream).await {
+        Lookup::Found(stream) => stream.cached_info().config.clone(),
+        Lookup::Missing => {
+            let standalone = info.cluster.is_none() && config.domain.is_none();
+            findings.extend(inspection.missing_stream(standalone).await);
+            return Ok(findings);
+        }
+        Lookup::Refused(error) => {
+            findings.push(inspection.fault(Fault::refused("", &error)));
+            return Ok(findings);
+        }
+        Lookup::Silent => {
+            findings.push(inspection.fault(Fault::silent("", events.denied_stream(&config.stream))));
             return Ok(findings);
         }
     };
@@ -132,10 +133,6 @@ impl Inspection<'_> {
         Some(Finding::mistake(&self.about, says, format!("set `nats.stream = \"{other}\"`, or change `routes`")))
     }
 
-    fn refused(&self, error: &jetstream::Error) -> Finding {
-        self.fault(Fault::refused("", error))
-    }
-
     fn fault(&self, fault: Fault) -> Finding {
         Finding::mistake(&self.about, fault.says, fault.remedy)
     }
@@ -173,19 +170,19 @@ impl Inspection<'_> {
 
     async fn bucket(&self, bucket: &str, stream: &Config) -> Vec<Finding> {
         let about = format!("object store {bucket}");
-        let bytes_in_flight = self.setup.bytes_in_flight;
-        match object_store::settings(&self.context, bucket).await {
-            Some(settings) => match object_store::fault(bucket, &settings, stream.max_age, bytes_in_flight) {
-                Some(fault) => {
-                    let says = format!("{}: payloads too large for a message get a 503", fault.says);
-                    vec![Finding::mistake(about, says, fault.remedy)]
+        match find_stream(&self.context, &object_store::stream_name(bucket)).await {
+            Lookup::Found(found) => {
+                let settings = &found.cached_info().config;
+                match object_store::fault(bucket, settings, stream.max_age, self.setup.bytes_in_flight) {
+                    Some(fault) => {
+                        let says = format!("{}: payloads too large for a message get a 503", fault.says);
+                        vec![Finding::mistake(about, says, fault.remedy)]
+                    }
+                    None => sound_bucket(&about, settings, stream),
                 }
-                None => sound_bucket(&about, &settings, stream),
-            },
-            None if self.create && object_store::is_missing(&self.context, bucket).await => {
-                vec![Finding::fine(about, NOT_THERE_YET)]
             }
-            None => vec![Finding::mistake(about, "cannot be seen", object_store::create_or_grant(bucket))],
+            Lookup::Missing if self.create => vec![Finding::fine(about, NOT_THERE_YET)],
+            _ => vec![Finding::mistake(about, "cannot be seen", object_store::create_or_grant(bucket))],
         }
     }
 }

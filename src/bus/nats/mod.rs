@@ -33,7 +33,6 @@ pub(super) use replay::replay;
 pub(super) use tail::{present, tail};
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 
@@ -46,11 +45,9 @@ use client::IN_FLIGHT;
 use events::Events;
 use reconcile::StreamReconciler;
 use stream::Stream;
-use supervise::Supervisor;
 
 struct Nats {
     stream: Arc<Stream>,
-    publish_timeout: Duration,
     in_flight: Arc<Semaphore>,
     /// Bytes.
     unsent: Arc<Semaphore>,
@@ -67,16 +64,15 @@ pub(super) fn open(config: &config::Nats, setup: Setup) -> Result<Arc<dyn Bus>, 
     let events = Arc::new(Events::default());
     let client = client::lazy(config, setup.publish_timeout, events.clone())?;
     let context = client::context(config, client, setup.publish_timeout);
-    let stream = Arc::new(Stream::new(config, context, events, setup.bytes_in_flight));
+    let stream = Arc::new(Stream::new(config, context, events, &setup));
     let wanted = stream::wanted(config, &setup);
     let subjects = watch::Sender::new(wanted.subjects.clone());
     let (connection_sender, connection) = watch::channel(ConnectionState::Waiting);
     let reconciler = StreamReconciler::new(stream.clone(), wanted, subjects.subscribe(), config, &setup);
-    tokio::spawn(Supervisor::new(config.clone(), reconciler, setup.max_body, connection_sender).run());
+    tokio::spawn(supervise::run(config.clone(), reconciler, setup.max_body, connection_sender));
     let in_flight = Arc::new(Semaphore::new(IN_FLIGHT));
     let unsent = Arc::new(Semaphore::new(setup.bytes_in_flight.min(Semaphore::MAX_PERMITS)));
-    let publish_timeout = setup.publish_timeout;
-    Ok(Arc::new(Nats { stream, publish_timeout, in_flight, unsent, subjects, connection }))
+    Ok(Arc::new(Nats { stream, in_flight, unsent, subjects, connection }))
 }
 
 /// Of a password or token that goes without TLS to another machine; the other ways to log in only sign what the
@@ -100,12 +96,12 @@ impl Bus for Nats {
         let bytes = u32::try_from(message.payload().len()).unwrap_or(u32::MAX);
         let unsent = self.unsent.clone().try_acquire_many_owned(bytes);
         let checked = self.stream.check(message.topic());
-        let (stream, timeout) = (self.stream.clone(), self.publish_timeout);
+        let stream = self.stream.clone();
         Box::pin(async move {
             checked?;
             let _in_flight = in_flight.map_err(|_| refusal::BUSY)?;
             let unsent = unsent.map_err(|_| refusal::UNSENT)?;
-            publish::publish(&stream, &message, unsent, timeout).await
+            publish::publish(&stream, &message, unsent).await
         })
     }
 

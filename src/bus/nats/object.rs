@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::error::Error as _;
 use std::mem::take;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -42,17 +42,14 @@ const MAX_LEAD_PART: u32 = 20;
 pub(super) struct Object {
     pub name: String,
     pub payload: Bytes,
-    pub sha256: [u8; 32],
+    /// As the object stores write it.
+    digest: String,
 }
 
 impl Object {
-    pub(super) fn new(id: &str, payload: Bytes, sha256: [u8; 32]) -> Self {
-        Self { name: format!("{id}-{}", HEXLOWER.encode(&sha256)), payload, sha256 }
-    }
-
-    /// As the object stores write it.
-    fn digest(&self) -> String {
-        format!("SHA-256={}", BASE64URL.encode(&self.sha256))
+    pub(super) fn new(id: &str, payload: Bytes, sha256: &[u8]) -> Self {
+        let name = format!("{id}-{}", HEXLOWER.encode(sha256));
+        Self { name, payload, digest: format!("SHA-256={}", BASE64URL.encode(sha256)) }
     }
 }
 
@@ -128,7 +125,7 @@ impl Bucket {
     }
 
     async fn keeps(&self, entry: &Entry, object: &Object) -> Result<bool, PutError> {
-        if entry.info.deleted || entry.info.digest != Some(object.digest()) {
+        if entry.info.deleted || entry.info.digest.as_ref() != Some(&object.digest) {
             return Ok(false);
         }
         let (chunks, now) = self.count(&self.chunk_subject(&entry.info.nuid)).await?;
@@ -157,7 +154,7 @@ impl Bucket {
             "size": object.payload.len(),
             "chunks": expected,
             "mtime": Timestamp::now().to_string(),
-            "digest": object.digest(),
+            "digest": object.digest,
             "options": {"max_chunk_size": size},
         });
         let mut headers = HeaderMap::new();
@@ -234,21 +231,26 @@ pub(super) struct AbandonedChunks(Arc<Mutex<Vec<String>>>);
 impl AbandonedChunks {
     /// Removes them, as far as the server lets it now.
     pub(super) async fn remove(&self, stream: &Stream) {
-        let mut left = take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        while let Some(subject) = left.pop() {
+        while let Some(subject) = self.pop() {
             if stream.purge().filter(&subject).await.is_err() {
-                left.push(subject);
-                break;
+                return self.add(subject);
             }
         }
-        left.into_iter().for_each(|subject| self.add(subject));
     }
 
     fn add(&self, subject: String) {
-        let mut subjects = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut subjects = self.subjects();
         if subjects.len() < MAX_ABANDONED {
             subjects.push(subject);
         }
+    }
+
+    fn pop(&self) -> Option<String> {
+        self.subjects().pop()
+    }
+
+    fn subjects(&self) -> MutexGuard<'_, Vec<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -285,8 +287,8 @@ mod tests {
 
     #[test]
     fn a_name_is_that_of_one_payload() {
-        let object = Object::new("id", Bytes::from_static(b"x"), [0xab; 32]);
+        let object = Object::new("id", Bytes::from_static(b"x"), &[0xab; 32]);
         assert_eq!(object.name, format!("id-{}", "ab".repeat(32)));
-        assert!(object.digest().starts_with("SHA-256=q6ur"));
+        assert!(object.digest.starts_with("SHA-256=q6ur"));
     }
 }

@@ -4,11 +4,11 @@
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::Context;
 use async_nats::jetstream::object_store::Config;
 use async_nats::jetstream::stream::{self, StorageType};
-use async_nats::jetstream::{Context, ErrorCode};
 
+use super::client::{Lookup, find_stream};
 use super::fault::{Fault, quoted};
 use super::object::{AbandonedChunks, Bucket};
 use super::refusal;
@@ -61,18 +61,20 @@ impl ObjectStore {
 
     async fn look(&self, context: &Context, create: bool, message_age: Duration) -> Result<Bucket, (Refusal, Fault)> {
         let name = self.name();
-        if create && is_missing(context, name).await {
+        let mut found = find_stream(context, &stream_name(name)).await;
+        if create && matches!(found, Lookup::Missing) {
             let wanted = Config { max_age: message_age, ..self.wanted.clone() };
             context.create_object_store(wanted).await.map_err(|error| {
                 let says = format!("cannot be created: {}", quoted(&error));
                 let remedy = "grant that to this user, or create it by hand";
                 (refusal::NO_BUCKET, Fault::new(about(name), says, remedy))
             })?;
+            found = find_stream(context, &stream_name(name)).await;
         }
-        let stream = context.get_stream(stream_name(name)).await.map_err(|_| {
+        let Lookup::Found(stream) = found else {
             let remedy = format!("{}, or set `nats.create_stream = true`", create_or_grant(name));
-            (refusal::NO_BUCKET, Fault::new(about(name), "cannot be seen", remedy))
-        })?;
+            return Err((refusal::NO_BUCKET, Fault::new(about(name), "cannot be seen", remedy)));
+        };
         if let Some(fault) = fault(name, &stream.cached_info().config, message_age, self.bytes_in_flight) {
             return Err((fault.refusal(Scope::Topic), fault));
         }
@@ -86,7 +88,7 @@ fn about(bucket: &str) -> String {
     format!("the object store `{bucket}`")
 }
 
-fn stream_name(bucket: &str) -> String {
+pub(super) fn stream_name(bucket: &str) -> String {
     format!("OBJ_{bucket}")
 }
 
@@ -127,21 +129,6 @@ pub(super) fn fault(
 /// Whether what is kept for `age` is there for as long as what is kept for `other`. Zero is for ever.
 fn outlives(age: Duration, other: Duration) -> bool {
     age.is_zero() || (!other.is_zero() && age >= other)
-}
-
-/// How the bucket's stream is set up; `None` where it cannot be seen.
-pub(super) async fn settings(context: &Context, bucket: &str) -> Option<stream::Config> {
-    let stream = context.get_stream(stream_name(bucket)).await.ok()?;
-    Some(stream.cached_info().config.clone())
-}
-
-/// Whether the server itself says that there is no such bucket.
-pub(super) async fn is_missing(context: &Context, bucket: &str) -> bool {
-    let asked = context.get_stream(stream_name(bucket)).await;
-    asked.is_err_and(|error| match error.kind() {
-        GetStreamErrorKind::JetStream(error) => error.error_code() == ErrorCode::STREAM_NOT_FOUND,
-        _ => false,
-    })
 }
 
 #[cfg(test)]

@@ -46,30 +46,23 @@ fn exceeded(account: &Account, wanted: &Config) -> Vec<Fault> {
     let left = max_storage.map(|most| most.saturating_sub(i64::try_from(reserved).unwrap_or(i64::MAX)));
     let of_stream = storage_max_stream_bytes.filter(|most| *most > 0);
     let mut faults = Vec::new();
-    let mut add = |says: String, remedy: &str| faults.push(Fault::new(&about, says, remedy));
-    if !account.tiers.is_empty() && tier.is_none() {
-        let wanted = wanted.num_replicas;
-        add(format!("has no limits in this account for {wanted} replicas"), "change `nats.replicas`, or grant them");
-    }
-    if max_bytes_required && wanted.max_bytes <= 0 {
-        add("has no size limit, which the account requires".into(), "set `nats.max_bytes`");
-    }
+    let mut add = |is_so: bool, says: String, remedy: &str| {
+        faults.extend(is_so.then(|| Fault::new(&about, says, remedy)));
+    };
+    let replicas = format!("has no limits in this account for {} replicas", wanted.num_replicas);
+    add(!account.tiers.is_empty() && tier.is_none(), replicas, "change `nats.replicas`, or grant them");
+    let unlimited = "has no size limit, which the account requires".to_owned();
+    add(max_bytes_required && wanted.max_bytes <= 0, unlimited, "set `nats.max_bytes`");
+    let lower = "lower `nats.max_bytes`, or raise the account's limit";
     if let Some(most) = of_stream.filter(|most| wanted.max_bytes > *most) {
         let says = format!("would be larger ({} bytes) than the account allows a stream ({most})", wanted.max_bytes);
-        add(says, "lower `nats.max_bytes`, or raise the account's limit");
+        add(true, says, lower);
     } else if let Some(left) = left.filter(|left| *left <= 0 || wanted.max_bytes > *left) {
-        let left = left.max(0);
-        add(
-            format!("needs more room than the account has left ({left} bytes)"),
-            "lower `nats.max_bytes`, or raise the account's limit",
-        );
+        add(true, format!("needs more room than the account has left ({} bytes)", left.max(0)), lower);
     }
-    if max_streams.is_some_and(|most| most > 0 && streams as i64 >= most) {
-        add(
-            format!("would be one more than the account's {streams}"),
-            "raise that limit, or name an existing stream in `nats.stream`",
-        );
-    }
+    let one_more = format!("would be one more than the account's {streams}");
+    let named = "raise that limit, or name an existing stream in `nats.stream`";
+    add(max_streams.is_some_and(|most| most > 0 && streams as i64 >= most), one_more, named);
     faults
 }
 

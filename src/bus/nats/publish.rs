@@ -6,8 +6,6 @@
 //! quorum of its servers has stored it then. An answer with the sequence 0 only says that another copy is on its way.
 //! Not known is whether a server has fsynced, and, without `nats.domain`, which domain's stream of that name it is.
 
-use std::time::Duration;
-
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
@@ -46,13 +44,12 @@ pub(super) async fn publish(
     stream: &Stream,
     message: &Message,
     unsent: OwnedSemaphorePermit,
-    timeout: Duration,
 ) -> Result<Receipt, Refusal> {
     let (headers, size) = headers(message, &stream.name);
     let most = stream.max_size();
     if message.payload().len() + size > most {
         return match &stream.object_store {
-            Some(store) => by_claim_check(stream, store, message, headers, timeout).await,
+            Some(store) => by_claim_check(stream, store, message, headers).await,
             None => Err(refusal::too_large(most)),
         };
     }
@@ -61,7 +58,7 @@ pub(super) async fn publish(
         // A limit was lowered since it was last looked at.
         (Err(Refusal::TooLarge { .. }), Some(store)) => {
             let (headers, _) = self::headers(message, &stream.name);
-            by_claim_check(stream, store, message, headers, timeout).await
+            by_claim_check(stream, store, message, headers).await
         }
         (answer, _) => answer,
     }
@@ -72,9 +69,8 @@ async fn by_claim_check(
     store: &ObjectStore,
     message: &Message,
     mut headers: HeaderMap,
-    timeout: Duration,
 ) -> Result<Receipt, Refusal> {
-    let claim = claim_check::put(store, message, timeout.mul_f64(PUT_SHARE)).await.map_err(|refused| {
+    let claim = claim_check::put(store, message, stream.publish_timeout.mul_f64(PUT_SHARE)).await.map_err(|refused| {
         // The reconciler creates a bucket anew that is gone.
         stream.events.changed.notify_one();
         stream.events.denied_bucket(store.name()).unwrap_or(refused)

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
+use async_nats::jetstream::context::CreateStreamErrorKind;
 use async_nats::jetstream::stream::Config;
 use tokio::sync::watch;
 
+use super::client::{Lookup, find_stream};
 use super::fault::{Fault, is_transient};
 use super::refusal;
 use super::settings::{self, Severity};
@@ -22,8 +22,6 @@ pub(super) struct StreamReconciler {
     pub stream: Arc<Stream>,
     /// Topics from now on.
     pub subjects: watch::Receiver<Vec<String>>,
-    /// How long JetStream may be silent.
-    pub patience: Duration,
     wanted: Config,
     /// Whether the bridge may create stream and bucket, and add subjects.
     create: bool,
@@ -57,7 +55,6 @@ impl StreamReconciler {
         Self {
             stream,
             subjects,
-            patience: setup.publish_timeout,
             wanted,
             create: config.create_stream,
             bytes_in_flight: setup.bytes_in_flight,
@@ -89,7 +86,7 @@ impl StreamReconciler {
 
     /// Whether JetStream is silent, and not for so long yet that it is worth a word.
     pub(super) fn is_waiting(&self) -> bool {
-        self.silent_since.is_some_and(|since| since.elapsed() < self.patience)
+        self.silent_since.is_some_and(|since| since.elapsed() < self.stream.publish_timeout)
     }
 
     /// Sets the status that follows.
@@ -141,21 +138,16 @@ impl StreamReconciler {
 
     async fn find_or_create(&mut self, within: Duration) -> Result<Config, Problem> {
         let asked = Instant::now();
-        let answer = tokio::time::timeout(within, self.stream.context.get_stream(&self.stream.name)).await;
-        match answer.map(|found| found.map_err(|error| error.kind())) {
-            Ok(Ok(stream)) => Ok(stream.cached_info().config.clone()),
-            Ok(Err(GetStreamErrorKind::JetStream(error))) => match error.error_code() {
-                ErrorCode::STREAM_NOT_FOUND => self.create().await,
-                _ if is_transient(&error) => {
-                    self.silent_since.get_or_insert(asked);
-                    Err(Problem::Silent(Fault::refused(&self.about(), &error)))
-                }
-                _ => Err(Problem::Hidden(Fault::refused(&self.about(), &error))),
-            },
-            Ok(Err(
-                GetStreamErrorKind::EmptyName | GetStreamErrorKind::Request | GetStreamErrorKind::InvalidStreamName,
-            ))
-            | Err(_) => Err(self.silent(asked)),
+        let looked = tokio::time::timeout(within, find_stream(&self.stream.context, &self.stream.name)).await;
+        match looked.unwrap_or(Lookup::Silent) {
+            Lookup::Found(stream) => Ok(stream.cached_info().config.clone()),
+            Lookup::Missing => self.create().await,
+            Lookup::Refused(error) if is_transient(&error) => {
+                self.silent_since.get_or_insert(asked);
+                Err(Problem::Silent(Fault::refused(&self.about(), &error)))
+            }
+            Lookup::Refused(error) => Err(Problem::Hidden(Fault::refused(&self.about(), &error))),
+            Lookup::Silent => Err(self.silent(asked)),
         }
     }
 

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::jetstream::Context;
@@ -28,6 +29,8 @@ pub(super) struct Stream {
     pub name: String,
     /// `nats.domain`.
     pub domain: Option<String>,
+    /// For a publish, and for each question to the servers.
+    pub publish_timeout: Duration,
     /// For what is too large for a message.
     pub object_store: Option<ObjectStore>,
     pub events: Arc<Events>,
@@ -53,12 +56,13 @@ pub(super) enum StreamStatus {
 }
 
 impl Stream {
-    pub(super) fn new(config: &config::Nats, context: Context, events: Arc<Events>, bytes_in_flight: usize) -> Self {
+    pub(super) fn new(config: &config::Nats, context: Context, events: Arc<Events>, setup: &Setup) -> Self {
         Self {
             context,
             name: config.stream.clone(),
             domain: config.domain.clone(),
-            object_store: ObjectStore::new(config, bytes_in_flight),
+            publish_timeout: setup.publish_timeout,
+            object_store: ObjectStore::new(config, setup.bytes_in_flight),
             events,
             recheck: Notify::new(),
             status: RwLock::new(StreamStatus::Unknown(refusal::NOT_SEEN)),

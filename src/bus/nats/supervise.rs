@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use super::client;
 use super::fault::Fault;
 use super::reconcile::StreamReconciler;
-use super::stream::{HEADROOM, StreamStatus, UNPOISONED};
+use super::stream::{HEADROOM, Stream, StreamStatus, UNPOISONED};
 use crate::bus::ConnectionState;
 use crate::config;
 
@@ -26,155 +26,128 @@ const EXPLAINED_WITHIN: Duration = Duration::from_secs(3);
 /// How often to connect anew where no answer is heard: long enough for an answer in between.
 const RENEW_EVERY: Duration = Duration::from_secs(10);
 
-pub(super) struct Supervisor {
+/// For as long as somebody listens to the connection.
+pub(super) async fn run(
     config: config::Nats,
-    reconciler: StreamReconciler,
-    /// Bytes.
+    mut reconciler: StreamReconciler,
     max_body: usize,
     connection: watch::Sender<ConnectionState>,
-    connected: Instant,
-    explained: Option<Instant>,
-    renewed: Instant,
-    logged_fault: Option<Fault>,
-    logged_size: Option<usize>,
+) {
+    let stream = reconciler.stream.clone();
+    let mut logged = Logged::default();
+    let (mut last_connected, mut renewed) = (Instant::now(), Instant::now());
+    let mut explained: Option<Instant> = None;
+    let mut within = stream.publish_timeout;
+    while !connection.is_closed() {
+        let connected = stream.is_connected();
+        let mut pause = LOOK_EVERY;
+        if connected {
+            last_connected = Instant::now();
+            let fault = reconciler.reconcile(within).await.err();
+            if fault.is_none() {
+                pause = LOOK_AGAIN_EVERY;
+            }
+            logged.size(&stream, max_body);
+            // A stream between two leaders is silent for a while.
+            if !reconciler.is_waiting() {
+                logged.fault(fault);
+            }
+            // Who was denied its inbox hears nothing until another connection asks for it again.
+            if stream.events.denied_inbox() && renewed.elapsed() > RENEW_EVERY {
+                renewed = Instant::now();
+                let _ = stream.context.client().force_reconnect().await;
+            }
+        } else if explained.is_none_or(|at| at.elapsed() > EXPLAIN_EVERY)
+            && (stream.events.take_unexplained() || last_connected.elapsed() >= UNEXPLAINED_FOR)
+        {
+            explained = Some(Instant::now());
+            explain(&config, &stream).await;
+        }
+        set_connection(&connection, connected, &stream);
+        within = wait(&mut reconciler, pause).await;
+    }
 }
 
-impl Supervisor {
-    pub(super) fn new(
-        config: config::Nats,
-        reconciler: StreamReconciler,
-        max_body: usize,
-        connection: watch::Sender<ConnectionState>,
-    ) -> Self {
-        let now = Instant::now();
-        Self {
-            config,
-            reconciler,
-            max_body,
-            connection,
-            connected: now,
-            explained: None,
-            renewed: now,
-            logged_fault: None,
-            logged_size: None,
+/// Until the connection changes, there are new subjects, a publish asks for it, or it is time to look. How long the
+/// look may take.
+async fn wait(reconciler: &mut StreamReconciler, pause: Duration) -> Duration {
+    let stream = &reconciler.stream;
+    tokio::select! {
+        () = stream.events.changed.notified() => {}
+        Ok(()) = reconciler.subjects.changed() => {}
+        () = stream.recheck.notified() => {
+            // Many publishes ask at once.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            return RECHECK_WITHIN.min(stream.publish_timeout);
         }
+        () = tokio::time::sleep(pause) => {}
     }
+    stream.publish_timeout
+}
 
-    /// For as long as somebody listens to the connection.
-    pub(super) async fn run(mut self) {
-        let mut within = self.reconciler.patience;
-        while !self.connection.is_closed() {
-            let connected = self.reconciler.stream.is_connected();
-            let mut pause = LOOK_EVERY;
-            if connected {
-                self.connected = Instant::now();
-                let fault = self.reconciler.reconcile(within).await.err();
-                if fault.is_none() {
-                    pause = LOOK_AGAIN_EVERY;
-                }
-                self.log_size();
-                // A stream between two leaders is silent for a while.
-                if !self.reconciler.is_waiting() {
-                    self.log_fault(fault);
-                }
-                self.renew_inbox().await;
-            } else {
-                self.explain().await;
+/// Logs why there is no connection, unless there is one in the meantime.
+async fn explain(config: &config::Nats, stream: &Stream) {
+    let connected = async {
+        while !stream.is_connected() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::select! {
+        () = connected => {}
+        error = client::explain(config, EXPLAINED_WITHIN) => {
+            if let Some(error) = error {
+                stream.events.record_error(&error);
             }
-            self.set_connection(connected);
-            within = self.wait(pause).await;
         }
     }
+}
 
-    /// Until the connection changes, there are new subjects, a publish asks for it, or it is time to look. How long the
-    /// look may take.
-    async fn wait(&mut self, pause: Duration) -> Duration {
-        let StreamReconciler { stream, subjects, patience, .. } = &mut self.reconciler;
-        tokio::select! {
-            () = stream.events.changed.notified() => {}
-            Ok(()) = subjects.changed() => {}
-            () = stream.recheck.notified() => {
-                // Many publishes ask at once.
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                return RECHECK_WITHIN.min(*patience);
-            }
-            () = tokio::time::sleep(pause) => {}
-        }
-        *patience
-    }
-
-    /// Who was denied its inbox hears nothing until another connection asks for it again.
-    async fn renew_inbox(&mut self) {
-        let stream = &self.reconciler.stream;
-        if stream.events.denied_inbox() && self.renewed.elapsed() > RENEW_EVERY {
-            self.renewed = Instant::now();
-            let _ = stream.context.client().force_reconnect().await;
-        }
-    }
-
-    /// Logs why there is no connection, now and then, unless there is one in the meantime.
-    async fn explain(&mut self) {
-        let stream = &self.reconciler.stream;
-        if self.explained.is_some_and(|at| at.elapsed() <= EXPLAIN_EVERY)
-            || !(stream.events.take_unexplained() || self.connected.elapsed() >= UNEXPLAINED_FOR)
-        {
-            return;
-        }
-        self.explained = Some(Instant::now());
-        let connected = async {
-            while !stream.is_connected() {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
+/// Up where the next message can be kept; away where an ERROR has said why not, or it was up before.
+fn set_connection(connection: &watch::Sender<ConnectionState>, connected: bool, stream: &Stream) {
+    let (up, explained) = match &*stream.status.read().expect(UNPOISONED) {
+        StreamStatus::Ready { .. } => (connected, false),
+        StreamStatus::Unfit(_) => (false, connected),
+        // What is only silent may still come up by itself.
+        StreamStatus::Unknown(_) => (false, false),
+    };
+    connection.send_if_modified(|connection| {
+        let next = match (*connection, up) {
+            (_, true) => ConnectionState::Up,
+            (ConnectionState::Waiting, false) if !explained => ConnectionState::Waiting,
+            (_, false) => ConnectionState::Away,
         };
-        tokio::select! {
-            () = connected => {}
-            error = client::explain(&self.config, EXPLAINED_WITHIN) => {
-                if let Some(error) = error {
-                    stream.events.record_error(&error);
-                }
+        match next {
+            _ if next == *connection => return false,
+            ConnectionState::Up => tracing::info!("NATS is up"),
+            ConnectionState::Away | ConnectionState::Waiting if connected => {
+                tracing::warn!("the NATS stream takes nothing")
             }
+            ConnectionState::Away | ConnectionState::Waiting => tracing::warn!("NATS is away"),
         }
-    }
+        *connection = next;
+        true
+    });
+}
 
-    /// Up where the next message can be kept; away where an ERROR has said why not, or it was up before.
-    fn set_connection(&self, connected: bool) {
-        let (up, explained) = match &*self.reconciler.stream.status.read().expect(UNPOISONED) {
-            StreamStatus::Ready { .. } => (connected, false),
-            StreamStatus::Unfit(_) => (false, connected),
-            // What is only silent may still come up by itself.
-            StreamStatus::Unknown(_) => (false, false),
-        };
-        self.connection.send_if_modified(|connection| {
-            let next = match (*connection, up) {
-                (_, true) => ConnectionState::Up,
-                (ConnectionState::Waiting, false) if !explained => ConnectionState::Waiting,
-                (_, false) => ConnectionState::Away,
-            };
-            match next {
-                _ if next == *connection => return false,
-                ConnectionState::Up => tracing::info!("NATS is up"),
-                ConnectionState::Away | ConnectionState::Waiting if connected => {
-                    tracing::warn!("the NATS stream takes nothing")
-                }
-                ConnectionState::Away | ConnectionState::Waiting => tracing::warn!("NATS is away"),
-            }
-            *connection = next;
-            true
-        });
-    }
+/// What the log has said already.
+#[derive(Default)]
+struct Logged {
+    fault: Option<Fault>,
+    size: Option<usize>,
+}
 
-    fn log_fault(&mut self, fault: Option<Fault>) {
-        if let Some(fault) = fault.as_ref().filter(|fault| self.logged_fault.as_ref() != Some(*fault)) {
+impl Logged {
+    fn fault(&mut self, fault: Option<Fault>) {
+        if let Some(fault) = fault.as_ref().filter(|fault| self.fault.as_ref() != Some(*fault)) {
             tracing::error!(problem = %fault, "the NATS stream or its object store needs a fix");
         }
-        self.logged_fault = fault;
+        self.fault = fault;
     }
 
     /// Warns where less is taken at once than a delivery may need, and nothing helps.
-    fn log_size(&mut self) {
-        let (stream, max_body) = (&self.reconciler.stream, self.max_body);
+    fn size(&mut self, stream: &Stream, max_body: usize) {
         let most = Some(stream.max_size()).filter(|most| stream.object_store.is_none() && *most < max_body + HEADROOM);
-        if most.is_some() && most != self.logged_size {
+        if most.is_some() && most != self.size {
             tracing::warn!(
                 most,
                 max_body,
@@ -183,7 +156,7 @@ impl Supervisor {
                 "NATS takes less at once than server.max_body: larger deliveries get a 503"
             );
         }
-        self.logged_size = most;
+        self.size = most;
     }
 }
 
@@ -193,12 +166,12 @@ mod tests {
     use std::sync::Arc;
 
     use super::super::events::Events;
-    use super::super::stream::{Stream, wanted};
+    use super::super::stream::wanted;
     use super::*;
     use crate::bus::Setup;
 
     /// Of a server that is not there.
-    fn supervisor() -> Supervisor {
+    fn reconciler() -> StreamReconciler {
         let environment = [
             ("TERRA_SIGNING_SECRET", "secret"),
             ("TERRA_BRIDGE_BUS", "nats"),
@@ -207,26 +180,26 @@ mod tests {
         let environment = environment.map(|(name, value)| (name.into(), value.into()));
         let config = config::load(None, environment.into_iter(), false).unwrap().config;
         let config::Bus::Nats(config) = config.bus else { unreachable!("it is set above") };
-        let patience = Duration::from_secs(5);
-        let setup = Setup { topics: vec!["a".into()], publish_timeout: patience, max_body: 1, bytes_in_flight: 1 };
+        let publish_timeout = Duration::from_secs(5);
+        let setup = Setup { topics: vec!["a".into()], publish_timeout, max_body: 1, bytes_in_flight: 1 };
         let events = Arc::new(Events::default());
-        let client = client::lazy(&config, patience, events.clone()).unwrap();
-        let stream = Arc::new(Stream::new(&config, async_nats::jetstream::new(client), events, 1));
+        let client = client::lazy(&config, publish_timeout, events.clone()).unwrap();
+        let stream = Arc::new(Stream::new(&config, async_nats::jetstream::new(client), events, &setup));
         let wanted = wanted(&config, &setup);
         let subjects = watch::channel(wanted.subjects.clone()).1;
-        let reconciler = StreamReconciler::new(stream, wanted, subjects, &config, &setup);
-        Supervisor::new(config, reconciler, 1, watch::Sender::new(ConnectionState::Up))
+        StreamReconciler::new(stream, wanted, subjects, &config, &setup)
     }
 
     #[tokio::test]
     async fn a_recheck_looks_at_the_stream_soon_and_stops_no_message() {
-        let mut supervisor = supervisor();
+        let mut reconciler = reconciler();
+        let stream = reconciler.stream.clone();
         let ready = || StreamStatus::Ready { refused: BTreeMap::new() };
-        *supervisor.reconciler.stream.status.write().unwrap() = ready();
-        supervisor.reconciler.stream.recheck.notify_one();
+        *stream.status.write().unwrap() = ready();
+        stream.recheck.notify_one();
         // The first words of the connection may come before it.
-        while supervisor.wait(LOOK_AGAIN_EVERY).await > RECHECK_WITHIN {}
-        assert!(supervisor.reconciler.reconcile(Duration::ZERO).await.is_err());
-        assert_eq!(*supervisor.reconciler.stream.status.read().unwrap(), ready(), "nobody said that it is gone");
+        while wait(&mut reconciler, LOOK_AGAIN_EVERY).await > RECHECK_WITHIN {}
+        assert!(reconciler.reconcile(Duration::ZERO).await.is_err());
+        assert_eq!(*stream.status.read().unwrap(), ready(), "nobody said that it is gone");
     }
 }

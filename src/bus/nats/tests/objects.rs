@@ -17,8 +17,8 @@ const BYTES: usize = 5 << 19;
 
 fn object(id: &str, filling: u8) -> Object {
     let payload = Bytes::from(vec![filling; BYTES]);
-    let sha256 = Sha256::digest(&payload).into();
-    Object::new(id, payload, sha256)
+    let sha256 = Sha256::digest(&payload);
+    Object::new(id, payload, &sha256)
 }
 
 /// A bucket of its own that keeps objects and messages for so long.
