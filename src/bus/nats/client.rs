@@ -90,7 +90,7 @@ pub(super) fn context(config: &config::Nats, client: Client, timeout: Duration) 
 
 /// What JetStream tells of a stream.
 pub(super) enum Lookup {
-    Found(Stream),
+    Found(Box<Stream>),
     Missing,
     Refused(jetstream::Error),
     Silent,
@@ -98,7 +98,7 @@ pub(super) enum Lookup {
 
 pub(super) async fn find_stream(context: &Context, name: &str) -> Lookup {
     match context.get_stream(name).await.map_err(|error| error.kind()) {
-        Ok(stream) => Lookup::Found(stream),
+        Ok(stream) => Lookup::Found(Box::new(stream)),
         Err(GetStreamErrorKind::JetStream(error)) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
             Lookup::Missing
         }

@@ -36,7 +36,7 @@ use std::sync::Arc;
 
 use tokio::sync::{Semaphore, watch};
 
-use super::plaintext::{finding, is_loopback};
+use super::plaintext::is_loopback;
 use super::{Bus, ConnectionState, Finding, OpenError, Pending, Receipt, Refusal, Setup};
 use crate::config;
 use crate::message::Message;
@@ -87,7 +87,7 @@ pub(super) fn exposed_login(config: &config::Nats) -> Option<Finding> {
         return None;
     }
     let says = "goes over the network in plain text, and every event with it, unless the servers themselves demand TLS";
-    Some(finding(secret, says, "write tls:// in nats.servers, or set nats.tls.ca"))
+    Some(Finding::advice(secret, says, "write tls:// in nats.servers, or set nats.tls.ca"))
 }
 
 impl Bus for Nats {

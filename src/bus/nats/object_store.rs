@@ -80,7 +80,7 @@ impl ObjectStore {
         }
         self.abandoned.remove(&stream).await;
         let (context, abandoned) = (context.clone(), self.abandoned.clone());
-        Ok(Bucket { context, name: name.to_owned(), stream, message_age, abandoned })
+        Ok(Bucket { context, name: name.to_owned(), stream: *stream, message_age, abandoned })
     }
 }
 
