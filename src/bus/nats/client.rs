@@ -1,4 +1,4 @@
-//! The client library's client, as the configuration wants it.
+//! The NATS client as the configuration asks for it, and what is asked of JetStream through it.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -16,7 +16,7 @@ pub(super) fn quoted(text: &dyn fmt::Display) -> String {
     text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(QUOTED).collect()
 }
 
-/// Something that is not as it must be.
+/// Something that somebody has to fix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Fault {
     /// The stream, or the object store.
@@ -48,13 +48,13 @@ impl Fault {
         Self::new(about, says, remedy)
     }
 
-    /// Of messages, until somebody acts.
+    /// The refusal of messages, until somebody acts.
     pub(super) fn refusal(&self, scope: Scope) -> Refusal {
         let reason = format!("{} {}", self.about, self.says).into();
         Refusal::Permanent { scope, reason, remedy: self.remedy.clone().into() }
     }
 
-    /// Of messages, though it may be over soon.
+    /// The refusal of messages where it may be over soon.
     pub(super) fn transient(&self) -> Refusal {
         Refusal::Transient { reason: self.to_string().into() }
     }

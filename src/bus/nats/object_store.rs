@@ -1,4 +1,4 @@
-//! The bucket for payloads that are too large for a message: made where that is allowed, else only looked at, and
+//! The bucket for payloads that are too large for a message: created where that is allowed, else only checked, and
 //! refused where its settings do not keep a payload as long as the stream keeps its message.
 
 use std::sync::{Arc, RwLock};
@@ -48,7 +48,7 @@ impl ObjectStore {
         self.bucket.read().expect("no holder of this lock can panic").clone()
     }
 
-    /// Looks at the bucket, tidies it, and makes it where that is allowed. `message_age`: how long the stream keeps
+    /// Looks at the bucket, creates it where that is allowed, and removes abandoned chunks. `message_age`: how long the stream keeps
     /// its messages; zero is for ever.
     pub(super) async fn reconcile(&self, context: &Context, create: bool, message_age: Duration) -> Result<(), Fault> {
         let (bucket, fault) = match self.look(context, create, message_age).await {

@@ -1,5 +1,5 @@
-//! Has the stream be as it must be: made where that is allowed, else only looked at. A stream that carries our mark
-//! gets the subjects that it lacks; nothing else of any stream is touched.
+//! Makes the stream what it has to be: created where that is allowed, else only checked. A stream with the bridge's
+//! mark gets the subjects that it lacks; nothing else of any stream is changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub(super) struct StreamReconciler {
     overlaps: Overlaps,
     /// What of the stream's settings was logged already.
     warned: Vec<Fault>,
-    /// Since when JetStream tells nothing of the stream, or that it is not there for the moment.
+    /// Since when JetStream gives no answer about the stream, or that it has no leader for the moment.
     silent_since: Option<Instant>,
 }
 
@@ -64,9 +64,9 @@ impl StreamReconciler {
         }
     }
 
-    /// Looks at stream and bucket, makes them what they must be where that is allowed, and sets the stream's status.
-    /// `within`: for the look. `Ok`: all is well. A status of before stays where nobody answers: most silences are over
-    /// with the next leader.
+    /// Looks at stream and bucket, creates or completes them where that is allowed, and sets the stream's status. `Ok`: all
+    /// is well. Where nobody answers the status stays what it was: most silences end with the next leader. `within`: for
+    /// the look.
     pub(super) async fn reconcile(&mut self, within: Duration) -> Result<(), Fault> {
         self.wanted.subjects.clone_from(&self.subjects.borrow_and_update());
         let found = match self.find_or_create(within).await {
@@ -76,7 +76,7 @@ impl StreamReconciler {
         let completed = self.complete(&found).await;
         let completed = self.apply(completed);
         self.stream.set_max_message(&found);
-        // What it lacks for some topics is no trouble of the others.
+        // What it lacks for some topics does not concern the others.
         let stored = match &self.stream.object_store {
             Some(store) => store.reconcile(&self.stream.context, self.create, found.max_age).await,
             None => Ok(()),
@@ -84,12 +84,12 @@ impl StreamReconciler {
         completed.and(stored)
     }
 
-    /// Whether JetStream is silent, and not for so long yet that it is worth a word.
+    /// Whether JetStream has been silent for too short a time to report it.
     pub(super) fn is_waiting(&self) -> bool {
         self.silent_since.is_some_and(|since| since.elapsed() < self.stream.publish_timeout)
     }
 
-    /// Sets the status that follows.
+    /// Sets the status that follows from it.
     fn apply(&mut self, outcome: Result<(), Problem>) -> Result<(), Fault> {
         let unseen = matches!(&*self.stream.status.read().expect(UNPOISONED), StreamStatus::Unknown(_));
         if !matches!(outcome, Err(Problem::Silent(_))) {
@@ -126,7 +126,7 @@ impl StreamReconciler {
         about(&self.stream.name)
     }
 
-    /// Nobody answers since then.
+    /// There is no answer since then.
     fn silent(&mut self, since: Instant) -> Problem {
         self.silent_since.get_or_insert(since);
         Problem::Silent(self.silence())

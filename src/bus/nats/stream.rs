@@ -1,5 +1,5 @@
-//! The stream that keeps the events, as the publishes and the reconciler share it: what is known of it, and what a
-//! message has to fit into.
+//! The stream that keeps the events, as publishes and the reconciler share it: whether it takes messages, and how large
+//! they may be.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};

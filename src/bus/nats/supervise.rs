@@ -1,4 +1,4 @@
-//! Watches over connection and stream: when to look, what to log, and whether the bus is up.
+//! Watches the connection and the stream: when to look, what to log, and whether the bus is up.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use super::stream::{HEADROOM, Stream, StreamStatus, UNPOISONED};
 use crate::bus::ConnectionState;
 use crate::config;
 
-/// How often to look at the connection, and again at a stream that is not as it must be.
+/// How often to look at the connection, and at a stream that needs a fix.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often to look at a stream that was in order.
 const LOOK_AGAIN_EVERY: Duration = Duration::from_secs(30);
@@ -20,7 +20,7 @@ const LOOK_AGAIN_EVERY: Duration = Duration::from_secs(30);
 const RECHECK_WITHIN: Duration = Duration::from_secs(1);
 /// How often to ask why there is no connection.
 const EXPLAIN_EVERY: Duration = Duration::from_secs(5);
-/// How long there may be none without a word of why, and how long it may take to find that out: together five seconds.
+/// How long there may be none without an explanation, and how long finding one may take: together five seconds.
 const UNEXPLAINED_FOR: Duration = Duration::from_secs(2);
 const EXPLAINED_WITHIN: Duration = Duration::from_secs(3);
 /// How often to connect anew where no answer is heard: long enough for an answer in between.
