@@ -78,24 +78,22 @@ pub(super) struct MessageStream {
 /// Why a stream ends early.
 enum Ended {
     ReaderGone,
-    Failed {
-        failure: Failure,
-        /// Whether some of a record was handed over.
-        partly: bool,
-    },
+    Failed(Failure),
 }
 
 /// Why nothing more can be read, in words for its reader.
 struct Failure {
     says: String,
     extent: Option<Extent>,
+    /// Whether some of a record was handed over.
+    partly: bool,
 }
 
 impl From<ReadError> for Failure {
     fn from(error: ReadError) -> Self {
         log_failed(&error);
         let extent = if let ReadError::Gone(extent) = &error { Some(*extent) } else { None };
-        Self { says: error.to_string(), extent }
+        Self { says: error.to_string(), extent, partly: false }
     }
 }
 
@@ -121,21 +119,12 @@ impl MessageStream {
     async fn run(mut self, sender: Sender) {
         while self.wants_more() {
             let next = self.extents.borrow_and_update().next;
-            let went_on = if self.rest.from < next {
-                self.hand_over(&sender).await
-            } else {
-                match self.wait(&sender).await {
-                    Wake::Look => Ok(()),
-                    Wake::Heartbeat => {
-                        sender.send(Ok(Bytes::from_static(b":\n\n"))).await.map_err(|_| Ended::ReaderGone)
-                    }
-                    Wake::End => return,
+            if self.rest.from >= next {
+                if !self.wait(&sender).await {
+                    return;
                 }
-            };
-            match went_on {
-                Ok(()) => {}
-                Err(Ended::ReaderGone) => return,
-                Err(Ended::Failed { failure, partly }) => return self.fail(&failure, partly, sender).await,
+            } else if let Err(ended) = self.hand_over(&sender).await {
+                return self.end(ended, sender).await;
             }
         }
     }
@@ -151,7 +140,7 @@ impl MessageStream {
             // Before there is a slot for the next piece nothing is read, and no memory held.
             let mut slot = sender.reserve().await.map_err(|_| Ended::ReaderGone)?;
             let partly = sent > 0;
-            let failed = move |failure| Ended::Failed { failure, partly };
+            let failed = move |failure| Ended::Failed(Failure { partly, ..failure });
             let (chunk, reservation) = self.read().await.map_err(failed)?;
             loop {
                 let end = chunk.bytes.len().min(sent + PIECE);
@@ -198,7 +187,7 @@ impl MessageStream {
         let size = blocking(move || Ok(store.size(&topic, from))).await?.max(CHUNK_BYTES);
         for times in [USUAL, WORST] {
             let held = self.budget.reserve(size * times, MEMORY_WITHIN).await;
-            let held = held.ok_or_else(|| Failure { says: NO_MEMORY.to_owned(), extent: None })?;
+            let held = held.ok_or_else(|| Failure { says: NO_MEMORY.to_owned(), extent: None, partly: false })?;
             let (store, topic, format) = (self.store.clone(), self.topic.clone(), self.rest.format);
             let until = self.rest.until.unwrap_or(u64::MAX);
             let limit = usize::try_from(self.rest.limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
@@ -216,7 +205,8 @@ impl MessageStream {
         Err(ReadError::Failed("a record is longer than it can be".to_owned()).into())
     }
 
-    async fn wait(&mut self, sender: &Sender) -> Wake {
+    /// For what is to come. `false`: nobody waits for it any more, or the bridge stops.
+    async fn wait(&mut self, sender: &Sender) -> bool {
         let heartbeat = async {
             match self.rest.format {
                 Format::Events => tokio::time::sleep(HEARTBEAT).await,
@@ -224,27 +214,23 @@ impl MessageStream {
             }
         };
         tokio::select! {
-            changed = self.extents.changed() => if changed.is_ok() { Wake::Look } else { Wake::End },
-            _ = self.draining.wait_for(|draining| *draining) => Wake::End,
-            () = sender.closed() => Wake::End,
-            () = heartbeat => Wake::Heartbeat,
+            changed = self.extents.changed() => return changed.is_ok(),
+            _ = self.draining.wait_for(|draining| *draining) => return false,
+            () = sender.closed() => return false,
+            () = heartbeat => {}
         }
+        sender.send(Ok(Bytes::from_static(b":\n\n"))).await.is_ok()
     }
 
-    async fn fail(&self, failure: &Failure, partly: bool, sender: Sender) {
+    async fn end(&self, ended: Ended, sender: Sender) {
+        let Ended::Failed(failure) = ended else { return };
         let last = match self.rest.format {
-            Format::Events if !partly => Ok(error_event(failure)),
-            Format::Events | Format::Lines | Format::Payload => Err(io::Error::other(failure.says.clone())),
+            Format::Events if !failure.partly => Ok(error_event(&failure)),
+            Format::Events | Format::Lines | Format::Payload => Err(io::Error::other(failure.says)),
         };
         // The reader may be gone, which needs no error.
         let _ = sender.send(last).await;
     }
-}
-
-enum Wake {
-    Look,
-    Heartbeat,
-    End,
 }
 
 async fn blocking<T: Send + 'static>(
