@@ -179,8 +179,8 @@ mod tests {
 
     #[test]
     fn a_server_that_keeps_nothing_more_is_told_apart_by_its_words() {
-        let (full, doubted) = answer(ErrorCode::STREAM_STORE_FAILED, "maximum bytes exceeded");
-        assert!(!doubted && !full.is_message_specific());
+        let (full, recheck) = answer(ErrorCode::STREAM_STORE_FAILED, "maximum bytes exceeded");
+        assert!(!recheck && !full.is_message_specific());
         assert!(
             full.to_string().contains("maximum bytes exceeded") && full.to_string().contains("`max_bytes`"),
             "{full}"
@@ -199,9 +199,9 @@ mod tests {
 
     #[test]
     fn a_sealed_stream_is_somebodys_to_replace() {
-        let (sealed, doubted) = answer(ErrorCode::STREAM_SEALED, "invalid operation on sealed stream");
+        let (sealed, recheck) = answer(ErrorCode::STREAM_SEALED, "invalid operation on sealed stream");
         assert!(matches!(&sealed, Refusal::Permanent { remedy, .. } if remedy.contains("another stream")), "{sealed}");
-        assert!(doubted && !sealed.is_message_specific());
+        assert!(recheck && !sealed.is_message_specific());
     }
 
     #[test]
