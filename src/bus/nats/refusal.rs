@@ -2,17 +2,13 @@
 
 use std::borrow::Cow;
 use std::error::Error as _;
-use std::time::Duration;
 
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::{self, ErrorCode};
 
 use super::fault::quoted;
 use crate::bus::{Refusal, Scope};
-use crate::telemetry::Throttle;
-
-/// Lines of one kind in the log, at most one in this time.
-const LOG_EVERY: Duration = Duration::from_secs(10);
+use crate::telemetry::{LOG_EVERY, Throttle};
 
 pub(super) const AWAY: Refusal = transient("NATS is not connected; the log says why within seconds");
 pub(super) const NOT_SEEN: Refusal =
