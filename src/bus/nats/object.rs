@@ -5,21 +5,21 @@
 //! dropped for it: they are counted in the end. Their bytes are taken for what was sent; only a reader compares
 //! digests.
 
-use std::collections::HashMap;
 use std::error::Error as _;
 use std::mem::take;
+use std::slice::Chunks;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
+use async_nats::jetstream::object_store::ObjectInfo;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::{self, Context, ErrorCode};
 use bytes::Bytes;
 use data_encoding::{BASE64URL, HEXLOWER};
 use jiff::Timestamp;
-use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Larger chunks need fewer acknowledgements: a third of the time that the clients' usual 128 KiB take.
 const CHUNK: usize = 1000 << 10;
@@ -77,19 +77,8 @@ pub(super) enum PutError {
 struct Entry {
     sequence: u64,
     since: Timestamp,
-    info: Info,
-}
-
-#[derive(Default, Deserialize)]
-struct Info {
-    digest: Option<String>,
-    #[serde(default)]
-    deleted: bool,
-    #[serde(default)]
-    chunks: u64,
-    /// The last token of the subject of its chunks.
-    #[serde(default)]
-    nuid: String,
+    /// `None`: it cannot be read, and leads to nothing.
+    info: Option<ObjectInfo>,
 }
 
 impl Bucket {
@@ -119,17 +108,14 @@ impl Bucket {
             Err(_) => return Err(PutError::Failed),
         };
         let since = Timestamp::from_nanosecond(message.time.unix_timestamp_nanos()).map_err(|_| PutError::Failed)?;
-        // What cannot be read leads to nothing.
-        let info = serde_json::from_slice(&message.payload).unwrap_or_default();
-        Ok(Some(Entry { sequence: message.sequence, since, info }))
+        Ok(Some(Entry { sequence: message.sequence, since, info: serde_json::from_slice(&message.payload).ok() }))
     }
 
     async fn keeps(&self, entry: &Entry, object: &Object) -> Result<bool, PutError> {
-        if entry.info.deleted || entry.info.digest.as_ref() != Some(&object.digest) {
-            return Ok(false);
-        }
-        let (chunks, now) = self.count(&self.chunk_subject(&entry.info.nuid)).await?;
-        Ok(chunks == entry.info.chunks && lasts(entry.since, now, self.kept_for(), self.message_age))
+        let info = entry.info.as_ref().filter(|info| !info.deleted && info.digest.as_ref() == Some(&object.digest));
+        let Some(info) = info else { return Ok(false) };
+        let (chunks, now) = self.count(&self.chunk_subject(&info.nuid)).await?;
+        Ok(chunks == info.chunks as u64 && lasts(entry.since, now, self.kept_for(), self.message_age))
     }
 
     /// Writes it anew, unless its entry is another than that with this sequence by now (0: there is none). The chunks
@@ -139,13 +125,9 @@ impl Bucket {
         // The client makes one that nobody else has, at the end of each inbox.
         let inbox = client.new_inbox();
         let nuid = inbox.rsplit('.').next().unwrap_or(&inbox);
-        let mut chunks = Chunks { subject: self.chunk_subject(nuid), bucket: self, may_be_named: false };
+        let mut chunks = UnnamedChunks { subject: self.chunk_subject(nuid), bucket: self, may_be_named: false };
         let size = CHUNK.min(client.max_payload().saturating_sub(CHUNK_MARGIN)).max(1);
-        for chunk in object.payload.chunks(size) {
-            // A copy: one that the client has not sent yet would hold the whole payload.
-            let stored = self.store(&chunks.subject, HeaderMap::new(), Bytes::copy_from_slice(chunk)).await;
-            stored.map_err(|_| PutError::Failed)?;
-        }
+        self.write_chunks(&chunks.subject, object.payload.chunks(size)).await.map_err(|_| PutError::Failed)?;
         let expected = object.payload.len().div_ceil(size);
         let info = json!({
             "name": object.name,
@@ -176,6 +158,14 @@ impl Bucket {
         if count == expected as u64 { Ok(()) } else { Err(PutError::Dropped) }
     }
 
+    async fn write_chunks(&self, subject: &str, chunks: Chunks<'_, u8>) -> Result<(), PublishError> {
+        for chunk in chunks {
+            // A copy: one that the client has not sent yet would hold the whole payload.
+            self.store(subject, HeaderMap::new(), Bytes::copy_from_slice(chunk)).await?;
+        }
+        Ok(())
+    }
+
     /// `Ok`: the bucket's own stream has acknowledged it, with a sequence.
     async fn store(&self, subject: &str, headers: HeaderMap, payload: Bytes) -> Result<(), PublishError> {
         let ack = self.context.publish_with_headers(subject.to_owned(), headers, payload).await?.await?;
@@ -183,24 +173,18 @@ impl Bucket {
         if stored { Ok(()) } else { Err(PublishError::new(PublishErrorKind::Other)) }
     }
 
-    /// How many messages there are on a subject, and the server's time.
+    /// How many messages there are on a subject, and the server's time, which servers before 2.10 do not tell.
     async fn count(&self, subject: &str) -> Result<(u64, Option<Timestamp>), PutError> {
-        #[derive(Deserialize)]
-        struct StreamInfo {
-            /// Servers before 2.10 do not tell.
-            ts: Option<String>,
-            state: State,
-        }
-        #[derive(Deserialize)]
-        struct State {
-            subjects: Option<HashMap<String, u64>>,
-        }
         // The client's own type leaves out the time.
         let request = format!("STREAM.INFO.{}", self.stream.cached_info().config.name);
         let info = self.context.request(request, &json!({"subjects_filter": subject})).await;
-        let info: StreamInfo = info.map_err(|_| PutError::Failed)?;
-        let count = info.state.subjects.and_then(|subjects| subjects.get(subject).copied());
-        Ok((count.unwrap_or(0), info.ts.and_then(|time| time.parse().ok())))
+        let info: Value = info.map_err(|_| PutError::Failed)?;
+        if !info["state"].is_object() {
+            // An error of JetStream's.
+            return Err(PutError::Failed);
+        }
+        let count = info["state"]["subjects"][subject].as_u64().unwrap_or(0);
+        Ok((count, info["ts"].as_str().and_then(|time| time.parse().ok())))
     }
 
     fn kept_for(&self) -> Duration {
@@ -254,14 +238,14 @@ impl AbandonedChunks {
     }
 }
 
-/// The chunks of an object that is being written.
-struct Chunks<'a> {
+/// The chunks of an object that is being written, until its name leads to them.
+struct UnnamedChunks<'a> {
     subject: String,
     bucket: &'a Bucket,
     may_be_named: bool,
 }
 
-impl Drop for Chunks<'_> {
+impl Drop for UnnamedChunks<'_> {
     fn drop(&mut self) {
         if !self.may_be_named {
             self.bucket.abandoned.add(take(&mut self.subject));
