@@ -1,12 +1,6 @@
-//! Logins that go over the network in plain text: `check` advises against them, and the start warns of them.
+//! Which servers are on this machine: a login to any other must not go in plain text.
 
 use std::net::IpAddr;
-
-use super::{Finding, Level};
-
-pub(super) fn finding(key: &str, says: &str, remedy: &str) -> Finding {
-    Finding { about: key.to_owned(), level: Level::Advice, says: says.to_owned(), remedy: Some(remedy.to_owned()) }
-}
 
 /// Whether what goes to `server`, a URL or a host with or without a port, surely stays on this machine.
 pub(super) fn is_loopback(server: &str) -> bool {

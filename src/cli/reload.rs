@@ -43,7 +43,7 @@ impl Parts {
         self.bus.topics(routes.topics());
         self.relay.apply(config, routes.clone());
         if let (Some(api), config::Bus::Embedded(embedded)) = (&self.api, &config.bus) {
-            api.take_over(embedded.token.clone());
+            api.set_token(embedded.token.clone());
         }
     }
 }

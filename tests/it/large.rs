@@ -69,10 +69,27 @@ impl Nats {
     }
 }
 
+fn sha256(payload: &[u8]) -> String {
+    Sha256::digest(payload).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Where the README says that the payload of the delivery with this id is.
+fn name(id: &str, payload: &[u8]) -> String {
+    format!("{id}-{}", sha256(payload))
+}
+
 fn large(n: usize, bytes: usize) -> Attempt {
     let filling: String = (0..bytes).map(|at| char::from(b' ' + ((at * 7919 + at / 89 + n) % 94) as u8)).collect();
     let body = serde_json::json!({"type": "daily", "user": {"user_id": "u"}, "n": n, "data": [filling]});
     Attempt::of(body.to_string()).header("x-terra-trace-id", &format!("trace-{n}"))
+}
+
+/// The objects of two deliveries.
+fn put_two(bridge: &Bridge) -> [String; 2] {
+    [0, 1].map(|n| {
+        let attempt = large(n, 2 << 20);
+        name(attempt.post(bridge.deliveries).json()["id"].as_str().expect("an id"), &attempt.body)
+    })
 }
 
 fn small(n: usize) -> Attempt {
@@ -102,12 +119,12 @@ fn a_payload_too_large_for_nats_is_kept_by_claim_check_byte_for_byte() {
     for (n, got) in got.iter().enumerate().take(4).skip(1) {
         let body = large(n, sizes[n]).body;
         assert!(got.payload.is_empty());
-        assert_eq!(got.extra("terra-claim-check").unwrap(), format!("{BUCKET}/{}", got.attribute("id").unwrap()));
+        let name = name(&got.attribute("id").unwrap(), &body);
+        assert_eq!(got.extra("terra-claim-check").unwrap(), format!("{BUCKET}/{name}"));
         assert_eq!(got.extra("terra-claim-check-bytes").unwrap(), body.len().to_string());
-        let digest: String = Sha256::digest(&body).iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(got.extra("terra-claim-check-sha256").unwrap(), digest);
+        assert_eq!(got.extra("terra-claim-check-sha256").unwrap(), sha256(&body));
         assert_eq!(got.attribute("type").as_deref(), Some("co.tryterra.daily"), "the headers are the same");
-        assert!(nats.object(&got.attribute("id").unwrap()) == body, "object {n} differs");
+        assert!(nats.object(&name) == body, "object {n} differs");
     }
     assert_eq!(nats.objects(), 3);
 }
@@ -137,7 +154,8 @@ fn a_second_copy_after_a_restart_finds_its_object_and_leaves_it_as_it_is() {
     assert_eq!((nats.objects(), nats.bucket().messages), (1, 5));
     let bridge = Bridge::ready(&nats.environment());
     let got = &nats.bus.read(&bridge, &nats.bus.topic("daily"), 1)[0];
-    assert!(nats.object(&got.attribute("id").unwrap()) == large(1, 3 << 20).body);
+    let body = large(1, 3 << 20).body;
+    assert!(nats.object(&name(&got.attribute("id").unwrap(), &body)) == body);
 }
 
 /// Neither replica knows what the other one has put.
@@ -191,16 +209,34 @@ fn two_bodies_of_one_event_at_the_same_time_leave_one_object_for_the_message() {
 }
 
 #[test]
+fn two_replicas_that_get_one_delivery_at_the_same_time_leave_one_whole_object() {
+    let Some(nats) = nats() else { return };
+    let replicas = [Bridge::ready(&nats.environment()), Bridge::ready(&nats.environment())];
+    let attempt = large(1, 5 << 20);
+    std::thread::scope(|scope| {
+        for replica in &replicas {
+            let attempt = &attempt;
+            scope.spawn(move || {
+                until("it is kept", WITHIN, || (attempt.post(replica.deliveries).status == 200).then_some(()));
+            });
+        }
+    });
+    assert_eq!((nats.objects(), nats.bus.count(&replicas[0])), (1, 1));
+    let got = &nats.bus.read(&replicas[0], &nats.bus.topic("daily"), 1)[0];
+    assert!(nats.object(&name(&got.attribute("id").unwrap(), &attempt.body)) == attempt.body);
+}
+
+#[test]
 fn a_copy_of_a_deleted_object_is_put_again() {
     let Some(nats) = nats() else { return };
     for _ in 0..2 {
         let bridge = Bridge::ready(&nats.environment());
-        let response = large(1, 2 << 20).post(bridge.deliveries);
-        let id = response.json()["id"].as_str().expect("an id").to_owned();
-        assert!(nats.object(&id) == large(1, 2 << 20).body);
+        let attempt = large(1, 2 << 20);
+        let name = name(attempt.post(bridge.deliveries).json()["id"].as_str().expect("an id"), &attempt.body);
+        assert!(nats.object(&name) == attempt.body);
         nats.with_jetstream(async |context| {
             let store = context.get_object_store(BUCKET).await.expect("the bridge made the bucket");
-            store.delete(&id).await.expect("deleted");
+            store.delete(&name).await.expect("deleted");
         });
         bridge.kill();
     }
@@ -213,7 +249,8 @@ fn a_copy_of_an_object_that_lost_a_chunk_is_put_again() {
         let bridge = Bridge::ready(&nats.environment());
         let response = large(1, 3 << 20).post(bridge.deliveries);
         assert_eq!((response.status, response.json()["outcome"].as_str()), (200, Some(outcome)));
-        assert!(nats.object(response.json()["id"].as_str().expect("an id")) == large(1, 3 << 20).body);
+        let body = large(1, 3 << 20).body;
+        assert!(nats.object(&name(response.json()["id"].as_str().expect("an id"), &body)) == body);
         nats.with_jetstream(async |context| {
             let chunks = context.get_stream(format!("OBJ_{BUCKET}")).await.expect("the bucket's stream");
             let _ = chunks.delete_message(2).await;
@@ -272,19 +309,18 @@ fn a_limit_that_is_lowered_sends_the_next_payload_to_the_object_store() {
     let response = large(2, 500 << 10).post(bridge.deliveries);
     assert_eq!((response.status, response.json()["outcome"].as_str()), (200, Some("kept")));
     let got = nats.bus.read(&bridge, &nats.bus.topic("daily"), 2).pop().expect("two");
-    assert!(nats.object(&got.attribute("id").unwrap()) == large(2, 500 << 10).body);
+    let body = large(2, 500 << 10).body;
+    assert!(nats.object(&name(&got.attribute("id").unwrap(), &body)) == body);
 }
 
 #[test]
 fn tail_follows_a_claim_check_and_says_what_is_wrong_with_one() {
     let Some(nats) = nats() else { return };
     let bridge = Bridge::ready(&nats.environment());
-    let ids: Vec<String> = (0..2)
-        .map(|n| large(n, 2 << 20).post(bridge.deliveries).json()["id"].as_str().expect("an id").to_owned())
-        .collect();
+    let names = put_two(&bridge);
     nats.with_jetstream(async |context| {
         let store = context.get_object_store(BUCKET).await.expect("the bridge made the bucket");
-        store.delete(&ids[1]).await.expect("deleted");
+        store.delete(&names[1]).await.expect("deleted");
     });
     let mut environment = nats.environment();
     environment.push(("TERRA_BRIDGE_LOG__FORMAT".into(), "json".into()));
@@ -307,13 +343,11 @@ fn tail_follows_a_claim_check_and_says_what_is_wrong_with_one() {
 fn tail_says_that_an_object_was_altered_and_goes_on() {
     let Some(nats) = nats() else { return };
     let bridge = Bridge::ready(&nats.environment());
-    let ids: Vec<String> = (0..2)
-        .map(|n| large(n, 2 << 20).post(bridge.deliveries).json()["id"].as_str().expect("an id").to_owned())
-        .collect();
+    let names = put_two(&bridge);
     assert_eq!(small(2).post(bridge.deliveries).status, 200);
     nats.with_jetstream(async |context| {
         let store = context.get_object_store(BUCKET).await.expect("the bridge made the bucket");
-        store.put(ids[0].as_str(), &mut &b"something else"[..]).await.expect("replaced");
+        store.put(names[0].as_str(), &mut &b"something else"[..]).await.expect("replaced");
         // The second object's first chunk: one of three, after the three and the name of the first.
         let chunks = context.get_stream(format!("OBJ_{BUCKET}")).await.expect("the bucket's stream");
         chunks.delete_message(5).await.expect("deleted");

@@ -400,7 +400,7 @@ fn what_was_fetched_and_is_too_large_for_a_message_has_the_headers_of_both() {
     assert_eq!(got.attribute("partitionkey").as_deref(), Some("u-7"));
     let digest = data_encoding::HEXLOWER.encode(&Sha256::digest(&body));
     for (name, value) in [
-        ("terra-claim-check", format!("{BUCKET}/{id}")),
+        ("terra-claim-check", format!("{BUCKET}/{id}-{digest}")),
         ("terra-claim-check-sha256", digest),
         ("terra-claim-check-bytes", body.len().to_string()),
         ("terra-fetched", "true".to_owned()),

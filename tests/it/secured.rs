@@ -93,7 +93,7 @@ mod nats {
     use super::*;
 
     const LOGIN: &str = "NATS refuses the login";
-    const TLS: &str = "no TLS connection to NATS comes about";
+    const TLS: &str = "the TLS handshake with NATS failed";
 
     fn tls(authority: &Authority, more: &str) -> String {
         let (certificate, key) = authority.issue("server");
@@ -222,7 +222,7 @@ mod nats {
     #[test]
     fn who_may_not_ask_jetstream_is_told_what_to_grant() {
         let permissions = |bus: &Bus| format!("publish: [\"{}.>\"], subscribe: [\"_INBOX.>\"]", bus.prefix());
-        is_denied(permissions, MAY_NOT_USE, Some(MAY_NOT_USE), &[]);
+        is_denied(permissions, MAY_NOT_USE, Some("this user may not use JetStream"), &[]);
     }
 
     #[test]
@@ -234,7 +234,7 @@ mod nats {
     #[test]
     fn who_may_not_subscribe_on_its_inbox_is_told_what_to_grant_and_another_inbox_helps() {
         let own = |bus: &Bus| format!("publish: \">\", subscribe: [\"_INBOX_{}.>\"]", bus.prefix());
-        is_denied(own, MAY_NOT_USE, Some(MAY_NOT_USE), &[]);
+        is_denied(own, MAY_NOT_USE, Some("this user may not use JetStream"), &[]);
         let Some(broker) = Broker::nats() else { return };
         let bus = Bus::nats_at(format!("nats://127.0.0.1:{}", broker.port()));
         let permissions = "publish: \">\", subscribe: [\"_INBOX_OURS.>\"]";

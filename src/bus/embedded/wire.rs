@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use data_encoding::BASE64;
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
 use crate::bus::Record;
 
@@ -11,14 +13,15 @@ pub(super) fn parse(line: &[u8]) -> Result<Record, serde_json::Error> {
     serde_json::from_slice::<Wire>(line)?.record()
 }
 
-#[derive(serde::Deserialize)]
+#[derive(Deserialize)]
 struct Wire {
     topic: String,
     key: Option<String>,
     partition: i32,
     offset: u64,
     time: String,
-    headers: Headers,
+    #[serde(deserialize_with = "in_order")]
+    headers: Vec<(String, String)>,
     payload: Option<String>,
     payload_base64: Option<String>,
 }
@@ -27,47 +30,31 @@ impl Wire {
     fn record(self) -> Result<Record, serde_json::Error> {
         let payload = match (self.payload, self.payload_base64) {
             (Some(text), None) => text.into(),
-            (None, Some(base64)) => {
-                data_encoding::BASE64.decode(base64.as_bytes()).map_err(serde_json::Error::custom)?.into()
-            }
+            (None, Some(base64)) => BASE64.decode(base64.as_bytes()).map_err(serde_json::Error::custom)?.into(),
             _ => return Err(serde_json::Error::custom("one of payload and payload_base64 is needed")),
         };
-        Ok(Record {
-            topic: self.topic,
-            key: self.key,
-            partition: self.partition,
-            offset: self.offset,
-            time: self.time.parse().map_err(serde_json::Error::custom)?,
-            headers: self.headers.0,
-            payload,
-        })
+        let time = self.time.parse().map_err(serde_json::Error::custom)?;
+        let Self { topic, key, partition, offset, headers, .. } = self;
+        Ok(Record { topic, key, partition, offset, time, headers, payload })
     }
 }
 
-struct Headers(Vec<(String, String)>);
+fn in_order<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(String, String)>, D::Error> {
+    struct InOrder;
 
-impl<'de> Deserialize<'de> for Headers {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct InOrder;
+    impl<'de> Visitor<'de> for InOrder {
+        type Value = Vec<(String, String)>;
 
-        impl<'de> Visitor<'de> for InOrder {
-            type Value = Headers;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of strings")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Headers, A::Error> {
-                let mut headers = Vec::new();
-                while let Some(header) = map.next_entry()? {
-                    headers.push(header);
-                }
-                Ok(Headers(headers))
-            }
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object of strings")
         }
 
-        deserializer.deserialize_map(InOrder)
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            std::iter::from_fn(|| map.next_entry().transpose()).collect()
+        }
     }
+
+    deserializer.deserialize_map(InOrder)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Why no connection to NATS comes about, told from the client library's errors, and what to do about each.
+//! Why there is no connection to NATS, told from the client library's errors, and what to do about each.
 
 use std::error::Error as _;
 use std::fmt;
@@ -6,18 +6,18 @@ use std::io;
 
 use async_nats::{ConnectError, ConnectErrorKind, ServerError, rustls};
 
-use super::refusal::quoted;
+use super::fault::quoted;
 use crate::bus::{Refusal, Scope};
 
-/// The worst first: of several servers, that of the worst is said.
+/// The worst first: of several servers, the worst one's is said.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum ConnectionError {
     /// A server refuses the login.
     Login,
-    /// No TLS connection comes about.
+    /// The TLS handshake failed.
     Tls,
     /// A server refuses the connection, in its own words.
-    Said(String),
+    Rejected(String),
     /// Something else than a NATS server answers.
     OtherProtocol,
     /// The name leads to no address.
@@ -44,7 +44,7 @@ impl ConnectionError {
                 return Self::Tls;
             }
             if let Some(said) = error.downcast_ref::<ServerError>() {
-                return Self::said(said);
+                return Self::from_server(said);
             }
             found = found.or_else(|| io.and_then(Self::of_io));
             source = error.source();
@@ -56,9 +56,10 @@ impl ConnectionError {
             (ConnectErrorKind::Dns | ConnectErrorKind::ServerParse, _) => Self::Name,
             (ConnectErrorKind::TimedOut, _) => Self::NoAnswer,
             // What came in place of the server's greeting is no source of the error, only in its text.
-            (ConnectErrorKind::Io, None) if text.contains("expected INFO, got Error(") => {
-                text.split('"').nth(1).map_or(Self::Login, |said| Self::said(&ServerError::Other(said.to_owned())))
-            }
+            (ConnectErrorKind::Io, None) if text.contains("expected INFO, got Error(") => text
+                .split('"')
+                .nth(1)
+                .map_or(Self::Login, |said| Self::from_server(&ServerError::Other(said.to_owned()))),
             (ConnectErrorKind::Io, None) if text.contains("expected INFO, got nothing") => Self::HungUp,
             (ConnectErrorKind::Io, None) if text.contains("expected INFO") => Self::OtherProtocol,
             (ConnectErrorKind::Io | ConnectErrorKind::MaxReconnects, found) => found.unwrap_or(Self::HungUp),
@@ -79,39 +80,38 @@ impl ConnectionError {
     }
 
     /// What a server says on a connection that it then closes.
-    pub(super) fn said(error: &ServerError) -> Self {
+    pub(super) fn from_server(error: &ServerError) -> Self {
         match error {
             ServerError::AuthorizationViolation => Self::Login,
-            ServerError::SlowConsumer(_) => Self::Said(quoted(error)),
+            ServerError::SlowConsumer(_) => Self::Rejected(quoted(error)),
             ServerError::Other(text) => {
                 let lower = text.to_ascii_lowercase();
                 let login = ["authentication", "authorization"].iter().any(|word| lower.contains(word));
-                if login { Self::Login } else { Self::Said(quoted(&text.trim_matches('\''))) }
+                if login { Self::Login } else { Self::Rejected(quoted(&text.trim_matches('\''))) }
             }
         }
     }
 
-    /// Whether it stays so until somebody acts.
-    pub(super) fn needs_somebody(&self) -> bool {
+    /// Whether it lasts until somebody acts.
+    pub(super) fn is_permanent(&self) -> bool {
         matches!(self, Self::Login | Self::Tls)
     }
 
     pub(super) fn remedy(&self) -> &'static str {
         match self {
-            Self::Login => "see `nats.credentials`, `nats.nkey`, `nats.user`, `nats.password`, `nats.token`",
+            Self::Login => "check `nats.credentials`, `nats.nkey`, `nats.user`, `nats.password`, `nats.token`",
             Self::Tls => {
                 "check that `nats.tls.ca` signed the servers' certificates, that these name the hosts in \
                  `nats.servers`, and `nats.tls.certificate` and `nats.tls.key` where servers ask for them"
             }
-            Self::Said(text) if text.contains("connections exceeded") => {
+            Self::Rejected(text) if text.contains("connections exceeded") => {
                 "raise `max_connections` in the servers' configuration, or the account's limit, or close other connections"
             }
-            Self::Said(text) if text.contains("port") => "name the port for clients in `nats.servers`, by default 4222",
-            Self::Said(_) => "see the server's log",
-            Self::OtherProtocol => "name the port for clients in `nats.servers`, by default 4222",
+            Self::Rejected(text) if !text.contains("port") => "check the server's log",
+            Self::Rejected(_) | Self::OtherProtocol => "name the port for clients in `nats.servers`, by default 4222",
             Self::Name => "check the names in `nats.servers`, and this machine's DNS",
             Self::HungUp => {
-                "see the server's log; where it asks for a client's certificate, set `nats.tls.certificate` and \
+                "check the server's log; where it asks for a client's certificate, set `nats.tls.certificate` and \
                  `nats.tls.key`"
             }
             Self::NoAnswer => "check hosts and ports in `nats.servers`, that they are up, and firewalls on the way",
@@ -122,7 +122,7 @@ impl ConnectionError {
 
     pub(super) fn refusal(&self) -> Refusal {
         let reason = self.to_string().into();
-        match self.needs_somebody() {
+        match self.is_permanent() {
             true => Refusal::Permanent { scope: Scope::Bus, reason, remedy: self.remedy().into() },
             false => Refusal::Transient { reason: format!("{reason}; {}", self.remedy()).into() },
         }
@@ -133,8 +133,8 @@ impl fmt::Display for ConnectionError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Login => "NATS refuses the login",
-            Self::Tls => "no TLS connection to NATS comes about",
-            Self::Said(text) => return write!(formatter, "NATS refuses the connection: {text}"),
+            Self::Tls => "the TLS handshake with NATS failed",
+            Self::Rejected(text) => return write!(formatter, "NATS refuses the connection: {text}"),
             Self::OtherProtocol => "NATS cannot be reached: what answers at that port is no NATS server for clients",
             Self::Name => "NATS cannot be reached: a server's name is not found",
             Self::HungUp => "NATS cannot be reached: the server hangs up",
@@ -173,10 +173,10 @@ mod tests {
             ConnectError::with_source(ConnectErrorKind::Io, in_place),
         ] {
             let error = ConnectionError::of(&error);
-            assert_eq!(error, ConnectionError::Said("maximum connections exceeded".to_owned()));
+            assert_eq!(error, ConnectionError::Rejected("maximum connections exceeded".to_owned()));
             assert!(error.remedy().contains("max_connections"));
         }
         let login = ServerError::Other("User Authentication Expired".to_owned());
-        assert_eq!(ConnectionError::said(&login), ConnectionError::Login);
+        assert_eq!(ConnectionError::from_server(&login), ConnectionError::Login);
     }
 }

@@ -3,79 +3,77 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::{Config, DiscardPolicy};
-use async_nats::jetstream::{Context, ErrorCode};
 
+use super::client::{self, Lookup, find_stream};
 use super::connection_error::ConnectionError;
-use super::refusal::Fault;
-use super::settings::{self, Judgement, Verdict};
-use super::stream::{self, HEADROOM, MARK, used, wanted};
-use super::stream_error::{refused, silence};
+use super::events::Events;
+use super::fault::Fault;
+use super::settings::{self, Issue, Severity};
+use super::stream::{HEADROOM, MARK, used, wanted};
 use super::subjects::lacking;
-use super::{claim_check, client, context, foresee};
+use super::{object_store, preflight};
 use crate::bus::{Finding, Level, OpenError, Setup};
 use crate::config;
 
 const ASKS_WITHIN: Duration = Duration::from_secs(10);
 
+/// Of a stream or bucket.
+const NOT_THERE_YET: &str = "does not exist yet; the bridge creates it at its start";
+
 /// Connects and reports; changes nothing.
 pub(in crate::bus) async fn inspect(config: &config::Nats, setup: &Setup) -> Result<Vec<Finding>, OpenError> {
-    let asked = tokio::time::timeout(ASKS_WITHIN, ask(config, setup)).await;
-    asked.unwrap_or_else(|_| Err(OpenError("NATS does not answer; see `nats.servers`".into())))
+    let inspected = tokio::time::timeout(ASKS_WITHIN, inspect_all(config, setup)).await;
+    inspected.unwrap_or_else(|_| Err(OpenError("NATS does not answer; check `nats.servers`".into())))
 }
 
-async fn ask(config: &config::Nats, setup: &Setup) -> Result<Vec<Finding>, OpenError> {
-    let events = Arc::new(client::Events::default());
+async fn inspect_all(config: &config::Nats, setup: &Setup) -> Result<Vec<Finding>, OpenError> {
+    let events = Arc::new(Events::default());
     let (client, mut findings) = connect(config, &events).await?;
     let info = client.server_info();
-    findings.push(fine("server", format!("nats-server {} answers", info.version)));
+    findings.push(Finding::fine("server", format!("nats-server {} answers", info.version)));
     let bucket = config.object_store.as_deref();
-    findings.push(size(
-        "server",
-        "`max_payload` of the server's configuration",
-        info.max_payload,
-        setup.max_body,
-        bucket,
-    ));
-    let context = context(config, client, ASKS_WITHIN / 2);
-    let about = format!("stream {}", config.stream);
-    let wanted = wanted(config, setup);
-    match context.get_stream(&config.stream).await {
-        Ok(stream) => {
-            let found = &stream.cached_info().config;
-            findings.extend(of_settings(&about, found, &wanted, setup));
-            findings.extend(durability(&about, found));
-            findings.extend(of_topics(&context, &about, &wanted, found, config.create_stream).await);
-            if let Some(most) = usize::try_from(found.max_message_size).ok().filter(|most| *most > 0) {
-                findings.push(size(&about, "the stream's `max_msg_size`", most, setup.max_body, bucket));
-            }
-            if let Some(bucket) = bucket {
-                findings.extend(of_bucket(&context, bucket, found, config.create_stream, setup).await);
-            }
+    let max_payload = "`max_payload` of the server's configuration";
+    findings.push(size("server", max_payload, info.max_payload, setup.max_body, bucket));
+    let context = client::context(config, client, ASKS_WITHIN / 2);
+    let inspection = Inspection {
+        about: format!("stream {}", config.stream),
+        create: config.create_stream,
+        wanted: wanted(config, setup),
+        context,
+        setup,
+    };
+    let found = match find_stream(&inspection.context, &config.stream).await {
+        Lookup::Found(stream) => stream.cached_info().config.clone(),
+        Lookup::Missing => {
+            let standalone = info.cluster.is_none() && config.domain.is_none();
+            findings.extend(inspection.missing_stream(standalone).await);
+            return Ok(findings);
         }
-        Err(error) => {
-            let stream = stream::about(&config.stream);
-            match error.kind() {
-                GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                    let standalone = info.cluster.is_none() && config.domain.is_none();
-                    findings.extend(of_missing(&context, &about, &wanted, config.create_stream, standalone).await);
-                }
-                GetStreamErrorKind::JetStream(error) => findings.push(of_fault(&about, refused(&stream, &error))),
-                GetStreamErrorKind::EmptyName | GetStreamErrorKind::Request | GetStreamErrorKind::InvalidStreamName => {
-                    findings.push(of_fault(&about, silence(&stream, events.denied_stream(&config.stream))));
-                }
-            }
+        Lookup::Refused(error) => {
+            findings.push(inspection.fault(Fault::refused("", &error)));
+            return Ok(findings);
         }
+        Lookup::Silent => {
+            findings.push(inspection.fault(Fault::silent("", events.denied_stream(&config.stream))));
+            return Ok(findings);
+        }
+    };
+    findings.extend(inspection.settings(&found));
+    findings.extend(durability(&inspection.about, &found));
+    findings.extend(inspection.topics(&found).await);
+    if let Some(most) = usize::try_from(found.max_message_size).ok().filter(|most| *most > 0) {
+        findings.push(size(&inspection.about, "the stream's `max_msg_size`", most, setup.max_body, bucket));
+    }
+    if let Some(bucket) = bucket {
+        findings.extend(inspection.bucket(bucket, &found).await);
     }
     Ok(findings)
 }
 
 /// A connection to the first server that lets us in, and what is wrong with the others.
-async fn connect(
-    config: &config::Nats,
-    events: &Arc<client::Events>,
-) -> Result<(async_nats::Client, Vec<Finding>), OpenError> {
+async fn connect(config: &config::Nats, events: &Arc<Events>) -> Result<(async_nats::Client, Vec<Finding>), OpenError> {
     // What cannot be used at all is said with its key.
     client::options(config, ASKS_WITHIN / 2)?;
     let (mut connected, mut failed) = (None, Vec::new());
@@ -92,191 +90,165 @@ async fn connect(
         });
         return Err(OpenError(said.collect::<Vec<_>>().join("\n")));
     };
-    let finding = |(server, error): (&str, ConnectionError)| Finding {
-        about: server.to_owned(),
-        level: Level::Advice,
-        says: format!("{error}; others answer"),
-        remedy: Some(error.remedy().to_owned()),
+    let finding = |(server, error): (&str, ConnectionError)| {
+        Finding::advice(server, format!("{error}; others answer"), error.remedy())
     };
     Ok((client, failed.into_iter().map(finding).collect()))
 }
 
-/// The bridge makes it, where nothing speaks against it.
-async fn of_missing(context: &Context, about: &str, wanted: &Config, create: bool, standalone: bool) -> Vec<Finding> {
-    if !create {
-        return vec![Finding {
-            about: about.into(),
-            level: Level::Mistake,
-            says: "is not there: every delivery gets a 503".into(),
-            remedy: Some("make it, or set `nats.create_stream = true`".into()),
-        }];
+/// What is asked about one stream.
+struct Inspection<'a> {
+    /// How the findings call the stream.
+    about: String,
+    context: Context,
+    wanted: Config,
+    /// Whether the bridge may create stream and bucket, and add subjects.
+    create: bool,
+    setup: &'a Setup,
+}
+
+impl Inspection<'_> {
+    /// `standalone`: the servers are no cluster.
+    async fn missing_stream(&self, standalone: bool) -> Vec<Finding> {
+        if !self.create {
+            let remedy = "create it, or set `nats.create_stream = true`";
+            return vec![Finding::mistake(&self.about, "does not exist: every delivery gets a 503", remedy)];
+        }
+        let faults = preflight::check_create(&self.context, &self.wanted, standalone).await;
+        let mut findings: Vec<_> = faults.into_iter().map(|fault| self.fault(fault)).collect();
+        let taken = preflight::taken(&self.context, &self.wanted.name, &self.wanted.subjects).await;
+        findings.extend(self.taken(&taken));
+        if findings.is_empty() {
+            findings.push(Finding::fine(&self.about, NOT_THERE_YET));
+        }
+        findings.extend(durability(&self.about, &self.wanted));
+        findings
     }
-    let mut findings: Vec<_> =
-        foresee::making(context, wanted, standalone).await.into_iter().map(|fault| of_fault(about, fault)).collect();
-    let taken = foresee::taken(context, &wanted.name, &wanted.subjects).await;
-    findings.extend(of_taken(about, &taken));
-    if findings.is_empty() {
-        findings.push(fine(about, "is not there yet; the bridge makes it at its start".into()));
+
+    /// Topics that another stream has.
+    fn taken(&self, taken: &[(String, String)]) -> Option<Finding> {
+        let (_, other) = taken.first()?;
+        let listed: Vec<_> = taken.iter().map(|(subject, stream)| format!("{subject} (stream {stream})")).collect();
+        let says = format!("cannot take what another stream takes: {}", listed.join(", "));
+        Some(Finding::mistake(&self.about, says, format!("set `nats.stream = \"{other}\"`, or change `routes`")))
     }
-    findings.extend(durability(about, wanted));
-    findings
-}
 
-/// Topics that another stream has.
-fn of_taken(about: &str, taken: &[(String, String)]) -> Option<Finding> {
-    let (_, other) = taken.first()?;
-    let listed = taken.iter().map(|(subject, stream)| format!("{subject} (stream {stream})")).collect::<Vec<_>>();
-    Some(Finding {
-        about: about.into(),
-        level: Level::Mistake,
-        says: format!("cannot take what another stream takes: {}", listed.join(", ")),
-        remedy: Some(format!("set `nats.stream = \"{other}\"`, or change `routes`")),
-    })
-}
+    fn fault(&self, fault: Fault) -> Finding {
+        Finding::mistake(&self.about, fault.says, fault.remedy)
+    }
 
-fn of_fault(about: &str, fault: Fault) -> Finding {
-    let says = format!("{}; {}", fault.says, fault.remedy);
-    Finding { about: about.into(), level: Level::Mistake, says, remedy: None }
-}
+    /// What the stream's settings mean for an acknowledged event.
+    fn settings(&self, found: &Config) -> Vec<Finding> {
+        let issues = settings::check(found, used(&self.wanted, self.setup.bytes_in_flight)).into_iter();
+        let finding = |Issue { severity, fault }| match severity {
+            Severity::Refuse => {
+                Finding::mistake(&self.about, format!("{}; every delivery gets a 503", fault.says), fault.remedy)
+            }
+            Severity::Warn | Severity::Advise => Finding::advice(&self.about, fault.says, fault.remedy),
+        };
+        issues.map(finding).collect()
+    }
 
-/// What the stream's settings mean for an acknowledged event.
-fn of_settings(about: &str, found: &Config, wanted: &Config, setup: &Setup) -> Vec<Finding> {
-    let judgements = settings::judge(found, used(wanted, setup.bytes_in_flight)).into_iter();
-    judgements.map(|judgement| of_judgement(about, judgement)).collect()
-}
+    async fn topics(&self, found: &Config) -> Vec<Finding> {
+        // It takes nothing by itself, which was said.
+        if found.mirror.is_some() {
+            return Vec::new();
+        }
+        let (about, missing) = (&self.about, lacking(&self.wanted.subjects, &found.subjects));
+        if missing.is_empty() {
+            return vec![Finding::fine(about, format!("takes all {} topics", self.wanted.subjects.len()))];
+        }
+        if self.create && found.metadata.contains_key(MARK) {
+            let taken = preflight::taken(&self.context, &self.wanted.name, &missing).await;
+            let added = format!("lacks {} topics; the bridge adds them at its start", missing.len() - taken.len());
+            return self.taken(&taken).into_iter().chain([Finding::fine(about, added)]).collect();
+        }
+        let says = format!("does not take {}", missing.into_iter().collect::<Vec<_>>().join(", "));
+        let remedy = "add them to its subjects: the bridge changes no stream that it has not created";
+        vec![Finding::mistake(about, says, remedy)]
+    }
 
-fn of_judgement(about: &str, Judgement { verdict, fault }: Judgement) -> Finding {
-    let (level, consequence) = match verdict {
-        Verdict::Refuse => (Level::Mistake, "; every delivery gets a 503"),
-        Verdict::Warn | Verdict::Advise => (Level::Advice, ""),
-    };
-    Finding { about: about.into(), level, says: format!("{}{consequence}", fault.says), remedy: Some(fault.remedy) }
+    async fn bucket(&self, bucket: &str, stream: &Config) -> Vec<Finding> {
+        let about = format!("object store {bucket}");
+        match find_stream(&self.context, &object_store::stream_name(bucket)).await {
+            Lookup::Found(found) => {
+                let settings = &found.cached_info().config;
+                match object_store::fault(bucket, settings, stream.max_age, self.setup.bytes_in_flight) {
+                    Some(fault) => {
+                        let says = format!("{}: payloads too large for a message get a 503", fault.says);
+                        vec![Finding::mistake(about, says, fault.remedy)]
+                    }
+                    None => sound_bucket(&about, settings, stream),
+                }
+            }
+            Lookup::Missing if self.create => vec![Finding::fine(about, NOT_THERE_YET)],
+            _ => vec![Finding::mistake(about, "cannot be seen", object_store::create_or_grant(bucket))],
+        }
+    }
 }
 
 /// What server or stream take at once, against what a delivery may need.
 fn size(about: &str, what: &str, most: usize, max_body: usize, bucket: Option<&str>) -> Finding {
     let wanted = max_body + HEADROOM;
     match bucket {
-        _ if most >= wanted => fine(about, format!("takes messages of {most} bytes, more than `server.max_body`")),
-        Some(bucket) => {
-            fine(about, format!("takes messages of {most} bytes; larger payloads go to the object store `{bucket}`"))
+        _ if most >= wanted => {
+            Finding::fine(about, format!("takes messages of {most} bytes, more than `server.max_body`"))
         }
-        None => Finding {
-            about: about.into(),
-            level: Level::Mistake,
-            says: format!("takes messages of {most} bytes, `server.max_body` is {max_body}: larger events get a 503"),
-            remedy: Some(format!("set {what} to {wanted} or more, or set `nats.object_store`")),
-        },
-    }
-}
-
-async fn of_bucket(context: &Context, bucket: &str, stream: &Config, create: bool, setup: &Setup) -> Vec<Finding> {
-    let about = format!("object store {bucket}");
-    let mistake = |says: String, remedy: String| Finding {
-        about: about.clone(),
-        level: Level::Mistake,
-        says,
-        remedy: Some(remedy),
-    };
-    match claim_check::settings(context, bucket).await {
-        Some(settings) => match claim_check::problem(bucket, &settings, stream.max_age, setup.bytes_in_flight) {
-            Some(fault) => {
-                vec![mistake(format!("{}: those too large for a message get a 503", fault.says), fault.remedy)]
-            }
-            None => of_sound_bucket(&about, &settings, stream),
-        },
-        None if create && claim_check::is_missing(context, bucket).await => {
-            vec![fine(&about, "is not there yet; the bridge makes it at its start".into())]
-        }
-        None => vec![mistake(
-            "cannot be seen".into(),
-            format!("make it (nats object add {bucket}), and grant `$JS.API.>` and `$O.{bucket}.>`"),
-        )],
+        Some(bucket) => Finding::fine(
+            about,
+            format!("takes messages of {most} bytes; larger payloads go to the object store `{bucket}`"),
+        ),
+        None => Finding::mistake(
+            about,
+            format!("takes messages of {most} bytes, `server.max_body` is {max_body}: larger events get a 503"),
+            format!("set {what} to {wanted} or more, or set `nats.object_store`"),
+        ),
     }
 }
 
 /// A payload is worth no more than its message, and no less.
-fn of_sound_bucket(about: &str, settings: &Config, stream: &Config) -> Vec<Finding> {
-    let mut findings = vec![fine(about, "keeps payloads at least as long as the stream its messages".into())];
+fn sound_bucket(about: &str, settings: &Config, stream: &Config) -> Vec<Finding> {
+    let mut findings = vec![Finding::fine(about, "keeps payloads at least as long as the stream its messages")];
     let name = &settings.name;
-    let mut advice = |says: String, remedy: String| {
-        findings.push(Finding { about: about.into(), level: Level::Advice, says, remedy: Some(remedy) });
-    };
     let (has, wants) = (settings.num_replicas, stream.num_replicas);
     if has < wants {
         let says = format!("has fewer replicas ({has}) than the stream ({wants}): its payloads are lost more easily");
-        advice(says, format!("nats stream edit {name} --replicas {wants}"));
+        findings.push(Finding::advice(about, says, format!("nats stream edit {name} --replicas {wants}")));
     }
-    if drops_the_oldest(settings) {
-        let says = "drops its oldest payloads when it is full, though their messages may be there still";
-        advice(says.into(), format!("nats stream edit {name} --discard new"));
+    if settings.discard == DiscardPolicy::Old && (settings.max_bytes > 0 || settings.max_messages > 0) {
+        let says = "drops its oldest payloads when it is full, though their messages may still be there";
+        findings.push(Finding::advice(about, says, format!("nats stream edit {name} --discard new")));
     }
     findings
 }
 
-fn drops_the_oldest(stream: &Config) -> bool {
-    stream.discard == DiscardPolicy::Old && (stream.max_bytes > 0 || stream.max_messages > 0)
-}
-
-async fn of_topics(context: &Context, about: &str, wanted: &Config, found: &Config, create: bool) -> Vec<Finding> {
-    // It takes nothing by itself, which was said.
-    if found.mirror.is_some() {
-        return Vec::new();
-    }
-    let missing = lacking(&wanted.subjects, &found.subjects);
-    if missing.is_empty() {
-        return vec![fine(about, format!("takes all {} topics", wanted.subjects.len()))];
-    }
-    if create && found.metadata.contains_key(MARK) {
-        let taken = foresee::taken(context, &wanted.name, &missing).await;
-        let added = format!("lacks {} topics; the bridge adds them at its start", missing.len() - taken.len());
-        return of_taken(about, &taken).into_iter().chain([fine(about, added)]).collect();
-    }
-    vec![Finding {
-        about: about.into(),
-        level: Level::Mistake,
-        says: format!("does not take {}", missing.into_iter().collect::<Vec<_>>().join(", ")),
-        remedy: Some("add them to its subjects: the bridge changes no stream that it has not made".into()),
-    }]
-}
-
-fn durability(about: &str, stream: &Config) -> Vec<Finding> {
-    let mut findings = vec![replicas(about, stream.num_replicas)];
+fn durability(about: &str, stream: &Config) -> [Finding; 3] {
     let hours = |time: Duration| time.as_secs_f64() / 3600.0;
     let kept = if stream.max_age.is_zero() { "for ever".into() } else { format!("for {:.1} h", hours(stream.max_age)) };
-    findings.push(fine(about, format!("keeps events {kept}")));
-    findings.push(Finding {
-        about: about.into(),
-        level: if stream.duplicate_window < Duration::from_secs(26 * 3600) { Level::Advice } else { Level::Fine },
-        says: format!(
-            "recognises a repeated delivery for {:.1} h; Terra retries for about a day",
-            hours(stream.duplicate_window)
-        ),
-        remedy: Some("consumers deduplicate by `ce-id`, or raise `nats.duplicate_window` (200 bytes a message)".into()),
-    });
-    findings
+    let window = stream.duplicate_window;
+    let level = if window < Duration::from_secs(26 * 3600) { Level::Advice } else { Level::Fine };
+    let says = format!("recognises a repeated delivery for {:.1} h; Terra retries for about a day", hours(window));
+    let remedy = "consumers deduplicate by `ce-id`, or raise `nats.duplicate_window` (200 bytes a message)";
+    [
+        replicas(about, stream.num_replicas),
+        Finding::fine(about, format!("keeps events {kept}")),
+        Finding { level, ..Finding::advice(about, says, remedy) },
+    ]
 }
 
 fn replicas(about: &str, replicas: usize) -> Finding {
     let sync = "JetStream acknowledges before fsync (every 2 minutes by default), which a client cannot see";
-    if replicas >= 3 {
-        return Finding {
-            about: about.into(),
-            level: Level::Advice,
-            says: format!("has {replicas} replicas: an acknowledged event survives the loss of a server. {sync}"),
-            remedy: Some("set `sync_interval: always` on the servers, against a power cut of all of them".into()),
-        };
-    }
-    Finding {
-        about: about.into(),
-        level: Level::Advice,
-        says: format!("has {replicas} replica: an acknowledged event is lost with that server's disk. {sync}"),
-        remedy: Some("use `nats.replicas = 3` on a cluster, and `sync_interval: always` on the servers".into()),
-    }
-}
-
-fn fine(about: &str, says: String) -> Finding {
-    Finding { about: about.into(), level: Level::Fine, says, remedy: None }
+    let (survives, remedy) = match replicas {
+        3.. => (
+            "replicas: an acknowledged event survives the loss of a server",
+            "set `sync_interval: always` on the servers, against a power cut of all of them",
+        ),
+        _ => (
+            "replica: an acknowledged event is lost with that server's disk",
+            "use `nats.replicas = 3` on a cluster, and `sync_interval: always` on the servers",
+        ),
+    };
+    Finding::advice(about, format!("has {replicas} {survives}. {sync}"), remedy)
 }
 
 #[cfg(test)]
@@ -287,7 +259,7 @@ mod tests {
     fn a_bucket_that_is_worth_less_than_the_stream_is_advised_about() {
         let stream = Config { num_replicas: 3, ..Config::default() };
         let advised = |settings: &Config| {
-            let findings = of_sound_bucket("b", settings, &stream).into_iter();
+            let findings = sound_bucket("b", settings, &stream).into_iter();
             findings.filter(|finding| finding.level == Level::Advice).map(|finding| finding.says).collect::<Vec<_>>()
         };
         assert!(advised(&Config { num_replicas: 3, max_bytes: -1, ..Config::default() }).is_empty());

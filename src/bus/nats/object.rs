@@ -1,27 +1,25 @@
-//! One object of a bucket, in the layout that every client's object store reads: its chunks on a subject of
-//! their own, then one message under its name that leads to them. Comes in: a payload and what its name led to
-//! before. Goes out: that it leads to this payload. Knows no message of the stream.
+//! One object of a bucket, in the layout that every client's object store reads: its chunks on a subject of their
+//! own, then one message under its name that leads to them.
 //!
-//! Each chunk and the message under the name have the acknowledgement of the bucket's own stream, with a sequence.
-//! That says nothing of the chunks before: a stream with limits may drop them for those that come, so that they are
-//! counted in the end. Their bytes are taken for what was sent: only a reader compares the digest.
+//! The bucket's acknowledgement of the last chunk says nothing of the first ones, which a stream with limits may have
+//! dropped for it: they are counted in the end. Their bytes are taken for what was sent; only a reader compares
+//! digests.
 
 use std::error::Error as _;
 use std::mem::take;
-use std::sync::{Mutex, PoisonError};
+use std::slice::Chunks;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::context::PublishErrorKind;
-use async_nats::jetstream::publish::PublishAck;
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
+use async_nats::jetstream::object_store::ObjectInfo;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
-use async_nats::jetstream::{Context, ErrorCode};
+use async_nats::jetstream::{self, Context, ErrorCode};
 use bytes::Bytes;
-use data_encoding::BASE64URL;
-use futures_util::TryStreamExt;
+use data_encoding::{BASE64URL, HEXLOWER};
 use jiff::Timestamp;
-use serde::Deserialize;
-
-use super::publish::is_stored;
+use serde_json::{Value, json};
 
 /// Larger chunks need fewer acknowledgements: a third of the time that the clients' usual 128 KiB take.
 const CHUNK: usize = 1000 << 10;
@@ -33,191 +31,248 @@ const CHUNK_MARGIN: usize = 1 << 10;
 const OVERTAKEN: ErrorCode = ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT;
 
 /// Subjects of chunks that wait to be removed; those of more are left to the bucket's own limits.
-const GIVEN_UP: usize = 1024;
+const MAX_ABANDONED: usize = 1024;
+
+/// How much sooner than its message an object may expire that an earlier attempt has put, at most; and at most this
+/// part of the time for which the bucket keeps it.
+const MAX_LEAD: Duration = Duration::from_secs(600);
+const MAX_LEAD_PART: u32 = 20;
+
+/// A payload, and the only name that it is put under: the digest in it keeps any other payload out.
+pub(super) struct Object {
+    pub name: String,
+    pub payload: Bytes,
+    /// As the object stores write it.
+    digest: String,
+}
+
+impl Object {
+    pub(super) fn new(id: &str, payload: Bytes, sha256: &[u8]) -> Self {
+        let name = format!("{id}-{}", HEXLOWER.encode(sha256));
+        Self { name, payload, digest: format!("SHA-256={}", BASE64URL.encode(sha256)) }
+    }
+}
 
 /// A bucket whose stream was seen.
 pub(super) struct Bucket {
     pub context: Context,
     pub name: String,
     pub stream: Stream,
+    /// How long the messages are kept that lead to its objects; zero is for ever.
+    pub message_age: Duration,
+    pub abandoned: AbandonedChunks,
 }
 
-/// What a name leads to.
-pub(super) struct Found {
-    /// `None`: deleted, or nothing that can be told.
-    pub digest: Option<String>,
-    pub deleted: bool,
-    /// Of the message that leads there.
-    pub sequence: u64,
-    pub since: Timestamp,
-    chunks: u64,
-    /// What tells its chunks from those of others.
-    unique: String,
-}
-
-/// Why an object was not written.
+/// Why an object is not in the bucket.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Unwritten {
-    /// Its name leads elsewhere since it was looked at.
+pub(super) enum PutError {
+    /// Somebody else has put it since it was looked at.
     Overtaken,
     /// The bucket acknowledged all of it and no longer has a part.
     Dropped,
     Failed,
 }
 
-/// As the object stores write it.
-pub(super) fn digest(sha256: &[u8]) -> String {
-    format!("SHA-256={}", BASE64URL.encode(sha256))
+/// The message under an object's name.
+struct Entry {
+    sequence: u64,
+    since: Timestamp,
+    /// `None`: it cannot be read, and leads to nothing.
+    info: Option<ObjectInfo>,
 }
 
 impl Bucket {
-    fn meta(&self, name: &str) -> String {
-        format!("$O.{}.M.{}", self.name, BASE64URL.encode(name.as_bytes()))
-    }
-
-    fn chunks(&self, unique: &str) -> String {
-        format!("$O.{}.C.{unique}", self.name)
+    /// `Ok`: the bucket has all of the object, and keeps it for as long as a message that comes now, or nearly.
+    pub(super) async fn put(&self, object: &Object) -> Result<(), PutError> {
+        // The second look finds what somebody else has put after the first.
+        for _ in 0..2 {
+            let entry = self.find(&object.name).await?;
+            if let Some(entry) = &entry
+                && self.keeps(entry, object).await?
+            {
+                return Ok(());
+            }
+            match self.write(object, entry.map_or(0, |entry| entry.sequence)).await {
+                Err(PutError::Overtaken) => {}
+                written => return written,
+            }
+        }
+        Err(PutError::Overtaken)
     }
 
     /// Asks the bucket's leader: another server may be behind.
-    pub(super) async fn find(&self, name: &str) -> Result<Option<Found>, Unwritten> {
-        #[derive(Default, Deserialize)]
-        struct Info {
-            digest: Option<String>,
-            #[serde(default)]
-            deleted: bool,
-            #[serde(default)]
-            chunks: u64,
-            #[serde(default)]
-            nuid: String,
-        }
-        let message = match self.stream.get_last_raw_message_by_subject(&self.meta(name)).await {
+    async fn find(&self, name: &str) -> Result<Option<Entry>, PutError> {
+        let message = match self.stream.get_last_raw_message_by_subject(&self.entry_subject(name)).await {
             Ok(message) => message,
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok(None),
-            Err(_) => return Err(Unwritten::Failed),
+            Err(_) => return Err(PutError::Failed),
         };
-        let info: Info = serde_json::from_slice(&message.payload).unwrap_or_default();
-        let since = Timestamp::from_nanosecond(message.time.unix_timestamp_nanos()).map_err(|_| Unwritten::Failed)?;
-        let Info { digest, deleted, chunks, nuid: unique } = info;
-        Ok(Some(Found { digest, deleted, sequence: message.sequence, since, chunks, unique }))
+        let since = Timestamp::from_nanosecond(message.time.unix_timestamp_nanos()).map_err(|_| PutError::Failed)?;
+        Ok(Some(Entry { sequence: message.sequence, since, info: serde_json::from_slice(&message.payload).ok() }))
     }
 
-    /// Whether all chunks are there: a bucket may have dropped its oldest.
-    pub(super) async fn has_all_of(&self, found: &Found) -> Result<bool, Unwritten> {
-        self.has_all(&self.chunks(&found.unique), found.chunks).await
+    async fn keeps(&self, entry: &Entry, object: &Object) -> Result<bool, PutError> {
+        let info = entry.info.as_ref().filter(|info| !info.deleted && info.digest.as_ref() == Some(&object.digest));
+        let Some(info) = info else { return Ok(false) };
+        let (chunks, now) = self.count(&self.chunk_subject(&info.nuid)).await?;
+        Ok(chunks == info.chunks as u64 && lasts(entry.since, now, self.kept_for(), self.message_age))
     }
 
-    async fn has_all(&self, subject: &str, expected: u64) -> Result<bool, Unwritten> {
-        let chunks = self.stream.info_with_subjects(subject).await;
-        let mut chunks = chunks.map_err(|_| Unwritten::Failed)?;
-        let chunks = chunks.try_next().await.map_err(|_| Unwritten::Failed)?;
-        Ok(chunks.map_or(0, |(_, there)| there as u64) == expected)
-    }
-
-    /// Whether the acknowledgement is that of this bucket.
-    fn has_stored(&self, ack: &PublishAck) -> bool {
-        ack.stream == self.stream.cached_info().config.name && is_stored(ack)
-    }
-
-    /// Has the name lead to this payload, unless it leads elsewhere than `found` by now. What it led to before
-    /// stays where it is: somebody may be reading it. `max_payload`: bytes that the server takes at once.
-    pub(super) async fn write(
-        &self,
-        name: &str,
-        found: Option<&Found>,
-        payload: &Bytes,
-        digest: &str,
-        max_payload: usize,
-        given_up: &GivenUp,
-    ) -> Result<(), Unwritten> {
-        let context = &self.context;
+    /// Writes it anew, unless its entry is another than that with this sequence by now (0: there is none). The chunks
+    /// of an earlier entry stay: somebody may be reading them.
+    async fn write(&self, object: &Object, sequence: u64) -> Result<(), PutError> {
+        let client = self.context.client();
         // The client makes one that nobody else has, at the end of each inbox.
-        let inbox = context.client().new_inbox();
-        let unique = inbox.rsplit('.').next().unwrap_or(&inbox);
-        let mut chunks = Chunks { subject: self.chunks(unique), given_up, led_to: false };
-        let size = CHUNK.min(max_payload.saturating_sub(CHUNK_MARGIN)).max(1);
-        for from in (0..payload.len()).step_by(size) {
-            // A copy: one that the client has not sent yet would hold the whole payload.
-            let chunk = Bytes::copy_from_slice(&payload[from..payload.len().min(from + size)]);
-            let sent = context.publish(chunks.subject.clone(), chunk).await.map_err(|_| Unwritten::Failed)?;
-            let ack = sent.await.map_err(|_| Unwritten::Failed)?;
-            if !self.has_stored(&ack) {
-                return Err(Unwritten::Failed);
-            }
-        }
-        let expected = payload.len().div_ceil(size);
-        let info = serde_json::json!({
-            "name": name,
+        let inbox = client.new_inbox();
+        let nuid = inbox.rsplit('.').next().unwrap_or(&inbox);
+        let mut chunks = UnnamedChunks { subject: self.chunk_subject(nuid), bucket: self, may_be_named: false };
+        let size = CHUNK.min(client.max_payload().saturating_sub(CHUNK_MARGIN)).max(1);
+        self.write_chunks(&chunks.subject, object.payload.chunks(size)).await.map_err(|_| PutError::Failed)?;
+        let expected = object.payload.len().div_ceil(size);
+        let info = json!({
+            "name": object.name,
             "bucket": self.name,
-            "nuid": unique,
-            "size": payload.len(),
+            "nuid": nuid,
+            "size": object.payload.len(),
             "chunks": expected,
             "mtime": Timestamp::now().to_string(),
-            "digest": digest,
+            "digest": object.digest,
             "options": {"max_chunk_size": size},
         });
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Rollup", "sub");
-        let sequence = found.map_or(0, |found| found.sequence).to_string();
-        headers.insert("Nats-Expected-Last-Subject-Sequence", sequence.as_str());
+        headers.insert("Nats-Expected-Last-Subject-Sequence", sequence.to_string().as_str());
         // From here on the name may lead to the chunks, whatever is heard of it.
-        chunks.led_to = true;
-        let sent = match context.publish_with_headers(self.meta(name), headers, info.to_string().into()).await {
-            Ok(sent) => sent.await,
-            Err(error) => Err(error),
-        };
-        let ack = sent.map_err(|error| {
-            let code = error.source().and_then(|source| source.downcast_ref::<async_nats::jetstream::Error>());
-            let code = code.map(async_nats::jetstream::Error::error_code);
+        chunks.may_be_named = true;
+        let named = self.store(&self.entry_subject(&object.name), headers, info.to_string().into()).await;
+        named.map_err(|error| {
+            let code = error.source().and_then(|source| source.downcast_ref::<jetstream::Error>());
+            let code = code.map(jetstream::Error::error_code);
             let overtaken = error.kind() == PublishErrorKind::WrongLastSequence || code == Some(OVERTAKEN);
-            // What the server says no to it has not stored.
-            chunks.led_to = !overtaken && code.is_none();
-            if overtaken { Unwritten::Overtaken } else { Unwritten::Failed }
+            // What the server refuses it has not stored.
+            chunks.may_be_named = !overtaken && code.is_none();
+            if overtaken { PutError::Overtaken } else { PutError::Failed }
         })?;
-        if !self.has_stored(&ack) {
-            return Err(Unwritten::Failed);
-        }
         // Only now: also what was written last takes room.
-        let whole = self.has_all(&chunks.subject, expected as u64).await?;
-        if whole { Ok(()) } else { Err(Unwritten::Dropped) }
+        let (count, _) = self.count(&chunks.subject).await?;
+        if count == expected as u64 { Ok(()) } else { Err(PutError::Dropped) }
+    }
+
+    async fn write_chunks(&self, subject: &str, chunks: Chunks<'_, u8>) -> Result<(), PublishError> {
+        for chunk in chunks {
+            // A copy: one that the client has not sent yet would hold the whole payload.
+            self.store(subject, HeaderMap::new(), Bytes::copy_from_slice(chunk)).await?;
+        }
+        Ok(())
+    }
+
+    /// `Ok`: the bucket's own stream has acknowledged it, with a sequence.
+    async fn store(&self, subject: &str, headers: HeaderMap, payload: Bytes) -> Result<(), PublishError> {
+        let ack = self.context.publish_with_headers(subject.to_owned(), headers, payload).await?.await?;
+        let stored = ack.stream == self.stream.cached_info().config.name && ack.sequence > 0;
+        if stored { Ok(()) } else { Err(PublishError::new(PublishErrorKind::Other)) }
+    }
+
+    /// How many messages there are on a subject, and the server's time, which servers before 2.10 do not tell.
+    async fn count(&self, subject: &str) -> Result<(u64, Option<Timestamp>), PutError> {
+        // The client's own type leaves out the time.
+        let request = format!("STREAM.INFO.{}", self.stream.cached_info().config.name);
+        let info = self.context.request(request, &json!({"subjects_filter": subject})).await;
+        let info: Value = info.map_err(|_| PutError::Failed)?;
+        if !info["state"].is_object() {
+            // An error of JetStream's.
+            return Err(PutError::Failed);
+        }
+        let count = info["state"]["subjects"][subject].as_u64().unwrap_or(0);
+        Ok((count, info["ts"].as_str().and_then(|time| time.parse().ok())))
+    }
+
+    fn kept_for(&self) -> Duration {
+        self.stream.cached_info().config.max_age
+    }
+
+    fn entry_subject(&self, name: &str) -> String {
+        format!("$O.{}.M.{}", self.name, BASE64URL.encode(name.as_bytes()))
+    }
+
+    fn chunk_subject(&self, nuid: &str) -> String {
+        format!("$O.{}.C.{nuid}", self.name)
     }
 }
 
-/// Chunks that nothing leads to once their writer has given up, or was dropped.
-#[derive(Default)]
-pub(super) struct GivenUp(Mutex<Vec<String>>);
+/// Whether what is there since then lasts as long as a message that comes now, or nearly. `now` is the server's, as
+/// `since` is: our clock may be another. A server that does not tell gets the payload again.
+fn lasts(since: Timestamp, now: Option<Timestamp>, kept_for: Duration, message_age: Duration) -> bool {
+    let age = now.map(|now| now.duration_since(since).try_into().unwrap_or(Duration::ZERO));
+    let lead = MAX_LEAD.min(kept_for / MAX_LEAD_PART);
+    kept_for.is_zero() || age.is_some_and(|age: Duration| age + message_age <= kept_for + lead)
+}
 
-impl GivenUp {
+/// Chunks that no name leads to, since their writer failed or was dropped. Cloning shares it.
+#[derive(Clone, Default)]
+pub(super) struct AbandonedChunks(Arc<Mutex<Vec<String>>>);
+
+impl AbandonedChunks {
     /// Removes them, as far as the server lets it now.
     pub(super) async fn remove(&self, stream: &Stream) {
-        let mut left = take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        while let Some(subject) = left.pop() {
+        while let Some(subject) = self.pop() {
             if stream.purge().filter(&subject).await.is_err() {
-                left.push(subject);
-                break;
+                return self.add(subject);
             }
         }
-        left.into_iter().for_each(|subject| self.add(subject));
     }
 
     fn add(&self, subject: String) {
-        let mut subjects = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if subjects.len() < GIVEN_UP {
+        let mut subjects = self.subjects();
+        if subjects.len() < MAX_ABANDONED {
             subjects.push(subject);
+        }
+    }
+
+    fn pop(&self) -> Option<String> {
+        self.subjects().pop()
+    }
+
+    fn subjects(&self) -> MutexGuard<'_, Vec<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The chunks of an object that is being written, until its name leads to them.
+struct UnnamedChunks<'a> {
+    subject: String,
+    bucket: &'a Bucket,
+    may_be_named: bool,
+}
+
+impl Drop for UnnamedChunks<'_> {
+    fn drop(&mut self) {
+        if !self.may_be_named {
+            self.bucket.abandoned.add(take(&mut self.subject));
         }
     }
 }
 
-struct Chunks<'a> {
-    subject: String,
-    given_up: &'a GivenUp,
-    led_to: bool,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Drop for Chunks<'_> {
-    fn drop(&mut self) {
-        if !self.led_to {
-            self.given_up.add(take(&mut self.subject));
-        }
+    #[test]
+    fn an_object_of_an_earlier_attempt_serves_only_where_it_lasts_as_long_as_the_message() {
+        let (minute, day) = (Duration::from_secs(60), Duration::from_secs(86_400));
+        let now = Timestamp::from_second(2_000_000_000).unwrap();
+        let of_age = |age: Duration, kept_for, message_age| lasts(now - age, Some(now), kept_for, message_age);
+        assert!(of_age(minute, day, day) && !of_age(60 * minute, day, day));
+        assert!(of_age(day, 2 * day, day) && !of_age(day, 10 * minute, 10 * minute));
+        assert!(!of_age(minute, 10 * minute, 10 * minute), "it would be gone much sooner");
+        assert!(of_age(1000 * day, Duration::ZERO, day) && of_age(1000 * day, Duration::ZERO, Duration::ZERO));
+        assert!(!lasts(now, None, day, minute) && lasts(now, None, Duration::ZERO, minute), "no time, no age");
+    }
+
+    #[test]
+    fn a_name_is_that_of_one_payload() {
+        let object = Object::new("id", Bytes::from_static(b"x"), &[0xab; 32]);
+        assert_eq!(object.name, format!("id-{}", "ab".repeat(32)));
+        assert!(object.digest.starts_with("SHA-256=q6ur"));
     }
 }

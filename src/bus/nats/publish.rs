@@ -1,25 +1,26 @@
-//! One message on its way to the stream, by way of the object store where it is too large. Comes in: a
-//! message that nothing speaks against. Goes out: what the server's acknowledgement means.
+//! Publishes one message to the stream, by way of the object store where it is too large, and says what the server's
+//! acknowledgement means.
 //!
 //! The client library takes any answer that looks like one for the stream's acknowledgement. It is a receipt where it
 //! names our stream (and `nats.domain`, where that is set) and the sequence at which the stream has the message: a
 //! quorum of its servers has stored it then. An answer with the sequence 0 only says that another copy is on its way.
 //! Not known is whether a server has fsynced, and, without `nats.domain`, which domain's stream of that name it is.
 
-use std::sync::Arc;
-
-use async_nats::jetstream::Context;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
-use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::sync::OwnedSemaphorePermit;
 
-use super::claim_check::ClaimChecks;
-use super::client::Events;
+use super::claim_check;
+use super::object_store::ObjectStore;
 use super::refusal;
+use super::stream::Stream;
 use crate::bus::{Receipt, Refusal};
 use crate::message::Message;
+
+/// An object's part of the time for a publish: a definite refusal comes first, and the message has time as well.
+const PUT_SHARE: f64 = 0.9;
 
 /// The least that a message's header lines need beyond names and values.
 const HEADER_LINE: usize = 4;
@@ -28,7 +29,7 @@ const HEADER_LINE: usize = 4;
 /// when nobody waits for it any more, and sends it on reconnect: that has a bound of its own.
 struct Unsent {
     payload: Bytes,
-    _room: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl AsRef<[u8]> for Unsent {
@@ -37,85 +38,70 @@ impl AsRef<[u8]> for Unsent {
     }
 }
 
-/// What a message needs on its way.
-pub(super) struct Publish {
-    pub context: Context,
-    pub stream: Arc<str>,
-    /// Of JetStream, where the user named one.
-    pub domain: Option<Arc<str>>,
-    /// Where goes what is too large for a message.
-    pub claim_checks: Option<Arc<ClaimChecks>>,
-    /// Wakes the keeper when the stream may be gone.
-    pub doubt: Arc<Notify>,
-    pub events: Arc<Events>,
+/// `unsent`: the payload's share among what is unsent. The message, and with it its share of memory, lives until this
+/// ends.
+pub(super) async fn publish(
+    stream: &Stream,
+    message: &Message,
+    unsent: OwnedSemaphorePermit,
+) -> Result<Receipt, Refusal> {
+    let (headers, size) = headers(message, &stream.name);
+    let most = stream.max_size();
+    if message.payload().len() + size > most {
+        return match &stream.object_store {
+            Some(store) => by_claim_check(stream, store, message, headers).await,
+            None => Err(refusal::too_large(most)),
+        };
+    }
+    let payload = Bytes::from_owner(Unsent { payload: message.payload().clone(), _permit: unsent });
+    match (send(stream, message, headers, payload).await, &stream.object_store) {
+        // A limit was lowered since it was last looked at.
+        (Err(Refusal::TooLarge { .. }), Some(store)) => {
+            let (headers, _) = self::headers(message, &stream.name);
+            by_claim_check(stream, store, message, headers).await
+        }
+        (answer, _) => answer,
+    }
 }
 
-impl Publish {
-    /// `most`: bytes that server and stream are known to take at once, headers included. `room`: for the
-    /// payload among what is unsent. The message, and with it its share of memory, lives until this ends.
-    pub(super) async fn run(
-        self,
-        message: Arc<Message>,
-        most: usize,
-        room: OwnedSemaphorePermit,
-    ) -> Result<Receipt, Refusal> {
-        let (headers, size) = headers(&message, &self.stream);
-        if message.payload().len() + size > most {
-            return match &self.claim_checks {
-                Some(claim_checks) => self.by_claim_check(claim_checks, &message, headers).await,
-                None => Err(refusal::too_large(most)),
-            };
-        }
-        let payload = Bytes::from_owner(Unsent { payload: message.payload().clone(), _room: room });
-        match (self.send(&message, headers, payload).await, &self.claim_checks) {
-            // A limit was lowered since it was last looked at.
-            (Err(Refusal::TooLarge { .. }), Some(claim_checks)) => {
-                let (headers, _) = self::headers(&message, &self.stream);
-                self.by_claim_check(claim_checks, &message, headers).await
-            }
-            (answer, _) => answer,
-        }
+async fn by_claim_check(
+    stream: &Stream,
+    store: &ObjectStore,
+    message: &Message,
+    mut headers: HeaderMap,
+) -> Result<Receipt, Refusal> {
+    let claim = claim_check::put(store, message, stream.publish_timeout.mul_f64(PUT_SHARE)).await.map_err(|refused| {
+        // The reconciler creates a bucket anew that is gone.
+        stream.events.changed.notify_one();
+        stream.events.denied_bucket(store.name()).unwrap_or(refused)
+    });
+    for (name, value) in claim? {
+        headers.insert(name, value);
     }
+    send(stream, message, headers, Bytes::new()).await
+}
 
-    async fn by_claim_check(
-        &self,
-        claim_checks: &ClaimChecks,
-        message: &Message,
-        mut headers: HeaderMap,
-    ) -> Result<Receipt, Refusal> {
-        let put = claim_checks.put(message, self.context.client().max_payload()).await.map_err(|refused| {
-            // The keeper makes a bucket anew that is gone.
-            self.events.changed.notify_one();
-            self.events.denied_bucket(claim_checks.bucket()).unwrap_or(refused)
-        });
-        for (name, value) in put? {
-            headers.insert(name, value);
-        }
-        self.send(message, headers, Bytes::new()).await
+async fn send(stream: &Stream, message: &Message, headers: HeaderMap, payload: Bytes) -> Result<Receipt, Refusal> {
+    let subject = message.topic().to_string();
+    let answer = match stream.context.publish_with_headers(subject, headers, payload).await {
+        Ok(acknowledged) => acknowledged.await,
+        Err(error) => Err(error),
+    };
+    let error = match answer {
+        Ok(ack) => return receipt(&ack, &stream.name, stream.domain.as_deref()),
+        Err(error) => error,
+    };
+    let (refused, stream_is_gone) = refusal::of_publish(&error, stream.context.client().max_payload());
+    if stream_is_gone {
+        stream.recheck.notify_one();
     }
-
-    async fn send(&self, message: &Message, headers: HeaderMap, payload: Bytes) -> Result<Receipt, Refusal> {
-        let subject = message.topic().to_string();
-        let answer = match self.context.publish_with_headers(subject, headers, payload).await {
-            Ok(acknowledged) => acknowledged.await,
-            Err(error) => Err(error),
-        };
-        let error = match answer {
-            Ok(ack) => return receipt(&ack, &self.stream, self.domain.as_deref()),
-            Err(error) => error,
-        };
-        let (refused, stream_is_gone) = refusal::of_publish(&error, self.context.client().max_payload());
-        if stream_is_gone {
-            self.doubt.notify_one();
-        }
-        if matches!(refused, Refusal::TooLarge { .. }) {
-            // The keeper measures anew.
-            self.events.changed.notify_one();
-        }
-        // What a server denies it leaves without an answer.
-        let denied = (error.kind() == PublishErrorKind::TimedOut).then(|| self.events.denied(message.topic()));
-        Err(denied.flatten().unwrap_or(refused))
+    if matches!(refused, Refusal::TooLarge { .. }) {
+        // The reconciler measures anew.
+        stream.events.changed.notify_one();
     }
+    // What a server denies it leaves without an answer.
+    let denied = (error.kind() == PublishErrorKind::TimedOut).then(|| stream.events.denied(message.topic()));
+    Err(denied.flatten().unwrap_or(refused))
 }
 
 /// What the acknowledgement says of the message.
@@ -125,15 +111,10 @@ fn receipt(ack: &PublishAck, stream: &str, domain: Option<&str>) -> Result<Recei
     }
     // Older servers call it a duplicate of what their cluster has not agreed on yet, and may never
     // (nats-server #5827; later ones answer with an error).
-    if !is_stored(ack) {
+    if ack.sequence == 0 {
         return Err(refusal::unconfirmed());
     }
     Ok(if ack.duplicate { Receipt::Duplicate } else { Receipt::Kept })
-}
-
-/// Whether a stream has the message, its own or that of an earlier copy.
-pub(super) fn is_stored(ack: &PublishAck) -> bool {
-    ack.sequence > 0
 }
 
 /// The message's headers with those of JetStream, and how many bytes they take.

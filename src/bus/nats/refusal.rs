@@ -1,77 +1,29 @@
-//! What the server's and the client's errors mean for a message. What a server says beyond the known codes goes on
-//! as [`quoted`] has it.
+//! What the server's and the client's errors mean for one message.
 
 use std::borrow::Cow;
 use std::error::Error as _;
-use std::fmt;
-use std::time::Duration;
 
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::{self, ErrorCode};
 
+use super::fault::quoted;
 use crate::bus::{Refusal, Scope};
-use crate::telemetry::Throttle;
-
-/// Lines of one kind in the log, at most one in this time.
-const LOG_EVERY: Duration = Duration::from_secs(10);
+use crate::telemetry::{LOG_EVERY, Throttle};
 
 pub(super) const AWAY: Refusal = transient("NATS is not connected; the log says why within seconds");
 pub(super) const NOT_SEEN: Refusal =
-    transient("the stream was not seen on NATS yet; the log says why within seconds, unless it is");
-pub(super) const NOT_ADDED: Refusal = transient("the stream was not seen to take this new topic yet");
+    transient("the NATS stream was not seen yet; if that lasts, the log says why within seconds");
+pub(super) const NOT_ADDED: Refusal = transient("the NATS stream does not take this new topic yet");
 pub(super) const BUSY: Refusal =
-    transient("too many acknowledgements are awaited from NATS; see how fast the servers' disks are");
-pub(super) const UNSENT: Refusal =
-    transient("NATS takes nothing, and there is no room for more that waits for it; see to the servers");
+    transient("too many acknowledgements from NATS are outstanding; check how fast the servers' disks are");
+pub(super) const UNSENT: Refusal = transient("NATS takes nothing, and no more may wait for it; check the servers");
 
 pub(super) const NO_BUCKET: Refusal =
-    transient("the object store was not seen on NATS yet; the log says why within seconds, unless it is");
+    transient("the object store was not seen on NATS yet; if that lasts, the log says why within seconds");
 pub(super) const NOT_PUT: Refusal =
-    transient("the object store did not take the payload; see its limits and the account's");
+    transient("the object store did not take the payload; check its limits and the account's");
 pub(super) const PUT_TOO_SLOW: Refusal =
-    transient("the object store did not take the payload in time; see how fast the servers are");
-
-/// Characters of a server's text that are passed on.
-const QUOTED: usize = 200;
-
-/// A server's own words, without what a terminal or a log would take for an order.
-pub(super) fn quoted(text: &dyn fmt::Display) -> String {
-    let text = text.to_string();
-    text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(QUOTED).collect()
-}
-
-/// Something that is not as it must be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Fault {
-    /// The stream, or the object store.
-    pub about: String,
-    /// Reads on from there.
-    pub says: String,
-    pub remedy: String,
-}
-
-impl Fault {
-    pub(super) fn new(about: impl Into<String>, says: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { about: about.into(), says: says.into(), remedy: remedy.into() }
-    }
-
-    /// Of messages, until somebody acts.
-    pub(super) fn refusal(&self, scope: Scope) -> Refusal {
-        let reason = format!("{} {}", self.about, self.says).into();
-        Refusal::Permanent { scope, reason, remedy: self.remedy.clone().into() }
-    }
-
-    /// Of messages, though it may be over soon.
-    pub(super) fn passing(&self) -> Refusal {
-        Refusal::Transient { reason: self.to_string().into() }
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} {}; {}", self.about, self.says, self.remedy)
-    }
-}
+    transient("the object store did not take the payload in time; check how fast the servers are");
 
 const fn transient(reason: &'static str) -> Refusal {
     Refusal::Transient { reason: Cow::Borrowed(reason) }
@@ -142,8 +94,8 @@ pub(super) fn unconfirmed() -> Refusal {
         tracing::warn!(
             more,
             remedy =
-                "none, its retry finds out; where it goes on, look for a stream without a leader (nats stream report)",
-            "NATS calls a message the duplicate of one that it has not stored yet: it does not count as kept"
+                "none, the retry settles it; if it goes on, look for a stream without a leader (nats stream report)",
+            "NATS calls a message the duplicate of one that it has not stored yet; it does not count as kept"
         );
     }
     Refusal::Unconfirmed { reason: "NATS has not stored an earlier copy of the message yet".into() }
@@ -208,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_refusal_is_somebodys_to_mend() {
+    fn every_refusal_is_somebodys_to_fix() {
         let of = |kind| of_publish(&PublishError::new(kind), 1024).0;
         assert!(matches!(of(PublishErrorKind::TimedOut), Refusal::Transient { .. }));
         assert!(matches!(of(PublishErrorKind::MaxPayloadExceeded), Refusal::TooLarge { .. }));
@@ -223,8 +175,8 @@ mod tests {
 
     #[test]
     fn a_server_that_keeps_nothing_more_is_told_apart_by_its_words() {
-        let (full, doubted) = answer(ErrorCode::STREAM_STORE_FAILED, "maximum bytes exceeded");
-        assert!(!doubted && !full.is_message_specific());
+        let (full, recheck) = answer(ErrorCode::STREAM_STORE_FAILED, "maximum bytes exceeded");
+        assert!(!recheck && !full.is_message_specific());
         assert!(
             full.to_string().contains("maximum bytes exceeded") && full.to_string().contains("`max_bytes`"),
             "{full}"
@@ -243,15 +195,14 @@ mod tests {
 
     #[test]
     fn a_sealed_stream_is_somebodys_to_replace() {
-        let (sealed, doubted) = answer(ErrorCode::STREAM_SEALED, "invalid operation on sealed stream");
+        let (sealed, recheck) = answer(ErrorCode::STREAM_SEALED, "invalid operation on sealed stream");
         assert!(matches!(&sealed, Refusal::Permanent { remedy, .. } if remedy.contains("another stream")), "{sealed}");
-        assert!(doubted && !sealed.is_message_specific());
+        assert!(recheck && !sealed.is_message_specific());
     }
 
     #[test]
     fn what_a_server_says_beyond_the_known_codes_goes_on_without_control_bytes() {
         let unknown = answer(ErrorCode(19_999), "the moon\u{1b}[31m is\u{9b} wrong\n").0.to_string();
         assert!(unknown.contains("the moon [31m is  wrong"), "{unknown}");
-        assert!(quoted(&"x".repeat(5000)).len() <= QUOTED);
     }
 }

@@ -101,6 +101,6 @@ impl Payloads {
                 )));
             }
         }
-        Ok(claim_check::redeem(&self.context, record).await)
+        Ok(claim_check::fetch_claim(&self.context, record).await)
     }
 }

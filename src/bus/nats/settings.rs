@@ -1,14 +1,15 @@
 //! Every setting of a JetStream stream, and what it means for an event that the stream has acknowledged: the table
 //! that the start, `check --online` and the object store's bucket share. A setting that a new version of the client
-//! library knows does not compile until it is judged here.
+//! library knows does not compile until it is checked here.
 
 use std::time::Duration;
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType};
 
-use super::IN_FLIGHT;
-use super::refusal::Fault;
+use super::client::IN_FLIGHT;
+use super::fault::Fault;
 use super::subjects::takes;
+use Severity::{Advise, Refuse, Warn};
 
 /// As short as the bridge makes no stream's `max_age`.
 const MIN_AGE: Duration = Duration::from_secs(60);
@@ -17,7 +18,7 @@ const GOOD_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// What a setting calls for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum Severity {
     /// It takes acknowledged events away before their time, or takes none: nothing is sent there.
     Refuse,
     /// The user may have wanted it, and has to know: said at the start and by `check --online`.
@@ -28,8 +29,8 @@ pub(super) enum Verdict {
 
 /// One setting that is worth a word.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Judgement {
-    pub(super) verdict: Verdict,
+pub(super) struct Issue {
+    pub(super) severity: Severity,
     pub(super) fault: Fault,
 }
 
@@ -47,7 +48,7 @@ pub(super) struct Use<'a> {
 }
 
 /// All that is worth a word, the worst first.
-pub(super) fn judge(stream: &Config, used: Use<'_>) -> Vec<Judgement> {
+pub(super) fn check(stream: &Config, used: Use<'_>) -> Vec<Issue> {
     let Config {
         // What must not be as it is.
         no_ack,
@@ -57,11 +58,12 @@ pub(super) fn judge(stream: &Config, used: Use<'_>) -> Vec<Judgement> {
         storage,
         persist_mode,
         allow_message_counter,
-        max_messages_per_subject,
-        discard_new_per_subject,
-        discard,
-        max_messages,
-        max_bytes,
+        // How much it keeps, and for how long.
+        max_messages_per_subject: _,
+        discard_new_per_subject: _,
+        discard: _,
+        max_messages: _,
+        max_bytes: _,
         max_age,
         // What a user may have wanted.
         subject_transform,
@@ -70,7 +72,7 @@ pub(super) fn judge(stream: &Config, used: Use<'_>) -> Vec<Judgement> {
         allow_rollup,
         subject_delete_marker_ttl,
         max_consumers,
-        // Judged by `check --online` with what the bridge needs: topics, largest message, replicas, duplicates.
+        // Checked by `check --online` with what the bridge needs: topics, largest message, replicas, duplicates.
         subjects: _,
         max_message_size: _,
         num_replicas: _,
@@ -97,125 +99,115 @@ pub(super) fn judge(stream: &Config, used: Use<'_>) -> Vec<Judgement> {
         template_owner: _,
         pause_until: _,
     } = stream;
-    let mut judgements = Vec::new();
-    let mut say = |verdict, says: String, remedy: String| {
-        let about = format!("the {} `{}`", used.what, used.name);
-        judgements.push(Judgement { verdict, fault: Fault { about, says, remedy } });
-    };
-    let another = || format!("name another {} in `{}`", used.what, used.key);
-    let edit = |option: &str| format!("nats stream edit {name} {option}, or {}", another());
+    let Use { key, what, .. } = used;
+    let mut issues = Issues { about: format!("the {what} `{}`", used.name), found: Vec::new() };
+    let another = format!("name another {what} in `{key}`");
+    let edit = |option: &str| format!("nats stream edit {name} {option}, or {another}");
 
-    if *sealed {
-        say(Verdict::Refuse, "is sealed: it takes nothing any more".into(), another());
-    }
+    issues.add(*sealed, Refuse, "is sealed: it takes nothing any more", &another);
     if let Some(origin) = mirror {
-        let remedy = format!("name `{}`, which it mirrors, in `{}`", origin.name, used.key);
-        say(Verdict::Refuse, "is a mirror: it takes nothing but what its origin has".into(), remedy);
+        let remedy = format!("name `{}`, which it mirrors, in `{key}`", origin.name);
+        issues.add(true, Refuse, "is a mirror: it takes nothing but what its origin has", remedy);
     }
-    if *allow_message_counter {
-        say(Verdict::Refuse, "takes only counters (`allow_msg_counter`)".into(), another());
-    }
-    if *no_ack {
-        let says = "acknowledges nothing (`no_ack`)";
-        say(Verdict::Refuse, says.into(), edit("--ack"));
-    }
-    if *storage == StorageType::Memory {
-        let says = "lies in memory: a restart of its servers loses every event";
-        say(Verdict::Refuse, says.into(), format!("{}, one with file storage", another()));
-    }
-    if *persist_mode == Some(PersistenceMode::Async) {
-        let says = "acknowledges before it stores (`persist_mode: async`)";
-        say(Verdict::Refuse, says.into(), another());
-    }
-    match retention {
-        RetentionPolicy::Limits => {}
-        RetentionPolicy::Interest => {
-            let says = "keeps only what some consumer waits for (retention `interest`)";
-            say(Verdict::Refuse, says.into(), format!("{}, one with retention `limits`", another()));
-        }
-        RetentionPolicy::WorkQueue => {
-            let says =
-                "is a work queue: it keeps an event for one reader only, and `tail` and `requests` cannot read it";
-            let remedy = format!("{}, one with retention `limits`, unless that is wanted", another());
-            say(Verdict::Warn, says.into(), remedy);
-        }
-    }
-    match (*max_messages_per_subject, *discard_new_per_subject) {
-        (..=0, _) => {}
-        (most, false) => {
-            let says = format!(
-                "keeps only the last {most} events of each topic (`max_msgs_per_subject`): the next takes an \
-                 acknowledged one away"
-            );
-            say(Verdict::Refuse, says, edit("--max-msgs-per-subject=-1"));
-        }
-        (most, true) => {
-            let says = format!(
-                "takes {most} events of a topic (`max_msgs_per_subject`), then answers: that topic's deliveries get a 503"
-            );
-            say(Verdict::Warn, says, edit("--max-msgs-per-subject=-1"));
-        }
-    }
-    if *discard == DiscardPolicy::Old {
-        let few = (1..IN_FLIGHT as i64).contains(max_messages);
-        let small = (1..i64::try_from(used.bytes_in_flight).unwrap_or(i64::MAX)).contains(max_bytes);
-        if few || small {
-            let limit = if few { format!("`max_msgs` {max_messages}") } else { format!("`max_bytes` {max_bytes}") };
-            let says = format!(
-                "drops its oldest events when it is full ({limit}), and is smaller than what the bridge may send at \
-                 once: an acknowledged event may be gone before its answer is there"
-            );
-            say(Verdict::Refuse, says, edit("--discard=new, or make it larger"));
-        } else if *max_messages > 0 || *max_bytes > 0 {
-            let says = "drops its oldest events when it is full, whether or not anybody has read them";
-            let remedy =
-                format!("nats stream edit {name} --discard=new: then a full stream answers, and Terra retries");
-            say(Verdict::Warn, says.into(), remedy);
-        }
-    }
+    issues.add(*allow_message_counter, Refuse, "takes only counters (`allow_msg_counter`)", &another);
+    issues.add(*no_ack, Refuse, "acknowledges nothing (`no_ack`)", edit("--ack"));
+    let in_files = format!("{another}, one with file storage");
+    let is_in_memory = *storage == StorageType::Memory;
+    issues.add(is_in_memory, Refuse, "lies in memory: a restart of its servers loses every event", in_files);
+    let is_async = *persist_mode == Some(PersistenceMode::Async);
+    issues.add(is_async, Refuse, "acknowledges before it stores (`persist_mode: async`)", &another);
+    let limits = format!("{another}, one with retention `limits`");
+    let is_work_queue = *retention == RetentionPolicy::WorkQueue;
+    let one_reader = "is a work queue: it keeps an event for one reader only, and `tail` and `requests` cannot read it";
+    issues.add(is_work_queue, Warn, one_reader, format!("{limits}, unless that is wanted"));
+    let is_interest = *retention == RetentionPolicy::Interest;
+    issues.add(is_interest, Refuse, "keeps only what some consumer waits for (retention `interest`)", limits);
+    capacity(&mut issues, stream, used.bytes_in_flight, edit);
     if !max_age.is_zero() && *max_age < GOOD_AGE {
-        let verdict = if *max_age < MIN_AGE { Verdict::Refuse } else { Verdict::Advise };
+        let severity = if *max_age < MIN_AGE { Refuse } else { Advise };
         let says = format!("keeps events for {max_age:?} only: who reads later finds nothing");
-        say(verdict, says, edit("--max-age=7d"));
+        issues.add(true, severity, says, edit("--max-age=7d"));
     }
     if let Some(transform) = subject_transform {
         let moved = used.subjects.iter().filter(|subject| moves(&transform.source, subject)).count();
-        if moved > 0 {
-            let says = format!(
-                "keeps {moved} topics under other subjects than the bridge's (`subject_transform` from `{}` to `{}`): \
-                 consumers, `tail` and `requests` find nothing under the topics of the routing table",
-                transform.source, transform.destination
-            );
-            say(Verdict::Warn, says, "subscribe to what it makes of them, or remove it".into());
-        }
+        let says = format!(
+            "keeps {moved} topics under other subjects than the bridge's (`subject_transform` from `{}` to `{}`): \
+             consumers, `tail` and `requests` find nothing under the topics of the routing table",
+            transform.source, transform.destination
+        );
+        issues.add(moved > 0, Warn, says, "subscribe to what it makes of them, or remove it");
     }
     if let Some(sources) = sources.as_ref().filter(|sources| !sources.is_empty()) {
         let says = format!("also takes what {} other streams have (`sources`)", sources.len());
-        say(Verdict::Advise, says, "tell consumers, unless those hold the bridge's events alone".into());
+        issues.add(true, Advise, says, "tell consumers, unless those hold the bridge's events alone");
     }
     if let Some(republish) = republish {
         let says = format!("sends what it keeps to `{}` as well (`republish`)", republish.destination);
-        say(Verdict::Advise, says, "see to it that only those may subscribe there who may read health data".into());
+        issues.add(true, Advise, says, "make sure that only those may subscribe there who may read health data");
     }
-    if subject_delete_marker_ttl.is_some_and(|ttl| !ttl.is_zero()) {
-        let says = "puts markers without a payload among the events when they grow old (`subject_delete_marker_ttl`)";
-        say(Verdict::Advise, says.into(), "have consumers skip what has a `Nats-Marker-Reason`".into());
-    } else if *allow_rollup {
-        let says = "lets whoever may publish purge it with a header (`allow_rollup_hdrs`)";
-        say(Verdict::Advise, says.into(), "grant publish on the topics to the bridge alone".into());
+    let has_markers = subject_delete_marker_ttl.is_some_and(|ttl| !ttl.is_zero());
+    let markers = "puts markers without a payload among the events when they grow old (`subject_delete_marker_ttl`)";
+    issues.add(has_markers, Advise, markers, "have consumers skip what has a `Nats-Marker-Reason`");
+    let purged = "lets whoever may publish purge it with a header (`allow_rollup_hdrs`)";
+    issues.add(*allow_rollup && !has_markers, Advise, purged, "grant publish on the topics to the bridge alone");
+    let consumers = format!("takes {max_consumers} consumers at most: `tail` and `requests` need one each");
+    issues.add(*max_consumers > 0, Advise, consumers, "raise `max_consumers` if they find no room");
+    issues.found.sort_by_key(|issue| issue.severity as u8);
+    issues.found
+}
+
+/// What becomes of a stream that is full, as a whole or for one topic.
+fn capacity(issues: &mut Issues, stream: &Config, bytes_in_flight: usize, edit: impl Fn(&str) -> String) {
+    let Config { max_messages, max_bytes, max_messages_per_subject: most, name, .. } = stream;
+    let unlimited = edit("--max-msgs-per-subject=-1");
+    if *most > 0 && stream.discard_new_per_subject {
+        let says = format!(
+            "takes {most} events of a topic (`max_msgs_per_subject`), then answers: that topic's deliveries get a 503"
+        );
+        issues.add(true, Warn, says, unlimited);
+    } else if *most > 0 {
+        let says = format!(
+            "keeps only the last {most} events of each topic (`max_msgs_per_subject`): the next takes an acknowledged \
+             one away"
+        );
+        issues.add(true, Refuse, says, unlimited);
     }
-    if *max_consumers > 0 {
-        let says = format!("takes {max_consumers} consumers at most: `tail` and `requests` need one each");
-        say(Verdict::Advise, says, "raise `max_consumers` if they find no room".into());
+    if stream.discard != DiscardPolicy::Old {
+        return;
     }
-    judgements.sort_by_key(|judgement| judgement.verdict as u8);
-    judgements
+    let few = (1..IN_FLIGHT as i64).contains(max_messages);
+    let small = (1..i64::try_from(bytes_in_flight).unwrap_or(i64::MAX)).contains(max_bytes);
+    if few || small {
+        let limit = if few { format!("`max_msgs` {max_messages}") } else { format!("`max_bytes` {max_bytes}") };
+        let says = format!(
+            "drops its oldest events when it is full ({limit}), and is smaller than what the bridge may send at once: an \
+             acknowledged event may be gone before its answer is there"
+        );
+        issues.add(true, Refuse, says, edit("--discard=new, or make it larger"));
+    } else {
+        let remedy = format!("nats stream edit {name} --discard=new: then a full stream answers, and Terra retries");
+        let says = "drops its oldest events when it is full, whether or not anybody has read them";
+        issues.add(*max_messages > 0 || *max_bytes > 0, Warn, says, remedy);
+    }
+}
+
+struct Issues {
+    about: String,
+    found: Vec<Issue>,
+}
+
+impl Issues {
+    fn add(&mut self, is_so: bool, severity: Severity, says: impl Into<String>, remedy: impl Into<String>) {
+        if is_so {
+            self.found.push(Issue { severity, fault: Fault::new(&self.about, says, remedy) });
+        }
+    }
 }
 
 /// Why nothing may be sent to a stream, with what to do.
 pub(super) fn unfit(stream: &Config, used: Use<'_>) -> Option<Fault> {
-    let worst = judge(stream, used).into_iter().next()?;
-    (worst.verdict == Verdict::Refuse).then_some(worst.fault)
+    let worst = check(stream, used).into_iter().next()?;
+    (worst.severity == Severity::Refuse).then_some(worst.fault)
 }
 
 /// Whether a transform's source takes the subject; an empty one takes all.
@@ -235,10 +227,10 @@ mod tests {
         Config { name: "S".into(), storage: StorageType::File, discard: DiscardPolicy::New, ..Config::default() }
     }
 
-    fn verdicts(stream: &Config) -> Vec<Verdict> {
+    fn severitys(stream: &Config) -> Vec<Severity> {
         let subjects = ["terra.daily".to_owned()];
         let used = Use { key: "nats.stream", what: "stream", name: "S", bytes_in_flight: 1 << 28, subjects: &subjects };
-        judge(stream, used).into_iter().map(|judgement| judgement.verdict).collect()
+        check(stream, used).into_iter().map(|issue| issue.severity).collect()
     }
 
     #[test]
@@ -258,33 +250,33 @@ mod tests {
             Config { max_messages: MANY, max_bytes: 1 << 20, ..old },
             Config { max_age: MIN_AGE / 2, ..sound() },
         ] {
-            assert_eq!(verdicts(&refused).first(), Some(&Verdict::Refuse), "{refused:?}");
+            assert_eq!(severitys(&refused).first(), Some(&Severity::Refuse), "{refused:?}");
         }
     }
 
     #[test]
     fn what_a_user_may_have_wanted_is_said_and_served() {
         let transform = |source: &str| Some(SubjectTransform { source: source.into(), destination: "kept.>".into() });
-        for (warned, verdict) in [
-            (Config { retention: RetentionPolicy::WorkQueue, ..sound() }, Verdict::Warn),
-            (Config { max_messages_per_subject: 9, discard_new_per_subject: true, ..sound() }, Verdict::Warn),
-            (Config { discard: DiscardPolicy::Old, max_bytes: MANY, ..sound() }, Verdict::Warn),
-            (Config { subject_transform: transform("terra.>"), ..sound() }, Verdict::Warn),
-            (Config { subject_transform: transform(""), ..sound() }, Verdict::Warn),
-            (Config { max_age: GOOD_AGE / 2, ..sound() }, Verdict::Advise),
-            (Config { sources: Some(vec![Source::default()]), ..sound() }, Verdict::Advise),
-            (Config { allow_rollup: true, subject_delete_marker_ttl: Some(MIN_AGE), ..sound() }, Verdict::Advise),
-            (Config { allow_rollup: true, ..sound() }, Verdict::Advise),
-            (Config { max_consumers: 1, ..sound() }, Verdict::Advise),
+        for (warned, severity) in [
+            (Config { retention: RetentionPolicy::WorkQueue, ..sound() }, Severity::Warn),
+            (Config { max_messages_per_subject: 9, discard_new_per_subject: true, ..sound() }, Severity::Warn),
+            (Config { discard: DiscardPolicy::Old, max_bytes: MANY, ..sound() }, Severity::Warn),
+            (Config { subject_transform: transform("terra.>"), ..sound() }, Severity::Warn),
+            (Config { subject_transform: transform(""), ..sound() }, Severity::Warn),
+            (Config { max_age: GOOD_AGE / 2, ..sound() }, Severity::Advise),
+            (Config { sources: Some(vec![Source::default()]), ..sound() }, Severity::Advise),
+            (Config { allow_rollup: true, subject_delete_marker_ttl: Some(MIN_AGE), ..sound() }, Severity::Advise),
+            (Config { allow_rollup: true, ..sound() }, Severity::Advise),
+            (Config { max_consumers: 1, ..sound() }, Severity::Advise),
             (
                 Config {
                     republish: Some(Republish { source: ">".into(), destination: "x.>".into(), headers_only: false }),
                     ..sound()
                 },
-                Verdict::Advise,
+                Severity::Advise,
             ),
         ] {
-            assert_eq!(verdicts(&warned), [verdict], "{warned:?}");
+            assert_eq!(severitys(&warned), [severity], "{warned:?}");
         }
     }
 
@@ -313,7 +305,7 @@ mod tests {
                 ..sound()
             },
         ] {
-            assert_eq!(verdicts(&sound), [], "{sound:?}");
+            assert_eq!(severitys(&sound), [], "{sound:?}");
         }
     }
 }

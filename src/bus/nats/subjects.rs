@@ -1,41 +1,14 @@
-//! The subjects of the stream: what is known of those that it takes, and how it comes to take what it lacks. Comes
-//! in: what is wanted and what there is. Goes out: what another stream has.
+//! The subjects of the stream: which it takes, and adding those that it lacks.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::context::{CreateStreamErrorKind, UpdateStreamError};
 use async_nats::jetstream::stream::Config;
 use async_nats::jetstream::{Context, ErrorCode};
 
-use super::stream::LOOK_AGAIN_EVERY;
-use crate::bus::Refusal;
-
-/// What is known of the stream.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Ensured {
-    /// Not seen yet, or in doubt.
-    Unknown,
-    Complete,
-    /// It takes all but these, which were told of a moment ago.
-    Adding(BTreeSet<String>),
-    /// It is there and does not take these subjects.
-    Lacking(BTreeSet<String>),
-    /// It takes nothing, or acknowledges what it does not keep.
-    Unusable(Refusal),
-}
-
-impl Ensured {
-    /// Messages go to the subjects `now`, and went to those `before`.
-    pub(super) fn add(&mut self, before: &[String], now: &[String]) {
-        let new = now.iter().filter(|subject| !before.contains(subject)).cloned();
-        match self {
-            Self::Adding(known) => known.extend(new),
-            Self::Complete => *self = Self::Adding(new.collect()),
-            Self::Unknown | Self::Lacking(_) | Self::Unusable(_) => {}
-        }
-    }
-}
+/// How often to try again what another stream takes: each try costs a request.
+const TRY_AGAIN_EVERY: Duration = Duration::from_secs(30);
 
 /// Those of the wanted subjects that a stream does not take.
 pub(super) fn lacking(wanted: &[String], has: &[String]) -> BTreeSet<String> {
@@ -55,8 +28,7 @@ pub(super) fn takes(pattern: &str, subject: &str) -> bool {
     }
 }
 
-/// Subjects that could not be added, since another stream takes them. They are asked for again only once in a
-/// while: each costs a request.
+/// Subjects that could not be added, since another stream takes them.
 #[derive(Default)]
 pub(super) struct Overlaps {
     subjects: BTreeSet<String>,
@@ -72,7 +44,7 @@ impl Overlaps {
         stream: &Config,
         lacks: &BTreeSet<String>,
     ) -> Result<BTreeSet<String>, UpdateStreamError> {
-        if self.found.is_none_or(|at| at.elapsed() > LOOK_AGAIN_EVERY) {
+        if self.found.is_none_or(|at| at.elapsed() > TRY_AGAIN_EVERY) {
             self.subjects.clear();
         }
         self.subjects.retain(|subject| lacks.contains(subject));
@@ -113,18 +85,6 @@ async fn add(context: &Context, stream: &mut Config, subjects: Vec<String>) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn new_subjects_wait_for_the_stream_and_the_others_do_not() {
-        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        let mut ensured = Ensured::Complete;
-        ensured.add(&names(&["a"]), &names(&["a", "b"]));
-        ensured.add(&names(&["a", "b"]), &names(&["b", "c"]));
-        assert_eq!(ensured, Ensured::Adding(BTreeSet::from(["b".to_owned(), "c".to_owned()])));
-        let mut unknown = Ensured::Unknown;
-        unknown.add(&[], &names(&["a"]));
-        assert_eq!(unknown, Ensured::Unknown);
-    }
 
     #[test]
     fn a_stream_takes_what_its_subjects_say() {

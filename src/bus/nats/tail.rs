@@ -11,10 +11,10 @@ use futures_util::StreamExt;
 use jiff::Timestamp;
 
 use super::connection_error::ConnectionError;
-use super::refusal::quoted;
+use super::fault::quoted;
 use super::settings::moves;
 use super::subjects::lacking;
-use super::{claim_check, client, context};
+use super::{claim_check, client};
 use crate::bus::{ReadError, Record, Records, StartPosition};
 use crate::config;
 
@@ -47,7 +47,7 @@ pub(in crate::bus) async fn tail(
         let context = context.clone();
         async move {
             match message {
-                Ok(message) => Ok(claim_check::redeem(&context, record(&message)?).await),
+                Ok(message) => Ok(claim_check::fetch_claim(&context, record(&message)?).await),
                 Err(_) => Err(ReadError("NATS stopped delivering".into())),
             }
         }
@@ -107,7 +107,7 @@ pub(super) async fn connect(config: &config::Nats) -> Result<Context, ReadError>
     let away = |error: ConnectionError| ReadError(format!("{error}; {}", error.remedy()));
     let client =
         connected.map_err(|_| away(ConnectionError::NoAnswer))?.map_err(|error| away(ConnectionError::of(&error)))?;
-    Ok(context(config, client, CONNECTS_WITHIN))
+    Ok(client::context(config, client, CONNECTS_WITHIN))
 }
 
 pub(super) fn record(message: &async_nats::jetstream::Message) -> Result<Record, ReadError> {

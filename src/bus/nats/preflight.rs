@@ -1,17 +1,16 @@
-//! What the servers would say if the bridge made its stream or added topics to it, as far as they can be asked without
-//! changing anything: the account's limits, and who has the topics already.
+//! Whether the servers would let the bridge create its stream or add topics to it, as far as they can be asked without
+//! a change: the account's limits, and which other streams take the topics.
 
 use async_nats::jetstream::account::{Account, Limits};
 use async_nats::jetstream::context::{AccountErrorKind, GetStreamByNameErrorKind};
 use async_nats::jetstream::stream::Config;
 use async_nats::jetstream::{Context, ErrorCode};
 
-use super::refusal::Fault;
+use super::fault::Fault;
 use super::stream::about;
-use super::stream_error::refused;
 
-/// What would keep the servers from making the stream. `standalone`: they are no cluster.
-pub(super) async fn making(context: &Context, wanted: &Config, standalone: bool) -> Vec<Fault> {
+/// What would keep the servers from creating the stream. `standalone`: they are no cluster.
+pub(super) async fn check_create(context: &Context, wanted: &Config, standalone: bool) -> Vec<Fault> {
     let about = about(&wanted.name);
     let mut faults = Vec::new();
     if standalone && wanted.num_replicas > 1 {
@@ -19,7 +18,7 @@ pub(super) async fn making(context: &Context, wanted: &Config, standalone: bool)
         faults.push(Fault::new(&about, says, "lower `nats.replicas`, or name a cluster in `nats.servers`"));
     }
     match context.query_account().await {
-        Ok(account) => faults.extend(beyond(&account, wanted)),
+        Ok(account) => faults.extend(exceeded(&account, wanted)),
         Err(error) => {
             if let AccountErrorKind::JetStream(error) = error.kind() {
                 let disabled = [
@@ -27,15 +26,15 @@ pub(super) async fn making(context: &Context, wanted: &Config, standalone: bool)
                     ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT,
                     ErrorCode::NO_LIMITS,
                 ];
-                faults.extend(disabled.contains(&error.error_code()).then(|| refused(&about, &error)));
+                faults.extend(disabled.contains(&error.error_code()).then(|| Fault::refused(&about, &error)));
             }
         }
     }
     faults
 }
 
-/// The account's limits that the stream would be beyond.
-fn beyond(account: &Account, wanted: &Config) -> Vec<Fault> {
+/// The account's limits that the stream would exceed.
+fn exceeded(account: &Account, wanted: &Config) -> Vec<Fault> {
     // Where there are tiers, the account as a whole has no limits of its own.
     let tier = account.tiers.get(&format!("R{}", wanted.num_replicas));
     let (limits, reserved, streams) = match tier {
@@ -47,30 +46,23 @@ fn beyond(account: &Account, wanted: &Config) -> Vec<Fault> {
     let left = max_storage.map(|most| most.saturating_sub(i64::try_from(reserved).unwrap_or(i64::MAX)));
     let of_stream = storage_max_stream_bytes.filter(|most| *most > 0);
     let mut faults = Vec::new();
-    let mut says = |says: String, remedy: &str| faults.push(Fault::new(&about, says, remedy));
-    if !account.tiers.is_empty() && tier.is_none() {
-        let wanted = wanted.num_replicas;
-        says(format!("has no limits in this account for {wanted} replicas"), "change `nats.replicas`, or grant them");
-    }
-    if max_bytes_required && wanted.max_bytes <= 0 {
-        says("has no limit of its size, which the account requires".into(), "set `nats.max_bytes`");
-    }
+    let mut add = |is_so: bool, says: String, remedy: &str| {
+        faults.extend(is_so.then(|| Fault::new(&about, says, remedy)));
+    };
+    let replicas = format!("has no limits in this account for {} replicas", wanted.num_replicas);
+    add(!account.tiers.is_empty() && tier.is_none(), replicas, "change `nats.replicas`, or grant them");
+    let unlimited = "has no size limit, which the account requires".to_owned();
+    add(max_bytes_required && wanted.max_bytes <= 0, unlimited, "set `nats.max_bytes`");
+    let lower = "lower `nats.max_bytes`, or raise the account's limit";
     if let Some(most) = of_stream.filter(|most| wanted.max_bytes > *most) {
-        let says_so = format!("would be larger ({} bytes) than the account allows a stream ({most})", wanted.max_bytes);
-        says(says_so, "lower `nats.max_bytes`, or raise the account's limit");
+        let says = format!("would be larger ({} bytes) than the account allows a stream ({most})", wanted.max_bytes);
+        add(true, says, lower);
     } else if let Some(left) = left.filter(|left| *left <= 0 || wanted.max_bytes > *left) {
-        let left = left.max(0);
-        says(
-            format!("needs more room than the account has left ({left} bytes)"),
-            "lower `nats.max_bytes`, or raise the account's limit",
-        );
+        add(true, format!("needs more room than the account has left ({} bytes)", left.max(0)), lower);
     }
-    if max_streams.is_some_and(|most| most > 0 && streams as i64 >= most) {
-        says(
-            format!("would be one more than the account's {streams}"),
-            "raise that limit, or name an existing stream in `nats.stream`",
-        );
-    }
+    let one_more = format!("would be one more than the account's {streams}");
+    let named = "raise that limit, or name an existing stream in `nats.stream`";
+    add(max_streams.is_some_and(|most| most > 0 && streams as i64 >= most), one_more, named);
     faults
 }
 
@@ -98,12 +90,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_an_account_does_not_allow_is_foreseen() {
+    fn what_an_account_does_not_allow_is_found_before_the_stream_is_created() {
         let wanted = |max_bytes| Config { name: "S".into(), max_bytes, num_replicas: 1, ..Config::default() };
         let limits = Limits { max_storage: Some(1000), storage_max_stream_bytes: Some(500), ..Limits::default() };
         let account = |limits| Account { limits, reserved_storage: 600, streams: 3, ..Account::default() };
         let says = |limits, max_bytes| {
-            beyond(&account(limits), &wanted(max_bytes)).iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+            exceeded(&account(limits), &wanted(max_bytes))
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join("\n")
         };
         assert_eq!(says(limits, 400), "");
         assert!(says(limits, 401).contains("400 bytes"));

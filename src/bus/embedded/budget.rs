@@ -1,5 +1,4 @@
-//! The room for what is read: one budget of bytes for all readers of the log. Comes in: how much somebody wants to
-//! hold. Goes out: leave to hold it, in the order of asking. Knows neither records nor who reads them.
+//! The memory for what is read: one budget of bytes for all readers of the log, given in the order of asking.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -12,13 +11,13 @@ use crate::metrics::ReaderGauges;
 use crate::telemetry::{LOG_EVERY, Throttle};
 
 /// Bytes that all readers hold together, at most; a single event that takes more is alone then.
-pub(super) const MOST: usize = 64 << 20;
+pub(super) const MAX_BYTES: usize = 64 << 20;
 
 const KIB: usize = 1 << 10;
 
 /// Cloning shares it.
 #[derive(Clone)]
-pub(super) struct Room(Arc<Inner>);
+pub(super) struct ReadBudget(Arc<Inner>);
 
 struct Inner {
     free: Arc<Semaphore>,
@@ -26,41 +25,40 @@ struct Inner {
     refused: AtomicU64,
 }
 
-/// Leave to hold so much, until it is dropped.
-pub(super) struct Held {
+/// So many bytes, until it is dropped.
+pub(super) struct Reservation {
     permit: OwnedSemaphorePermit,
     since: Instant,
-    /// What it took to fill it.
-    cost: Duration,
+    fill_time: Duration,
 }
 
-impl Room {
+impl ReadBudget {
     pub(super) fn new() -> Self {
-        let free = Arc::new(Semaphore::new(MOST / KIB));
+        let free = Arc::new(Semaphore::new(MAX_BYTES / KIB));
         Self(Arc::new(Inner { free, waiting: AtomicUsize::new(0), refused: AtomicU64::new(0) }))
     }
 
-    /// `None`: there was none within that time, which was said. Of more than there is, all is taken.
-    pub(super) async fn take(&self, bytes: usize, within: Duration) -> Option<Held> {
-        let units = bytes.min(MOST).div_ceil(KIB) as u32;
+    /// `None`: there was none within that time, which is logged. Of more than there is, all is reserved.
+    pub(super) async fn reserve(&self, bytes: usize, within: Duration) -> Option<Reservation> {
+        let units = bytes.min(MAX_BYTES).div_ceil(KIB) as u32;
         let waiting = Waiting::new(&self.0.waiting);
         let permit = tokio::time::timeout(within, self.0.free.clone().acquire_many_owned(units)).await;
         drop(waiting);
         match permit {
-            Ok(permit) => Some(Held { permit: permit.ok()?, since: Instant::now(), cost: Duration::ZERO }),
+            Ok(permit) => Some(Reservation { permit: permit.ok()?, since: Instant::now(), fill_time: Duration::ZERO }),
             Err(_) => {
-                self.refuse("others hold all the room that there is for what is read");
+                self.refuse("other readers hold all the memory that there is for what is read");
                 None
             }
         }
     }
 
-    /// Whether somebody waits for room.
-    pub(super) fn is_wanted(&self) -> bool {
+    /// Whether somebody waits for memory.
+    pub(super) fn is_contended(&self) -> bool {
         self.0.waiting.load(Relaxed) > 0
     }
 
-    /// Counts and says that a reader was sent away.
+    /// Counts and logs that a reader was refused.
     pub(super) fn refuse(&self, reason: &'static str) {
         static REFUSED: Throttle = Throttle::new(LOG_EVERY);
         self.0.refused.fetch_add(1, Relaxed);
@@ -72,31 +70,31 @@ impl Room {
 
     pub(super) fn readers(&self) -> ReaderGauges {
         let free = self.0.free.available_permits() * KIB;
-        ReaderGauges { bytes: MOST - free, refused: self.0.refused.load(Relaxed) }
+        ReaderGauges { bytes: MAX_BYTES - free, refused: self.0.refused.load(Relaxed) }
     }
 }
 
-impl Held {
+impl Reservation {
     pub(super) fn bytes(&self) -> usize {
         self.permit.num_permits() * KIB
     }
 
     /// It is filled: gives back what is not needed.
     pub(super) fn filled(&mut self, bytes: usize) {
-        let spare = self.permit.num_permits().saturating_sub(bytes.div_ceil(KIB));
-        drop(self.permit.split(spare));
-        self.cost = self.since.elapsed();
+        let surplus = self.permit.num_permits().saturating_sub(bytes.div_ceil(KIB));
+        drop(self.permit.split(surplus));
+        self.fill_time = self.since.elapsed();
         self.since = Instant::now();
     }
 
     /// For how long it was held since it was filled.
-    pub(super) fn time(&self) -> Duration {
+    pub(super) fn held_for(&self) -> Duration {
         self.since.elapsed()
     }
 
     /// What filling it again would take: giving it up sooner would be work for nothing.
-    pub(super) fn cost(&self) -> Duration {
-        self.cost
+    pub(super) fn fill_time(&self) -> Duration {
+        self.fill_time
     }
 }
 
@@ -123,22 +121,22 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_one_holds_another_waits_for_and_not_for_ever() {
-        let room = Room::new();
-        let mut held = room.take(2 * MOST, SOON).await.unwrap();
-        assert_eq!((held.bytes(), room.readers().bytes, room.is_wanted()), (MOST, MOST, false));
-        assert!(room.take(1, SOON).await.is_none());
-        assert_eq!((room.readers().refused, room.is_wanted()), (1, false));
-        held.filled(MOST / 2 + 1);
-        assert_eq!(room.readers().bytes, MOST / 2 + KIB);
-        let other = room.take(MOST / 4, SOON).await.unwrap();
-        let waiting = room.take(MOST / 2, SOON);
+        let budget = ReadBudget::new();
+        let mut held = budget.reserve(2 * MAX_BYTES, SOON).await.unwrap();
+        assert_eq!((held.bytes(), budget.readers().bytes, budget.is_contended()), (MAX_BYTES, MAX_BYTES, false));
+        assert!(budget.reserve(1, SOON).await.is_none());
+        assert_eq!((budget.readers().refused, budget.is_contended()), (1, false));
+        held.filled(MAX_BYTES / 2 + 1);
+        assert_eq!(budget.readers().bytes, MAX_BYTES / 2 + KIB);
+        let other = budget.reserve(MAX_BYTES / 4, SOON).await.unwrap();
+        let waiting = budget.reserve(MAX_BYTES / 2, SOON);
         let giving = async {
             tokio::task::yield_now().await;
-            assert!(room.is_wanted());
+            assert!(budget.is_contended());
             drop((held, other));
         };
         let (got, ()) = tokio::join!(waiting, giving);
         drop(got.unwrap());
-        assert_eq!(room.readers().bytes, 0);
+        assert_eq!(budget.readers().bytes, 0);
     }
 }

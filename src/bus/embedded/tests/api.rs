@@ -1,5 +1,8 @@
 //! The reading API, request by request, over a log of one test.
 
+use http::header::{ALLOW, WWW_AUTHENTICATE};
+use http_body_util::BodyExt;
+
 use super::*;
 use crate::log::Settings;
 use crate::message::Message;
@@ -150,24 +153,22 @@ async fn silent_events_have_a_heartbeat() {
 async fn a_stream_that_retention_overtakes_ends_with_an_error() {
     for (accept, lines) in [("text/event-stream", false), ("*/*", true)] {
         let log = Log::with_token(None);
-        let reading = |extents| Reading {
+        let format = if lines { Format::Lines } else { Format::Events };
+        let of = |extents| MessageStream {
             store: log.store.clone(),
-            room: Room::new(),
+            budget: ReadBudget::new(),
             topic: "t".to_owned(),
             extents,
             draining: log.api.0.draining.subscribe(),
-            from: 0,
-            until: None,
-            limit: None,
-            format: if lines { Format::Lines } else { Format::Events },
-            _place: log.api.0.streams.clone().try_acquire_owned().unwrap(),
+            rest: Selection { from: 0, until: None, limit: None, format },
+            _slot: log.api.0.streams.clone().try_acquire_owned().unwrap(),
         };
         log.append(0..2);
         let extents = log.store.watch("t").unwrap();
         log.store.roll().unwrap();
         log.append(2..3);
         log.store.remove_oldest(1).unwrap();
-        let mut body = follow::body(reading(extents));
+        let mut body = stream::body(of(extents));
         let frame = body.frame().await.unwrap();
         if lines {
             assert!(frame.is_err(), "{accept}");
@@ -219,7 +220,7 @@ fn a_stored_header_that_http_cannot_carry_is_left_out() {
         headers,
         payload: Bytes::new(),
     };
-    let reply = headed(&record).body(()).unwrap();
+    let reply = with_headers(&record).body(()).unwrap();
     assert_eq!(reply.headers()["ce-d"], "1");
     assert_eq!(reply.headers().len(), 2, "{:?}", reply.headers());
 }

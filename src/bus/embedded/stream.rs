@@ -1,22 +1,21 @@
-//! A stream of records as the body of a reply: NDJSON, server-sent events, or one payload.
-//! Comes in: where to begin and where to end. Goes out: a body that reads ahead by a few pieces and
-//! no further, woken by commits. What cannot be read any more ends it with an error, never with a gap.
+//! A stream of records as the body of a reply: NDJSON, server-sent events, or one payload. It reads ahead by a few
+//! pieces and no further, and commits wake it. What can no longer be read ends it with an error, never with a gap.
 //!
-//! What was read waits in the [`Room`] that all readers share, and only while its reader takes it: who takes
+//! What was read counts in the [`ReadBudget`] that all readers share, and only while its reader takes it: who takes
 //! nothing, or has had its turn, gives that up to whoever waits, and it is read again when its reader goes on.
 
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
-use super::api::ErrorJson;
-use super::room::{Held, MOST, Room};
+use super::budget::{MAX_BYTES, ReadBudget, Reservation};
+use super::error::{ErrorJson, log_failed};
 use crate::bus::Record;
 use crate::log::{Extent, ReadError, Store};
 
@@ -32,10 +31,10 @@ const AHEAD: usize = 2;
 const USUAL: usize = 4;
 const WORST: usize = 7;
 
-/// How long a stream waits for room.
-const ROOM_WITHIN: Duration = Duration::from_secs(30);
+/// How long a stream waits for memory.
+const MEMORY_WITHIN: Duration = Duration::from_secs(30);
 
-/// While others wait for room: how long a reader may take nothing, and how long it has it at once; at least as
+/// While others wait for memory: how long a reader may take nothing, and how long it has it at once; at least as
 /// long as reading took, so that no more is read than taken.
 const IDLE: Duration = Duration::from_millis(200);
 const TURN: Duration = Duration::from_secs(1);
@@ -53,12 +52,8 @@ pub(super) enum Format {
     Payload,
 }
 
-pub(super) struct Reading {
-    pub(super) store: Arc<Store>,
-    pub(super) room: Room,
-    pub(super) topic: String,
-    pub(super) extents: watch::Receiver<Extent>,
-    pub(super) draining: watch::Receiver<bool>,
+/// What of a topic is read.
+pub(super) struct Selection {
     /// The first offset.
     pub(super) from: u64,
     /// Without that offset; `None`: wait for what is to come.
@@ -66,34 +61,39 @@ pub(super) struct Reading {
     /// Records, at most.
     pub(super) limit: Option<u64>,
     pub(super) format: Format,
+}
+
+pub(super) struct MessageStream {
+    pub(super) store: Arc<Store>,
+    pub(super) budget: ReadBudget,
+    pub(super) topic: String,
+    pub(super) extents: watch::Receiver<Extent>,
+    pub(super) draining: watch::Receiver<bool>,
+    /// What is left to read.
+    pub(super) rest: Selection,
     /// Held for as long as the stream lasts.
-    pub(super) _place: OwnedSemaphorePermit,
+    pub(super) _slot: OwnedSemaphorePermit,
 }
 
 /// Why a stream ends early.
-enum Stop {
-    /// Its reader has gone.
-    Left,
-    Cut {
-        why: Cut,
-        /// Whether some of a record was handed over.
-        partly: bool,
-    },
+enum Ended {
+    ReaderGone,
+    Failed(Failure),
 }
 
 /// Why nothing more can be read, in words for its reader.
-struct Cut {
+struct Failure {
     says: String,
     extent: Option<Extent>,
+    /// Whether some of a record was handed over.
+    partly: bool,
 }
 
-impl From<ReadError> for Cut {
+impl From<ReadError> for Failure {
     fn from(error: ReadError) -> Self {
-        if let ReadError::Failed(reason) = &error {
-            tracing::error!(reason, "the log could not be read; look after the disk of embedded.dir");
-        }
+        log_failed(&error);
         let extent = if let ReadError::Gone(extent) = &error { Some(*extent) } else { None };
-        Self { says: error.to_string(), extent }
+        Self { says: error.to_string(), extent, partly: false }
     }
 }
 
@@ -107,80 +107,73 @@ type Sender = mpsc::Sender<io::Result<Bytes>>;
 
 /// The body. Reading ends when it is dropped. A body of events ends with an `error` event where records could
 /// not be read; any other, or one that stands within a record, with an error, which cuts the connection.
-pub(super) fn body(reading: Reading) -> UnsyncBoxBody<Bytes, io::Error> {
+pub(super) fn body(stream: MessageStream) -> UnsyncBoxBody<Bytes, io::Error> {
     let (sender, mut pieces) = mpsc::channel(AHEAD);
-    tokio::spawn(reading.run(sender));
+    tokio::spawn(stream.run(sender));
     let frames = futures_util::stream::poll_fn(move |context| pieces.poll_recv(context));
     StreamBody::new(futures_util::StreamExt::map(frames, |piece: io::Result<Bytes>| piece.map(Frame::data)))
         .boxed_unsync()
 }
 
-impl Reading {
+impl MessageStream {
     async fn run(mut self, sender: Sender) {
         while self.wants_more() {
             let next = self.extents.borrow_and_update().next;
-            let went_on = if self.from < next {
-                self.hand_over(&sender).await
-            } else {
-                match self.wait(&sender).await {
-                    Wake::Look => Ok(()),
-                    Wake::Heartbeat => sender.send(Ok(Bytes::from_static(b":\n\n"))).await.map_err(|_| Stop::Left),
-                    Wake::End => return,
+            if self.rest.from >= next {
+                if !self.wait(&sender).await {
+                    return;
                 }
-            };
-            match went_on {
-                Ok(()) => {}
-                Err(Stop::Left) => return,
-                Err(Stop::Cut { why, partly }) => return self.cut(why, partly, sender).await,
+            } else if let Err(ended) = self.hand_over(&sender).await {
+                return self.end(ended, sender).await;
             }
         }
     }
 
     fn wants_more(&self) -> bool {
-        self.limit != Some(0) && self.until.is_none_or(|until| self.from < until)
+        self.rest.limit != Some(0) && self.rest.until.is_none_or(|until| self.rest.from < until)
     }
 
     /// Hands the next chunk over piece by piece.
-    async fn hand_over(&mut self, sender: &Sender) -> Result<(), Stop> {
+    async fn hand_over(&mut self, sender: &Sender) -> Result<(), Ended> {
         let mut sent = 0;
         loop {
-            // Before there is a place for the next piece nothing is read, and no room held.
-            let mut place = sender.reserve().await.map_err(|_| Stop::Left)?;
+            // Before there is a slot for the next piece nothing is read, and no memory held.
+            let mut slot = sender.reserve().await.map_err(|_| Ended::ReaderGone)?;
             let partly = sent > 0;
-            let cut = move |why| Stop::Cut { why, partly };
-            let (chunk, held) = self.read().await.map_err(cut)?;
+            let failed = move |failure| Ended::Failed(Failure { partly, ..failure });
+            let (chunk, reservation) = self.read().await.map_err(failed)?;
             loop {
                 let end = chunk.bytes.len().min(sent + PIECE);
-                let other = || cut(ReadError::Failed("a record is another than before".to_owned()).into());
+                let other = || failed(ReadError::Failed("a record is another than before".to_owned()).into());
                 let piece = chunk.bytes.get(sent..end).ok_or_else(other)?;
-                place.send(Ok(Bytes::copy_from_slice(piece)));
+                slot.send(Ok(Bytes::copy_from_slice(piece)));
                 sent = end;
                 if sent == chunk.bytes.len() {
-                    self.from += chunk.count;
-                    self.limit = self.limit.map(|limit| limit - chunk.count);
+                    self.rest.from += chunk.count;
+                    self.rest.limit = self.rest.limit.map(|limit| limit - chunk.count);
                     return Ok(());
                 }
-                match self.next_place(sender, &held).await? {
-                    Some(next) => place = next,
+                match self.next_slot(sender, &reservation).await? {
+                    Some(next) => slot = next,
                     None => break,
                 }
             }
         }
     }
 
-    /// The place of the next piece; `None` where the reader has to let others read first.
-    async fn next_place<'s>(
+    /// The slot of the next piece; `None` where the reader has to let others read first.
+    async fn next_slot<'s>(
         &self,
         sender: &'s Sender,
-        held: &Held,
-    ) -> Result<Option<mpsc::Permit<'s, io::Result<Bytes>>>, Stop> {
+        reservation: &Reservation,
+    ) -> Result<Option<mpsc::Permit<'s, io::Result<Bytes>>>, Ended> {
         loop {
-            if self.room.is_wanted() && held.time() >= TURN.max(held.cost()) {
+            if self.budget.is_contended() && reservation.held_for() >= TURN.max(reservation.fill_time()) {
                 return Ok(None);
             }
-            match tokio::time::timeout(IDLE.max(held.cost()), sender.reserve()).await {
-                Ok(place) => return place.map(Some).map_err(|_| Stop::Left),
-                Err(_) if self.room.is_wanted() => return Ok(None),
+            match tokio::time::timeout(IDLE.max(reservation.fill_time()), sender.reserve()).await {
+                Ok(slot) => return slot.map(Some).map_err(|_| Ended::ReaderGone),
+                Err(_) if self.budget.is_contended() => return Ok(None),
                 Err(_) => {}
             }
         }
@@ -188,19 +181,19 @@ impl Reading {
 
     /// Reads and encodes the next chunk off the async workers. The same again where nothing was taken of it, or
     /// longer where records came in the meantime.
-    async fn read(&self) -> Result<(Chunk, Held), Cut> {
-        const NO_ROOM: &str = "too much is read at once; read on from the next offset";
-        let (store, topic, from) = (self.store.clone(), self.topic.clone(), self.from);
+    async fn read(&self) -> Result<(Chunk, Reservation), Failure> {
+        const NO_MEMORY: &str = "too much is read at once; read on from the next offset";
+        let (store, topic, from) = (self.store.clone(), self.topic.clone(), self.rest.from);
         let size = blocking(move || Ok(store.size(&topic, from))).await?.max(CHUNK_BYTES);
         for times in [USUAL, WORST] {
-            let held = self.room.take(size * times, ROOM_WITHIN).await;
-            let held = held.ok_or_else(|| Cut { says: NO_ROOM.to_owned(), extent: None })?;
-            let (store, topic, format) = (self.store.clone(), self.topic.clone(), self.format);
-            let until = self.until.unwrap_or(u64::MAX);
-            let limit = usize::try_from(self.limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
+            let held = self.budget.reserve(size * times, MEMORY_WITHIN).await;
+            let held = held.ok_or_else(|| Failure { says: NO_MEMORY.to_owned(), extent: None, partly: false })?;
+            let (store, topic, format) = (self.store.clone(), self.topic.clone(), self.rest.format);
+            let until = self.rest.until.unwrap_or(u64::MAX);
+            let limit = usize::try_from(self.rest.limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
             let read = blocking(move || {
                 let records = store.read(&topic, from, until, limit.min(CHUNK_RECORDS), CHUNK_BYTES)?;
-                let most = if held.bytes() < MOST { held.bytes().saturating_sub(size) } else { usize::MAX };
+                let most = if held.bytes() < MAX_BYTES { held.bytes().saturating_sub(size) } else { usize::MAX };
                 let bytes = encode(&records, format, most);
                 Ok(bytes.map(|bytes| (Chunk { count: records.len() as u64, bytes }, held)))
             });
@@ -212,35 +205,32 @@ impl Reading {
         Err(ReadError::Failed("a record is longer than it can be".to_owned()).into())
     }
 
-    async fn wait(&mut self, sender: &Sender) -> Wake {
+    /// For what is to come. `false`: nobody waits for it any more, or the bridge stops.
+    async fn wait(&mut self, sender: &Sender) -> bool {
         let heartbeat = async {
-            match self.format {
+            match self.rest.format {
                 Format::Events => tokio::time::sleep(HEARTBEAT).await,
                 Format::Lines | Format::Payload => std::future::pending().await,
             }
         };
         tokio::select! {
-            changed = self.extents.changed() => if changed.is_ok() { Wake::Look } else { Wake::End },
-            _ = self.draining.wait_for(|draining| *draining) => Wake::End,
-            () = sender.closed() => Wake::End,
-            () = heartbeat => Wake::Heartbeat,
+            changed = self.extents.changed() => return changed.is_ok(),
+            _ = self.draining.wait_for(|draining| *draining) => return false,
+            () = sender.closed() => return false,
+            () = heartbeat => {}
         }
+        sender.send(Ok(Bytes::from_static(b":\n\n"))).await.is_ok()
     }
 
-    async fn cut(&self, why: Cut, partly: bool, sender: Sender) {
-        let last = match self.format {
-            Format::Events if !partly => Ok(error_event(&why)),
-            Format::Events | Format::Lines | Format::Payload => Err(io::Error::other(why.says)),
+    async fn end(&self, ended: Ended, sender: Sender) {
+        let Ended::Failed(failure) = ended else { return };
+        let last = match self.rest.format {
+            Format::Events if !failure.partly => Ok(error_event(&failure)),
+            Format::Events | Format::Lines | Format::Payload => Err(io::Error::other(failure.says)),
         };
         // The reader may be gone, which needs no error.
         let _ = sender.send(last).await;
     }
-}
-
-enum Wake {
-    Look,
-    Heartbeat,
-    End,
 }
 
 async fn blocking<T: Send + 'static>(
@@ -252,11 +242,11 @@ async fn blocking<T: Send + 'static>(
 /// `None` where it takes more than `most` bytes.
 fn encode(records: &[Record], format: Format, most: usize) -> Option<Vec<u8>> {
     let usual: usize = records.iter().map(|record| record.payload.len() + record.payload.len() / 8 + 1024).sum();
-    let mut bytes = Bounded { bytes: Vec::with_capacity(usual.min(most)), most };
+    let mut bytes = Vec::with_capacity(usual.min(most)).limit(most).writer();
     for record in records {
         write(record, format, &mut bytes).ok()?;
     }
-    Some(bytes.bytes)
+    Some(bytes.into_inner().into_inner())
 }
 
 fn write(record: &Record, format: Format, to: &mut impl Write) -> io::Result<()> {
@@ -274,29 +264,8 @@ fn write(record: &Record, format: Format, to: &mut impl Write) -> io::Result<()>
     }
 }
 
-/// Fails rather than grow beyond its bound.
-struct Bounded {
-    bytes: Vec<u8>,
-    most: usize,
-}
-
-impl Write for Bounded {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.bytes.len() + bytes.len() > self.most {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        self.bytes.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-fn error_event(why: &Cut) -> Bytes {
-    let (earliest, next) = (why.extent.map(|extent| extent.earliest), why.extent.map(|extent| extent.next));
-    let error = ErrorJson { error: &why.says, earliest, next };
+fn error_event(failure: &Failure) -> Bytes {
+    let error = ErrorJson::new(&failure.says, failure.extent);
     let data = serde_json::to_string(&error).expect("plain numbers and strings");
     format!("event: error\ndata: {data}\n\n").into()
 }

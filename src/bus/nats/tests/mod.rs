@@ -1,0 +1,3 @@
+//! Tests that talk to a NATS server.
+
+mod objects;
