@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -24,6 +23,7 @@ mod check;
 mod health;
 mod pretty;
 mod private;
+mod reading;
 mod reload;
 mod requests;
 mod send;
@@ -239,6 +239,14 @@ impl std::convert::From<io::Error> for Failure {
 }
 
 impl Failure {
+    /// With more words behind it.
+    fn with(self, more: &str) -> Self {
+        match self {
+            Self::Mistake(says) => Self::Mistake(says + more),
+            Self::Running(says) => Self::Running(says + more),
+        }
+    }
+
     fn code(&self) -> ExitCode {
         match self {
             Self::Running(_) => ExitCode::from(1),
@@ -348,16 +356,6 @@ fn quiet_on_broken_pipe(written: io::Result<()>) -> Result<(), Failure> {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
     }
-}
-
-/// Where to reach what listens there: an unspecified address is every address, loopback among them.
-fn reachable(listen: SocketAddr) -> SocketAddr {
-    let ip = match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
-    };
-    SocketAddr::new(ip, listen.port())
 }
 
 fn with_codes(text: &str) -> String {
@@ -487,13 +485,5 @@ mod tests {
             says.starts_with("terra-bridge 0.") && says.contains("commit") && says.contains("librdkafka 2."),
             "{says}"
         );
-    }
-
-    #[test]
-    fn unspecified_addresses_are_reached_over_loopback() {
-        let reached = |listen: &str| reachable(listen.parse().expect(listen)).to_string();
-        assert_eq!(reached("0.0.0.0:8080"), "127.0.0.1:8080");
-        assert_eq!(reached("[::]:8080"), "[::1]:8080");
-        assert_eq!(reached("10.1.2.3:80"), "10.1.2.3:80");
     }
 }

@@ -14,10 +14,9 @@ use futures_util::{StreamExt, stream};
 use hmac::{Hmac, KeyInit, Mac};
 use http::{Request, Uri};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use sha2::Sha256;
@@ -25,10 +24,10 @@ use sha2::Sha256;
 use super::cause::root_cause;
 use super::pretty::one_line;
 use super::tally::{Ending, Tally};
-use super::{Failure, SendArgs, quiet_on_broken_pipe, reachable};
+use super::{Failure, SendArgs, quiet_on_broken_pipe};
 use crate::config::{Config, Endpoint};
 use crate::samples::{SAMPLES, sample};
-use crate::server::{connector, scheme};
+use crate::server::{Trust, client, reachable, scheme};
 
 const EXAMPLES: &str = "\
 Up to 50 deliveries print each reply, more a summary with rate and percentiles.
@@ -73,21 +72,13 @@ pub(super) async fn run(args: &SendArgs, config: &Config) -> Result<(), Failure>
         Some(secret) if !args.forge => secret.expose().to_vec(),
         _ => fresh.uuid().into_bytes(),
     };
-    let connector = match &args.url {
-        Some(url) if url.scheme_str() == Some("https") => trusting_the_system()?,
-        Some(_) => connector(None).map_err(Failure::Running)?,
-        None => connector(config.server.tls.as_ref()).map_err(Failure::Running)?,
+    let trust = match &args.url {
+        Some(url) if url.scheme_str() == Some("https") => Trust::System,
+        Some(_) => Trust::Pair(None),
+        None => Trust::Pair(config.server.tls.as_ref()),
     };
-    Sender::new(connector, url, secret, fresh).send(args, &bodies, endpoint).await
-}
-
-fn trusting_the_system() -> Result<HttpsConnector<HttpConnector>, Failure> {
-    let mut plain = HttpConnector::new();
-    plain.set_nodelay(true);
-    plain.enforce_http(false);
-    let roots = HttpsConnectorBuilder::new().with_native_roots();
-    let roots = roots.map_err(|error| Failure::Running(format!("the system's root certificates: {error}")))?;
-    Ok(roots.https_only().enable_http1().wrap_connector(plain))
+    let client = client(trust).map_err(Failure::Running)?;
+    Sender::new(client, url, secret, fresh).send(args, &bodies, endpoint).await
 }
 
 fn endpoint<'a>(config: &'a Config, name: Option<&str>) -> Result<&'a Endpoint, Failure> {
@@ -255,8 +246,12 @@ struct Sender {
 }
 
 impl Sender {
-    fn new(connector: HttpsConnector<HttpConnector>, url: Uri, secret: Vec<u8>, fresh: Fresh) -> Self {
-        let client = Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(connector);
+    fn new(
+        client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+        url: Uri,
+        secret: Vec<u8>,
+        fresh: Fresh,
+    ) -> Self {
         let reference = fresh.uuid();
         Self { client, url, secret, fresh, reference }
     }

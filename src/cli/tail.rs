@@ -4,11 +4,12 @@
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future};
 
 use super::pretty::{json_line, one_line, pretty};
+use super::reading::{self, Topics, failed, few, until_ctrl_c};
 use super::{Failure, TailArgs, quiet_on_broken_pipe};
-use crate::bus::{self, Record, Records};
+use crate::bus::{Payloads, Record, Step, Steps};
 use crate::config;
 
 pub(super) const EXAMPLES: &str = "\
@@ -43,40 +44,20 @@ const TYPE_PREFIX: &str = "co.tryterra.";
 /// Of the 64 that a delivery id has.
 const ID_SHOWN: usize = 12;
 
-/// Those of the topics that the bus has, where nobody has named one. The others are named on stderr.
-pub(super) async fn present(config: &config::Bus, topics: Vec<String>) -> Result<Vec<String>, Failure> {
-    let running = |error: bus::ReadError| Failure::Running(error.to_string());
-    let present = bus::adapters::present(config, topics.clone()).await.map_err(running)?;
-    let absent: Vec<String> = topics.into_iter().filter(|topic| !present.contains(topic)).collect();
-    match (present.is_empty(), absent.is_empty()) {
-        (_, true) => Ok(present),
-        (false, false) => {
-            eprintln!("left out, as the bus does not show them: {}", few(&absent));
-            Ok(present)
-        }
-        (true, false) => Err(Failure::Running(format!(
-            "the bus shows none of the topics: {}; the bridge makes them when it starts, or see `terra-bridge check --online`",
-            few(&absent)
-        ))),
-    }
-}
-
 /// Prints until the limit, Ctrl-C or a broken pipe, which are all `Ok`.
-/// `topics` are those to read where the arguments name none.
-pub(super) async fn run(args: &TailArgs, config: &config::Bus, topics: Vec<String>) -> Result<(), Failure> {
-    let (named, config, from, limit, json) = (args.topics.clone(), config.clone(), args.from, args.limit, args.json);
-    let meant = meant(&named, &topics);
-    // A task of its own and a blocking place in it, so that Ctrl-C counts even while stdout blocks.
-    let following = tokio::spawn(async move {
-        let topics = if named.is_empty() { present(&config, topics).await? } else { named };
-        let waiting = format!("waiting for messages on {}; Ctrl-C ends", few(&topics));
-        let records = bus::adapters::tail(&config, topics, from).await;
-        let records = records.map_err(|error| Failure::Running(format!("{error}{meant}")))?;
+/// `routed` are the topics to read where the arguments name none.
+pub(super) async fn run(args: &TailArgs, config: &config::Bus, routed: Vec<String>) -> Result<(), Failure> {
+    let (config, from, limit, json) = (config.clone(), args.from, args.limit, args.json);
+    let meant = meant(&args.topics, &routed);
+    let topics = if args.topics.is_empty() { Topics::Routed(routed) } else { Topics::Named(args.topics.clone()) };
+    until_ctrl_c(async move {
+        let opened = reading::open(&config, &topics, from, Payloads::All).await;
+        let (topics, steps) = opened.map_err(|failure| failure.with(&meant))?;
         if io::stderr().is_terminal() {
-            eprintln!("{waiting}");
+            eprintln!("waiting for messages on {}; Ctrl-C ends", few(&topics));
         }
         let look = Look::of_stdout();
-        follow(records, limit.map(|limit| limit.get()), |record| {
+        follow(steps, limit.map(|limit| limit.get()), |record| {
             let text = if json { json_line(record)? } else { look.block(record) };
             tokio::task::block_in_place(|| {
                 let mut stdout = io::stdout().lock();
@@ -85,23 +66,22 @@ pub(super) async fn run(args: &TailArgs, config: &config::Bus, topics: Vec<Strin
             })
         })
         .await
-    });
-    tokio::select! {
-        ended = following => ended.unwrap_or_else(|error| Err(Failure::Running(error.to_string()))),
-        _ = tokio::signal::ctrl_c() => Ok(()),
-    }
+    })
+    .await
 }
 
 async fn follow(
-    records: Records,
+    steps: Steps,
     limit: Option<u64>,
     mut print: impl FnMut(&Record) -> io::Result<()>,
 ) -> Result<(), Failure> {
     let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let records = steps.filter(|step| future::ready(!matches!(step, Ok(Step::CaughtUp))));
     let mut records = records.take(limit);
-    while let Some(record) = records.next().await {
-        let record = record.map_err(|error| Failure::Running(error.to_string()))?;
-        if let Err(error) = print(&record) {
+    while let Some(step) = records.next().await {
+        if let Step::Record(record) = step.map_err(failed)?
+            && let Err(error) = print(&record)
+        {
             return quiet_on_broken_pipe(Err(error));
         }
     }
@@ -118,12 +98,6 @@ fn meant(named: &[String], routed: &[String]) -> String {
     }
     let meant: Vec<_> = meant.into_iter().map(String::as_str).collect();
     format!("; did you mean {}?", meant.join(" "))
-}
-
-fn few(topics: &[String]) -> String {
-    let more = topics.len().saturating_sub(3);
-    let named = topics[..topics.len() - more].join(", ");
-    if more > 0 { format!("{named} and {more} more") } else { named }
 }
 
 /// How records look to people.
@@ -219,8 +193,8 @@ mod tests {
         }
     }
 
-    fn records(all: Vec<Result<Record, ReadError>>) -> Records {
-        Box::pin(stream::iter(all))
+    fn records(all: Vec<Result<Record, ReadError>>) -> Steps {
+        Box::pin(stream::iter(all).map(|record| record.map(Step::Record)))
     }
 
     const PLAIN: Look = Look { width: 40, colours: false };
@@ -273,8 +247,8 @@ mod tests {
 
     #[tokio::test]
     async fn limit_ends_an_endless_stream() {
-        let endless: Records =
-            Box::pin(stream::iter(0..).map(|offset| Ok(record(offset, "{}"))).chain(stream::pending()));
+        let endless = stream::iter(0..).map(|offset| Ok(Step::Record(record(offset, "{}"))));
+        let endless: Steps = Box::pin(stream::iter([Ok(Step::CaughtUp)]).chain(endless).chain(stream::pending()));
         let mut seen = Vec::new();
         let ended = follow(endless, Some(3), |record| {
             seen.push(record.offset);
@@ -300,12 +274,5 @@ mod tests {
         let meant = |named: &[&str]| meant(&named.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>(), &routed);
         assert_eq!(meant(&["daily", "lab_report", "sleep", "other"]), "; did you mean terra.daily terra.lab_report?");
         assert_eq!(meant(&["terra.daily", "ily"]), "");
-    }
-
-    #[test]
-    fn a_few_topics_are_named() {
-        let topics: Vec<String> = ["a", "b", "c", "d"].map(str::to_owned).to_vec();
-        assert_eq!(few(&topics[..1]), "a");
-        assert_eq!(few(&topics), "a, b, c and 1 more");
     }
 }

@@ -12,9 +12,9 @@ use jiff::Timestamp;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::pretty::json_line;
-use super::tail::present;
+use super::reading::{self, Topics, failed, until_ctrl_c};
 use super::{Failure, RequestsArgs, quiet_on_broken_pipe};
-use crate::bus::{self, Step};
+use crate::bus::{Payloads, StartPosition, Step, Steps};
 use crate::config;
 
 mod ledger;
@@ -44,6 +44,9 @@ Examples:
   terra-bridge requests --reference 5a0c1d7e-dd0d-472a-b906-d50a48e7400d
   terra-bridge requests --json | jq 'select(.state == \"stalled\")'";
 
+/// How long to wait for the next of the records that the bus says it keeps.
+const SILENCE: Duration = Duration::from_secs(20);
+
 /// Between two looks at the clock, and two drawings of the table.
 const REDRAWN_EVERY: Duration = Duration::from_millis(500);
 
@@ -54,23 +57,21 @@ const HEIGHT: usize = 24;
 pub(super) async fn run(args: &RequestsArgs, config: &config::Bus, topics: Vec<String>) -> Result<(), Failure> {
     let (config, follow) = (config.clone(), args.follow);
     let mut watched = Watched::new(args);
-    // A task of its own and a blocking place in it, so that Ctrl-C counts even while stdout blocks.
-    let watching = tokio::spawn(async move {
-        let running = |error: bus::ReadError| Failure::Running(error.to_string());
-        let topics = present(&config, topics).await?;
-        let mut steps = bus::adapters::replay(&config, topics, sign::is_announcement).await.map_err(running)?;
+    until_ctrl_c(async move {
+        let (topics, payloads) = (Topics::Routed(topics), Payloads::Only(sign::is_announcement));
+        let (_, mut steps) = reading::open(&config, &topics, StartPosition::Earliest, payloads).await?;
         let mut clock = interval(REDRAWN_EVERY);
         clock.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut caught_up = false;
         loop {
             let printed = tokio::select! {
-                step = steps.next() => match step.transpose().map_err(running)? {
-                    Some(Step::Record(record)) => watched.take(Sign::of(&record), caught_up),
-                    Some(Step::CaughtUp) if follow => {
+                step = next(&mut steps, caught_up) => match step? {
+                    Step::Record(record) => watched.take(Sign::of(&record), caught_up),
+                    Step::CaughtUp if follow => {
                         caught_up = true;
                         watched.all()
                     }
-                    Some(Step::CaughtUp) | None => return quiet_on_broken_pipe(watched.all()),
+                    Step::CaughtUp => return quiet_on_broken_pipe(watched.all()),
                 },
                 _ = clock.tick(), if caught_up => watched.tick(),
             };
@@ -78,11 +79,20 @@ pub(super) async fn run(args: &RequestsArgs, config: &config::Bus, topics: Vec<S
                 return quiet_on_broken_pipe(printed);
             }
         }
-    });
-    tokio::select! {
-        ended = watching => ended.unwrap_or_else(|error| Err(Failure::Running(error.to_string()))),
-        _ = tokio::signal::ctrl_c() => Ok(()),
-    }
+    })
+    .await
+}
+
+/// Waits without end only for what is still to arrive: what the bus says that it keeps, it has to give.
+async fn next(steps: &mut Steps, caught_up: bool) -> Result<Step, Failure> {
+    let next = steps.next();
+    let step = match caught_up {
+        true => next.await,
+        false => tokio::time::timeout(SILENCE, next).await.map_err(|_| {
+            Failure::Running(format!("the bus was silent for {SILENCE:?} before it gave all that it keeps; try again"))
+        })?,
+    };
+    step.ok_or_else(|| Failure::Running("reading the bus ended".to_owned()))?.map_err(failed)
 }
 
 struct Watched {
