@@ -3,6 +3,9 @@
 //! routes, the topics made at the start, the links to follow, the samples and the README's table.
 //! The vocabulary is open: a name that is not here is no error. Knows no routes and reads no bodies.
 
+/// Before the event type, in the `type` of a CloudEvent.
+pub const TYPE_PREFIX: &str = "co.tryterra.";
+
 /// One event type of the vendor's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Known {

@@ -1,11 +1,13 @@
 //! `check`: shows what the configuration comes to, and with `--online` what the bus says to it.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 use std::path::Path;
 
+use super::args::CheckArgs;
+use super::failure::Failure;
 use super::serve::Tls;
-use super::{CheckArgs, Failure, quiet_on_broken_pipe, setup};
+use super::setup;
+use super::terminal::print;
 use crate::bus::{self, Finding, Level};
 use crate::config::{Advice, Bus, Config, Endpoint, Ignored, Loaded};
 use crate::log::disk;
@@ -122,10 +124,6 @@ fn dropped_links(config: &Config, table: &RouteTable) -> Vec<Finding> {
 /// Whether the listeners could prove themselves.
 fn certificates(config: &Config) -> Result<(), Failure> {
     Tls::load(config).map(drop).map_err(|error| Failure::Mistake(error.to_string()))
-}
-
-fn print(text: &str) -> Result<(), Failure> {
-    quiet_on_broken_pipe(io::stdout().write_all(text.as_bytes()))
 }
 
 fn indented(text: &str) -> String {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Empty;
 
-use super::Failure;
 use super::cause::root_cause;
+use super::failure::Failure;
 use crate::config;
 use crate::server::{Trust, client, reachable};
 

@@ -1,6 +1,6 @@
 //! What `tail` and `requests` share: which topics they read, what they say of those that they do not, and how they end.
 
-use super::Failure;
+use super::failure::Failure;
 use crate::bus::{self, Payloads, ReadError, Reading, StartPosition, Steps};
 use crate::config;
 

@@ -1,26 +1,17 @@
-//! `tail`: what arrives on the bus, as it arrives. Comes in: records. Goes out: blocks for people, or
-//! one JSON object a line for programs. Knows no bus.
+//! `tail`: prints what arrives on the bus, in blocks for people or as one JSON object a line for programs.
 
-use std::borrow::Cow;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 
 use futures_util::{StreamExt, future};
 
-use super::pretty::{json_line, one_line, pretty};
+use super::args::TailArgs;
+use super::failure::Failure;
+use super::pretty::pretty;
 use super::reading::{self, Topics, failed, few, until_ctrl_c};
-use super::{Failure, TailArgs, quiet_on_broken_pipe};
+use super::terminal::{Style, json_line, one_line, quiet_on_broken_pipe, write_from_task};
 use crate::bus::{Payloads, Record, Step, Steps};
 use crate::config;
-
-pub(super) const EXAMPLES: &str = "\
-Like tail -f it begins with what arrives from now on; --from earliest begins with the oldest message \
-that is kept. Times are UTC. Colours only on a terminal, and never with NO_COLOR set.
-
-Examples:
-  terra-bridge tail
-  terra-bridge tail --from earliest --limit 3
-  terra-bridge tail terra.daily terra.sleep --from 1200
-  terra-bridge tail terra.daily --json | jq .headers";
+use crate::vocabulary::TYPE_PREFIX;
 
 /// Lines of a payload that people are shown.
 const PAYLOAD_LINES: usize = 12;
@@ -28,7 +19,7 @@ const PAYLOAD_LINES: usize = 12;
 /// Characters, where there is no terminal to measure.
 const WIDTH: usize = 100;
 
-/// What people see of the headers: name without a CloudEvents prefix, and what it is called here.
+/// What people see of the headers: the name of the header or attribute, and its label.
 const HEADERS: [(&str, &str); 7] = [
     ("type", "type"),
     ("id", "id"),
@@ -38,8 +29,6 @@ const HEADERS: [(&str, &str); 7] = [
     ("terra-dead-letter-reason", "reason"),
     ("terra-claim-check-problem", "problem"),
 ];
-
-const TYPE_PREFIX: &str = "co.tryterra.";
 
 /// Of the 64 that a delivery id has.
 const ID_SHOWN: usize = 12;
@@ -56,16 +45,12 @@ pub(super) async fn run(args: &TailArgs, config: &config::Bus, routed: Vec<Strin
         if io::stderr().is_terminal() {
             eprintln!("waiting for messages on {}; Ctrl-C ends", few(&topics));
         }
-        let look = Look::of_stdout();
-        follow(steps, limit.map(|limit| limit.get()), |record| {
-            let text = if json { json_line(record)? } else { look.block(record) };
-            tokio::task::block_in_place(|| {
-                let mut stdout = io::stdout().lock();
-                stdout.write_all(text.as_bytes())?;
-                stdout.flush()
-            })
-        })
-        .await
+        let style = Style::of_stdout();
+        let print = |record: &Record| {
+            let text = if json { json_line(record)? } else { block(style, record) };
+            write_from_task(&text)
+        };
+        follow(steps, limit.map(|limit| limit.get()), print).await
     })
     .await
 }
@@ -90,81 +75,52 @@ async fn follow(
 
 /// For a type in place of its topic.
 fn meant(named: &[String], routed: &[String]) -> String {
-    let whole =
-        |name: &&String| routed.iter().find(|topic| topic.strip_suffix(*name).is_some_and(|rest| rest.ends_with('.')));
-    let meant: Vec<_> = named.iter().filter(|name| !routed.contains(name)).filter_map(|name| whole(&name)).collect();
-    if meant.is_empty() {
-        return String::new();
-    }
-    let meant: Vec<_> = meant.into_iter().map(String::as_str).collect();
-    format!("; did you mean {}?", meant.join(" "))
+    let is_whole = |topic: &str, name: &str| topic.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'));
+    let whole = |name: &String| routed.iter().find(|topic| is_whole(topic, name)).map(String::as_str);
+    let meant: Vec<&str> = named.iter().filter(|name| !routed.contains(name)).filter_map(whole).collect();
+    if meant.is_empty() { String::new() } else { format!("; did you mean {}?", meant.join(" ")) }
 }
 
-/// How records look to people.
-struct Look {
-    /// Characters.
-    width: usize,
-    colours: bool,
+/// For people: several lines, the last one empty.
+fn block(style: Style, record: &Record) -> String {
+    let (topic, time) = (one_line(&record.topic, WIDTH), format!("{:.3}", record.time));
+    let mut text = format!(
+        "{}  {}  partition {} offset {}",
+        style.paint("1;36", &topic),
+        style.paint("2", &time),
+        record.partition,
+        record.offset
+    );
+    if let Some(key) = &record.key {
+        text += &format!("  key {}", one_line(key, WIDTH));
+    }
+    let headers: Vec<String> = HEADERS.iter().filter_map(|header| labelled(style, record, *header)).collect();
+    let headers = (!headers.is_empty()).then(|| headers.join("  "));
+    for line in headers.into_iter().chain(payload(style, record)) {
+        text += &format!("\n  {line}");
+    }
+    text + "\n\n"
 }
 
-impl Look {
-    fn of_stdout() -> Self {
-        let stdout = io::stdout();
-        let size = rustix::termios::tcgetwinsize(&stdout).map(|size| usize::from(size.ws_col));
-        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self {
-            width: size.ok().filter(|columns| *columns > 0).unwrap_or(WIDTH),
-            colours: stdout.is_terminal() && !plain,
-        }
+fn labelled(style: Style, record: &Record, (name, label): (&str, &str)) -> Option<String> {
+    let value = record.attribute(name).or_else(|| record.header(name))?;
+    let mut value = one_line(value.strip_prefix(TYPE_PREFIX).unwrap_or(&value), WIDTH);
+    if name == "id" {
+        value = value.chars().take(ID_SHOWN).collect();
     }
+    Some(format!("{} {value}", style.paint("2", label)))
+}
 
-    /// Several lines, the last one empty.
-    fn block(&self, record: &Record) -> String {
-        let mut text = format!(
-            "{}  {}  partition {} offset {}",
-            self.paint("1;36", &one_line(&record.topic, WIDTH)),
-            self.paint("2", &format!("{:.3}", record.time)),
-            record.partition,
-            record.offset
-        );
-        if let Some(key) = &record.key {
-            text += &format!("  key {}", one_line(key, WIDTH));
-        }
-        text.push('\n');
-        let headers: Vec<String> = HEADERS.iter().filter_map(|header| self.header(record, *header)).collect();
-        if !headers.is_empty() {
-            text += &format!("  {}\n", headers.join("  "));
-        }
-        for line in self.payload(record) {
-            text += &format!("  {line}\n");
-        }
-        text.push('\n');
-        text
+fn payload(style: Style, record: &Record) -> Vec<String> {
+    let bytes = record.payload.len();
+    let Ok(text) = std::str::from_utf8(&record.payload) else {
+        return vec![style.paint("2", &format!("{bytes} bytes, not UTF-8"))];
+    };
+    let (mut lines, is_whole) = pretty(text, style.width.unwrap_or(WIDTH).saturating_sub(2), PAYLOAD_LINES);
+    if !is_whole {
+        lines.push(style.paint("2", &format!("… {bytes} bytes in all")));
     }
-
-    fn header(&self, record: &Record, (name, called): (&str, &str)) -> Option<String> {
-        let plain = |of: &str| of.strip_prefix("ce_").or_else(|| of.strip_prefix("ce-")).unwrap_or(of) == name;
-        let (_, value) = record.headers.iter().find(|(of, _)| plain(of))?;
-        let value = one_line(value.strip_prefix(TYPE_PREFIX).unwrap_or(value), WIDTH);
-        let value: Cow<'_, str> = if name == "id" { value.chars().take(ID_SHOWN).collect() } else { value.into() };
-        Some(format!("{} {value}", self.paint("2", called)))
-    }
-
-    fn payload(&self, record: &Record) -> Vec<String> {
-        let bytes = record.payload.len();
-        let Ok(text) = std::str::from_utf8(&record.payload) else {
-            return vec![self.paint("2", &format!("{bytes} bytes, not UTF-8"))];
-        };
-        let (mut lines, whole) = pretty(text, self.width.saturating_sub(2), PAYLOAD_LINES);
-        if !whole {
-            lines.push(self.paint("2", &format!("… {bytes} bytes in all")));
-        }
-        lines
-    }
-
-    fn paint(&self, code: &str, text: &str) -> String {
-        if self.colours { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
-    }
+    lines
 }
 
 #[cfg(test)]
@@ -197,11 +153,11 @@ mod tests {
         Box::pin(stream::iter(all).map(|record| record.map(Step::Record)))
     }
 
-    const PLAIN: Look = Look { width: 40, colours: false };
+    const PLAIN: Style = Style { width: Some(40), has_colours: false };
 
     #[test]
     fn people_see_where_it_lies_what_it_is_and_how_it_begins() {
-        let block = PLAIN.block(&record(42, r#"{"type":"daily","user":{"user_id":"u-1"},"data":[]}"#));
+        let block = block(PLAIN, &record(42, r#"{"type":"daily","user":{"user_id":"u-1"},"data":[]}"#));
         assert_eq!(
             block,
             "terra.daily  2026-07-14T05:01:10.250Z  partition 2 offset 42  key u-1\n\
@@ -218,20 +174,20 @@ mod tests {
     fn people_see_of_a_large_payload_only_its_beginning_and_size() {
         let numbers: Vec<String> = (0..1000).map(|n| n.to_string()).collect();
         let payload = format!("[{}]", numbers.join(","));
-        let block = PLAIN.block(&record(1, payload.clone()));
-        assert_eq!(block.lines().count(), 2 + PAYLOAD_LINES + 2, "{block}");
-        assert!(block.ends_with(&format!("… {} bytes in all\n\n", payload.len())), "{block}");
-        assert!(PLAIN.block(&record(1, vec![0xff, 0xfe])).contains("\n  2 bytes, not UTF-8\n"));
+        let shown = block(PLAIN, &record(1, payload.clone()));
+        assert_eq!(shown.lines().count(), 2 + PAYLOAD_LINES + 2, "{shown}");
+        assert!(shown.ends_with(&format!("… {} bytes in all\n\n", payload.len())), "{shown}");
+        assert!(block(PLAIN, &record(1, vec![0xff, 0xfe])).contains("\n  2 bytes, not UTF-8\n"));
     }
 
     #[test]
     fn colours_only_where_wanted_and_escapes_never() {
-        let coloured = Look { width: 40, colours: true };
-        assert!(coloured.block(&record(1, "{}")).starts_with("\x1b[1;36mterra.daily\x1b[0m"));
+        let coloured = Style { has_colours: true, ..PLAIN };
+        assert!(block(coloured, &record(1, "{}")).starts_with("\x1b[1;36mterra.daily\x1b[0m"));
         let mut hostile = record(1, "{}");
         hostile.key = Some("\x1b[2J".to_owned());
         hostile.headers[3].1 = "\x1b]0;x\x07".to_owned();
-        assert!(!PLAIN.block(&hostile).contains('\x1b'));
+        assert!(!block(PLAIN, &hostile).contains('\x1b'));
     }
 
     #[test]
