@@ -1,5 +1,4 @@
-//! `health`: whether the bridge that runs here lives. Asks the admin listener, as a container's
-//! health check would.
+//! `health`: asks the admin listener of the bridge on this machine whether it is alive, for a container's health check.
 
 use std::time::Duration;
 

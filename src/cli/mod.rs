@@ -13,8 +13,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use clap_complete::Shell;
 
-use crate::bus;
-use crate::config::{self, Config, Loaded, Mistakes};
+use crate::config::{self, Loaded, Mistakes};
 use crate::route::RouteTable;
 
 mod args;
@@ -112,16 +111,6 @@ fn judged(file: Option<&Path>) -> Result<(Loaded, RouteTable), Mistakes> {
 
 /// Why there is a table wherever there is a configuration.
 const JUDGED: &str = "the configuration was judged with its table";
-
-/// What the bus is to know of the configuration.
-fn setup(config: &Config, routes: &RouteTable) -> bus::Setup {
-    bus::Setup {
-        topics: routes.topics(),
-        publish_timeout: config.bus_timeout(),
-        max_body: config.server.max_body,
-        bytes_in_flight: config.server.bytes_in_flight,
-    }
-}
 
 fn completions(shell: Shell) -> Result<(), Failure> {
     // clap_complete panics where it cannot write.
