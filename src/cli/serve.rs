@@ -14,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::load::Loaded;
 use super::reload::{self, Parts, Reload};
-use super::setup;
 use crate::admin::Admin;
 use crate::bus::embedded::Api;
 use crate::bus::{self, Bus, ConnectionState, OpenError};
@@ -26,6 +25,7 @@ use crate::metrics::{Metrics, ReaderGauges, Readings};
 use crate::payload::Budget;
 use crate::relay::{Relay, Stages};
 use crate::reply::Outcome;
+use crate::route::RouteTable;
 use crate::server::descriptors::{self, Shares};
 use crate::server::{self, CertificateError, Certificates, ConnectionLog, Limits};
 use crate::spool::{self, Spool};
@@ -163,6 +163,16 @@ pub(super) async fn run(loaded: Loaded, file: Option<PathBuf>, hangup: Signal) -
         let _ = reader.await;
     }
     ended
+}
+
+/// What the bus needs to know of the configuration.
+pub(super) fn setup(config: &Config, routes: &RouteTable) -> bus::Setup {
+    bus::Setup {
+        topics: routes.topics(),
+        publish_timeout: config.bus_timeout(),
+        max_body: config.server.max_body,
+        bytes_in_flight: config.server.bytes_in_flight,
+    }
 }
 
 /// How many connections each listener may have. Raises the limit of open files as far as it goes.

@@ -291,7 +291,7 @@ fn what_answers_in_place_of_the_bridge_is_told_from_it() {
     for (url, hint) in [
         (format!("http://{deliveries}/tera"), "that of the endpoint here is /terra"),
         (format!("http://{admin}/terra"), "something else listens there"),
-        (format!("https://{deliveries}/terra"), "no TLS is spoken there"),
+        (format!("https://{deliveries}/terra"), "does not speak TLS"),
     ] {
         let said = send(url);
         assert!(said.contains(hint), "{hint}: {said}");

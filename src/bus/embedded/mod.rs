@@ -1,8 +1,7 @@
 //! The embedded adapter: the durable log as a bus, with a receipt after each fsync, and read over HTTP.
 //!
 //! - `api`: the requests of readers, with `query`, `error`, `stream` (the messages) and `budget` (their memory);
-//! - `wire`: a line of messages, as a client reads it;
-//! - `tail`, `replay` and `inspect` for the commands.
+//! - `client`: the other end, for the commands, whose answers `wire` parses: `read` and `inspect`.
 
 use std::sync::Arc;
 
@@ -17,18 +16,17 @@ use crate::route::Topic;
 
 mod api;
 mod budget;
+mod client;
 mod error;
 mod inspect;
 mod query;
-mod replay;
+mod read;
 mod stream;
-mod tail;
 mod wire;
 
 pub use api::Api;
 pub use inspect::inspect;
-pub use replay::replay;
-pub use tail::{present, tail};
+pub use read::read;
 
 struct Embedded {
     log: Log,

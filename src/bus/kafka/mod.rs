@@ -30,11 +30,10 @@ mod look;
 mod pace;
 mod producer;
 mod properties;
+mod read;
 mod refusal;
-mod replay;
 mod state;
 mod supervise;
-mod tail;
 mod topics;
 mod unseen;
 
@@ -51,8 +50,7 @@ mod seen;
 
 pub(crate) use inspect::inspect;
 pub(crate) use properties::{harmless, judge};
-pub(crate) use replay::replay;
-pub(crate) use tail::{present, tail};
+pub(crate) use read::read;
 
 /// The most that one question to the brokers may take while the link is watched.
 const PROBE_MOST: Duration = Duration::from_secs(2);

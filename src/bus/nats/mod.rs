@@ -5,7 +5,7 @@
 //!   `subjects`;
 //! - `client`, `events`, `connection_error`: the connection;
 //! - `refusal`, `fault`: what errors mean for a message, and for stream and bucket;
-//! - `inspect` and `preflight` for `check --online`, `tail` and `replay` for readers.
+//! - `inspect` and `preflight` for `check --online`, `read` for the commands.
 
 mod claim_check;
 mod client;
@@ -17,20 +17,18 @@ mod object;
 mod object_store;
 mod preflight;
 mod publish;
+mod read;
 mod reconcile;
 mod refusal;
-mod replay;
 mod settings;
 mod stream;
 mod subjects;
 mod supervise;
-mod tail;
 #[cfg(test)]
 mod tests;
 
 pub(super) use inspect::inspect;
-pub(super) use replay::replay;
-pub(super) use tail::{present, tail};
+pub(super) use read::read;
 
 use std::sync::Arc;
 

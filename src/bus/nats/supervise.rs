@@ -178,7 +178,12 @@ mod tests {
             ("TERRA_BRIDGE_NATS__SERVERS", "nats://127.0.0.1:1"),
         ];
         let environment = environment.map(|(name, value)| (name.into(), value.into()));
-        let config = config::load(None, environment.into_iter(), false).unwrap().config;
+        let config = config::read(config::Purpose::Serve, None, environment.into_iter(), false)
+            .unwrap()
+            .finish()
+            .unwrap()
+            .config()
+            .clone();
         let config::Bus::Nats(config) = config.bus else { unreachable!("it is set above") };
         let publish_timeout = Duration::from_secs(5);
         let setup = Setup { topics: vec!["a".into()], publish_timeout, max_body: 1, bytes_in_flight: 1 };
