@@ -164,6 +164,20 @@ pub struct Finding {
     pub remedy: Option<String>,
 }
 
+impl Finding {
+    pub(crate) fn fine(about: impl Into<String>, says: impl Into<String>) -> Self {
+        Self { about: about.into(), level: Level::Fine, says: says.into(), remedy: None }
+    }
+
+    pub(crate) fn advice(about: impl Into<String>, says: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { about: about.into(), level: Level::Advice, says: says.into(), remedy: Some(remedy.into()) }
+    }
+
+    pub(crate) fn mistake(about: impl Into<String>, says: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { level: Level::Mistake, ..Self::advice(about, says, remedy) }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     Fine,

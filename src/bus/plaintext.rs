@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use super::{Finding, Level};
+use super::Finding;
 
 pub(super) fn finding(key: &str, says: &str, remedy: &str) -> Finding {
-    Finding { about: key.to_owned(), level: Level::Advice, says: says.to_owned(), remedy: Some(remedy.to_owned()) }
+    Finding::advice(key, says, remedy)
 }
 
 /// Whether what goes to `server`, a URL or a host with or without a port, surely stays on this machine.

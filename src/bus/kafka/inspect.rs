@@ -173,7 +173,7 @@ fn unreachable(unanswered: &Unanswered) -> Finding {
              kafka.username)",
         ),
     };
-    Finding { about: "cluster".to_owned(), level: Level::Mistake, says, remedy: Some(remedy.to_owned()) }
+    Finding::mistake("cluster", says, remedy)
 }
 
 fn advertised(addresses: &[String]) -> Option<Finding> {
@@ -213,20 +213,19 @@ fn findings(config: &config::Kafka, setup: &Setup, seen: Seen, settings: &BTreeM
 }
 
 fn cluster(brokers: usize) -> Finding {
-    let (level, says, remedy) = match brokers {
-        1 => (
-            Level::Advice,
-            "reached, 1 broker: while it is down every delivery is refused, and its disk is the only copy".to_owned(),
-            Some("run 3 brokers or more where events must survive the loss of one".to_owned()),
+    match brokers {
+        1 => Finding::advice(
+            "cluster",
+            "reached, 1 broker: while it is down every delivery is refused, and its disk is the only copy",
+            "run 3 brokers or more where events must survive the loss of one",
         ),
-        2 => (
-            Level::Advice,
-            "reached, 2 brokers: events cannot both survive the loss of one and be taken while it is down".to_owned(),
-            Some("run 3 brokers or more".to_owned()),
+        2 => Finding::advice(
+            "cluster",
+            "reached, 2 brokers: events cannot both survive the loss of one and be taken while it is down",
+            "run 3 brokers or more",
         ),
-        many => (Level::Fine, format!("reached, {many} brokers"), None),
-    };
-    Finding { about: "cluster".to_owned(), level, says, remedy }
+        many => Finding::fine("cluster", format!("reached, {many} brokers")),
+    }
 }
 
 type Found = (Level, String, Option<String>);

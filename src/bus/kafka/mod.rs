@@ -8,7 +8,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::plaintext::{finding, is_loopback};
+use super::plaintext::is_loopback;
 use super::{Bus, ConnectionState, Finding, OpenError, Pending, Receipt, Refusal, Setup};
 use crate::config;
 use crate::message::Message;
@@ -90,7 +90,7 @@ pub(super) fn exposed_login(config: &config::Kafka) -> Option<Finding> {
         "is used without TLS: whoever listens reads every event, and can try passwords on the login"
     };
     let remedy = "set kafka.tls.ca (or \"system\") and name a TLS listener in kafka.brokers";
-    Some(finding("kafka.password", says, remedy))
+    Some(Finding::advice("kafka.password", says, remedy))
 }
 
 async fn reported(receipt: oneshot::Receiver<Answer>) -> Answer {
