@@ -92,5 +92,5 @@ fn several(secrets: &[Secret]) -> String {
 
 /// Whether anybody may see the value of this librdkafka property.
 fn harmless(name: &str) -> bool {
-    name.strip_prefix("kafka.properties.").is_some_and(bus::kafka::harmless)
+    name.strip_prefix("kafka.properties.").is_some_and(bus::kafka::is_printable)
 }

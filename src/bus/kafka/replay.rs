@@ -10,17 +10,17 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::TopicPartitionList;
 
-use super::client::{self, Asker};
-use super::producer::code;
+use super::client::{Query as _, QueryClient, code};
+use super::settings;
 use super::tail::{ASK, Reader, left, partitions, passing, record, refused, unanswered};
 use crate::bus::{ReadError, Record, Replay, SILENCE, Step, Wanted};
 use crate::config;
 
 /// Reads kept messages without disturbing any consumer; see [`super::super::replay`].
 pub(crate) async fn replay(config: &config::Kafka, topics: Vec<String>, wanted: Wanted) -> Result<Replay, ReadError> {
-    let mut settings = client::consumer(config).map_err(|error| ReadError(error.0))?;
+    let mut settings = settings::consumer(config).map_err(|error| ReadError(error.0))?;
     settings.set("enable.partition.eof", "true");
-    let asker = Asker::open(config).map_err(|error| ReadError(error.0))?;
+    let asker = QueryClient::open(config).map_err(|error| ReadError(error.0))?;
     let opened = tokio::task::spawn_blocking(move || {
         let ends = ends(&asker, &topics, Instant::now() + ASK)?;
         let mut list = TopicPartitionList::new();
@@ -50,11 +50,11 @@ struct End {
 }
 
 /// Of every partition. Blocks. Asks for the topics side by side, as `tail` does.
-fn ends(asker: &Asker, topics: &[String], deadline: Instant) -> Result<Vec<End>, ReadError> {
+fn ends(asker: &QueryClient, topics: &[String], deadline: Instant) -> Result<Vec<End>, ReadError> {
     let of_topic = |topic: &str| -> Result<Vec<End>, ReadError> {
         let end = |partition| {
-            let (first, next) =
-                asker.ends(topic, partition, left(deadline)).map_err(|error| unanswered(topic, &error))?;
+            let ends = asker.offsets(topic, partition, left(deadline));
+            let (first, next) = ends.map_err(|error| unanswered(topic, &asker.explain(&error)))?;
             Ok(End { topic: topic.to_owned(), partition, first, next })
         };
         (0..partitions(asker, topic, deadline)?).map(end).collect()

@@ -12,10 +12,9 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka::{ClientConfig, Offset};
 
-use super::client::{self, Asker, Explained, Quiet, Unanswered};
-use super::creation::is_not_reached;
-use super::producer::code;
-use super::refusal::Trouble;
+use super::client::{self, NoAnswer, Query as _, QueryClient, QueryContext, code, is_not_reached};
+use super::connection_error::ConnectionError;
+use super::settings;
 use crate::bus::{ReadError, Record, Records, StartPosition, Wanted};
 use crate::config;
 
@@ -30,8 +29,8 @@ pub(crate) async fn tail(
     topics: Vec<String>,
     from: StartPosition,
 ) -> Result<Records, ReadError> {
-    let settings = client::consumer(config).map_err(|error| ReadError(error.0))?;
-    let asker = Asker::open(config).map_err(|error| ReadError(error.0))?;
+    let settings = settings::consumer(config).map_err(|error| ReadError(error.0))?;
+    let asker = QueryClient::open(config).map_err(|error| ReadError(error.0))?;
     let reader = tokio::task::spawn_blocking(move || {
         let list = begin(&asker, &topics, from, Instant::now() + ASK)?;
         Reader::open(&settings, &list)
@@ -48,8 +47,9 @@ pub(crate) async fn tail(
 
 /// Those of the topics that the brokers show.
 pub(crate) async fn present(config: &config::Kafka, mut topics: Vec<String>) -> Result<Vec<String>, ReadError> {
-    let asker = Asker::open(config).map_err(|error| ReadError(error.0))?;
-    let asked = tokio::task::spawn_blocking(move || asker.metadata(None, ASK)).await;
+    let asker = QueryClient::open(config).map_err(|error| ReadError(error.0))?;
+    let asked =
+        tokio::task::spawn_blocking(move || asker.metadata(None, ASK).map_err(|error| asker.explain(&error))).await;
     let metadata = asked.map_err(|_| ReadError("reading was interrupted".to_owned()))?;
     let metadata = metadata.map_err(|error| unanswered("the topics", &error))?;
     let shown: HashSet<&str> = metadata.topics().iter().map(|topic| topic.name()).collect();
@@ -60,7 +60,7 @@ pub(crate) async fn present(config: &config::Kafka, mut topics: Vec<String>) -> 
 /// Where to begin, settled in every partition. Blocks. Asks for the topics side by side: with many
 /// partitions on distant brokers the answers would otherwise take longer than [`ASK`].
 fn begin(
-    asker: &Asker,
+    asker: &QueryClient,
     topics: &[String],
     from: StartPosition,
     deadline: Instant,
@@ -79,10 +79,13 @@ fn begin(
     })
 }
 
-fn offsets(asker: &Asker, topic: &str, from: StartPosition, deadline: Instant) -> Result<Vec<Offset>, ReadError> {
+fn offsets(asker: &QueryClient, topic: &str, from: StartPosition, deadline: Instant) -> Result<Vec<Offset>, ReadError> {
     (0..partitions(asker, topic, deadline)?)
         .map(|partition| {
-            let ends = || asker.ends(topic, partition, left(deadline)).map_err(|error| unanswered(topic, &error));
+            let ends = || {
+                let ends = asker.offsets(topic, partition, left(deadline));
+                ends.map_err(|error| unanswered(topic, &asker.explain(&error)))
+            };
             Ok(match from {
                 StartPosition::Earliest => Offset::Beginning,
                 StartPosition::Latest => Offset::Offset(ends()?.1),
@@ -92,8 +95,9 @@ fn offsets(asker: &Asker, topic: &str, from: StartPosition, deadline: Instant) -
         .collect()
 }
 
-pub(super) fn partitions(asker: &Asker, topic: &str, deadline: Instant) -> Result<i32, ReadError> {
-    let metadata = asker.metadata(Some(topic), left(deadline)).map_err(|error| unanswered(topic, &error))?;
+pub(super) fn partitions(asker: &QueryClient, topic: &str, deadline: Instant) -> Result<i32, ReadError> {
+    let metadata = asker.metadata(Some(topic), left(deadline));
+    let metadata = metadata.map_err(|error| unanswered(topic, &asker.explain(&error)))?;
     let found = metadata.topics().first();
     match found.and_then(|topic| topic.error()).map(Code::from) {
         None => Ok(found.map_or(0, |topic| topic.partitions().len() as i32)),
@@ -110,7 +114,7 @@ fn has(topic: &str, partition: i32, offset: u64, (first, next): (i64, i64)) -> R
 }
 
 /// Closing a consumer blocks, so that a thread of its own does it.
-pub(super) struct Reader(Option<StreamConsumer<Quiet>>);
+pub(super) struct Reader(Option<StreamConsumer<QueryContext>>);
 
 impl Drop for Reader {
     fn drop(&mut self) {
@@ -121,13 +125,13 @@ impl Drop for Reader {
 
 impl Reader {
     pub(super) fn open(settings: &ClientConfig, list: &TopicPartitionList) -> Result<Self, ReadError> {
-        let consumer: StreamConsumer<Quiet> =
-            client::create(settings, Quiet::default()).map_err(|error| ReadError(error.0))?;
+        let consumer: StreamConsumer<QueryContext> =
+            client::create(settings, QueryContext::default()).map_err(|error| ReadError(error.0))?;
         consumer.assign(list).map_err(|error| refused("the topics", code(&error)))?;
         Ok(Self(Some(consumer)))
     }
 
-    pub(super) fn consumer(&self) -> &StreamConsumer<Quiet> {
+    pub(super) fn consumer(&self) -> &StreamConsumer<QueryContext> {
         self.0.as_ref().expect("only drop takes it")
     }
 
@@ -161,14 +165,13 @@ pub(super) fn passing(code: Code) -> bool {
     )
 }
 
-pub(super) fn unanswered(topic: &str, unanswered: &Unanswered) -> ReadError {
-    let Explained { trouble, cause } = unanswered.explained;
-    match (trouble, cause) {
-        (Some(trouble), _) => ReadError(format!("{}; {}", trouble.says(), trouble.remedy())),
-        (None, Some(cause)) if is_not_reached(&unanswered.error) => {
-            ReadError(format!("no Kafka broker answered for {topic}: {}; {}", cause.says(), cause.remedy()))
+pub(super) fn unanswered(topic: &str, no_answer: &NoAnswer) -> ReadError {
+    match no_answer.explained {
+        Some(error) if error.is_permanent() => ReadError(format!("{}; {}", error.says(), error.remedy())),
+        Some(error) if is_not_reached(no_answer.code) => {
+            ReadError(format!("no Kafka broker answered for {topic}: {}; {}", error.says(), error.remedy()))
         }
-        _ => refused(topic, unanswered.code()),
+        _ => refused(topic, no_answer.code),
     }
 }
 
@@ -193,8 +196,8 @@ pub(super) fn refused(topic: &str, code: Code) -> ReadError {
         Code::BrokerTransportFailure | Code::AllBrokersDown | Code::OperationTimedOut | Code::Resolve => {
             format!("no Kafka broker answered for {topic} within {} s; check kafka.brokers", ASK.as_secs())
         }
-        other => match Trouble::of(other) {
-            Some(trouble) => format!("{}; {}", trouble.says(), trouble.remedy()),
+        other => match ConnectionError::of_code(other) {
+            Some(error) => format!("{}; {}", error.says(), error.remedy()),
             None => format!("Kafka answered {other:?} for {topic}"),
         },
     })
