@@ -151,7 +151,7 @@ fn kafka(values: &Values) -> Vec<Mistake> {
     let bus_timeout = super::bus_timeout(publish_timeout, values.has("spool.dir"));
     let max_body = values.get("server.max_body").unwrap_or(0);
     if let Some(properties) = resolve::properties(values) {
-        let wrongs = bus::kafka::check(&properties, bus_timeout, max_body).into_iter();
+        let wrongs = bus::kafka::check_properties(&properties, bus_timeout, max_body).into_iter();
         mistakes.extend(wrongs.map(|(property, wrong, remedy)| {
             let key = format!("kafka.properties.{property}");
             Mistake::new(key.clone(), &values.source(&key), wrong).remedy(remedy)

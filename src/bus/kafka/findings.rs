@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::admin::Creation;
-use super::client::is_not_reached;
 use super::connection_error::ConnectionError;
 use super::metadata::{Partitions, TopicMetadata};
 use super::refusal::NOT_AT_ADVERTISED;
@@ -107,9 +106,7 @@ fn of_topic(config: &config::Kafka, setup: &Setup, shown: &Shown, topic: &str) -
         TopicMetadata::Forbidden => {
             Finding::mistake(topic, TopicError::Forbidden.says(), TopicError::Forbidden.remedy(topic))
         }
-        TopicMetadata::Unanswered(code) if is_not_reached(code) => {
-            Finding::mistake(topic, "no broker answered for it in time", TRY_AGAIN)
-        }
+        metadata if metadata.is_silent() => Finding::mistake(topic, "no broker answered for it in time", TRY_AGAIN),
         TopicMetadata::Unanswered(code) | TopicMetadata::Failed(code) => {
             Finding::mistake(topic, format!("the brokers answered with an error ({code})"), TRY_AGAIN)
         }

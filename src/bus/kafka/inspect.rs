@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rdkafka::metadata::Metadata;
 
 use super::admin::{Admin, Creation, NoController};
-use super::client::{Query as _, QueryClient, blocking, is_not_reached};
+use super::client::{Query as _, QueryClient, blocking};
 use super::findings::{Cluster, Shown, findings, unreachable};
 use super::metadata::{self, TopicMetadata, address};
 use super::settings::largest_message;
@@ -52,8 +52,7 @@ pub(crate) async fn inspect(config: &config::Kafka, setup: &Setup) -> Result<Vec
 async fn look(client: &Arc<QueryClient>, brokers: &Metadata, topics: &[Topic], deadline: Instant) -> Cluster {
     let left = || deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
     let (seen, leaders) = metadata::of_topics(client, topics.to_vec(), AT_ONCE, left(), deadline).await;
-    let is_silent = |(_, metadata): &(Topic, TopicMetadata)| matches!(metadata, TopicMetadata::Unanswered(code) if is_not_reached(*code));
-    let (seen, not_reached) = if !seen.is_empty() && seen.iter().all(is_silent) {
+    let (seen, not_reached) = if !seen.is_empty() && seen.iter().all(|(_, metadata)| metadata.is_silent()) {
         // The client goes to the addresses that brokers advertise as soon as it knows them.
         (Vec::new(), brokers.brokers().iter().map(address).collect())
     } else {

@@ -80,6 +80,11 @@ impl TopicMetadata {
         !matches!(self, Self::Unanswered(_))
     }
 
+    /// Whether no broker was reached for it in time.
+    pub(super) fn is_silent(&self) -> bool {
+        matches!(self, Self::Unanswered(code) if is_not_reached(*code))
+    }
+
     pub(super) fn exists(&self) -> bool {
         matches!(self, Self::Exists(_) | Self::Failed(_))
     }
@@ -93,7 +98,8 @@ impl TopicMetadata {
     }
 }
 
-/// Asks topic by topic, so many at once, so that a producer learns of each as well. With one partition of each broker that leads any.
+/// Asks topic by topic, so many at once: a producer learns of each as well. With one partition of each broker that
+/// leads any.
 pub(super) async fn of_topics(
     client: &Arc<impl Query>,
     topics: Vec<Topic>,
@@ -111,10 +117,9 @@ pub(super) async fn of_topics(
         }
         let left = deadline.saturating_duration_since(Instant::now());
         let metadata = client.metadata(Some(&topic), patience.min(left));
-        let is_silent = metadata.as_ref().is_err_and(|error| is_not_reached(code(error)));
-        (if is_silent { none } else { any }).store(true, Ordering::Relaxed);
         let leaders = metadata.as_ref().map_or_else(|_| Vec::new(), |metadata| leaders(metadata, &topic));
         let seen = TopicMetadata::of(metadata.as_ref());
+        (if seen.is_silent() { none } else { any }).store(true, Ordering::Relaxed);
         ((topic, seen), leaders)
     });
     let (seen, leaders): (Vec<_>, Vec<_>) = found.await.into_iter().unzip();

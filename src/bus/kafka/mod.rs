@@ -58,7 +58,7 @@ mod waiting;
 mod tests;
 
 pub(crate) use inspect::inspect;
-pub(crate) use properties::check;
+pub(crate) use properties::check as check_properties;
 pub(crate) use property_names::is_printable;
 pub(crate) use replay::replay;
 pub(crate) use settings::exposed_login;

@@ -141,18 +141,18 @@ impl Producer {
 
     /// Whether the client fills larger batches than some topic takes.
     pub(super) fn overfills(&self) -> bool {
-        self.status.batch_limit() < self.batch()
+        self.batch().is_some_and(|batch| self.status.batch_limit() < batch)
     }
 
     /// Bytes of a batch that the client fills.
-    fn batch(&self) -> u64 {
-        self.current().as_ref().map_or(0, |client| client.context().batch)
+    fn batch(&self) -> Option<u64> {
+        self.current().as_ref().map(|client| client.context().batch)
     }
 
     /// Replaces the client. What the old one still has after `patience` is answered as transient.
     /// Whether there is a new one.
     pub(super) fn replace(&self, patience: Duration) -> bool {
-        let batch = self.status.batch_limit().min(self.batch());
+        let Some(batch) = self.batch().map(|batch| batch.min(self.status.batch_limit())) else { return false };
         let mut config = self.config.clone();
         config.set("batch.size", batch.to_string());
         match client::create(&config, Reports { status: Arc::clone(&self.status), batch }) {

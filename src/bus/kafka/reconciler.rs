@@ -1,5 +1,5 @@
-//! Keeps the adapter true to the brokers: replaces a client that failed for good, watches the connection, and has the
-//! topics reconciled. Every round goes inspect, decide, apply.
+//! Keeps the adapter true to the brokers. A round replaces the client where it must, asks whether brokers answer, has
+//! the topics reconciled when that is due, and applies what it found to the connection.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -80,17 +80,17 @@ impl Reconciler {
         self.replace_client(receipts).await;
         let answered = self.probe().await;
         // A receipt says more than a slow answer about metadata.
-        let heard = answered || self.status.receipts() != receipts;
-        self.status.set_answered(heard);
-        if !heard {
+        let reachable = answered || self.status.receipts() != receipts;
+        self.status.set_answered(reachable);
+        if !reachable {
             self.status.away();
         }
         if answered && Instant::now() >= self.next_look {
             self.found = self.topics.reconcile(&self.producer, &self.status, self.patience).await;
             self.next_look = Instant::now() + self.found.next;
         }
-        self.replacement.observe(heard, answered && timed_out, self.status.receipts(), Instant::now());
-        let unreachable = if !heard {
+        self.replacement.observe(reachable, answered && timed_out, self.status.receipts(), Instant::now());
+        let unreachable = if !reachable {
             self.never_reached()
         } else if answered && (timed_out || !self.status.is(ConnectionState::Up)) {
             self.unreachable_leaders(receipts).await
@@ -98,7 +98,8 @@ impl Reconciler {
             Unreachable::default()
         };
         self.set_connection(answered, &unreachable);
-        self.complain(heard, &unreachable);
+        self.complain_of_silence(!reachable && !unreachable.all);
+        self.complain_of_addresses(unreachable);
         self.pause(answered)
     }
 
@@ -191,37 +192,31 @@ impl Reconciler {
         }
     }
 
-    /// Logs what has been wrong for a while.
-    fn complain(&mut self, heard: bool, unreachable: &Unreachable) {
-        let silent = !heard && !unreachable.all;
-        if self.no_answer.is_due(silent, Instant::now()) && !self.status.errors.is_logged() {
+    /// Logs that no broker answers, and nobody has said why.
+    fn complain_of_silence(&mut self, is_silent: bool) {
+        if self.no_answer.is_due(is_silent, Instant::now()) && !self.status.errors.is_logged() {
             let (why, remedy) = match self.status.errors.current() {
                 Some(error) => (error.says(), error.remedy()),
                 None => ("no broker answers", "check kafka.brokers and the network"),
             };
             tracing::warn!(why, remedy, "Kafka is not reached: deliveries are refused");
         }
-        // What is said stays true until the bus is up, or, where it is, until all are reached.
-        let lasts = !unreachable.addresses.is_empty();
-        if (lasts || self.status.is(ConnectionState::Up)) && self.unreachable.is_due(lasts, Instant::now()) {
-            let addresses = unreachable.addresses.join(", ");
-            let why = self.status.errors.current().map(ConnectionError::says);
-            if unreachable.all {
-                tracing::error!(
-                    addresses,
-                    why,
-                    remedy = "check advertised.listeners of the brokers",
-                    "{NOT_AT_ADVERTISED}"
-                );
-            } else {
-                tracing::warn!(
-                    addresses,
-                    why,
-                    remedy = "check that these brokers run, and their advertised.listeners",
-                    "some Kafka brokers are not reached at the addresses that they advertise: deliveries for what they \
-                     lead are refused"
-                );
-            }
+    }
+
+    /// Logs which brokers are not reached. What is said stays true until the bus is up, or, where it is, until all are
+    /// reached.
+    fn complain_of_addresses(&mut self, Unreachable { addresses, all }: Unreachable) {
+        let lasts = !addresses.is_empty();
+        if !lasts && !self.status.is(ConnectionState::Up) || !self.unreachable.is_due(lasts, Instant::now()) {
+            return;
+        }
+        let (addresses, why) = (addresses.join(", "), self.status.errors.current().map(ConnectionError::says));
+        let remedy = "check advertised.listeners of these brokers, and that they run";
+        if all {
+            tracing::error!(addresses, why, remedy, "{NOT_AT_ADVERTISED}");
+        } else {
+            let says = "some Kafka brokers are not reached at the addresses that they advertise";
+            tracing::warn!(addresses, why, remedy, "{says}: deliveries for what they lead are refused");
         }
     }
 

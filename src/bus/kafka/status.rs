@@ -79,7 +79,7 @@ impl Status {
 
     /// Up, logged where it was not.
     pub(super) fn up(&self) {
-        if !self.is(ConnectionState::Up) && self.connection.send_replace(ConnectionState::Up) != ConnectionState::Up {
+        if self.change(ConnectionState::Up, |now| now != ConnectionState::Up) {
             self.errors.clear();
             tracing::info!("Kafka can be reached");
         }
@@ -87,17 +87,14 @@ impl Status {
 
     /// Away, logged where it was up. Without effect while the brokers were never reached.
     pub(super) fn away(&self) {
-        let was_up = self.connection.send_if_modified(|connection| {
-            let was_up = *connection == ConnectionState::Up;
-            if was_up {
-                *connection = ConnectionState::Away;
-            }
-            was_up
-        });
-        if was_up {
+        if self.change(ConnectionState::Away, |now| now == ConnectionState::Up) {
             let why = self.errors.current().map(ConnectionError::says);
             tracing::warn!(why, "Kafka cannot be reached: deliveries are refused until it can");
         }
+    }
+
+    fn change(&self, connection: ConnectionState, changes: impl Fn(ConnectionState) -> bool) -> bool {
+        self.connection.send_if_modified(|now| changes(*now) && std::mem::replace(now, connection) != connection)
     }
 
     /// One message is kept.

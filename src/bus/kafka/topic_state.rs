@@ -126,3 +126,65 @@ impl TopicState {
         long && !std::mem::replace(&mut self.is_stalled, long)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::metadata::Partitions;
+    use super::super::topic_settings::Settings;
+    use super::*;
+
+    const CREATES: bool = true;
+
+    fn with_leaders(leaderless: usize) -> TopicMetadata {
+        TopicMetadata::Exists(Partitions { count: 3, replicas: 1, in_sync: 1, leaderless })
+    }
+
+    fn waits(state: &TopicState) -> bool {
+        matches!(state.readiness(CREATES), Readiness::Waits(_))
+    }
+
+    #[test]
+    fn a_new_topic_is_ready_once_its_partitions_answered_and_its_settings_were_asked_for() {
+        let mut state = TopicState::default();
+        assert!(waits(&state) && !state.is_open(), "nobody showed it yet");
+        state.show(TopicMetadata::Missing);
+        assert!(waits(&state) && state.is_missing());
+        assert_eq!(state.readiness(!CREATES), Readiness::Refused(TopicError::Missing));
+        state.show(with_leaders(0));
+        assert_eq!(state.new_partitions(), Some(3));
+        state.settings = SettingsCheck::NotShown;
+        assert!(waits(&state) && !state.is_open());
+        state.is_new = false;
+        assert!(state.readiness(CREATES) == Readiness::Ready && state.is_open());
+    }
+
+    #[test]
+    fn what_the_controller_refused_stays_refused_until_the_topic_is_there() {
+        let mut state = TopicState::default();
+        state.show(TopicMetadata::Missing);
+        state.creation = Some(TopicError::Replication);
+        state.show(TopicMetadata::Missing);
+        assert_eq!(state.readiness(CREATES), Readiness::Refused(TopicError::Replication));
+        state.show(with_leaders(0));
+        assert!(waits(&state));
+    }
+
+    #[test]
+    fn a_topic_without_a_leader_takes_messages_and_is_not_ready() {
+        let mut state = TopicState { settings: SettingsCheck::Checked(None), ..TopicState::default() };
+        state.show(with_leaders(1));
+        assert!(waits(&state) && state.is_open());
+    }
+
+    #[test]
+    fn a_topic_that_deletes_messages_is_forgotten_only_with_the_topic() {
+        let problem = Settings::read(|key| (key == "retention.ms").then_some("0")).fatal_problem(1).unwrap();
+        let settings = SettingsCheck::Checked(Some(problem.clone()));
+        let mut state = TopicState { settings, ..TopicState::default() };
+        state.show(with_leaders(0));
+        assert_eq!(state.readiness(CREATES), Readiness::Refused(TopicError::Deletes(problem)));
+        state.show(TopicMetadata::Missing);
+        state.show(with_leaders(0));
+        assert!(waits(&state), "it may have other settings now");
+    }
+}

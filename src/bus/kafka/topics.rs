@@ -154,6 +154,9 @@ impl Topics {
         let all = self.checked_all.elapsed() >= CHECK_ALL;
         let is_due = |state: &TopicState| state.exists() && (all || state.settings != SettingsCheck::Checked(None));
         let asked = self.topics_where(is_due);
+        if asked.is_empty() {
+            return;
+        }
         let Ok(admin) = Admin::open(&self.config) else { return };
         let answer = admin.settings(&asked, Instant::now() + DESCRIBE).await;
         let remedy = match &answer {
@@ -161,7 +164,7 @@ impl Topics {
                 "grant DescribeConfigs on them (kafka-acls --add --operation DescribeConfigs --topic PREFIX \
                  --resource-pattern-type prefixed)"
             }
-            None => "check the brokers: they do not answer this question; they are asked again",
+            None => "check the brokers: they did not answer in time",
         };
         if all && answer.is_some() {
             self.checked_all = Instant::now();
@@ -169,19 +172,18 @@ impl Topics {
         let shown = answer.unwrap_or_default();
         let hidden: Vec<_> = asked.iter().filter(|topic| !shown.contains_key(*topic)).collect();
         if !hidden.is_empty() && self.settings_hidden.pass().is_some() {
-            let says =
-                "the settings of Kafka topics are not shown to this login: whether they keep messages is not checked";
+            let says = "the brokers do not show how Kafka topics are set up: whether they keep messages is not checked";
             tracing::warn!(topics = names(hidden.iter().copied()), remedy, "{says}");
         }
-        for topic in hidden {
-            let settings = &mut self.state(topic).settings;
-            if *settings == SettingsCheck::NotAsked {
-                *settings = SettingsCheck::NotShown;
-            }
-        }
         self.check_sizes(status, &shown);
-        for (topic, settings) in shown {
-            self.state(&topic).settings = SettingsCheck::Checked(settings.fatal_problem(self.largest));
+        for topic in &asked {
+            let (largest, state) = (self.largest, self.state(topic));
+            match shown.get(topic) {
+                Some(settings) => state.settings = SettingsCheck::Checked(settings.fatal_problem(largest)),
+                None if state.settings == SettingsCheck::NotAsked => state.settings = SettingsCheck::NotShown,
+                // What was seen stays true until the brokers show otherwise.
+                None => {}
+            }
         }
     }
 
