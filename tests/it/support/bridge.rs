@@ -89,8 +89,8 @@ impl Bridge {
             line["listen"].as_str()?.parse().ok()
         };
         let deliveries = listens("listening for deliveries").expect("an address for deliveries");
-        let admin = listens("answering /livez").expect("an address of the admin listener");
-        let reader = listens("answering readers");
+        let admin = listens("listening for /livez").expect("an address of the admin listener");
+        let reader = listens("listening for readers");
         Ok(Self { child, lines, unread, stdout: pipe, deliveries, admin, reader })
     }
 
