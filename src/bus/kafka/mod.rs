@@ -1,16 +1,13 @@
-//! The adapter for Kafka, over librdkafka: a receipt comes once all replicas in sync have the message.
+//! The Kafka adapter, over librdkafka: a receipt comes once all replicas in sync have the message.
 //!
-//! | | |
-//! |---|---|
-//! | `producer`, `acknowledgement`, `refusal`, `batch_limit` | a message goes to librdkafka, and its report comes back |
-//! | `waiting` | messages that wait until their topic was seen |
-//! | `reconciler`, `replacement` | keeps the client and the connection in order |
-//! | `topics`, `topic_state`, `topic_settings`, `topic_error` | sees that topics exist and keep messages |
-//! | `status`, `connection_error` | what these share |
-//! | `metadata`, `admin`, `client` | questions to the brokers |
-//! | `inspect`, `findings` | `check --online` |
-//! | `tail`, `replay` | reading |
-//! | `settings`, `properties`, `property_names` | how clients are set up, and the user's part in it |
+//! - `producer`: one message and its receipt, with `acknowledgement`, `refusal` and `batch_limit`; `waiting` for messages
+//!   whose topic was not seen yet;
+//! - `status`: what producer and reconciler share, with `connection_error`; `reconciler` keeps it current, and the client
+//!   in order (`replacement`);
+//! - `topics`: sees that topics exist and keep messages, each a `topic_state`, with `topic_settings` and `topic_error`;
+//! - `client`, `metadata`, `admin`: questions to the brokers;
+//! - `inspect` and `findings` for `check --online`, `tail` and `replay` for readers;
+//! - `settings`: how each client is set up; `properties` and `property_names`: the user's part in that.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

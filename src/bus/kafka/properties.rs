@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unusable_value_is_quoted_only_where_it_is_is_printable() {
+    fn an_unusable_value_is_quoted_only_where_it_is_printable() {
         let mistakes = checked(&[("socket.timeout.ms", "soon"), ("ssl.key.pem", "hunter\u{0}2")]);
         assert!(mistakes[0].1.contains("soon"), "{mistakes:?}");
         assert_eq!(mistakes[1].1, "has a value that librdkafka does not take");

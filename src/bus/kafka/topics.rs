@@ -312,3 +312,22 @@ impl Topics {
         self.topics.entry(topic.clone()).or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::support::{config, within};
+    use super::*;
+
+    #[test]
+    fn other_routes_open_no_topic_that_deletes_what_it_acknowledged() {
+        let mut topics = Topics::new(config("a:1"), &within(&["sound", "deletes"]));
+        let deletes = Settings::read(|key| (key == "retention.ms").then_some("0")).fatal_problem(1);
+        assert!(deletes.is_some());
+        topics.state(&"sound".into()).settings = SettingsCheck::Checked(None);
+        topics.state(&"deletes".into()).settings = SettingsCheck::Checked(deletes.clone());
+        topics.replace(["sound", "deletes", "new"].map(Topic::from).into());
+        let settings = topics.topics.values().map(|state| &state.settings);
+        let checked_again = [&SettingsCheck::Checked(deletes), &SettingsCheck::NotAsked, &SettingsCheck::NotAsked];
+        assert_eq!(settings.collect::<Vec<_>>(), checked_again);
+    }
+}
