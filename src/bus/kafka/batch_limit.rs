@@ -1,8 +1,6 @@
 //! Batches of messages get smaller where a topic takes less: a broker refuses a batch as a whole, and nobody knows by
 //! how much it was too large.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use rdkafka::ClientConfig;
 use rdkafka::types::RDKafkaErrorCode as Code;
 
@@ -12,24 +10,6 @@ use crate::message::Message;
 /// Bytes of messages for one partition that go to the broker together, before compression; a larger one goes
 /// alone. Well below what a topic takes that nobody set up.
 pub(super) const DEFAULT: u64 = 256 * 1024;
-
-/// Bytes of a batch that every topic takes, as far as that is known.
-pub(super) struct BatchLimit(AtomicU64);
-
-impl BatchLimit {
-    pub(super) fn unknown() -> Self {
-        Self(AtomicU64::new(u64::MAX))
-    }
-
-    pub(super) fn bytes(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// Some topic takes no more than so many bytes. Whether that is news.
-    pub(super) fn lower(&self, bytes: u64) -> bool {
-        self.0.fetch_min(bytes.max(1), Ordering::Relaxed) > bytes
-    }
-}
 
 /// Bytes of a batch that this producer fills, as librdkafka understands its settings.
 pub(super) fn batch_size(producer: &ClientConfig) -> u64 {

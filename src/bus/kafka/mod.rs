@@ -22,7 +22,7 @@ use crate::message::Message;
 use crate::route::Topic;
 use producer::{Answer, Producer};
 use reconciler::Reconciler;
-use settings::{SCAN, Times};
+use settings::{SCAN, message_timeout};
 use status::{Status, TopicStatus};
 use topics::Topics;
 use waiting::WaitingMessages;
@@ -68,20 +68,20 @@ struct Kafka {
     producer: Arc<Producer>,
     waiting: Arc<WaitingMessages>,
     status: Arc<Status>,
-    times: Times,
+    message_timeout: Duration,
     reconciler: Mutex<Option<AbortOnDropHandle<()>>>,
 }
 
 /// Opens the adapter; see [`super::adapters::open`]. Within a runtime.
 pub(crate) fn open(config: &config::Kafka, setup: Setup) -> Result<Arc<dyn Bus>, OpenError> {
-    let times = Times::within(setup.publish_timeout);
+    let message_timeout = message_timeout(setup.publish_timeout);
     let status = Arc::new(Status::new(config.create_topics));
     let producer = Arc::new(Producer::open(settings::producer(config, &setup)?, Arc::clone(&status))?);
     let topics = Topics::new(config.clone(), &setup);
-    let patience = times.message.min(PROBE_MOST);
+    let patience = message_timeout.min(PROBE_MOST);
     let reconciler = Reconciler::new(Arc::clone(&producer), Arc::clone(&status), topics, patience);
     let reconciler = Mutex::new(Some(AbortOnDropHandle::new(tokio::spawn(reconciler.run()))));
-    Ok(Arc::new(Kafka { producer, waiting: Arc::default(), status, times, reconciler }))
+    Ok(Arc::new(Kafka { producer, waiting: Arc::default(), status, message_timeout, reconciler }))
 }
 
 async fn report(answer: oneshot::Receiver<Answer>) -> Answer {
@@ -107,7 +107,7 @@ impl Bus for Kafka {
             Some(TopicStatus::Ready) if self.waiting.is_empty() => Box::pin(report(self.producer.send(message))),
             Some(TopicStatus::Ready) | None => {
                 let (producer, status) = (Arc::clone(&self.producer), Arc::clone(&self.status));
-                let (turn, until) = (self.waiting.join(message.topic()), Instant::now() + self.times.message);
+                let (turn, until) = (self.waiting.join(message.topic()), Instant::now() + self.message_timeout);
                 Box::pin(async move {
                     let not_seen = |_| status.not_seen(message.topic());
                     let guard = timeout_at(until, turn.lock.lock()).await.map_err(not_seen)?;
@@ -133,7 +133,7 @@ impl Bus for Kafka {
         drop(self.reconciler.lock().unwrap_or_else(PoisonError::into_inner).take());
         let producer = Arc::clone(&self.producer);
         // Each message has its report by then: its own timeout, and the scan that finds it overdue.
-        let patience = self.times.message + 2 * SCAN;
+        let patience = self.message_timeout + 2 * SCAN;
         let closed = tokio::task::spawn_blocking(move || producer.close(patience));
         Box::pin(async move { drop(closed.await) })
     }

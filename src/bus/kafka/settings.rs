@@ -22,48 +22,31 @@ const MAX_REQUEST: u64 = 1_000_000_000;
 /// librdkafka looks for messages and requests that are overdue once a second only.
 pub(super) const SCAN: Duration = Duration::from_secs(1);
 
-/// Times that follow from how long an answer may take.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Times {
-    pub(super) message: Duration,
-    pub(super) request: Duration,
-    pub(super) socket: Duration,
-    pub(super) setup: Duration,
-    pub(super) backoff_first: Duration,
-    pub(super) backoff_most: Duration,
+/// How long a message may take until its report. 5 s give it 3.5 s, so that even an overdue one found by the next scan
+/// is answered before 4.8 s. Below 3.75 s the scan no longer fits and the message gets 60 %.
+pub(super) fn message_timeout(publish_timeout: Duration) -> Duration {
+    publish_timeout.saturating_sub(SCAN * 3 / 2).max(publish_timeout.mul_f64(0.6))
 }
 
-impl Times {
-    /// 5 s gives 3.5 s for the message, so that even an overdue one found by the next scan is
-    /// answered before 4.8 s. Below 3.75 s the scan no longer fits and the message gets 60 %.
-    pub(super) fn within(publish_timeout: Duration) -> Self {
-        let message = publish_timeout.saturating_sub(SCAN * 3 / 2).max(publish_timeout.mul_f64(0.6));
-        Self {
-            message,
-            request: message.mul_f64(6.0 / 7.0),
-            // Produce requests end with their message; what else a silent broker owes may take 3 s.
-            socket: message.max(Duration::from_secs(3)),
-            // 1 s is librdkafka's minimum.
-            setup: message.mul_f64(6.0 / 7.0).max(Duration::from_secs(1)),
-            backoff_first: (publish_timeout / 100).clamp(Duration::from_millis(10), Duration::from_millis(50)),
-            backoff_most: (publish_timeout / 10).clamp(Duration::from_millis(50), Duration::from_millis(500)),
-        }
-    }
+/// How long one request of such a message may take.
+fn request_timeout(publish_timeout: Duration) -> Duration {
+    message_timeout(publish_timeout).mul_f64(6.0 / 7.0)
 }
 
 /// A producer that answers within the limits, and answers only for what all replicas in sync have.
 pub(super) fn producer(config: &config::Kafka, setup: &Setup) -> Result<ClientConfig, OpenError> {
-    let times = Times::within(setup.publish_timeout);
+    let message = message_timeout(setup.publish_timeout);
     let largest = largest_message(setup.max_body);
     // The memory budget is the bridge's to refuse from: librdkafka has room for twice as much.
     let room = (setup.bytes_in_flight as u64).saturating_mul(2).saturating_add(64 << 20).max(2 * largest) / 1024;
-    let mut client = shared(config, &times)?;
+    let mut client = shared(config, setup.publish_timeout)?;
     client
         .set("request.required.acks", "all")
         .set("enable.idempotence", "true")
-        .set("message.timeout.ms", millis(times.message))
-        .set("request.timeout.ms", millis(times.request))
-        .set("socket.timeout.ms", millis(times.socket))
+        .set("message.timeout.ms", millis(message))
+        .set("request.timeout.ms", millis(request_timeout(setup.publish_timeout)))
+        // Produce requests end with their message; what else a silent broker owes may take 3 s.
+        .set("socket.timeout.ms", millis(message.max(Duration::from_secs(3))))
         .set("queue.buffering.max.ms", "1")
         .set("message.max.bytes", largest.to_string())
         .set("batch.size", batch_limit::DEFAULT.to_string())
@@ -77,14 +60,14 @@ pub(super) fn producer(config: &config::Kafka, setup: &Setup) -> Result<ClientCo
 
 /// A client that asks and administers: the user's properties, none of a producer's.
 pub(super) fn admin(config: &config::Kafka) -> Result<ClientConfig, OpenError> {
-    let mut client = shared(config, &Times::within(Duration::from_secs(5)))?;
+    let mut client = shared(config, Duration::from_secs(5))?;
     client.set("socket.timeout.ms", "8000");
     overridden(client, config)
 }
 
 /// A consumer that joins no group, commits nothing, never jumps and goes on at the end of a partition.
 pub(super) fn consumer(config: &config::Kafka) -> Result<ClientConfig, OpenError> {
-    let mut client = overridden(shared(config, &Times::within(Duration::from_secs(5)))?, config)?;
+    let mut client = overridden(shared(config, Duration::from_secs(5))?, config)?;
     client
         .set("group.id", "terra-bridge-tail")
         .set("enable.auto.commit", "false")
@@ -120,18 +103,22 @@ pub(crate) fn exposed_login(config: &config::Kafka) -> Option<Finding> {
 }
 
 /// What every client is told, under the names that librdkafka itself uses, so that the user's can replace ours.
-fn shared(config: &config::Kafka, times: &Times) -> Result<ClientConfig, OpenError> {
+fn shared(config: &config::Kafka, publish_timeout: Duration) -> Result<ClientConfig, OpenError> {
+    // 1 s is librdkafka's minimum.
+    let setup = request_timeout(publish_timeout).max(Duration::from_secs(1));
+    let backoff = (publish_timeout / 100).clamp(Duration::from_millis(10), Duration::from_millis(50));
+    let backoff_most = (publish_timeout / 10).clamp(Duration::from_millis(50), Duration::from_millis(500));
     let mut client = ClientConfig::new();
     client
         .set("metadata.broker.list", config.brokers.join(","))
         .set("client.id", "terra-bridge")
         .set("allow.auto.create.topics", "false")
-        .set("socket.connection.setup.timeout.ms", millis(times.setup))
+        .set("socket.connection.setup.timeout.ms", millis(setup))
         .set("socket.keepalive.enable", "true")
-        .set("reconnect.backoff.ms", millis(times.backoff_first))
-        .set("reconnect.backoff.max.ms", millis(times.backoff_most))
-        .set("retry.backoff.ms", millis(times.backoff_first))
-        .set("retry.backoff.max.ms", millis(times.backoff_most))
+        .set("reconnect.backoff.ms", millis(backoff))
+        .set("reconnect.backoff.max.ms", millis(backoff_most))
+        .set("retry.backoff.ms", millis(backoff))
+        .set("retry.backoff.max.ms", millis(backoff_most))
         .set("security.protocol", protocol(config))
         // That the other side closes a connection at once is said at this level.
         .set_log_level(RDKafkaLogLevel::Info);
@@ -223,7 +210,7 @@ mod tests {
             let client = producer(&config("127.0.0.1:1"), &setup).unwrap();
             let made: Result<rdkafka::producer::BaseProducer, _> = client.create();
             assert!(made.is_ok(), "{millis} ms: {:?}", made.err());
-            let message = Times::within(setup.publish_timeout).message;
+            let message = message_timeout(setup.publish_timeout);
             assert!(message < setup.publish_timeout, "{millis} ms");
         }
     }

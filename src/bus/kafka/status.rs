@@ -8,7 +8,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rdkafka::types::RDKafkaErrorCode as Code;
 use tokio::sync::{Notify, watch};
 
-use super::batch_limit::BatchLimit;
 use super::connection_error::{ConnectionError, ConnectionErrors};
 use super::refusal::{self, NOT_AT_ADVERTISED};
 use crate::bus::{ConnectionState, Refusal};
@@ -25,7 +24,8 @@ pub(super) struct Status {
     /// Whether no broker is reached at the address that it advertises.
     none_at_advertised: AtomicBool,
     receipts: AtomicU64,
-    batch_limit: BatchLimit,
+    /// Bytes of a batch that every topic takes, as far as that is known.
+    batch_limit: AtomicU64,
     requests: Mutex<Requests>,
     wake: Notify,
 }
@@ -63,7 +63,7 @@ impl Status {
             answered: AtomicBool::new(false),
             none_at_advertised: AtomicBool::new(false),
             receipts: AtomicU64::new(0),
-            batch_limit: BatchLimit::unknown(),
+            batch_limit: AtomicU64::new(u64::MAX),
             requests: Mutex::default(),
             wake: Notify::new(),
         }
@@ -175,14 +175,13 @@ impl Status {
         refusal::refusal(code, topic, self.errors.current(), self.creates_topics.load(Ordering::Relaxed))
     }
 
-    /// Bytes of a batch that every topic takes, as far as that is known.
     pub(super) fn batch_limit(&self) -> u64 {
-        self.batch_limit.bytes()
+        self.batch_limit.load(Ordering::Relaxed)
     }
 
     /// Some topic takes no more than so many bytes.
     pub(super) fn lower_batch_limit(&self, bytes: u64) {
-        if self.batch_limit.lower(bytes) {
+        if self.batch_limit.fetch_min(bytes.max(1), Ordering::Relaxed) > bytes {
             self.wake.notify_one();
         }
     }
