@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use super::Finding;
+use super::{Finding, Level};
 
 pub(super) fn finding(key: &str, says: &str, remedy: &str) -> Finding {
-    Finding::advice(key, says, remedy)
+    Finding { about: key.to_owned(), level: Level::Advice, says: says.to_owned(), remedy: Some(remedy.to_owned()) }
 }
 
 /// Whether what goes to `server`, a URL or a host with or without a port, surely stays on this machine.
