@@ -14,6 +14,7 @@ use crate::log;
 use crate::payload::Payload;
 use crate::route::Topic;
 use crate::signature::Delivery;
+use crate::vocabulary::TYPE_PREFIX;
 
 /// What CloudEvents' HTTP and NATS bindings percent-encode: all but printable ASCII, and of that
 /// space, double quote and percent.
@@ -239,7 +240,7 @@ fn attributes(delivery: &Delivery, id: DeliveryId, event_type: &str, key: &str) 
         ("specversion".into(), "1.0".to_owned()),
         ("id".into(), id.to_string()),
         ("source".into(), format!("/terra/{}", delivery.endpoint().name)),
-        ("type".into(), bounded(format!("co.tryterra.{event_type}"))),
+        ("type".into(), bounded(format!("{TYPE_PREFIX}{event_type}"))),
         ("time".into(), rfc3339(delivery.emitted_at())),
         ("partitionkey".into(), key.to_owned()),
     ]

@@ -1,6 +1,7 @@
 //! A message as it is read back from a bus, for people (`tail`) and programs (NDJSON).
 
 use bytes::Bytes;
+use percent_encoding::percent_decode_str;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 /// One kept message.
@@ -16,6 +17,30 @@ pub struct Record {
     pub time: jiff::Timestamp,
     pub headers: Vec<(String, String)>,
     pub payload: Bytes,
+}
+
+impl Record {
+    /// A header's value, whatever the case of its name.
+    pub fn header(&self, name: &str) -> Option<String> {
+        self.find(|header| header.eq_ignore_ascii_case(name))
+    }
+
+    /// An attribute of CloudEvents: its prefix is `ce_` on Kafka, `ce-` elsewhere.
+    pub fn attribute(&self, name: &str) -> Option<String> {
+        self.find(|header| match header.split_at_checked(3) {
+            Some((prefix, rest)) => {
+                ["ce_", "ce-"].iter().any(|ce| prefix.eq_ignore_ascii_case(ce)) && rest.eq_ignore_ascii_case(name)
+            }
+            None => false,
+        })
+    }
+
+    /// Kafka's headers are text, those of the other buses percent-encoded.
+    fn find(&self, is_meant: impl Fn(&str) -> bool) -> Option<String> {
+        let is_text = self.headers.iter().any(|(name, _)| name.starts_with("ce_"));
+        let (_, value) = self.headers.iter().find(|(name, _)| is_meant(name))?;
+        Some(if is_text { value.clone() } else { percent_decode_str(value).decode_utf8_lossy().into_owned() })
+    }
 }
 
 /// `topic, key, partition, offset, time, headers, payload`, the last as a string where it is UTF-8,

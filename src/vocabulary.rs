@@ -1,6 +1,9 @@
 //! The event types that Terra is known to send, in one table. From it come the routes, the topics created at the start, the
 //! links to fetch, the samples and the README's table. The vocabulary is open: a name that is not here is no error.
 
+/// Before the event type, in the `type` of a CloudEvent.
+pub const TYPE_PREFIX: &str = "co.tryterra.";
+
 /// One event type of the vendor's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Known {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Bus, Finding, OpenError, ReadError, Records, Replay, Setup, StartPosition, Wanted, embedded, kafka, nats};
+use super::{Bus, Finding, OpenError, Payloads, ReadError, Reading, Setup, StartPosition, embedded, kafka, nats};
 use crate::config;
 
 /// A bus that was opened.
@@ -35,41 +35,20 @@ pub async fn inspect(config: &config::Bus, setup: &Setup) -> Result<Vec<Finding>
     }
 }
 
-/// Those of the topics that the configured bus has, as far as this user may see them.
+/// Reads topics without disturbing any consumer.
 ///
 /// # Errors
-/// A bus that cannot be reached.
-pub async fn present(config: &config::Bus, topics: Vec<String>) -> Result<Vec<String>, ReadError> {
+/// A bus that cannot be reached; a start position that a partition does not have.
+pub async fn read(
+    config: &config::Bus,
+    topics: Vec<String>,
+    from: StartPosition,
+    payloads: Payloads,
+) -> Result<Reading, ReadError> {
     match config {
-        config::Bus::Embedded(config) => embedded::present(config, topics).await,
-        config::Bus::Kafka(config) => kafka::present(config, topics).await,
-        config::Bus::Nats(config) => nats::present(config, topics).await,
-    }
-}
-
-/// Reads what the configured bus keeps, without disturbing any consumer.
-///
-/// # Errors
-/// An unknown topic, a bus that cannot be reached.
-pub async fn tail(config: &config::Bus, topics: Vec<String>, from: StartPosition) -> Result<Records, ReadError> {
-    match config {
-        config::Bus::Embedded(config) => embedded::tail(config, topics, from).await,
-        config::Bus::Kafka(config) => kafka::tail(config, topics, from).await,
-        config::Bus::Nats(config) => nats::tail(config, topics, from).await,
-    }
-}
-
-/// Reads these topics from their earliest message, without disturbing any consumer. Records come without
-/// their payload unless it is wanted: NATS then does not send it at all.
-///
-/// # Errors
-/// An unknown topic, a bus that cannot be reached. In the stream: a bus that stays silent before it gave
-/// all that it keeps.
-pub async fn replay(config: &config::Bus, topics: Vec<String>, wanted: Wanted) -> Result<Replay, ReadError> {
-    match config {
-        config::Bus::Embedded(config) => embedded::replay(config, topics, wanted).await,
-        config::Bus::Kafka(config) => kafka::replay(config, topics, wanted).await,
-        config::Bus::Nats(config) => nats::replay(config, topics, wanted).await,
+        config::Bus::Embedded(config) => embedded::read(config, topics, from, payloads).await,
+        config::Bus::Kafka(config) => kafka::read(config, topics, from, payloads).await,
+        config::Bus::Nats(config) => nats::read(config, topics, from, payloads).await,
     }
 }
 

@@ -24,8 +24,10 @@ pub(crate) mod fakes;
 pub(crate) mod kafka;
 mod nats;
 mod plaintext;
+mod read;
 
 pub use crate::record::Record;
+pub use read::{Payloads, ReadError, Reading, Skipped, StartPosition, Step, Steps};
 
 /// A boxed future, so that an adapter can stand behind `dyn`.
 pub type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -153,6 +155,12 @@ impl From<log::OpenError> for OpenError {
     }
 }
 
+impl From<OpenError> for ReadError {
+    fn from(error: OpenError) -> Self {
+        Self(error.0)
+    }
+}
+
 /// What `check --online` found about one topic, one stream or the whole bus.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
@@ -184,37 +192,3 @@ pub enum Level {
     Advice,
     Mistake,
 }
-
-/// Where reading begins, in each partition of each topic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StartPosition {
-    Earliest,
-    /// Only what arrives from now on.
-    Latest,
-    /// Inclusive. For NATS: the stream's sequence.
-    Offset(u64),
-}
-
-/// An endless stream of records; an error ends it.
-pub type Records = Pin<Box<dyn futures_util::Stream<Item = Result<Record, ReadError>> + Send>>;
-
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct ReadError(pub String);
-
-/// What [`adapters::replay`] gives.
-#[derive(Debug)]
-pub enum Step {
-    Record(Record),
-    /// Once: all that was kept at the call was given. What follows arrived since.
-    CaughtUp,
-}
-
-/// An endless stream of steps; an error ends it.
-pub type Replay = Pin<Box<dyn futures_util::Stream<Item = Result<Step, ReadError>> + Send>>;
-
-/// Whether a payload is wanted, judged by the record without it.
-pub type Wanted = fn(&Record) -> bool;
-
-/// How long a replay waits for the next of the records that a bus says it keeps.
-const SILENCE: Duration = Duration::from_secs(20);

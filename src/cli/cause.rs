@@ -1,5 +1,4 @@
-//! Why a command got no answer, in words for people. Comes in: a client's error. Goes out: what happened, with a
-//! hint where there is one.
+//! Why a command got no answer over HTTP, in words for people.
 
 use std::error::Error;
 use std::io;
@@ -11,16 +10,17 @@ pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
         cause = inner;
     }
     if cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
-        return "connection refused; does the bridge run there?".to_owned();
+        return "connection refused; is the bridge running there?".to_owned();
     }
     if cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse) {
-        return format!("{cause}; is it HTTPS that is spoken there?");
+        return format!("{cause}; does that port speak HTTPS?");
     }
     match cause.downcast_ref::<rustls::Error>() {
-        Some(rustls::Error::InvalidMessage(_)) => "no TLS is spoken there; is it plain HTTP?".to_owned(),
+        Some(rustls::Error::InvalidMessage(_)) => "that port does not speak TLS; is it plain HTTP?".to_owned(),
         Some(rustls::Error::InvalidCertificate(_)) => {
             format!(
-                "{cause}; with --url this machine's authorities count, without it the certificate that is configured"
+                "{cause}; with --url the bridge needs a certificate from an authority that this machine trusts, without it the \
+                 configured one"
             )
         }
         _ => cause.to_string(),

@@ -1,104 +1,91 @@
-//! `check`: shows what the configuration comes to, and with `--online` what the bus says to it.
+//! `check`: shows the effective configuration and its routes, with advice, and with `--online` the state of the bus.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 use std::path::Path;
 
-use super::serve::Tls;
-use super::{CheckArgs, Failure, quiet_on_broken_pipe, setup};
+use super::args::CheckArgs;
+use super::failure::Failure;
+use super::serve::{Tls, setup};
+use super::terminal::print;
 use crate::bus::{self, Finding, Level};
-use crate::config::{Advice, Bus, Config, Endpoint, Ignored, Loaded};
+use crate::config::{Bus, Config, Endpoint, Ignored, Loaded};
 use crate::log::disk;
 use crate::route::{Route, RouteTable};
 use crate::server::descriptors::{self, Shares};
 use crate::spool;
 use crate::vocabulary::{KNOWN, is_link};
 
-/// Prints the effective configuration, the ignored variables and the routing table; every mistake was
-/// said before. Then the findings on the spool and on the bus, with `--online` what that says itself; fails where one
-/// is a mistake.
+/// Prints the effective configuration, the ignored variables and the routing table; every mistake in them was printed
+/// before. Then the findings on the spool and on the bus, with `--online` what the bus itself says; fails where one is
+/// a mistake.
 pub(super) async fn run(args: &CheckArgs, loaded: &Loaded, table: &RouteTable) -> Result<(), Failure> {
-    let mut text = format!("Configuration\n\n{}", indented(&loaded.effective.to_string()));
-    text.push_str(&ignored(&loaded.effective.ignored));
-    let _ = write!(text, "\nRoutes\n\n{}", routes(table));
-    print(&text)?;
-    if let Some(finding) = few_descriptors(descriptors::hard_limit(), loaded.config.server.max_connections) {
-        print(&format!("\nConnections\n\n{}", described(&[finding])))?;
-    }
-    let of_endpoints = [shared(&loaded.config.endpoints), dropped_links(&loaded.config, table)].concat();
-    if !of_endpoints.is_empty() {
-        print(&format!("\nEndpoints\n\n{}", described(&of_endpoints)))?;
-    }
-    let advice: Vec<_> = loaded.inventory.advice().into_iter().map(finding).collect();
-    if !advice.is_empty() {
-        print(&format!("\nAdvice\n\n{}", described(&advice)))?;
-    }
-    certificates(&loaded.config)?;
+    let config = &loaded.config;
+    let (effective, ignored) = (indented(&loaded.effective.to_string()), ignored(&loaded.effective.ignored));
+    print(&format!("Configuration\n\n{effective}{ignored}\nRoutes\n\n{}", routes(table)))?;
+    let connections = few_descriptors(descriptors::hard_limit(), config.server.max_connections);
+    section("Connections", connections.as_slice())?;
+    section("Endpoints", &[shared_secrets(&config.endpoints), dropped_links(config, table)].concat())?;
+    let probably_wrong = loaded.inventory.advice().into_iter().map(|one| advice(one.about(), one.says, one.remedy));
+    section("Advice", &probably_wrong.collect::<Vec<_>>())?;
+    // Whether the listeners can prove who they are.
+    Tls::load(config).map_err(|error| Failure::Mistake(error.to_string()))?;
     let failed = |error: bus::OpenError| Failure::Running(error.to_string());
-    let mut findings = Vec::new();
-    if let Some(config) = &loaded.config.spool {
-        findings = spool::inspect(config).map_err(failed)?;
-        print(&format!("\nSpool\n\n{}", described(&findings)))?;
+    let of_spool = config.spool.as_ref().map(spool::inspect).transpose().map_err(failed)?.unwrap_or_default();
+    section("Spool", &of_spool)?;
+    let mut of_bus: Vec<Finding> = bus::adapters::exposed_login(&config.bus).into_iter().collect();
+    let asked = match &config.bus {
+        _ if args.online => bus::adapters::inspect(&config.bus, &setup(config, table)).await,
+        Bus::Embedded(embedded) => Ok(open_to_others("embedded.dir", &embedded.dir)),
+        _ => Ok(Vec::new()),
+    };
+    let unasked = asked.map(|found| of_bus.extend(found)).err();
+    section("Bus", &of_bus)?;
+    if let Some(error) = unasked {
+        return Err(failed(error));
     }
-    let mut of_bus: Vec<Finding> = bus::adapters::exposed_login(&loaded.config.bus).into_iter().collect();
-    let mut unasked = None;
-    if let (Bus::Embedded(embedded), false) = (&loaded.config.bus, args.online) {
-        of_bus.extend(open_to_others("embedded.dir", &embedded.dir));
-    }
-    if args.online {
-        match bus::adapters::inspect(&loaded.config.bus, &setup(&loaded.config, table)).await {
-            Ok(found) => of_bus.extend(found),
-            Err(error) => unasked = Some(failed(error)),
-        }
-    }
-    if !of_bus.is_empty() {
-        print(&format!("\nBus\n\n{}", described(&of_bus)))?;
-        findings.extend(of_bus);
-    }
-    if let Some(failure) = unasked {
-        return Err(failure);
-    }
-    match findings.iter().filter(|finding| finding.level == Level::Mistake).count() {
+    match of_spool.iter().chain(&of_bus).filter(|finding| finding.level == Level::Mistake).count() {
         0 => print("\nNo mistakes.\n"),
-        mistakes => Err(Failure::Running(format!("not all is as it must be: {mistakes} to mend, see above"))),
+        1 => Err(Failure::Running("1 mistake to fix, see above".to_owned())),
+        mistakes => Err(Failure::Running(format!("{mistakes} mistakes to fix, see above"))),
     }
 }
 
-fn finding(advice: Advice) -> Finding {
-    let (about, Advice { says, remedy, .. }) = (advice.about(), advice);
-    Finding { about, level: Level::Advice, says, remedy: Some(remedy) }
+fn section(title: &str, findings: &[Finding]) -> Result<(), Failure> {
+    if findings.is_empty() { Ok(()) } else { print(&format!("\n{title}\n\n{}", described(findings))) }
+}
+
+fn advice(about: impl Into<String>, says: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    Finding { about: about.into(), level: Level::Advice, says: says.into(), remedy: Some(remedy.into()) }
 }
 
 /// Where the limit of open files leaves fewer connections than are wanted. The bridge's own may be another.
 fn few_descriptors(limit: Option<u64>, max_connections: usize) -> Option<Finding> {
     let connections = Shares::of(limit, descriptors::usually_open(), max_connections).deliveries;
-    (connections < max_connections).then(|| Finding {
-        about: "server.max_connections".into(),
-        level: Level::Advice,
-        says: format!(
-            "is {max_connections}, but so few files may be open here ({}) that a bridge has room for {connections}",
-            limit.unwrap_or(u64::MAX)
-        ),
-        remedy: Some("raise the hard limit where it runs (LimitNOFILE=, ulimit -Hn), or lower it".into()),
+    (connections < max_connections).then(|| {
+        let limit = limit.unwrap_or(u64::MAX);
+        advice(
+            "server.max_connections",
+            format!("is {max_connections}, but the limit of open files here ({limit}) leaves room for {connections}"),
+            "raise the hard limit where it runs (LimitNOFILE=, ulimit -Hn), or lower it",
+        )
     })
 }
 
 fn open_to_others(about: &str, dir: &Path) -> Vec<Finding> {
-    let open = disk::open_to_others(dir).into_iter();
-    open.map(|(says, remedy)| Finding { about: about.into(), level: Level::Advice, says, remedy: Some(remedy) })
-        .collect()
+    disk::open_to_others(dir).into_iter().map(|(says, remedy)| advice(about, says, remedy)).collect()
 }
 
 /// Endpoints that one secret opens, which is allowed.
-fn shared(endpoints: &[Endpoint]) -> Vec<Finding> {
+fn shared_secrets(endpoints: &[Endpoint]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (at, one) in endpoints.iter().enumerate() {
         let opens = |other: &&Endpoint| other.secrets.iter().any(|secret| one.secrets.contains(secret));
-        findings.extend(endpoints[at + 1..].iter().filter(opens).map(|other| Finding {
-            about: format!("endpoints.{} and endpoints.{}", one.name, other.name),
-            level: Level::Advice,
-            says: "have a secret in common: what is captured on its way to one is taken at the other".into(),
-            remedy: Some("give each its own: Terra has one for each environment and destination".into()),
+        findings.extend(endpoints[at + 1..].iter().filter(opens).map(|other| {
+            advice(
+                format!("endpoints.{} and endpoints.{}", one.name, other.name),
+                "have a secret in common: a delivery captured on its way to one is accepted by the other",
+                "give each its own: Terra has one for each environment and destination",
+            )
         }));
     }
     findings
@@ -106,26 +93,18 @@ fn shared(endpoints: &[Endpoint]) -> Vec<Finding> {
 
 /// Links that would be fetched, were their own type not dropped.
 fn dropped_links(config: &Config, table: &RouteTable) -> Vec<Finding> {
-    let links = || KNOWN.iter().map(|known| known.name).filter(|name| is_link(name));
     let dropped = |endpoint: &Endpoint| {
-        let of_it: Vec<_> = links().filter(|name| *table.resolve(&endpoint.name, name) == Route::Drop).collect();
-        (!of_it.is_empty()).then(|| Finding {
-            about: format!("endpoints.{}", endpoint.name),
-            level: Level::Advice,
-            says: format!("drops {}: what such links lead to is dropped with them", of_it.join(" and ")),
-            remedy: Some("give them a topic, unless you want nothing of what Terra sends by link".into()),
+        let is_dropped = |name: &&str| is_link(name) && *table.resolve(&endpoint.name, name) == Route::Drop;
+        let names: Vec<_> = KNOWN.iter().map(|known| known.name).filter(is_dropped).collect();
+        (!names.is_empty()).then(|| {
+            advice(
+                format!("endpoints.{}", endpoint.name),
+                format!("drops {}: what such links lead to is dropped with them", names.join(" and ")),
+                "give them a topic, unless you want nothing of what Terra sends by link",
+            )
         })
     };
     config.s3.iter().flat_map(|_| &config.endpoints).filter_map(dropped).collect()
-}
-
-/// Whether the listeners could prove themselves.
-fn certificates(config: &Config) -> Result<(), Failure> {
-    Tls::load(config).map(drop).map_err(|error| Failure::Mistake(error.to_string()))
-}
-
-fn print(text: &str) -> Result<(), Failure> {
-    quiet_on_broken_pipe(io::stdout().write_all(text.as_bytes()))
 }
 
 fn indented(text: &str) -> String {

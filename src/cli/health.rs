@@ -1,17 +1,14 @@
-//! `health`: whether the bridge that runs here lives. Asks the admin listener, as a container's
-//! health check would.
+//! `health`: asks the admin listener of the bridge on this machine whether it is alive, for a container's health check.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Empty;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 
 use super::cause::root_cause;
-use super::{Failure, reachable};
+use super::failure::Failure;
 use crate::config;
+use crate::server::{Trust, client, reachable};
 
 const DEADLINE: Duration = Duration::from_secs(2);
 
@@ -21,7 +18,7 @@ pub(super) async fn run(config: &config::Admin) -> Result<(), Failure> {
     // The address itself is a loopback `Host`, which the listener demands where it is on loopback.
     let url = format!("http://{}/livez", reachable(config.listen));
     let uri = url.parse().map_err(|error| Failure::Mistake(format!("{url}: {error}")))?;
-    let client: Client<HttpConnector, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+    let client = client::<Empty<Bytes>>(Trust::Pair(None)).map_err(Failure::Running)?;
     let status = match tokio::time::timeout(DEADLINE, client.get(uri)).await {
         Ok(Ok(reply)) => reply.status(),
         Ok(Err(error)) => return Err(failed(&url, root_cause(&error))),

@@ -1,186 +1,128 @@
-//! JSON for people's eyes. Comes in: JSON text. Goes out: its first lines, indented, each short
-//! enough for the terminal. Changes whitespace alone: order, duplicates and numbers stay as they are.
+//! JSON for people: the first lines of a text, indented, each short enough for the terminal. Changes whitespace alone:
+//! order, duplicates, numbers and escapes stay as they are, which no serializer of a parsed value does.
 
-use std::iter::Peekable;
-use std::str::CharIndices;
+use std::fmt;
 
-use serde::Serialize;
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::terminal::one_line;
 
 const INDENT: usize = 2;
 
-/// At most `lines` lines of at most `width` characters, and whether that was all of it.
+/// At most `limit` lines of at most `width` characters, and whether that was all of it.
 /// What fits on one line stays on one. Text that is not JSON is cut, not indented.
-pub(super) fn pretty(text: &str, width: usize, lines: usize) -> (Vec<String>, bool) {
-    let is_json = serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
-    let mut page = Page { width, limit: lines, lines: Vec::new(), line: String::new(), depth: 0 };
-    let whole = if is_json { page.json(text) } else { page.plain(text) };
-    (page.lines, whole)
-}
-
-/// One line, cut with `…` where it is longer than `width` characters; control characters, which
-/// could drive the terminal, shown as `�`.
-pub(super) fn one_line(text: &str, width: usize) -> String {
-    let mut rest = text.trim().chars().map(|c| if c.is_control() { '\u{fffd}' } else { c });
-    let mut line: String = rest.by_ref().take(width).collect();
-    if rest.next().is_some() {
-        line.pop();
-        line.push('…');
+pub(super) fn pretty(text: &str, width: usize, limit: usize) -> (Vec<String>, bool) {
+    let mut page = Page { width, limit, lines: Vec::new(), is_whole: true };
+    match serde_json::from_str(text) {
+        Ok(value) => page.value(0, "", value, ""),
+        Err(_) => text.lines().for_each(|line| page.line(0, line)),
     }
-    line
-}
-
-/// A value as JSON on one line. Control characters that JSON leaves as they are (DEL and U+0080 to U+009F, which
-/// some terminals obey) are escaped: the same value, and no command.
-pub(super) fn json_line(value: &impl Serialize) -> serde_json::Result<String> {
-    let json = serde_json::to_string(value)?;
-    let mut line = String::with_capacity(json.len() + 1);
-    for c in json.chars() {
-        // Outside of strings JSON has none.
-        if c.is_control() {
-            line += &format!("\\u{:04x}", u32::from(c));
-        } else {
-            line.push(c);
-        }
-    }
-    line.push('\n');
-    Ok(line)
-}
-
-/// Several lines, in which no character could drive the terminal.
-pub(super) fn harmless(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
+    (page.lines, page.is_whole)
 }
 
 struct Page {
     width: usize,
     limit: usize,
     lines: Vec<String>,
-    line: String,
-    depth: usize,
+    is_whole: bool,
 }
 
 impl Page {
-    fn plain(&mut self, text: &str) -> bool {
-        let mut whole = true;
-        for line in text.lines() {
+    /// Between what stands before it and behind it on its line.
+    fn value(&mut self, depth: usize, before: &str, value: &RawValue, after: &str) {
+        let room = self.width.saturating_sub(depth * INDENT + before.chars().count());
+        if let Some(short) = on_one_line(value, room) {
+            return self.line(depth, &format!("{before}{short}{after}"));
+        }
+        let Some(Parts { open, members, close }) = Parts::of(value) else {
+            return self.line(depth, &format!("{before}{}{after}", value.get()));
+        };
+        self.line(depth, &format!("{before}{open}"));
+        for (at, (key, member)) in members.iter().enumerate() {
             if self.lines.len() == self.limit {
-                return false;
+                break;
             }
-            whole &= line.chars().count() <= self.width;
-            self.lines.push(one_line(line, self.width));
+            let key = key.map(|key| format!("{key}: ")).unwrap_or_default();
+            self.value(depth + 1, &key, member, if at + 1 < members.len() { "," } else { "" });
         }
-        whole
+        self.line(depth, &format!("{close}{after}"));
     }
 
-    fn json(&mut self, text: &str) -> bool {
-        let mut tokens = Tokens { text, at: text.char_indices().peekable() };
-        let mut whole = true;
-        loop {
-            let before = tokens.clone();
-            let Some(token) = tokens.next() else { break };
-            match token {
-                "{" | "[" => {
-                    let room = self.width.saturating_sub(self.line.chars().count());
-                    if let Some((short, after)) = on_one_line(before, room) {
-                        self.line += &short;
-                        tokens = after;
-                    } else {
-                        self.line += token;
-                        self.depth += 1;
-                        whole &= self.end_line();
-                    }
+    fn line(&mut self, depth: usize, line: &str) {
+        if self.lines.len() == self.limit {
+            self.is_whole = false;
+            return;
+        }
+        let indent = (depth * INDENT).min(self.width);
+        let room = self.width - indent;
+        self.is_whole &= line.chars().count() <= room;
+        self.lines.push(" ".repeat(indent) + &one_line(line, room));
+    }
+}
+
+/// A scalar, or a container that takes at most `room` characters (one is kept for a comma).
+fn on_one_line(value: &RawValue, room: usize) -> Option<String> {
+    let text = value.get();
+    if !text.starts_with(['{', '[']) {
+        return Some(text.to_owned());
+    }
+    // So that a large one is not parsed to its end.
+    if text.chars().filter(|c| !c.is_whitespace()).take(room).count() == room {
+        return None;
+    }
+    let Parts { open, members, close } = Parts::of(value)?;
+    let member = |(key, member): &(Option<&str>, &RawValue)| {
+        let short = on_one_line(member, room)?;
+        Some(key.map_or(short.clone(), |key| format!("{key}: {short}")))
+    };
+    let members: Vec<String> = members.iter().map(member).collect::<Option<_>>()?;
+    let short = format!("{open}{}{close}", members.join(", "));
+    (short.chars().count() < room).then_some(short)
+}
+
+/// A container's brackets, and what is between them as it stands in the text, keys with their quotes.
+struct Parts<'a> {
+    open: char,
+    members: Vec<(Option<&'a str>, &'a RawValue)>,
+    close: char,
+}
+
+impl<'a> Parts<'a> {
+    fn of(container: &'a RawValue) -> Option<Self> {
+        serde_json::from_str(container.get()).ok()
+    }
+}
+
+impl<'de> Deserialize<'de> for Parts<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Container;
+
+        impl<'de> Visitor<'de> for Container {
+            type Value = Parts<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object or an array")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some((key, value)) = map.next_entry::<&RawValue, _>()? {
+                    members.push((Some(key.get()), value));
                 }
-                "}" | "]" => {
-                    self.depth -= 1;
-                    whole &= self.end_line();
-                    self.line += token;
+                Ok(Parts { open: '{', members, close: '}' })
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some(value) = seq.next_element()? {
+                    members.push((None, value));
                 }
-                "," => {
-                    self.line += token;
-                    whole &= self.end_line();
-                }
-                ":" => self.line += ": ",
-                scalar => self.line += scalar,
-            }
-            if self.lines.len() == self.limit {
-                // At the least a closing bracket is still to come.
-                return false;
+                Ok(Parts { open: '[', members, close: ']' })
             }
         }
-        whole && self.end_line()
-    }
 
-    /// Whether the line fitted.
-    fn end_line(&mut self) -> bool {
-        let fitted = self.line.chars().count() <= self.width;
-        self.lines.push(one_line_keeping_indent(&self.line, self.width));
-        self.line = " ".repeat(self.depth * INDENT);
-        fitted
-    }
-}
-
-fn one_line_keeping_indent(line: &str, width: usize) -> String {
-    let indent = line.len() - line.trim_start().len();
-    format!("{}{}", &line[..indent.min(width)], one_line(line, width.saturating_sub(indent)))
-}
-
-/// The container that begins there, and what follows it, where it takes at most `room` characters
-/// (one is kept for a comma).
-fn on_one_line(mut tokens: Tokens<'_>, room: usize) -> Option<(String, Tokens<'_>)> {
-    let mut short = String::new();
-    let mut depth = 0usize;
-    loop {
-        let token = tokens.next()?;
-        match token {
-            "{" | "[" => depth += 1,
-            "}" | "]" => depth -= 1,
-            _ => {}
-        }
-        short += token;
-        if matches!(token, "," | ":") {
-            short.push(' ');
-        }
-        if short.chars().count() >= room {
-            return None;
-        }
-        if depth == 0 {
-            return Some((short, tokens));
-        }
-    }
-}
-
-/// The tokens of valid JSON, as they stand in the text.
-#[derive(Clone)]
-struct Tokens<'a> {
-    text: &'a str,
-    at: Peekable<CharIndices<'a>>,
-}
-
-impl<'a> Iterator for Tokens<'a> {
-    type Item = &'a str;
-
-    fn next(&mut self) -> Option<&'a str> {
-        while self.at.next_if(|(_, c)| c.is_ascii_whitespace()).is_some() {}
-        let (start, first) = self.at.next()?;
-        match first {
-            '"' => self.string(),
-            '{' | '}' | '[' | ']' | ',' | ':' => {}
-            _ => while self.at.next_if(|(_, c)| !c.is_ascii_whitespace() && !"{}[],:".contains(*c)).is_some() {},
-        }
-        let end = self.at.peek().map_or(self.text.len(), |(end, _)| *end);
-        Some(&self.text[start..end])
-    }
-}
-
-impl Tokens<'_> {
-    fn string(&mut self) {
-        while let Some((_, c)) = self.at.next() {
-            match c {
-                '\\' => drop(self.at.next()),
-                '"' => return,
-                _ => {}
-            }
-        }
+        deserializer.deserialize_any(Container)
     }
 }
 
@@ -215,6 +157,16 @@ mod tests {
     }
 
     #[test]
+    fn deep_and_odd_json_is_cut_like_any_other() {
+        let deep = "[".repeat(1 << 20) + &"]".repeat(1 << 20);
+        let (lines, whole) = pretty(&deep, 40, 12);
+        assert_eq!((lines.len(), whole), (12, false));
+        assert_eq!(lines[1], "  [");
+        let (lines, whole) = pretty("{ \"a\" :\n[ 1,\r\n2 ] , \"\\ud800\": {} }", 40, 12);
+        assert_eq!((lines, whole), (vec![r#"{"a": [1, 2], "\ud800": {}}"#.to_owned()], true));
+    }
+
+    #[test]
     fn strings_are_left_alone() {
         let text = r#"{"a":"x, {\"y\":[1]} \\","b":"\u00e9"}"#;
         assert_eq!(pretty(text, 80, 5), (vec![r#"{"a": "x, {\"y\":[1]} \\", "b": "\u00e9"}"#.to_owned()], true));
@@ -226,17 +178,5 @@ mod tests {
         assert_eq!(lines, ["not json \u{fffd}[2J", "second"]);
         let (lines, _) = pretty("\"\u{9b}2J\"", 80, 5);
         assert_eq!(lines, ["\"\u{fffd}2J\""]);
-        assert_eq!(harmless("one\u{9b}2J\u{1b}[2J\ntwo"), "one\u{fffd}2J\u{fffd}[2J\ntwo");
-    }
-
-    #[test]
-    fn every_control_character_is_escaped_in_json_and_the_value_is_the_same() {
-        let all: String = (0..=0x11f).filter_map(char::from_u32).collect();
-        let line = json_line(&[all.as_str()]).unwrap();
-        let (line, end) = line.split_at(line.len() - 1);
-        assert_eq!(end, "\n");
-        assert!(!line.contains(char::is_control), "{line:?}");
-        assert!(line.contains("\\u007f\\u0080") && line.contains("\\u009f\u{a0}"), "{line}");
-        assert_eq!(serde_json::from_str::<[String; 1]>(line).unwrap(), [all]);
     }
 }

@@ -1,5 +1,4 @@
-//! What this process holds is for nobody else: secrets and health data lie in its memory and in the files that it
-//! makes. Comes in: nothing. Goes out: nothing; the system is told.
+//! Keeps what this process holds private: secrets and health data are in its memory and in the files that it makes.
 
 use rustix::fs::Mode;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior, umask};

@@ -13,7 +13,6 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::reload::{self, Parts, Reload};
-use super::setup;
 use crate::admin::Admin;
 use crate::bus::embedded::Api;
 use crate::bus::{self, Bus, ConnectionState, OpenError};
@@ -168,6 +167,16 @@ pub(super) async fn run(
         let _ = reader.await;
     }
     ended
+}
+
+/// What the bus needs to know of the configuration.
+pub(super) fn setup(config: &Config, routes: &RouteTable) -> bus::Setup {
+    bus::Setup {
+        topics: routes.topics(),
+        publish_timeout: config.bus_timeout(),
+        max_body: config.server.max_body,
+        bytes_in_flight: config.server.bytes_in_flight,
+    }
 }
 
 /// How many connections each listener may have. Raises the limit of open files as far as it goes.

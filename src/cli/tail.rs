@@ -1,25 +1,17 @@
-//! `tail`: what arrives on the bus, as it arrives. Comes in: records. Goes out: blocks for people, or
-//! one JSON object a line for programs. Knows no bus.
+//! `tail`: prints what arrives on the bus, in blocks for people or as one JSON object a line for programs.
 
-use std::borrow::Cow;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future};
 
-use super::pretty::{json_line, one_line, pretty};
-use super::{Failure, TailArgs, quiet_on_broken_pipe};
-use crate::bus::{self, Record, Records};
+use super::args::TailArgs;
+use super::failure::Failure;
+use super::pretty::pretty;
+use super::reading::{self, Topics, failed, few, until_ctrl_c};
+use super::terminal::{Style, json_line, one_line, quiet_on_broken_pipe, write_from_task};
+use crate::bus::{Payloads, Record, Step, Steps};
 use crate::config;
-
-pub(super) const EXAMPLES: &str = "\
-Like tail -f it begins with what arrives from now on; --from earliest begins with the oldest message \
-that is kept. Times are UTC. Colours only on a terminal, and never with NO_COLOR set.
-
-Examples:
-  terra-bridge tail
-  terra-bridge tail --from earliest --limit 3
-  terra-bridge tail terra.daily terra.sleep --from 1200
-  terra-bridge tail terra.daily --json | jq .headers";
+use crate::vocabulary::TYPE_PREFIX;
 
 /// Lines of a payload that people are shown.
 const PAYLOAD_LINES: usize = 12;
@@ -27,7 +19,7 @@ const PAYLOAD_LINES: usize = 12;
 /// Characters, where there is no terminal to measure.
 const WIDTH: usize = 100;
 
-/// What people see of the headers: name without a CloudEvents prefix, and what it is called here.
+/// What people see of the headers: the name of the header or attribute, and its label.
 const HEADERS: [(&str, &str); 7] = [
     ("type", "type"),
     ("id", "id"),
@@ -38,70 +30,43 @@ const HEADERS: [(&str, &str); 7] = [
     ("terra-claim-check-problem", "problem"),
 ];
 
-const TYPE_PREFIX: &str = "co.tryterra.";
-
 /// Of the 64 that a delivery id has.
 const ID_SHOWN: usize = 12;
 
-/// Those of the topics that the bus has, where nobody has named one. The others are named on stderr.
-pub(super) async fn present(config: &config::Bus, topics: Vec<String>) -> Result<Vec<String>, Failure> {
-    let running = |error: bus::ReadError| Failure::Running(error.to_string());
-    let present = bus::adapters::present(config, topics.clone()).await.map_err(running)?;
-    let absent: Vec<String> = topics.into_iter().filter(|topic| !present.contains(topic)).collect();
-    match (present.is_empty(), absent.is_empty()) {
-        (_, true) => Ok(present),
-        (false, false) => {
-            eprintln!("left out, as the bus does not show them: {}", few(&absent));
-            Ok(present)
-        }
-        (true, false) => Err(Failure::Running(format!(
-            "the bus shows none of the topics: {}; the bridge makes them when it starts, or see `terra-bridge check --online`",
-            few(&absent)
-        ))),
-    }
-}
-
 /// Prints until the limit, Ctrl-C or a broken pipe, which are all `Ok`.
-/// `topics` are those to read where the arguments name none.
-pub(super) async fn run(args: &TailArgs, config: &config::Bus, topics: Vec<String>) -> Result<(), Failure> {
-    let (named, config, from, limit, json) = (args.topics.clone(), config.clone(), args.from, args.limit, args.json);
-    let meant = meant(&named, &topics);
-    // A task of its own and a blocking place in it, so that Ctrl-C counts even while stdout blocks.
-    let following = tokio::spawn(async move {
-        let topics = if named.is_empty() { present(&config, topics).await? } else { named };
-        let waiting = format!("waiting for messages on {}; Ctrl-C ends", few(&topics));
-        let records = bus::adapters::tail(&config, topics, from).await;
-        let records = records.map_err(|error| Failure::Running(format!("{error}{meant}")))?;
+/// `routed` are the topics to read where the arguments name none.
+pub(super) async fn run(args: &TailArgs, config: &config::Bus, routed: Vec<String>) -> Result<(), Failure> {
+    let (config, from, limit, json) = (config.clone(), args.from, args.limit, args.json);
+    let meant = meant(&args.topics, &routed);
+    let topics = if args.topics.is_empty() { Topics::Routed(routed) } else { Topics::Named(args.topics.clone()) };
+    until_ctrl_c(async move {
+        let opened = reading::open(&config, &topics, from, Payloads::All).await;
+        let (topics, steps) = opened.map_err(|failure| failure.with(&meant))?;
         if io::stderr().is_terminal() {
-            eprintln!("{waiting}");
+            eprintln!("waiting for messages on {}; Ctrl-C ends", few(&topics));
         }
-        let look = Look::of_stdout();
-        follow(records, limit.map(|limit| limit.get()), |record| {
-            let text = if json { json_line(record)? } else { look.block(record) };
-            tokio::task::block_in_place(|| {
-                let mut stdout = io::stdout().lock();
-                stdout.write_all(text.as_bytes())?;
-                stdout.flush()
-            })
-        })
-        .await
-    });
-    tokio::select! {
-        ended = following => ended.unwrap_or_else(|error| Err(Failure::Running(error.to_string()))),
-        _ = tokio::signal::ctrl_c() => Ok(()),
-    }
+        let style = Style::of_stdout();
+        let print = |record: &Record| {
+            let text = if json { json_line(record)? } else { block(style, record) };
+            write_from_task(&text)
+        };
+        follow(steps, limit.map(|limit| limit.get()), print).await
+    })
+    .await
 }
 
 async fn follow(
-    records: Records,
+    steps: Steps,
     limit: Option<u64>,
     mut print: impl FnMut(&Record) -> io::Result<()>,
 ) -> Result<(), Failure> {
     let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let records = steps.filter(|step| future::ready(!matches!(step, Ok(Step::CaughtUp))));
     let mut records = records.take(limit);
-    while let Some(record) = records.next().await {
-        let record = record.map_err(|error| Failure::Running(error.to_string()))?;
-        if let Err(error) = print(&record) {
+    while let Some(step) = records.next().await {
+        if let Step::Record(record) = step.map_err(failed)?
+            && let Err(error) = print(&record)
+        {
             return quiet_on_broken_pipe(Err(error));
         }
     }
@@ -110,87 +75,52 @@ async fn follow(
 
 /// For a type in place of its topic.
 fn meant(named: &[String], routed: &[String]) -> String {
-    let whole =
-        |name: &&String| routed.iter().find(|topic| topic.strip_suffix(*name).is_some_and(|rest| rest.ends_with('.')));
-    let meant: Vec<_> = named.iter().filter(|name| !routed.contains(name)).filter_map(|name| whole(&name)).collect();
-    if meant.is_empty() {
-        return String::new();
-    }
-    let meant: Vec<_> = meant.into_iter().map(String::as_str).collect();
-    format!("; did you mean {}?", meant.join(" "))
+    let is_whole = |topic: &str, name: &str| topic.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'));
+    let whole = |name: &String| routed.iter().find(|topic| is_whole(topic, name)).map(String::as_str);
+    let meant: Vec<&str> = named.iter().filter(|name| !routed.contains(name)).filter_map(whole).collect();
+    if meant.is_empty() { String::new() } else { format!("; did you mean {}?", meant.join(" ")) }
 }
 
-fn few(topics: &[String]) -> String {
-    let more = topics.len().saturating_sub(3);
-    let named = topics[..topics.len() - more].join(", ");
-    if more > 0 { format!("{named} and {more} more") } else { named }
+/// For people: several lines, the last one empty.
+fn block(style: Style, record: &Record) -> String {
+    let (topic, time) = (one_line(&record.topic, WIDTH), format!("{:.3}", record.time));
+    let mut text = format!(
+        "{}  {}  partition {} offset {}",
+        style.paint("1;36", &topic),
+        style.paint("2", &time),
+        record.partition,
+        record.offset
+    );
+    if let Some(key) = &record.key {
+        text += &format!("  key {}", one_line(key, WIDTH));
+    }
+    let headers: Vec<String> = HEADERS.iter().filter_map(|header| labelled(style, record, *header)).collect();
+    let headers = (!headers.is_empty()).then(|| headers.join("  "));
+    for line in headers.into_iter().chain(payload(style, record)) {
+        text += &format!("\n  {line}");
+    }
+    text + "\n\n"
 }
 
-/// How records look to people.
-struct Look {
-    /// Characters.
-    width: usize,
-    colours: bool,
+fn labelled(style: Style, record: &Record, (name, label): (&str, &str)) -> Option<String> {
+    let value = record.attribute(name).or_else(|| record.header(name))?;
+    let mut value = one_line(value.strip_prefix(TYPE_PREFIX).unwrap_or(&value), WIDTH);
+    if name == "id" {
+        value = value.chars().take(ID_SHOWN).collect();
+    }
+    Some(format!("{} {value}", style.paint("2", label)))
 }
 
-impl Look {
-    fn of_stdout() -> Self {
-        let stdout = io::stdout();
-        let size = rustix::termios::tcgetwinsize(&stdout).map(|size| usize::from(size.ws_col));
-        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self {
-            width: size.ok().filter(|columns| *columns > 0).unwrap_or(WIDTH),
-            colours: stdout.is_terminal() && !plain,
-        }
+fn payload(style: Style, record: &Record) -> Vec<String> {
+    let bytes = record.payload.len();
+    let Ok(text) = std::str::from_utf8(&record.payload) else {
+        return vec![style.paint("2", &format!("{bytes} bytes, not UTF-8"))];
+    };
+    let (mut lines, is_whole) = pretty(text, style.width.unwrap_or(WIDTH).saturating_sub(2), PAYLOAD_LINES);
+    if !is_whole {
+        lines.push(style.paint("2", &format!("… {bytes} bytes in all")));
     }
-
-    /// Several lines, the last one empty.
-    fn block(&self, record: &Record) -> String {
-        let mut text = format!(
-            "{}  {}  partition {} offset {}",
-            self.paint("1;36", &one_line(&record.topic, WIDTH)),
-            self.paint("2", &format!("{:.3}", record.time)),
-            record.partition,
-            record.offset
-        );
-        if let Some(key) = &record.key {
-            text += &format!("  key {}", one_line(key, WIDTH));
-        }
-        text.push('\n');
-        let headers: Vec<String> = HEADERS.iter().filter_map(|header| self.header(record, *header)).collect();
-        if !headers.is_empty() {
-            text += &format!("  {}\n", headers.join("  "));
-        }
-        for line in self.payload(record) {
-            text += &format!("  {line}\n");
-        }
-        text.push('\n');
-        text
-    }
-
-    fn header(&self, record: &Record, (name, called): (&str, &str)) -> Option<String> {
-        let plain = |of: &str| of.strip_prefix("ce_").or_else(|| of.strip_prefix("ce-")).unwrap_or(of) == name;
-        let (_, value) = record.headers.iter().find(|(of, _)| plain(of))?;
-        let value = one_line(value.strip_prefix(TYPE_PREFIX).unwrap_or(value), WIDTH);
-        let value: Cow<'_, str> = if name == "id" { value.chars().take(ID_SHOWN).collect() } else { value.into() };
-        Some(format!("{} {value}", self.paint("2", called)))
-    }
-
-    fn payload(&self, record: &Record) -> Vec<String> {
-        let bytes = record.payload.len();
-        let Ok(text) = std::str::from_utf8(&record.payload) else {
-            return vec![self.paint("2", &format!("{bytes} bytes, not UTF-8"))];
-        };
-        let (mut lines, whole) = pretty(text, self.width.saturating_sub(2), PAYLOAD_LINES);
-        if !whole {
-            lines.push(self.paint("2", &format!("… {bytes} bytes in all")));
-        }
-        lines
-    }
-
-    fn paint(&self, code: &str, text: &str) -> String {
-        if self.colours { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
-    }
+    lines
 }
 
 #[cfg(test)]
@@ -219,15 +149,15 @@ mod tests {
         }
     }
 
-    fn records(all: Vec<Result<Record, ReadError>>) -> Records {
-        Box::pin(stream::iter(all))
+    fn records(all: Vec<Result<Record, ReadError>>) -> Steps {
+        Box::pin(stream::iter(all).map(|record| record.map(Step::Record)))
     }
 
-    const PLAIN: Look = Look { width: 40, colours: false };
+    const PLAIN: Style = Style { width: Some(40), has_colours: false };
 
     #[test]
     fn people_see_where_it_lies_what_it_is_and_how_it_begins() {
-        let block = PLAIN.block(&record(42, r#"{"type":"daily","user":{"user_id":"u-1"},"data":[]}"#));
+        let block = block(PLAIN, &record(42, r#"{"type":"daily","user":{"user_id":"u-1"},"data":[]}"#));
         assert_eq!(
             block,
             "terra.daily  2026-07-14T05:01:10.250Z  partition 2 offset 42  key u-1\n\
@@ -244,20 +174,20 @@ mod tests {
     fn people_see_of_a_large_payload_only_its_beginning_and_size() {
         let numbers: Vec<String> = (0..1000).map(|n| n.to_string()).collect();
         let payload = format!("[{}]", numbers.join(","));
-        let block = PLAIN.block(&record(1, payload.clone()));
-        assert_eq!(block.lines().count(), 2 + PAYLOAD_LINES + 2, "{block}");
-        assert!(block.ends_with(&format!("… {} bytes in all\n\n", payload.len())), "{block}");
-        assert!(PLAIN.block(&record(1, vec![0xff, 0xfe])).contains("\n  2 bytes, not UTF-8\n"));
+        let shown = block(PLAIN, &record(1, payload.clone()));
+        assert_eq!(shown.lines().count(), 2 + PAYLOAD_LINES + 2, "{shown}");
+        assert!(shown.ends_with(&format!("… {} bytes in all\n\n", payload.len())), "{shown}");
+        assert!(block(PLAIN, &record(1, vec![0xff, 0xfe])).contains("\n  2 bytes, not UTF-8\n"));
     }
 
     #[test]
     fn colours_only_where_wanted_and_escapes_never() {
-        let coloured = Look { width: 40, colours: true };
-        assert!(coloured.block(&record(1, "{}")).starts_with("\x1b[1;36mterra.daily\x1b[0m"));
+        let coloured = Style { has_colours: true, ..PLAIN };
+        assert!(block(coloured, &record(1, "{}")).starts_with("\x1b[1;36mterra.daily\x1b[0m"));
         let mut hostile = record(1, "{}");
         hostile.key = Some("\x1b[2J".to_owned());
         hostile.headers[3].1 = "\x1b]0;x\x07".to_owned();
-        assert!(!PLAIN.block(&hostile).contains('\x1b'));
+        assert!(!block(PLAIN, &hostile).contains('\x1b'));
     }
 
     #[test]
@@ -273,8 +203,8 @@ mod tests {
 
     #[tokio::test]
     async fn limit_ends_an_endless_stream() {
-        let endless: Records =
-            Box::pin(stream::iter(0..).map(|offset| Ok(record(offset, "{}"))).chain(stream::pending()));
+        let endless = stream::iter(0..).map(|offset| Ok(Step::Record(record(offset, "{}"))));
+        let endless: Steps = Box::pin(stream::iter([Ok(Step::CaughtUp)]).chain(endless).chain(stream::pending()));
         let mut seen = Vec::new();
         let ended = follow(endless, Some(3), |record| {
             seen.push(record.offset);
@@ -300,12 +230,5 @@ mod tests {
         let meant = |named: &[&str]| meant(&named.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>(), &routed);
         assert_eq!(meant(&["daily", "lab_report", "sleep", "other"]), "; did you mean terra.daily terra.lab_report?");
         assert_eq!(meant(&["terra.daily", "ily"]), "");
-    }
-
-    #[test]
-    fn a_few_topics_are_named() {
-        let topics: Vec<String> = ["a", "b", "c", "d"].map(str::to_owned).to_vec();
-        assert_eq!(few(&topics[..1]), "a");
-        assert_eq!(few(&topics), "a, b, c and 1 more");
     }
 }

@@ -2,23 +2,23 @@
 //!
 //! `timer` times a connection, `backlog` a client that does not read, `slots` bounds their number; `body` reads a body, `tls`
 //! serves certificates; `errors` logs connections that fail, with the help of `first_bytes`; `descriptors` shares out file
-//! descriptors, `host` checks the `Host` header, `pinned_client` is the other end, for the commands.
+//! descriptors, `host` checks the `Host` header, `client` is the other end, for the commands.
 
 mod backlog;
 mod body;
+mod client;
 mod timer;
 pub mod descriptors;
 mod errors;
 mod first_bytes;
 mod host;
-mod pinned_client;
 mod slots;
 mod tls;
 
 pub use body::{Body, BodyError, BodyLimits, has_content_encoding};
+pub(crate) use client::{Trust, client, reachable, scheme};
 pub use errors::ConnectionLog;
 pub(crate) use host::{is_loopback, loopback_host};
-pub(crate) use pinned_client::{connector, scheme};
 pub use tls::{CertificateError, Certificates, Reloaded};
 
 use std::convert::Infallible;

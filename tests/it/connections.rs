@@ -199,7 +199,7 @@ fn check_compares_the_limit_of_open_files_with_the_connections() {
     let output = limited.output().expect("it runs");
     let said = String::from_utf8(output.stdout).expect("text");
     assert!(output.status.success(), "{said}");
-    assert!(said.contains("server.max_connections: is 10000, but so few files may be open here (256)"), "{said}");
+    assert!(said.contains("server.max_connections: is 10000, but the limit of open files here (256)"), "{said}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Output, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
@@ -319,6 +319,33 @@ fn a_group_of_kafka_stays_where_it_is() {
     };
     assert_eq!(committed(&consumer), Offset::Offset(1));
     assert_eq!(committed(&member("terra-bridge-tail")), Offset::Invalid, "nor did the command leave a place");
+}
+
+/// The mark of a transaction takes an offset and is no record.
+#[test]
+fn partitions_that_end_in_the_mark_of_a_transaction_are_read_to_their_end_at_once() {
+    use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+    let Some(broker) = Broker::kafka() else { return };
+    let brokers = format!("127.0.0.1:{}", broker.port());
+    let bus = Bus::kafka_at(brokers.clone());
+    let replicas = Replicas::of(&bus);
+    replicas.deliver(0, &sending("r", 2));
+    replicas.deliver(0, &chunk("r", "daily", 0));
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &brokers).set("transactional.id", unique());
+    let producer: BaseProducer = config.create().expect("a producer");
+    producer.init_transactions(WITHIN).expect("a coordinator");
+    producer.begin_transaction().expect("begun");
+    for topic in ["daily", "sleep", "large_request_sending"] {
+        let topic = bus.topic(topic);
+        producer.send(BaseRecord::<str, str>::to(&topic).partition(0).payload("of another program")).expect("room");
+    }
+    producer.flush(WITHIN).expect("sent");
+    producer.commit_transaction(WITHIN).expect("committed");
+    let began = Instant::now();
+    let all = objects(&[], &beside(&bus, &replicas.0[0]));
+    assert_eq!((&of(&all, "r")["arrived"], &of(&all, "r")["expected"]), (&1.into(), &2.into()));
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
 }
 
 #[test]

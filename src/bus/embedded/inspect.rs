@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bytesize::ByteSize;
 
-use super::tail::Client;
+use super::client::Client;
 use crate::bus::{Finding, Level, OpenError, Setup};
 use crate::config;
 use crate::log::disk;

@@ -1,8 +1,8 @@
 //! The embedded adapter: the durable log as a bus, read over HTTP.
 //! Comes in: messages. Goes out: receipts, each after an fsync: what they rest on stands in `log`.
 //!
-//! `api` and `follow` are how others read it (`room`: what they hold together, `wire`: the lines), `tail`, `replay`
-//! and `inspect` the commands.
+//! Others read it through `api` and `follow` (`room`: what they hold together). The commands use `client`, whose answers
+//! `wire` parses: `read` and `inspect`.
 
 use std::sync::Arc;
 
@@ -16,17 +16,16 @@ use crate::message::Message;
 use crate::route::Topic;
 
 mod api;
+mod client;
 mod follow;
 mod inspect;
-mod replay;
+mod read;
 mod room;
-mod tail;
 mod wire;
 
 pub use api::Api;
 pub use inspect::inspect;
-pub use replay::replay;
-pub use tail::{present, tail};
+pub use read::read;
 
 struct Embedded {
     log: Log,

@@ -6,7 +6,7 @@
 //!   in order (`replacement`);
 //! - `topics`: sees that topics exist and keep messages, each a `topic_state`, with `topic_settings` and `topic_error`;
 //! - `client`, `metadata`, `admin`: questions to the brokers;
-//! - `inspect` and `findings` for `check --online`, `tail` and `replay` for readers;
+//! - `inspect` and `findings` for `check --online`, `read` for readers;
 //! - `settings`: how each client is set up; `properties` and `property_names`: the user's part in that.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,13 +38,12 @@ mod metadata;
 mod producer;
 mod properties;
 mod property_names;
+mod read;
 mod reconciler;
 mod refusal;
 mod replacement;
-mod replay;
 mod settings;
 mod status;
-mod tail;
 mod topic_error;
 mod topic_settings;
 mod topic_state;
@@ -57,9 +56,8 @@ mod tests;
 pub(crate) use inspect::inspect;
 pub(crate) use properties::check as check_properties;
 pub(crate) use property_names::is_printable;
-pub(crate) use replay::replay;
+pub(crate) use read::read;
 pub(crate) use settings::exposed_login;
-pub(crate) use tail::{present, tail};
 
 /// The most that one question to the brokers may take while the connection is watched.
 const PROBE_MOST: Duration = Duration::from_secs(2);

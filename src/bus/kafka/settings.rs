@@ -65,7 +65,7 @@ pub(super) fn admin(config: &config::Kafka) -> Result<ClientConfig, OpenError> {
     overridden(client, config)
 }
 
-/// A consumer that joins no group, commits nothing, never jumps and goes on at the end of a partition.
+/// A consumer that joins no group, commits nothing, never skips a record and is told the end of a partition.
 pub(super) fn consumer(config: &config::Kafka) -> Result<ClientConfig, OpenError> {
     let mut client = overridden(shared(config, Duration::from_secs(5))?, config)?;
     client
@@ -75,7 +75,7 @@ pub(super) fn consumer(config: &config::Kafka) -> Result<ClientConfig, OpenError
         .set("auto.offset.reset", "error")
         .set("allow.auto.create.topics", "false")
         .set("allow.auto.create.topics", "false")
-        .set("enable.partition.eof", "false")
+        .set("enable.partition.eof", "true")
         .set("fetch.message.max.bytes", (16 << 20).to_string())
         .set("queued.min.messages", "1000");
     Ok(client)
@@ -270,14 +270,14 @@ mod tests {
     }
 
     #[test]
-    fn a_tail_commits_nothing_and_does_not_end_whatever_the_properties_say() {
+    fn a_reader_commits_nothing_and_is_told_the_end_of_a_partition_whatever_the_properties_say() {
         let mut config = config("a:1");
         config.properties.insert("enable.auto.commit".to_owned(), Secret::new("true"));
-        config.properties.insert("enable.partition.eof".to_owned(), Secret::new("true"));
+        config.properties.insert("enable.partition.eof".to_owned(), Secret::new("false"));
         config.properties.insert("group.id".to_owned(), Secret::new("analytics"));
         let client = consumer(&config).unwrap();
         assert_eq!(client.get("enable.auto.commit"), Some("false"));
-        assert_eq!(client.get("enable.partition.eof"), Some("false"));
+        assert_eq!(client.get("enable.partition.eof"), Some("true"));
         assert_eq!(client.get("group.id"), Some("terra-bridge-tail"));
     }
 }

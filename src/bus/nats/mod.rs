@@ -8,17 +8,15 @@ mod foresee;
 mod inspect;
 mod object;
 mod publish;
+mod read;
 mod refusal;
-mod replay;
 mod settings;
 mod stream;
 mod stream_error;
 mod subjects;
-mod tail;
 
 pub(super) use inspect::inspect;
-pub(super) use replay::replay;
-pub(super) use tail::{present, tail};
+pub(super) use read::read;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};

@@ -11,9 +11,9 @@ use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use tokio::sync::watch;
 
 use super::super::client::{self, QueryContext};
+use super::super::settings;
 use super::super::status::{Status, TopicStatus};
-use super::super::{settings, tail};
-use crate::bus::{Bus, ConnectionState, Receipt, Record, Refusal, Setup, StartPosition};
+use crate::bus::{Bus, ConnectionState, Payloads, Receipt, Record, Refusal, Setup, StartPosition, Step};
 use crate::config;
 use crate::message::Message;
 
@@ -96,9 +96,14 @@ pub(super) async fn reaches(mut connection: watch::Receiver<ConnectionState>, wa
 }
 
 pub(super) async fn read(config: &config::Kafka, topic: &str, from: StartPosition, count: usize) -> Vec<Record> {
-    let records = tail(config, vec![topic.to_owned()], from).await.unwrap();
-    let records = records.take(count).map(Result::unwrap).collect();
-    tokio::time::timeout(PATIENCE, records).await.unwrap()
+    let steps = super::super::read(config, vec![topic.to_owned()], from, Payloads::All).await.unwrap().steps;
+    let records = steps.filter_map(|step| async {
+        match step.unwrap() {
+            Step::Record(record) => Some(record),
+            Step::CaughtUp => None,
+        }
+    });
+    tokio::time::timeout(PATIENCE, records.take(count).collect()).await.unwrap()
 }
 
 /// Changes one setting of a topic.

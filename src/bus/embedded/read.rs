@@ -1,0 +1,171 @@
+//! Reads topics of the embedded log for the commands. Asks the running bridge, since the log belongs to one process.
+
+use futures_util::future::try_join_all;
+use futures_util::stream;
+
+use super::client::{Client, Lines, TopicState};
+use crate::bus::read::{Progress, Source, merge};
+use crate::bus::{Payloads, ReadError, Reading, Record, StartPosition};
+use crate::config;
+
+/// Reads kept messages and what arrives later, each topic in a request of its own.
+pub async fn read(
+    config: &config::Embedded,
+    topics: Vec<String>,
+    from: StartPosition,
+    payloads: Payloads,
+) -> Result<Reading, ReadError> {
+    let client = Client::new(config)?;
+    let mut known = client.topics().await?;
+    known.retain(|known| topics.contains(&known.topic));
+    let is_missing = |topic: &String| !known.iter().any(|known| known.topic == *topic);
+    let skipped = topics.into_iter().filter(is_missing).map(|topic| (topic.clone(), missing(&topic))).collect();
+    let followed = known.into_iter().map(async |topic| {
+        let lines = client.follow(&topic.topic, from).await?;
+        Ok::<_, ReadError>(source(topic, lines, from, payloads))
+    });
+    Ok(Reading { skipped, steps: merge(try_join_all(followed).await?) })
+}
+
+fn missing(topic: &str) -> ReadError {
+    ReadError(format!("{topic}: no such topic; check that the bridge runs with these routes"))
+}
+
+fn source(
+    TopicState { topic, earliest, next, .. }: TopicState,
+    lines: Lines,
+    from: StartPosition,
+    payloads: Payloads,
+) -> Source {
+    let is_behind = match from {
+        StartPosition::Earliest => earliest < next,
+        StartPosition::Latest => false,
+        StartPosition::Offset(offset) => offset.max(earliest) < next,
+    };
+    let progress = stream::try_unfold((topic, lines), move |(topic, mut lines)| async move {
+        let record = lines.record(&topic).await?.ok_or_else(|| ReadError(format!("{topic}: the bridge stopped")))?;
+        let is_caught_up = record.offset + 1 >= next;
+        let record = Some(strip_payload(record, payloads));
+        Ok(Some((Progress { record, is_caught_up }, (topic, lines))))
+    });
+    Source { is_behind, progress: Box::pin(progress) }
+}
+
+fn strip_payload(mut record: Record, payloads: Payloads) -> Record {
+    let payload = std::mem::take(&mut record.payload);
+    if payloads.include(&record) {
+        record.payload = payload;
+    }
+    record
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use futures_util::StreamExt;
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioIo;
+
+    use super::super::{Api, inspect};
+    use super::*;
+    use crate::bus::{Level, Setup, Step};
+    use crate::config::Secret;
+    use crate::log::{Settings, Store};
+    use crate::message::Message;
+
+    fn config(dir: &std::path::Path, listen: SocketAddr, token: Option<&str>) -> config::Embedded {
+        config::Embedded {
+            dir: dir.to_owned(),
+            listen,
+            token: token.map(Secret::new),
+            tls: None,
+            retention: Duration::from_secs(7 * 24 * 3600),
+            max_bytes: 1 << 30,
+            reserve: 0,
+        }
+    }
+
+    async fn serve(api: Api) -> SocketAddr {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                let api = api.clone();
+                let answer = service_fn(move |request| {
+                    let api = api.clone();
+                    async move { Ok::<_, Infallible>(api.answer(request).await) }
+                });
+                tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), answer));
+            }
+        });
+        address
+    }
+
+    fn append(store: &Store, topic: &str, number: u8) {
+        let message = Message::sample(topic, "k", [number; 32], vec![number; 100_000]);
+        store.append(std::iter::once(&message)).unwrap();
+    }
+
+    async fn open(config: &config::Embedded, topics: &[&str], from: StartPosition) -> Result<Reading, ReadError> {
+        let topics = topics.iter().map(|topic| (*topic).to_owned()).collect();
+        read(config, topics, from, Payloads::Only(|record| record.topic == "a")).await
+    }
+
+    #[tokio::test]
+    async fn every_topic_is_read_until_the_bridge_stops() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(&Settings::sample(dir.path()), ["empty".into()].into_iter()).unwrap());
+        let api = Api::new(store.clone(), Some(Secret::new("s3cret")));
+        let config = config(dir.path(), serve(api.clone()).await, Some("s3cret"));
+        append(&store, "a", 1);
+        append(&store, "b", 2);
+        let reading = open(&config, &["a", "no", "b", "empty"], StartPosition::Earliest).await.unwrap();
+        assert_eq!((reading.skipped.len(), &*reading.skipped[0].0), (1, "no"));
+        assert!(reading.skipped[0].1.0.starts_with("no: no such topic"), "{}", reading.skipped[0].1);
+        let mut steps = reading.steps;
+        let mut record = async || match steps.next().await.unwrap() {
+            Ok(Step::Record(record)) => Ok(Some(record)),
+            Ok(Step::CaughtUp) => Ok(None),
+            Err(error) => Err(error.0),
+        };
+        let mut seen = [record().await.unwrap().unwrap(), record().await.unwrap().unwrap()];
+        seen.sort_by(|one, other| one.topic.cmp(&other.topic));
+        assert_eq!((&*seen[0].topic, &*seen[1].topic), ("a", "b"));
+        assert_eq!((seen[0].payload.len(), seen[1].payload.len()), (100_000, 0), "only that of a was asked for");
+        assert_eq!(seen[0].headers[0], ("content-type".to_owned(), "application/json".to_owned()));
+        assert_eq!(record().await, Ok(None), "all that was kept was given");
+        append(&store, "b", 3);
+        assert_eq!(record().await.unwrap().unwrap().offset, 1);
+        api.drain();
+        assert!(record().await.unwrap_err().ends_with("the bridge stopped"));
+
+        let setup = Setup { topics: vec![], publish_timeout: Duration::ZERO, max_body: 0, bytes_in_flight: 0 };
+        let findings = inspect(&config, &setup).await.unwrap();
+        let says: Vec<_> = findings.iter().map(|finding| &*finding.says).collect();
+        assert!(says.iter().any(|says| says.contains("3 messages") && says.contains("3 topics")), "{says:?}");
+        assert!(findings.iter().all(|finding| finding.level < Level::Mistake), "{says:?}");
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_is_said_with_what_helps() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(&Settings::sample(dir.path()), ["t".into()].into_iter()).unwrap());
+        append(&store, "t", 1);
+        store.roll().unwrap();
+        append(&store, "t", 2);
+        store.remove_oldest(1).unwrap();
+        let address = serve(Api::new(store, Some(Secret::new("s3cret")))).await;
+        let said = async |token| {
+            open(&config(dir.path(), address, token), &["t"], StartPosition::Offset(0)).await.err().unwrap()
+        };
+        assert!(said(Some("other")).await.0.contains("set embedded.token"));
+        assert!(said(Some("s3cret")).await.0.contains("offsets from 1 up to, but without, 2"));
+        let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let error = open(&config(dir.path(), closed, None), &["t"], StartPosition::Latest).await.err().unwrap();
+        assert!(error.0.contains("is the bridge running"), "{error}");
+    }
+}

@@ -1,0 +1,53 @@
+//! What is known of one request, as people and programs are told it.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Serialize, Serializer};
+use strum::IntoStaticStr;
+
+use super::chunks::MissingChunks;
+use super::event::RequestId;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, Serialize)]
+#[strum(serialize_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RequestState {
+    /// Terra assembles it.
+    Processing,
+    Sending,
+    Finished,
+    /// Not finished, and nothing arrived for a while.
+    Stalled,
+    /// Payloads without an announcement: nobody knows how many there will be.
+    Unannounced,
+}
+
+/// As JSON one object, whose names users rely on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct RequestSummary {
+    #[serde(flatten)]
+    pub(super) request: RequestId,
+    pub(super) provider: Option<String>,
+    pub(super) state: RequestState,
+    pub(super) arrived: u64,
+    pub(super) expected: Option<u64>,
+    /// How many, by the announcement.
+    pub(super) missing: Option<u64>,
+    pub(super) missing_chunks: MissingChunks,
+    #[serde(serialize_with = "millis")]
+    pub(super) first_arrival: Option<Timestamp>,
+    #[serde(serialize_with = "millis")]
+    pub(super) last_arrival: Option<Timestamp>,
+    /// Since anything arrived.
+    #[serde(rename = "age_seconds", serialize_with = "seconds")]
+    pub(super) age: Duration,
+}
+
+fn millis<S: Serializer>(at: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+    at.map(|at| format!("{at:.3}")).serialize(serializer)
+}
+
+fn seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    time.as_secs().serialize(serializer)
+}
