@@ -65,7 +65,7 @@ pub(super) fn fresh(name: &str) -> String {
     format!("terra-test.{name}.{now}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-pub(super) fn within(topics: &[&str]) -> Setup {
+pub(crate) fn within(topics: &[&str]) -> Setup {
     setup(Duration::from_secs(5), topics)
 }
 
