@@ -29,7 +29,7 @@ pub fn load(
     is_terminal: bool,
 ) -> Result<Loaded, Mistakes> {
     let (resolved, routes) = checked(config::read(Purpose::Serve, file, environment, is_terminal)?)?;
-    let effective = resolved.effective(kafka::harmless);
+    let effective = resolved.effective(kafka::is_printable);
     Ok(Loaded { config: resolved.config().clone(), effective, resolved, routes })
 }
 
@@ -60,7 +60,7 @@ pub(super) fn check(draft: &mut Draft) {
     // Where a bound is mistaken itself, nothing is held against it.
     let bus_timeout = if draft.is_sound("server.publish_timeout") { config.bus_timeout() } else { Duration::MAX };
     let max_body = if draft.is_sound("server.max_body") { config.server.max_body } else { 0 };
-    for (property, wrong, remedy) in kafka::judge(&settings.properties, bus_timeout, max_body) {
+    for (property, wrong, remedy) in kafka::check_properties(&settings.properties, bus_timeout, max_body) {
         draft.report(&format!("kafka.properties.{property}"), wrong, remedy);
     }
 }

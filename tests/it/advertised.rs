@@ -10,7 +10,7 @@ use crate::support::terra::Attempt;
 use crate::support::until;
 
 const SAID_WITHIN: Duration = Duration::from_secs(90);
-const SAYS: &str = "the Kafka brokers were reached, but not at the addresses that they give for themselves";
+const SAYS: &str = "the Kafka brokers were reached, but not at the addresses that they advertise";
 
 fn delivery() -> Attempt {
     Attempt::of(r#"{"type":"daily","user":{"user_id":"u"}}"#)

@@ -279,7 +279,7 @@ mod kafka {
     use super::*;
 
     const LOGIN: &str = "the Kafka brokers refuse the login";
-    const TLS: &str = "no TLS connection to the Kafka brokers comes about";
+    const TLS: &str = "the TLS handshake with the Kafka brokers failed";
 
     /// One broker for all: its start costs seconds.
     #[test]

@@ -1,5 +1,13 @@
-//! The adapter for Kafka, over librdkafka. Comes in: a message. Goes out: a receipt once all replicas
-//! in sync have it, or a classified refusal. The wiring; what each part does stands in its own file.
+//! The Kafka adapter, over librdkafka: a receipt comes once all replicas in sync have the message.
+//!
+//! - `producer`: one message and its receipt, with `acknowledgement`, `refusal` and `batch_limit`; `waiting` for messages
+//!   whose topic was not seen yet;
+//! - `status`: what producer and reconciler share, with `connection_error`; `reconciler` keeps it current, and the client
+//!   in order (`replacement`);
+//! - `topics`: sees that topics exist and keep messages, each a `topic_state`, with `topic_settings` and `topic_error`;
+//! - `client`, `metadata`, `admin`: questions to the brokers;
+//! - `inspect` and `findings` for `check --online`, `read` for readers;
+//! - `settings`: how each client is set up; `properties` and `property_names`: the user's part in that.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,136 +16,123 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::plaintext::is_loopback;
-use super::{Bus, ConnectionState, Finding, OpenError, Pending, Receipt, Refusal, Setup};
+use super::{Bus, ConnectionState, OpenError, Pending, Receipt, Refusal, Setup};
 use crate::config;
 use crate::message::Message;
 use crate::route::Topic;
-use client::Times;
-use producer::{Answer, Line};
-use state::State;
+use producer::{Answer, Producer};
+use reconciler::Reconciler;
+use settings::{SCAN, message_timeout};
+use status::{Status, TopicStatus};
 use topics::Topics;
-use unseen::Unseen;
+use waiting::WaitingMessages;
 
-mod asking;
-mod cause;
+mod acknowledgement;
+mod admin;
+mod batch_limit;
 mod client;
-mod confirmation;
-mod creation;
+mod connection_error;
+mod findings;
 mod inspect;
-mod keeping;
-mod look;
-mod pace;
+mod metadata;
 mod producer;
 mod properties;
+mod property_names;
 mod read;
+mod reconciler;
 mod refusal;
-mod state;
-mod supervise;
+mod replacement;
+mod settings;
+mod status;
+mod topic_error;
+mod topic_settings;
+mod topic_state;
 mod topics;
-mod unseen;
+mod waiting;
 
 #[cfg(test)]
-mod batches;
-#[cfg(test)]
-mod live;
-#[cfg(test)]
-mod mocked;
-#[cfg(test)]
-mod replaced;
-#[cfg(test)]
-mod seen;
+mod tests;
 
 pub(crate) use inspect::inspect;
-pub(crate) use properties::{harmless, judge};
+pub(crate) use properties::check as check_properties;
+pub(crate) use property_names::is_printable;
 pub(crate) use read::read;
+pub(crate) use settings::exposed_login;
 
-/// The most that one question to the brokers may take while the link is watched.
+/// The most that one question to the brokers may take while the connection is watched.
 const PROBE_MOST: Duration = Duration::from_secs(2);
 
 struct Kafka {
-    line: Arc<Line>,
-    unseen: Arc<Unseen>,
-    state: Arc<State>,
-    times: Times,
-    supervisor: Mutex<Option<AbortOnDropHandle<()>>>,
+    producer: Arc<Producer>,
+    waiting: Arc<WaitingMessages>,
+    status: Arc<Status>,
+    message_timeout: Duration,
+    reconciler: Mutex<Option<AbortOnDropHandle<()>>>,
 }
 
-/// Opens the adapter; see [`super::open`]. Within a runtime.
+/// Opens the adapter; see [`super::adapters::open`]. Within a runtime.
 pub(crate) fn open(config: &config::Kafka, setup: Setup) -> Result<Arc<dyn Bus>, OpenError> {
-    let times = Times::within(setup.publish_timeout);
-    let state = Arc::new(State::new(config.create_topics));
-    let line = Arc::new(Line::open(client::producer(config, &setup)?, Arc::clone(&state))?);
+    let message_timeout = message_timeout(setup.publish_timeout);
+    let status = Arc::new(Status::new(config.create_topics));
+    let producer = Arc::new(Producer::open(settings::producer(config, &setup)?, Arc::clone(&status))?);
     let topics = Topics::new(config.clone(), &setup);
-    let probe = times.message.min(PROBE_MOST);
-    let supervisor = supervise::supervise(Arc::clone(&line), Arc::clone(&state), topics, probe);
-    let supervisor = Mutex::new(Some(AbortOnDropHandle::new(tokio::spawn(supervisor))));
-    Ok(Arc::new(Kafka { line, unseen: Arc::default(), state, times, supervisor }))
+    let patience = message_timeout.min(PROBE_MOST);
+    let reconciler = Reconciler::new(Arc::clone(&producer), Arc::clone(&status), topics, patience);
+    let reconciler = Mutex::new(Some(AbortOnDropHandle::new(tokio::spawn(reconciler.run()))));
+    Ok(Arc::new(Kafka { producer, waiting: Arc::default(), status, message_timeout, reconciler }))
 }
 
-/// Of a login that goes without TLS to another machine.
-pub(super) fn exposed_login(config: &config::Kafka) -> Option<Finding> {
-    let client = client::admin(config).ok()?;
-    let is = |name: &str, wanted: &str| client.get(name).is_some_and(|value| value.eq_ignore_ascii_case(wanted));
-    if !is("security.protocol", "sasl_plaintext") || config.brokers.iter().all(|broker| is_loopback(broker)) {
-        return None;
-    }
-    let says = if is("sasl.mechanisms", "PLAIN") {
-        "goes over the network in plain text, and every event with it"
-    } else {
-        "is used without TLS: whoever listens reads every event, and can try passwords on the login"
-    };
-    let remedy = "set kafka.tls.ca (or \"system\") and name a TLS listener in kafka.brokers";
-    Some(Finding::advice("kafka.password", says, remedy))
-}
-
-async fn reported(receipt: oneshot::Receiver<Answer>) -> Answer {
+async fn report(answer: oneshot::Receiver<Answer>) -> Answer {
     let lost = || Err(Refusal::Transient { reason: "the Kafka client gave no report of the message".into() });
-    receipt.await.unwrap_or_else(|_| lost())
+    answer.await.unwrap_or_else(|_| lost())
 }
 
 /// Waits until it is known whether messages may go to this topic: at the start, and where it is new.
-async fn seen(state: &State, topic: &Topic) -> Result<(), Refusal> {
-    let mut standing = state.standing();
-    let known = standing.wait_for(|standing| standing.of(topic).is_some()).await;
-    known.ok().and_then(|standing| standing.of(topic)).unwrap_or_else(|| Err(state.unseen(topic)))
+async fn seen(status: &Status, topic: &Topic) -> Result<(), Refusal> {
+    let mut topics = status.topics();
+    let known = topics.wait_for(|topics| topics.contains_key(topic)).await;
+    match known.ok().and_then(|topics| topics.get(topic).cloned()) {
+        Some(TopicStatus::Ready) => Ok(()),
+        Some(TopicStatus::Refused(refusal)) => Err(refusal),
+        None => Err(status.not_seen(topic)),
+    }
 }
 
 impl Bus for Kafka {
     fn publish(&self, message: Arc<Message>) -> Pending<Result<Receipt, Refusal>> {
-        match self.state.standing_of(message.topic()) {
-            Some(Err(refusal)) => Box::pin(std::future::ready(Err(refusal))),
-            Some(Ok(())) if self.unseen.is_empty() => Box::pin(reported(self.line.send(message))),
-            Some(Ok(())) | None => {
-                let (line, state) = (Arc::clone(&self.line), Arc::clone(&self.state));
-                let (place, until) = (self.unseen.join(message.topic()), Instant::now() + self.times.message);
+        match self.status.topic(message.topic()) {
+            Some(TopicStatus::Refused(refusal)) => Box::pin(std::future::ready(Err(refusal))),
+            Some(TopicStatus::Ready) if self.waiting.is_empty() => Box::pin(report(self.producer.send(message))),
+            Some(TopicStatus::Ready) | None => {
+                let (producer, status) = (Arc::clone(&self.producer), Arc::clone(&self.status));
+                let (turn, until) = (self.waiting.join(message.topic()), Instant::now() + self.message_timeout);
                 Box::pin(async move {
-                    let unseen = |_| state.unseen(message.topic());
-                    let turn = timeout_at(until, place.turn.lock()).await.map_err(unseen)?;
-                    timeout_at(until, seen(&state, message.topic())).await.map_err(unseen)??;
-                    let receipt = line.send(message);
+                    let not_seen = |_| status.not_seen(message.topic());
+                    let guard = timeout_at(until, turn.lock.lock()).await.map_err(not_seen)?;
+                    timeout_at(until, seen(&status, message.topic())).await.map_err(not_seen)??;
+                    let answer = producer.send(message);
+                    drop(guard);
                     drop(turn);
-                    drop(place);
-                    reported(receipt).await
+                    report(answer).await
                 })
             }
         }
     }
 
     fn topics(&self, topics: Vec<Topic>) {
-        self.state.told(topics);
+        self.status.set_topics(topics);
     }
 
     fn connection(&self) -> watch::Receiver<ConnectionState> {
-        self.state.connection()
+        self.status.connection()
     }
 
     fn close(&self) -> Pending<()> {
-        drop(self.supervisor.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let line = Arc::clone(&self.line);
+        drop(self.reconciler.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let producer = Arc::clone(&self.producer);
         // Each message has its report by then: its own timeout, and the scan that finds it overdue.
-        let patience = self.times.message + 2 * client::SCAN;
-        let closed = tokio::task::spawn_blocking(move || line.close(patience));
+        let patience = self.message_timeout + 2 * SCAN;
+        let closed = tokio::task::spawn_blocking(move || producer.close(patience));
         Box::pin(async move { drop(closed.await) })
     }
 }

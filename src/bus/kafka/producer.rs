@@ -1,31 +1,32 @@
-//! One message on its way. Comes in: a [`Message`]. Goes out: a receipt or a refusal. The payload's share of the
-//! memory budget is held until librdkafka's delivery report.
+//! Hands messages to librdkafka and turns its delivery reports into receipts and refusals. A message, and so its share
+//! of the memory budget, is held until its report.
 //!
 //! A report without an error is not yet a receipt: librdkafka also infers success. It is one where the partition's
 //! leader answered with an offset, which under `acks=all` it does once all replicas in sync have the message
-//! ([`super::confirmation`]). That flushing or closing a client succeeds is taken as word of no message.
+//! ([`super::acknowledgement`]). That flushing or closing a client succeeds is taken as word of no message.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, Message as _, OwnedHeaders};
+use rdkafka::metadata::Metadata;
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka::types::RDKafkaErrorCode as Code;
-use rdkafka::{ClientConfig, ClientContext, Statistics};
+use rdkafka::{ClientConfig, ClientContext};
 use tokio::sync::oneshot;
 
-use super::client;
-use super::confirmation::is_confirmed;
-use super::refusal::{self, crowded, unconfirmed};
-use super::state::State;
+use super::acknowledgement::is_confirmed;
+use super::client::{self, Query, code};
+use super::connection_error::ConnectionError;
+use super::status::Status;
+use super::{batch_limit, refusal};
 use crate::bus::{ConnectionState, OpenError, Receipt, Refusal};
 use crate::message::Message;
 
 pub(super) type Answer = Result<Receipt, Refusal>;
-pub(super) type Client = ThreadedProducer<Reports>;
+type Client = ThreadedProducer<Reports>;
 
 /// What waits in the client until the message's delivery report.
 pub(super) struct Handed {
@@ -35,7 +36,7 @@ pub(super) struct Handed {
 
 /// Where the client's reports go.
 pub(super) struct Reports {
-    state: Arc<State>,
+    status: Arc<Status>,
     /// Bytes of a batch that their client fills.
     batch: u64,
 }
@@ -43,15 +44,14 @@ pub(super) struct Reports {
 impl Reports {
     /// The broker refuses a whole batch as too large. That means this message only where it was alone.
     fn refuse(&self, code: Code, message: &Message) -> Refusal {
-        let too_large = matches!(code, Code::MessageSizeTooLarge | Code::MessageBatchTooLarge);
-        if too_large && size(message) <= self.batch {
-            self.state.take_batches_below(self.batch);
-            return crowded(message.topic());
+        if batch_limit::may_be_due_to_others(code, message, self.batch) {
+            self.status.lower_batch_limit(batch_limit::smaller(self.batch));
+            return batch_limit::refusal(message.topic());
         }
-        if code == Code::MessageTimedOut && *self.state.connection().borrow() == ConnectionState::Up {
-            refusal::say_unanswered();
+        if code == Code::MessageTimedOut && self.status.is(ConnectionState::Up) {
+            refusal::log_timeout();
         }
-        self.state.refuse(code, message.topic())
+        self.status.refuse(code, message.topic())
     }
 }
 
@@ -59,16 +59,16 @@ impl ClientContext for Reports {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
         client::log(level, facility);
         // What is only logged: connections that the other side closes.
-        self.state.notice(None, text);
+        if let Some(error) = ConnectionError::of_text(None, text) {
+            self.status.errors.record(error);
+        }
     }
 
     fn error(&self, error: KafkaError, why: &str) {
         if let Some(code) = error.rdkafka_error_code() {
-            self.state.error(code, why);
+            self.status.error(code, why);
         }
     }
-
-    fn stats(&self, _: Statistics) {}
 
     fn stats_raw(&self, _: &[u8]) {}
 }
@@ -81,10 +81,10 @@ impl ProducerContext for Reports {
         // Nobody waits any more where the caller's deadline passed first.
         let _ = answer.send(match report {
             Ok(report) if is_confirmed(report.topic(), report.partition(), report.offset()) => {
-                self.state.receipt();
+                self.status.receipt();
                 Ok(Receipt::Kept)
             }
-            Ok(_) => Err(unconfirmed(message.topic())),
+            Ok(_) => Err(refusal::unconfirmed(message.topic())),
             Err((error, _)) => Err(self.refuse(code(error), &message)),
         });
     }
@@ -92,19 +92,17 @@ impl ProducerContext for Reports {
 
 /// The producer in use, which can be replaced and in the end taken away. Its lock is held for the
 /// time of a hand-over, which never blocks.
-pub(super) struct Line {
+pub(super) struct Producer {
     config: ClientConfig,
-    state: Arc<State>,
+    status: Arc<Status>,
     client: RwLock<Option<Arc<Client>>>,
-    /// Bytes of a batch that the client fills.
-    batch: AtomicU64,
 }
 
-impl Line {
-    pub(super) fn open(config: ClientConfig, state: Arc<State>) -> Result<Self, OpenError> {
-        let batch = client::batch(&config);
-        let client = client::create(&config, Reports { state: Arc::clone(&state), batch })?;
-        Ok(Self { config, state, client: RwLock::new(Some(Arc::new(client))), batch: batch.into() })
+impl Producer {
+    pub(super) fn open(config: ClientConfig, status: Arc<Status>) -> Result<Self, OpenError> {
+        let reports = Reports { status: Arc::clone(&status), batch: batch_limit::batch_size(&config) };
+        let client = client::create(&config, reports)?;
+        Ok(Self { config, status, client: RwLock::new(Some(Arc::new(client))) })
     }
 
     /// Hands the message over at once. The answer comes with the delivery report, or now where there
@@ -114,42 +112,51 @@ impl Line {
         let (topic, key, payload) = (message.topic(), message.key(), &message.payload()[..]);
         let handed = Box::new(Handed { message: Arc::clone(&message), answer });
         let record = BaseRecord::with_opaque_to(topic, handed).key(key).payload(payload).headers(headers(&message));
-        let (error, handed) = match &*self.client.read().unwrap_or_else(PoisonError::into_inner) {
+        let (error, handed) = match &*self.current() {
             None => (Code::PurgeQueue, record.delivery_opaque),
             Some(client) => match client.send(record) {
                 Ok(()) => return receipt,
                 Err((error, record)) => (code(&error), record.delivery_opaque),
             },
         };
-        let _ = handed.answer.send(Err(self.state.refuse(error, topic)));
+        let _ = handed.answer.send(Err(self.status.refuse(error, topic)));
         receipt
     }
 
+    /// `None` once closed.
+    fn current(&self) -> RwLockReadGuard<'_, Option<Arc<Client>>> {
+        self.client.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The client, to ask the brokers with. Only for threads that may block: the last to let go of
-    /// it closes it. `None` once closed.
-    pub(super) fn client(&self) -> Option<Arc<Client>> {
-        self.client.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// it closes it.
+    fn client(&self) -> Result<Arc<Client>, KafkaError> {
+        self.current().clone().ok_or(KafkaError::Canceled)
     }
 
     /// Why the client failed for good; `None` where it has not.
     pub(super) fn fatal(&self) -> Option<Code> {
-        self.client()?.client().fatal_error().map(|(code, _)| code)
+        self.current().as_ref()?.client().fatal_error().map(|(code, _)| code)
     }
 
     /// Whether the client fills larger batches than some topic takes.
     pub(super) fn overfills(&self) -> bool {
-        self.state.batches() < self.batch.load(Ordering::Relaxed)
+        self.batch().is_some_and(|batch| self.status.batch_limit() < batch)
+    }
+
+    /// Bytes of a batch that the client fills.
+    fn batch(&self) -> Option<u64> {
+        self.current().as_ref().map(|client| client.context().batch)
     }
 
     /// Replaces the client. What the old one still has after `patience` is answered as transient.
     /// Whether there is a new one.
     pub(super) fn replace(&self, patience: Duration) -> bool {
-        let batch = self.state.batches().min(self.batch.load(Ordering::Relaxed));
+        let Some(batch) = self.batch().map(|batch| batch.min(self.status.batch_limit())) else { return false };
         let mut config = self.config.clone();
         config.set("batch.size", batch.to_string());
-        match client::create(&config, Reports { state: Arc::clone(&self.state), batch }) {
+        match client::create(&config, Reports { status: Arc::clone(&self.status), batch }) {
             Ok(client) => {
-                self.batch.store(batch, Ordering::Relaxed);
                 let mut slot = self.client.write().unwrap_or_else(PoisonError::into_inner);
                 // Closed meanwhile: stays closed.
                 let old = if slot.is_some() { slot.replace(Arc::new(client)) } else { None };
@@ -159,7 +166,7 @@ impl Line {
                 true
             }
             Err(error) => {
-                tracing::error!("the Kafka client cannot be replaced: {error}");
+                tracing::error!("the Kafka client cannot be replaced; {error}");
                 false
             }
         }
@@ -172,32 +179,32 @@ impl Line {
         if let Some(client) = client
             && client.flush(patience).is_err()
         {
-            tracing::warn!(messages = client.in_flight_count(), "messages were not confirmed by Kafka before the end");
+            tracing::warn!(
+                messages = client.in_flight_count(),
+                "the bridge stops before Kafka confirmed these messages"
+            );
         }
     }
 }
 
-impl Drop for Line {
-    /// Without [`Line::close`]: closing blocks, so that a thread of its own does it.
+/// Once closed there is no answer.
+impl Query for Producer {
+    fn metadata(&self, topic: Option<&str>, patience: Duration) -> Result<Metadata, KafkaError> {
+        self.client()?.client().fetch_metadata(topic, patience)
+    }
+
+    fn offsets(&self, topic: &str, partition: i32, patience: Duration) -> Result<(i64, i64), KafkaError> {
+        self.client()?.client().fetch_watermarks(topic, partition, patience)
+    }
+}
+
+impl Drop for Producer {
+    /// Without [`Producer::close`]: closing blocks, so that a thread of its own does it.
     fn drop(&mut self) {
         if let Some(client) = self.client.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
             std::thread::spawn(move || drop(client));
         }
     }
-}
-
-pub(super) fn code(error: &KafkaError) -> Code {
-    match error {
-        // Which rdkafka (0.39) has no code for.
-        KafkaError::AdminOp(code) => *code,
-        error => error.rdkafka_error_code().unwrap_or(Code::Fail),
-    }
-}
-
-/// Bytes of it in a batch, at least.
-fn size(message: &Message) -> u64 {
-    let headers: usize = message.kafka_headers().map(|(key, value)| key.len() + value.len()).sum();
-    (message.key().len() + message.payload().len() + headers) as u64
 }
 
 fn headers(message: &Message) -> OwnedHeaders {

@@ -15,10 +15,9 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka::{ClientConfig, Offset};
 
-use super::client::{self, Asker, Explained, Quiet, Unanswered};
-use super::creation::is_not_reached;
-use super::producer::code;
-use super::refusal::Trouble;
+use super::client::{self, NoAnswer, Query as _, QueryClient, QueryContext, code, is_not_reached};
+use super::connection_error::ConnectionError;
+use super::settings;
 use crate::bus::read::{Progress, Skipped, Source, merge};
 use crate::bus::{Payloads, ReadError, Reading, Record, StartPosition};
 use crate::config;
@@ -34,10 +33,10 @@ pub(crate) async fn read(
     from: StartPosition,
     payloads: Payloads,
 ) -> Result<Reading, ReadError> {
-    let settings = client::consumer(config)?;
-    let asker = Asker::open(config)?;
+    let settings = settings::consumer(config)?;
+    let client = QueryClient::open(config)?;
     let opening = tokio::task::spawn_blocking(move || {
-        let Found { partitions, skipped } = find(&asker, topics, from, Instant::now() + ASK_WITHIN)?;
+        let Found { partitions, skipped } = find(&client, topics, from, Instant::now() + ASK_WITHIN)?;
         Ok(Reading { skipped, steps: merge(sources(&settings, partitions, payloads)?) })
     });
     opening.await.unwrap_or_else(|_| Err(ReadError("reading was interrupted".to_owned())))
@@ -67,11 +66,11 @@ enum Unread {
 
 /// Blocks. Asks for the topics side by side: with many partitions on distant brokers the answers would otherwise take
 /// longer than [`ASK_WITHIN`].
-fn find(asker: &Asker, topics: Vec<String>, from: StartPosition, deadline: Instant) -> Result<Found, ReadError> {
+fn find(client: &QueryClient, topics: Vec<String>, from: StartPosition, deadline: Instant) -> Result<Found, ReadError> {
     std::thread::scope(|scope| {
         let ask = |topic: String| {
             let asked = topic.clone();
-            (topic, scope.spawn(move || partitions(asker, &asked, from, deadline)))
+            (topic, scope.spawn(move || partitions(client, &asked, from, deadline)))
         };
         let asking: Vec<_> = topics.into_iter().map(ask).collect();
         let mut found = Found::default();
@@ -87,15 +86,21 @@ fn find(asker: &Asker, topics: Vec<String>, from: StartPosition, deadline: Insta
     })
 }
 
-fn partitions(asker: &Asker, topic: &str, from: StartPosition, deadline: Instant) -> Result<Vec<Partition>, Unread> {
-    let metadata = asker.metadata(Some(topic), left(deadline)).map_err(|error| unanswered(topic, &error))?;
+fn partitions(
+    client: &QueryClient,
+    topic: &str,
+    from: StartPosition,
+    deadline: Instant,
+) -> Result<Vec<Partition>, Unread> {
+    let unanswered = |error| unanswered(topic, &client.explain(&error));
+    let metadata = client.metadata(Some(topic), left(deadline)).map_err(unanswered)?;
     let found = metadata.topics().first();
     if let Some(error) = found.and_then(|topic| topic.error()) {
         return Err(unread(topic, error.into()));
     }
     let count = found.map_or(0, |topic| topic.partitions().len() as i32);
     let partition = |number| {
-        let (first, next) = asker.ends(topic, number, left(deadline)).map_err(|error| unanswered(topic, &error))?;
+        let (first, next) = client.offsets(topic, number, left(deadline)).map_err(unanswered)?;
         let (start, is_behind) = start(topic, number, from, first..next)?;
         Ok(Partition { topic: topic.to_owned(), number, start, end: is_behind.then_some(next) })
     };
@@ -121,7 +126,7 @@ fn start(topic: &str, partition: i32, from: StartPosition, kept: Range<i64>) -> 
 
 /// One for each partition, and one for what concerns the consumer as a whole.
 fn sources(settings: &ClientConfig, partitions: Vec<Partition>, payloads: Payloads) -> Result<Vec<Source>, ReadError> {
-    let consumer: StreamConsumer<Quiet> = client::create(settings, Quiet::default())?;
+    let consumer: StreamConsumer<QueryContext> = client::create(settings, QueryContext::default())?;
     let consumer = Arc::new(Closing(Some(Arc::new(consumer))));
     let mut list = TopicPartitionList::new();
     let mut readers = Vec::new();
@@ -144,7 +149,7 @@ fn sources(settings: &ClientConfig, partitions: Vec<Partition>, payloads: Payloa
 }
 
 /// Serves the consumer until an error that it does not get over. Its records come through the partitions' queues.
-async fn events(consumer: &StreamConsumer<Quiet>) -> ReadError {
+async fn events(consumer: &StreamConsumer<QueryContext>) -> ReadError {
     loop {
         match consumer.recv().await {
             Ok(_) | Err(KafkaError::PartitionEOF(_)) => {}
@@ -155,7 +160,7 @@ async fn events(consumer: &StreamConsumer<Quiet>) -> ReadError {
 }
 
 struct PartitionReader {
-    queue: StreamPartitionQueue<Quiet>,
+    queue: StreamPartitionQueue<QueryContext>,
     topic: String,
     end: Option<i64>,
     payloads: Payloads,
@@ -191,10 +196,10 @@ impl PartitionReader {
 }
 
 /// Closing a consumer blocks, so that a thread of its own does it.
-struct Closing(Option<Arc<StreamConsumer<Quiet>>>);
+struct Closing(Option<Arc<StreamConsumer<QueryContext>>>);
 
 impl Closing {
-    fn get(&self) -> &Arc<StreamConsumer<Quiet>> {
+    fn get(&self) -> &Arc<StreamConsumer<QueryContext>> {
         self.0.as_ref().expect("only drop takes it")
     }
 }
@@ -225,16 +230,17 @@ fn passes(code: Code) -> bool {
     )
 }
 
-fn unanswered(topic: &str, unanswered: &Unanswered) -> Unread {
-    let Explained { trouble, cause } = unanswered.explained;
-    match (trouble, cause) {
-        (Some(trouble), _) => Unread::Failed(ReadError(format!("{}; {}", trouble.says(), trouble.remedy()))),
-        (None, Some(cause)) if is_not_reached(&unanswered.error) => Unread::Failed(ReadError(format!(
+fn unanswered(topic: &str, no_answer: &NoAnswer) -> Unread {
+    match no_answer.explained {
+        Some(error) if error.is_permanent() => {
+            Unread::Failed(ReadError(format!("{}; {}", error.says(), error.remedy())))
+        }
+        Some(error) if is_not_reached(no_answer.code) => Unread::Failed(ReadError(format!(
             "no Kafka broker answered for {topic}: {}; {}",
-            cause.says(),
-            cause.remedy()
+            error.says(),
+            error.remedy()
         ))),
-        _ => unread(topic, unanswered.code()),
+        _ => unread(topic, no_answer.code),
     }
 }
 
@@ -265,8 +271,8 @@ fn refused(topic: &str, code: Code) -> ReadError {
         Code::BrokerTransportFailure | Code::AllBrokersDown | Code::OperationTimedOut | Code::Resolve => {
             format!("no Kafka broker answered for {topic} within {} s; check kafka.brokers", ASK_WITHIN.as_secs())
         }
-        other => match Trouble::of(other) {
-            Some(trouble) => format!("{}; {}", trouble.says(), trouble.remedy()),
+        other => match ConnectionError::of_code(other) {
+            Some(error) => format!("{}; {}", error.says(), error.remedy()),
             None => format!("Kafka answered {other:?} for {topic}"),
         },
     })

@@ -1,170 +1,82 @@
-//! What Kafka's errors mean for a delivery. Comes in: librdkafka's code for one message, and what the
-//! bridge knows beside it. Goes out: a [`Refusal`] whose words name topics and keys of the
-//! configuration, never a broker, a login or anything of the message.
+//! What Kafka's errors mean for a message: a [`Refusal`] whose words name topics and keys of the configuration, never a
+//! broker, a login or anything of the message.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use rdkafka::types::RDKafkaErrorCode as Code;
 
-use super::cause::Cause;
+use super::connection_error::ConnectionError;
+use super::topic_error::TopicError;
 use crate::bus::{Refusal, Scope};
 use crate::telemetry::Throttle;
 
 /// Lines of one kind in the log, at most one in this time.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// What is wrong with the connection as a whole and stays so until somebody acts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Trouble {
-    /// The brokers refuse the login.
-    Login,
-    /// No TLS connection comes about.
-    Tls,
-    /// The login may not write idempotently.
-    Idempotence,
-}
+/// Where none of the addresses that brokers advertise leads to them.
+pub(super) const NOT_AT_ADVERTISED: &str =
+    "the Kafka brokers were reached, but not at the addresses that they advertise";
 
-impl Trouble {
-    /// The trouble that this code reports, if it is one for the connection as a whole.
-    pub(super) fn of(code: Code) -> Option<Self> {
-        match code {
-            Code::Authentication
-            | Code::SaslAuthenticationFailed
-            | Code::UnsupportedSASLMechanism
-            | Code::IllegalSASLState => Some(Self::Login),
-            Code::SSL => Some(Self::Tls),
-            Code::ClusterAuthorizationFailed => Some(Self::Idempotence),
-            _ => None,
-        }
-    }
-
-    /// The same of what the client reports on the side. `why` is its text, which names brokers and goes no
-    /// further: only there does it say that the broker ended a connection for want of a certificate.
-    pub(super) fn of_report(code: Code, why: &str) -> Option<Self> {
-        if Cause::of(Some(code), why).is_some() {
-            return None;
-        }
-        let alerted = code == Code::BrokerTransportFailure && why.contains("SSL alert");
-        if alerted { Some(Self::Tls) } else { Self::of(code) }
-    }
-
-    pub(super) fn says(self) -> &'static str {
-        match self {
-            Self::Login => "the Kafka brokers refuse the login",
-            Self::Tls => "no TLS connection to the Kafka brokers comes about",
-            Self::Idempotence => "Kafka does not allow this login to write idempotently",
-        }
-    }
-
-    pub(super) fn remedy(self) -> &'static str {
-        match self {
-            Self::Login => "check kafka.username, kafka.password and kafka.sasl_mechanism against the brokers' users",
-            Self::Tls => {
-                "check that kafka.brokers names TLS listeners, that kafka.tls.ca signed their certificates, \
-                 and kafka.tls.certificate and kafka.tls.key where brokers ask for them"
-            }
-            Self::Idempotence => {
-                "grant it Write on the topics (brokers of Kafka 2.8 or newer) or IdempotentWrite on the cluster \
-                 (kafka-acls --add --operation IdempotentWrite --cluster)"
-            }
-        }
-    }
-
-    fn refusal(self) -> Refusal {
-        Refusal::Permanent { scope: Scope::Bus, reason: self.says().into(), remedy: self.remedy().into() }
-    }
-}
-
-/// Why Kafka did not take a message for this topic. `trouble` explains a message that merely timed
-/// out; `creates` tells whether a topic that is not there is about to be made.
-pub(super) fn refusal(code: Code, topic: &str, trouble: Option<Trouble>, creates: bool) -> Refusal {
+/// Why Kafka did not take a message for this topic. `error` explains a message that merely timed out; `creates` tells
+/// whether a missing topic is about to be created.
+pub(super) fn refusal(code: Code, topic: &str, error: Option<ConnectionError>, creates: bool) -> Refusal {
+    let of_topic = |reason: String, remedy: &'static str| Refusal::Permanent {
+        scope: Scope::Topic,
+        reason: reason.into(),
+        remedy: remedy.into(),
+    };
     match code {
-        Code::MessageTimedOut | Code::AllBrokersDown | Code::BrokerTransportFailure | Code::Fatal => match trouble {
-            Some(trouble) => trouble.refusal(),
-            None => Refusal::Transient { reason: in_time(code).into() },
+        Code::MessageTimedOut | Code::AllBrokersDown | Code::BrokerTransportFailure | Code::Fatal => match error {
+            Some(error) if error.is_permanent() => of_connection(error),
+            Some(error) if code == Code::AllBrokersDown => {
+                Refusal::Transient { reason: format!("{}: {}", in_time(code), error.says()).into() }
+            }
+            _ => Refusal::Transient { reason: in_time(code).into() },
         },
         Code::MessageSizeTooLarge | Code::InvalidMessageSize | Code::MessageBatchTooLarge => Refusal::TooLarge {
             remedy: format!("raise max.message.bytes of topic {topic} above server.max_body, or lower server.max_body")
                 .into(),
         },
-        Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition | Code::UnknownTopicId
-            if creates =>
-        {
+        code if is_missing(code) && creates => {
             Refusal::Transient { reason: format!("topic {topic} does not exist yet and is being created").into() }
         }
-        Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition | Code::UnknownTopicId => {
-            missing(topic)
-        }
-        Code::TopicAuthorizationFailed => forbidden(topic),
-        Code::InvalidTopic => Refusal::Permanent {
-            scope: Scope::Topic,
-            reason: format!("Kafka does not take {topic} for a topic's name").into(),
-            remedy: "route to another topic (routes.types, routes.template)".into(),
-        },
-        Code::InvalidRecord => Refusal::Permanent {
-            scope: Scope::Topic,
-            reason: format!("Kafka does not take this record for topic {topic}").into(),
-            remedy: "check the topic's message.timestamp limits, the clocks, and any schema validation on the brokers"
-                .into(),
-        },
-        Code::InvalidTimestamp => Refusal::Permanent {
-            scope: Scope::Topic,
-            reason: format!("Kafka does not take the time of a record for topic {topic}").into(),
-            remedy: "set the clocks of the bridge and the brokers, and check the topic's message.timestamp limits"
-                .into(),
-        },
-        Code::UnsupportedCompressionType | Code::BadCompression => Refusal::Permanent {
-            scope: Scope::Topic,
-            reason: format!("Kafka does not take this compression for topic {topic}").into(),
-            remedy: "set kafka.properties.\"compression.codec\" to one that the topic allows".into(),
-        },
-        Code::PolicyViolation => Refusal::Permanent {
-            scope: Scope::Topic,
-            reason: format!("a policy of the brokers refuses records for topic {topic}").into(),
-            remedy: "ask who runs the cluster what the policy demands".into(),
-        },
-        Code::UnsupportedForMessageFormat | Code::UnsupportedVersion | Code::UnsupportedFeature => Refusal::Permanent {
-            scope: Scope::Topic,
-            reason: format!("topic {topic} is kept in a format without headers or idempotence").into(),
-            remedy: "use brokers of Kafka 2.1 or newer and remove message.format.version from the topic".into(),
-        },
-        other => match Trouble::of(other) {
-            Some(trouble) => trouble.refusal(),
+        code if is_missing(code) => TopicError::Missing.refusal(topic),
+        Code::TopicAuthorizationFailed => TopicError::Forbidden.refusal(topic),
+        Code::InvalidTopic => TopicError::Name.refusal(topic),
+        Code::InvalidRecord => of_topic(
+            format!("Kafka rejects this record for topic {topic}"),
+            "check the topic's message.timestamp limits, the clocks, and any schema validation on the brokers",
+        ),
+        Code::InvalidTimestamp => of_topic(
+            format!("Kafka rejects the time of a record for topic {topic}"),
+            "set the clocks of the bridge and the brokers, and check the topic's message.timestamp limits",
+        ),
+        Code::UnsupportedCompressionType | Code::BadCompression => of_topic(
+            format!("Kafka rejects this compression for topic {topic}"),
+            "set kafka.properties.\"compression.codec\" to one that the topic allows",
+        ),
+        Code::PolicyViolation => of_topic(
+            format!("a policy of the brokers rejects records for topic {topic}"),
+            "ask who runs the cluster what the policy demands",
+        ),
+        Code::UnsupportedForMessageFormat | Code::UnsupportedVersion | Code::UnsupportedFeature => of_topic(
+            format!("topic {topic} has a message format without headers or idempotence"),
+            "use brokers of Kafka 2.1 or newer and remove message.format.version from the topic",
+        ),
+        other => match ConnectionError::of_code(other) {
+            Some(error) => of_connection(error),
             None => Refusal::Transient { reason: passing(other, topic) },
         },
     }
 }
 
-/// The refusal for a topic that is not there and that the bridge does not create.
-pub(super) fn missing(topic: &str) -> Refusal {
-    Refusal::Permanent {
-        scope: Scope::Topic,
-        reason: format!("topic {topic} does not exist").into(),
-        remedy: format!(
-            "create it (kafka-topics --create --topic {topic}), or set kafka.create_topics = true and grant the operation \
-             Create on it"
-        )
-        .into(),
-    }
+/// Whether the code says that a topic, or a partition of it, does not exist.
+pub(super) fn is_missing(code: Code) -> bool {
+    matches!(code, Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition | Code::UnknownTopicId)
 }
 
-/// The refusal for a topic that the login may not write to, or not even see.
-pub(super) fn forbidden(topic: &str) -> Refusal {
-    Refusal::Permanent {
-        scope: Scope::Topic,
-        reason: format!("Kafka does not allow this login to write to topic {topic}").into(),
-        remedy: format!("grant it Write and Describe (kafka-acls --add --operation Write --topic {topic})").into(),
-    }
-}
-
-/// The refusal for a message that may have been among others in a batch that was too large.
-pub(super) fn crowded(topic: &str) -> Refusal {
-    Refusal::Transient {
-        reason: format!("topic {topic} takes less than a batch of messages: batches get smaller").into(),
-    }
-}
-
-/// The refusal for a message that librdkafka reports as delivered on its own word. Is said where it happens: what
+/// The refusal for a message that librdkafka reports as delivered on its own word. Is logged where it happens: what
 /// comes from a spool is answered to nobody.
 pub(super) fn unconfirmed(topic: &str) -> Refusal {
     static UNCONFIRMED: Throttle = Throttle::new(LOG_EVERY);
@@ -181,10 +93,10 @@ pub(super) fn unconfirmed(topic: &str) -> Refusal {
     Refusal::Unconfirmed { reason: format!("no Kafka broker confirmed the message for topic {topic}").into() }
 }
 
-/// Of brokers that are there: a message that timed out may have got to them.
-pub(super) fn say_unanswered() {
-    static UNANSWERED: Throttle = Throttle::new(LOG_EVERY);
-    if let Some(more) = UNANSWERED.pass() {
+/// A message timed out though the brokers are there: they may have it.
+pub(super) fn log_timeout() {
+    static TIMED_OUT: Throttle = Throttle::new(LOG_EVERY);
+    if let Some(more) = TIMED_OUT.pass() {
         tracing::warn!(
             more,
             remedy = "compare the brokers' load and quotas (kafka-configs --describe --entity-type users, clients) with what \
@@ -192,6 +104,10 @@ pub(super) fn say_unanswered() {
             "Kafka did not confirm a message in time: it may be on its topic all the same, and its retry then makes a copy"
         );
     }
+}
+
+fn of_connection(error: ConnectionError) -> Refusal {
+    Refusal::Permanent { scope: Scope::Bus, reason: error.says().into(), remedy: error.remedy().into() }
 }
 
 fn in_time(code: Code) -> &'static str {
@@ -204,7 +120,7 @@ fn in_time(code: Code) -> &'static str {
 
 /// Codes of leader changes, missing replicas, full disks, quotas and the client's own ends. An
 /// unknown code is one of them too: a delivery that is sent again loses nothing.
-fn passing(code: Code, topic: &str) -> std::borrow::Cow<'static, str> {
+fn passing(code: Code, topic: &str) -> Cow<'static, str> {
     match code {
         Code::QueueFull => "the Kafka client has no room for more messages".into(),
         Code::PurgeQueue | Code::PurgeInflight | Code::BrokerDestroy | Code::State => {
@@ -214,7 +130,7 @@ fn passing(code: Code, topic: &str) -> std::borrow::Cow<'static, str> {
             format!("topic {topic} has fewer replicas in sync than min.insync.replicas").into()
         }
         Code::LeaderNotAvailable | Code::NotLeaderForPartition | Code::FencedLeaderEpoch => {
-            format!("a partition of topic {topic} is between two leaders").into()
+            format!("a partition of topic {topic} has no leader at this moment").into()
         }
         Code::KafkaStorageError | Code::LogDirNotFound => {
             format!("a broker cannot write to its disk for topic {topic}").into()
@@ -236,15 +152,6 @@ mod tests {
 
     fn of(code: Code) -> Refusal {
         refusal(code, "terra.daily", None, false)
-    }
-
-    #[test]
-    fn a_connection_that_the_broker_ends_for_want_of_a_certificate_is_trouble_with_tls() {
-        let why =
-            "ssl://h:1/bootstrap: Receive failed: SSL routines::ssl/tls alert bad certificate: SSL alert number 42";
-        assert_eq!(Trouble::of_report(Code::BrokerTransportFailure, why), Some(Trouble::Tls));
-        assert_eq!(Trouble::of_report(Code::BrokerTransportFailure, "Connect failed: refused"), None);
-        assert_eq!(Trouble::of_report(Code::Authentication, ""), Some(Trouble::Login));
     }
 
     #[test]
@@ -300,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_refused_login_explains_a_timeout() {
-        let refusal = refusal(Code::MessageTimedOut, "terra.daily", Some(Trouble::Login), true);
+        let refusal = refusal(Code::MessageTimedOut, "terra.daily", Some(ConnectionError::Login), true);
         assert!(matches!(refusal, Refusal::Permanent { scope: Scope::Bus, .. }), "{refusal}");
     }
 

@@ -6,14 +6,11 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt as _};
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 
-use super::client::tests::config;
-use super::client::{self, Quiet};
-use super::live::{PATIENCE, broker, fresh, kept, message, within};
-use super::open;
-use super::producer::Line;
-use super::state::State;
+use super::super::producer::Producer;
+use super::super::status::Status;
+use super::super::{open, settings};
+use super::support::{PATIENCE, alter, broker, config, fresh, kept, message, within};
 use crate::bus::Refusal;
 use crate::config;
 
@@ -23,14 +20,6 @@ fn noise(length: usize, seed: usize) -> Vec<u8> {
     (0..length).map(|_| rng.u8(b' '..=b'~')).collect()
 }
 
-async fn limit(config: &config::Kafka, topic: &str, bytes: &str) {
-    let admin: AdminClient<Quiet> = client::create(&client::admin(config).unwrap(), Quiet::default()).unwrap();
-    let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set("max.message.bytes", bytes);
-    let options = AdminOptions::new().request_timeout(Some(PATIENCE));
-    admin.alter_configs(&[change], &options).await.unwrap()[0].as_ref().unwrap();
-    tokio::task::spawn_blocking(move || drop(admin)).await.unwrap();
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_lowered_below_a_batch_refuses_no_small_message_for_good() {
     let Some(broker) = broker("a_limit_lowered_below_a_batch_refuses_no_small_message_for_good") else { return };
@@ -38,7 +27,7 @@ async fn a_limit_lowered_below_a_batch_refuses_no_small_message_for_good() {
     config.partitions = 1;
     let bus = open(&config, within(&[&topic])).unwrap();
     kept(&bus, &topic, "k", "first").await;
-    limit(&config, &topic, "20000").await;
+    alter(&config, &topic, "max.message.bytes", "20000").await;
     let deadline = Instant::now() + PATIENCE;
     while bus.publish(message(&topic, "k", noise(50_000, 0))).await.is_ok() {
         assert!(Instant::now() < deadline, "the limit stays as it was");
@@ -118,15 +107,15 @@ async fn a_client_that_is_replaced_twice_in_a_row_under_traffic_owes_no_report()
     let maker = open(&config, within(&[&topic])).unwrap();
     kept(&maker, &topic, "k", "first").await;
     maker.close().await;
-    let producer = client::producer(&config, &within(&[&topic])).unwrap();
-    let line = Arc::new(Line::open(producer, Arc::new(State::new(false))).unwrap());
+    let producer = settings::producer(&config, &within(&[&topic])).unwrap();
+    let producer = Arc::new(Producer::open(producer, Arc::new(Status::new(false))).unwrap());
     let ended = Arc::new(AtomicBool::new(false));
     let sender = |at: usize| {
-        let (line, topic, ended) = (Arc::clone(&line), topic.clone(), Arc::clone(&ended));
+        let (producer, topic, ended) = (Arc::clone(&producer), topic.clone(), Arc::clone(&ended));
         async move {
             let (mut kept, mut refused) = (0, 0);
             while !ended.load(Ordering::Relaxed) {
-                let report = line.send(message(&topic, &at.to_string(), noise(2000, at)));
+                let report = producer.send(message(&topic, &at.to_string(), noise(2000, at)));
                 match tokio::time::timeout(PATIENCE, report).await.expect("a report in time").expect("a report") {
                     Ok(_) => kept += 1,
                     Err(Refusal::Transient { .. }) => refused += 1,
@@ -138,11 +127,11 @@ async fn a_client_that_is_replaced_twice_in_a_row_under_traffic_owes_no_report()
     };
     let senders: Vec<_> = (0..SENDERS).map(|at| tokio::spawn(sender(at))).collect();
     for _ in 0..ROUNDS {
-        let replacing = Arc::clone(&line);
+        let replacing = Arc::clone(&producer);
         let twice = move || [1, 2].map(|_| replacing.replace(Duration::from_secs(2)));
         tokio::task::spawn_blocking(twice).await.unwrap();
         let begun = Instant::now();
-        while !matches!(line.send(message(&topic, "k", "after")).await, Ok(Ok(_))) {
+        while !matches!(producer.send(message(&topic, "k", "after")).await, Ok(Ok(_))) {
             assert!(begun.elapsed() < Duration::from_secs(10), "the last client delivers nothing");
         }
     }
@@ -154,5 +143,5 @@ async fn a_client_that_is_replaced_twice_in_a_row_under_traffic_owes_no_report()
         .fold((0, 0), |sum: (u32, u32), one| (sum.0 + one.0, sum.1 + one.1));
     eprintln!("{kept} kept, {refused} refused over {} replacements", 2 * ROUNDS);
     assert!(kept > 0);
-    tokio::task::spawn_blocking(move || line.close(PATIENCE)).await.unwrap();
+    tokio::task::spawn_blocking(move || producer.close(PATIENCE)).await.unwrap();
 }

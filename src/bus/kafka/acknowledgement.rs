@@ -1,5 +1,5 @@
-//! Whether a delivery report without an error is a broker's word. Comes in: the offsets of such reports, in the
-//! order in which one thread gets them. Goes out: yes, or no where librdkafka inferred it.
+//! Tells a broker's acknowledgement from one that librdkafka inferred, by the offsets of the delivery reports without
+//! an error, in the order in which one thread gets them.
 //!
 //! librdkafka (2.12.1, 2.16.0) reports as delivered, beside what a broker took and gave an offset:
 //! - a batch of unknown fate whose successor on the partition was taken (`IMPLICITACK` in its log): without an

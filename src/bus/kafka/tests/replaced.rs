@@ -7,8 +7,8 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey as Api, RDKafkaRespErr as Answer};
 use tokio_util::sync::CancellationToken;
 
-use super::client::tests::{config, setup};
-use super::open;
+use super::super::open;
+use super::support::{config, setup};
 use crate::bus::Receipt;
 use crate::clock::Clock;
 use crate::config;

@@ -1,11 +1,10 @@
-//! Which settings of a topic take away what was acknowledged, and which only deserve a word. Comes in: the
-//! settings as the brokers give them. Goes out: what is refused, said by `check --online`, or fine.
+//! Which settings of a topic delete what was acknowledged, and which only deserve a word.
 //!
 //! | setting | refused: 503 and an ERROR | mistake in `check` | advice in `check` |
 //! |---|---|---|---|
-//! | `cleanup.policy` compact, also beside delete | `min.compaction.lag.ms` below a minute: the last event of a key takes the earlier ones away | below an hour | else: earlier events of a key go after it |
+//! | `cleanup.policy` compact, also beside delete | `min.compaction.lag.ms` below a minute: the last event of a key deletes the earlier ones | below an hour | else: earlier events of a key go after it |
 //! | `cleanup.policy` delete: `retention.ms` | below a minute: gone before anybody reads it | below an hour | below a day |
-//! | `cleanup.policy` delete: `retention.bytes` | below the largest message: each one may take the last away | below sixteen of them | |
+//! | `cleanup.policy` delete: `retention.bytes` | below the largest message: each one may delete the last | below sixteen of them | |
 //! | `cleanup.policy` empty, `retention.*` = -1 | | | |
 //! | `max.message.bytes`, `segment.bytes` | | below `server.max_body` and headers: larger deliveries are refused | |
 //! | `min.insync.replicas` | | more than there are replicas: all is refused | one of several; all of them; one replica |
@@ -21,18 +20,7 @@
 //! `delete.retention.ms`: of tombstones, and no event is one. Throttles: replication slows down, and the
 //! acknowledgement with it.
 
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
-
-use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, OwnedResourceSpecifier, ResourceSpecifier};
-use rdkafka::error::KafkaError;
-use rdkafka::types::RDKafkaErrorCode as Code;
-
-use super::client::{self, Quiet};
-use super::producer::code;
-use crate::bus::{Level, OpenError};
-use crate::config;
-use crate::route::Topic;
+use crate::bus::Level;
 
 const MINUTE: i64 = 60_000;
 const HOUR: i64 = 60 * MINUTE;
@@ -60,15 +48,15 @@ pub(super) struct Settings {
     clock: Option<i64>,
 }
 
-/// What is to be said of one setting.
+/// What is wrong with one setting.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Verdict {
-    /// Whether the topic takes away what it acknowledged, so that nothing may go there.
+pub(super) struct SettingProblem {
+    /// Whether the topic deletes what it acknowledged, so that nothing may go there.
     pub(super) refused: bool,
     pub(super) level: Level,
     pub(super) says: String,
     pub(super) key: &'static str,
-    /// One that would do.
+    /// A value that would do.
     pub(super) value: String,
 }
 
@@ -114,16 +102,17 @@ impl Settings {
     }
 
     /// The table above, where `largest` is the largest message in bytes.
-    pub(super) fn verdicts(&self, largest: u64) -> Vec<Verdict> {
-        let mut verdicts = Vec::new();
+    pub(super) fn problems(&self, largest: u64) -> Vec<SettingProblem> {
+        let mut problems = Vec::new();
         let mut say = |refused, level, key, value: String, says| {
-            verdicts.push(Verdict { refused, level, says, key, value });
+            problems.push(SettingProblem { refused, level, says, key, value });
         };
         if self.compacts {
             let lag = self.compaction_lag.unwrap_or(0);
-            let (refused, level) = judged(lag).unwrap_or((false, Level::Advice));
+            let (refused, level) = by_lifetime(lag).unwrap_or((false, Level::Advice));
             let says = format!(
-                "cleanup.policy compact: the earlier events of a key go {} after they came (min.compaction.lag.ms)",
+                "cleanup.policy compact: the earlier events of a key are deleted {} after they arrived \
+                 (min.compaction.lag.ms)",
                 span(lag)
             );
             match self.deletes {
@@ -133,87 +122,45 @@ impl Settings {
             }
         }
         if let Some(millis) = self.retention.filter(|millis| self.deletes && *millis >= 0)
-            && let Some((refused, level)) = judged(millis)
+            && let Some((refused, level)) = by_lifetime(millis)
         {
-            let says = format!("retention.ms: an event goes {} after it came", span(millis));
+            let says = format!("retention.ms: an event is deleted {} after it arrived", span(millis));
             say(refused, level, "retention.ms", (7 * DAY).to_string(), says);
         }
         if let Some(bytes) = self.retention_bytes.and_then(|bytes| u64::try_from(bytes).ok()).filter(|_| self.deletes)
             && bytes < largest.saturating_mul(MESSAGES)
         {
-            let says = format!("retention.bytes {bytes}: events go as soon as so much came after them");
+            let says =
+                format!("retention.bytes {bytes}: events are deleted as soon as so many bytes arrived after them");
             say(bytes < largest, Level::Mistake, "retention.bytes", "-1".to_owned(), says);
         }
         if self.unclean {
-            let says = "unclean leader elections: a replica that lags may take over, and acknowledged events are lost";
+            let says =
+                "unclean leader elections: a replica that lags may become leader, and acknowledged events are lost";
             say(false, Level::Advice, "unclean.leader.election.enable", "false".to_owned(), says.to_owned());
         }
         if let Some(millis) = self.clock.filter(|millis| *millis < MINUTE) {
-            let says = format!("refuses deliveries where the clocks of bridge and brokers differ by {millis} ms");
+            let says = format!("refuses deliveries if the clocks of bridge and brokers differ by {millis} ms");
             let key = "message.timestamp.before.max.ms and .after.max.ms";
             say(false, Level::Advice, key, HOUR.to_string(), says);
         }
-        verdicts
+        problems
     }
 
     /// Why nothing may go there, if so.
-    pub(super) fn refusal(&self, largest: u64) -> Option<Verdict> {
-        self.verdicts(largest).into_iter().find(|verdict| verdict.refused)
+    pub(super) fn fatal_problem(&self, largest: u64) -> Option<SettingProblem> {
+        self.problems(largest).into_iter().find(|problem| problem.refused)
     }
 }
 
-/// What it means that an event may be gone after so many milliseconds; `None`: nothing.
-fn judged(millis: i64) -> Option<(bool, Level)> {
+/// Whether deliveries are refused, and how bad it is, where an event is deleted after so many milliseconds; `None`: fine.
+fn by_lifetime(millis: i64) -> Option<(bool, Level)> {
     match millis {
         ..MINUTE => Some((true, Level::Mistake)),
         MINUTE..HOUR => Some((false, Level::Mistake)),
         HOUR..DAY => Some((false, Level::Advice)),
         _ => None,
     }
-}
-
-/// What the brokers told of the topics that were asked for.
-#[derive(Default)]
-pub(super) struct Described {
-    pub(super) settings: BTreeMap<Topic, Settings>,
-    /// Whether there was an answer at all.
-    pub(super) answered: bool,
-}
-
-/// What each of the topics is set to, as far as the brokers tell by the `deadline`.
-pub(super) async fn describe(
-    config: &config::Kafka,
-    topics: impl Iterator<Item = &Topic>,
-    deadline: Instant,
-) -> Result<Described, OpenError> {
-    let asked: Vec<_> = topics.map(|topic| ResourceSpecifier::Topic(topic)).collect();
-    if asked.is_empty() {
-        return Ok(Described { answered: true, ..Described::default() });
-    }
-    let admin: AdminClient<Quiet> = client::create(&client::admin(config)?, Quiet::default())?;
-    let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-    let answer = admin.describe_configs(&asked, &AdminOptions::new().request_timeout(Some(left))).await;
-    // Letting go of a client blocks.
-    drop(tokio::task::spawn_blocking(move || drop(admin)));
-    let answered = is_answer(&answer);
-    let mut settings = BTreeMap::new();
-    for resource in answer.unwrap_or_default().into_iter().flatten() {
-        // rdkafka passes on no error of a single topic: one that the brokers do not show has no entries.
-        if let (OwnedResourceSpecifier::Topic(name), false) = (&resource.specifier, resource.entries.is_empty()) {
-            settings.insert(Topic::of_record(name), read(&resource));
-        }
-    }
-    Ok(Described { settings, answered })
-}
-
-/// Brokers that do not know the question answer it, too.
-fn is_answer<T>(answer: &Result<T, KafkaError>) -> bool {
-    let unknown = |error| matches!(code(error), Code::UnsupportedFeature | Code::UnsupportedVersion);
-    answer.as_ref().map_or_else(unknown, |_| true)
-}
-
-fn read(resource: &ConfigResource) -> Settings {
-    Settings::read(|key| resource.get(key)?.value.as_deref())
 }
 
 fn span(millis: i64) -> String {
@@ -235,12 +182,12 @@ mod tests {
 
     fn of(pairs: &[(&str, &str)]) -> Vec<(bool, Level, &'static str)> {
         let value = |key: &str| pairs.iter().find(|(name, _)| *name == key).map(|(_, value)| *value);
-        let verdicts = Settings::read(value).verdicts(LARGEST);
-        verdicts.into_iter().map(|verdict| (verdict.refused, verdict.level, verdict.key)).collect()
+        let problems = Settings::read(value).problems(LARGEST);
+        problems.into_iter().map(|problem| (problem.refused, problem.level, problem.key)).collect()
     }
 
     #[test]
-    fn what_takes_acknowledged_events_away_is_refused_and_what_may_be_meant_is_said() {
+    fn what_deletes_acknowledged_events_is_refused_and_what_may_be_meant_is_said() {
         let lag = "min.compaction.lag.ms";
         for (settings, expected) in [
             (&[("cleanup.policy", "compact")][..], (true, Level::Mistake, lag)),

@@ -4,14 +4,11 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-use super::client::tests::config;
-use super::client::{self, Quiet};
-use super::live::{PATIENCE, broker, fresh, kept, message, read, up, within};
-use super::{inspect, open};
+use super::super::{inspect, open};
+use super::support::{PATIENCE, alter, broker, config, fresh, kept, message, read, up, within};
 use crate::bus::{ConnectionState, Level, Receipt, Refusal, StartPosition};
 use crate::config;
 use crate::telemetry::lines::Lines;
@@ -65,18 +62,10 @@ async fn one_forbidden_name_does_not_keep_the_bus_from_being_up() {
     bus.close().await;
 }
 
-async fn alter(config: &config::Kafka, topic: &str, key: &str, value: &str) {
-    let admin: AdminClient<Quiet> = client::create(&client::admin(config).unwrap(), Quiet::default()).unwrap();
-    let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(key, value);
-    let options = AdminOptions::new().request_timeout(Some(PATIENCE));
-    admin.alter_configs(&[change], &options).await.unwrap()[0].as_ref().unwrap();
-    tokio::task::spawn_blocking(move || drop(admin)).await.unwrap();
-}
-
 /// On one thread, whose lines are read.
 #[tokio::test]
-async fn a_topic_that_takes_away_what_it_acknowledged_is_refused_until_it_is_set_otherwise() {
-    let name = "a_topic_that_takes_away_what_it_acknowledged_is_refused_until_it_is_set_otherwise";
+async fn a_topic_that_deletes_what_it_acknowledged_is_refused_until_it_is_set_otherwise() {
+    let name = "a_topic_that_deletes_what_it_acknowledged_is_refused_until_it_is_set_otherwise";
     let Some(broker) = broker(name) else { return };
     let (lines, _guard) = Lines::taken();
     for (key, value) in [("cleanup.policy", "compact"), ("retention.ms", "5000"), ("retention.bytes", "4096")] {
@@ -92,7 +81,7 @@ async fn a_topic_that_takes_away_what_it_acknowledged_is_refused_until_it_is_set
             }
         };
         assert!(matches!(&refusal, Refusal::Permanent { reason, .. } if reason.contains(key)), "{refusal}");
-        let said = lines.with("take away what they acknowledged");
+        let said = lines.with("deletes what it acknowledged");
         assert!(
             said.iter().any(|line| line.contains("ERROR") && line.contains(&topic) && line.contains(key)),
             "{said:?}"
@@ -135,7 +124,7 @@ async fn an_inspection_has_the_brokers_say_what_they_would_not_make() {
     };
     let collides = of(&config, &alike).await;
     assert_eq!(collides.level, Level::Mistake, "{collides:?}");
-    assert!(collides.says.contains("differ from them only in `.` and `_`"), "{collides:?}");
+    assert!(collides.says.contains("differs only in `.` and `_`"), "{collides:?}");
     let fresh = fresh("never");
     assert!(of(&config, &fresh).await.says.contains("which the brokers would do now"));
     assert!(of(&config, &fresh).await.says.contains("does not exist yet"), "nothing was made");

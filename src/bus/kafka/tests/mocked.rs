@@ -8,19 +8,16 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey as Api, RDKafkaRespErr as Answer};
 
-use super::client::tests::{config, setup};
-use super::live::is_lacking;
-use super::producer::Line;
-use super::state::State;
-use super::supervise::supervise;
-use super::topics::{Looked, Topics};
-use super::{client, open};
+use super::super::producer::Producer;
+use super::super::reconciler::Reconciler;
+use super::super::status::Status;
+use super::super::topics::{Reconciled, Topics};
+use super::super::{open, settings};
+use super::support::{PATIENCE, config, is_refused, reaches, within};
 use crate::bus::{Bus, ConnectionState, Receipt, Refusal, Setup};
 use crate::config;
 use crate::message::Message;
 use crate::telemetry::lines::Lines;
-
-const PATIENCE: Duration = Duration::from_secs(30);
 
 type Brokers = MockCluster<'static, DefaultProducerContext>;
 
@@ -36,15 +33,10 @@ fn sized(bytes: usize) -> Arc<Message> {
 async fn connected() -> (Brokers, Arc<dyn Bus>) {
     let brokers = MockCluster::new(1).unwrap();
     brokers.create_topic("t", 1, 1).unwrap();
-    let bus = open(&config(&brokers.bootstrap_servers()), setup(Duration::from_secs(5), &["t"])).unwrap();
-    reaches(&bus, ConnectionState::Up).await;
+    let bus = open(&config(&brokers.bootstrap_servers()), within(&["t"])).unwrap();
+    reaches(bus.connection(), ConnectionState::Up).await;
     kept(&bus).await;
     (brokers, bus)
-}
-
-async fn reaches(bus: &Arc<dyn Bus>, wanted: ConnectionState) {
-    let mut connection = bus.connection();
-    tokio::time::timeout(PATIENCE, connection.wait_for(|connection| *connection == wanted)).await.unwrap().unwrap();
 }
 
 async fn kept(bus: &Arc<dyn Bus>) {
@@ -60,7 +52,7 @@ async fn a_client_that_fails_for_good_is_replaced() {
     let brokers = MockCluster::new(1).unwrap();
     brokers.create_topic("t", 1, 1).unwrap();
     brokers.request_errors(Api::InitProducerId, &[Answer::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED]);
-    let bus = open(&config(&brokers.bootstrap_servers()), setup(Duration::from_secs(5), &["t"])).unwrap();
+    let bus = open(&config(&brokers.bootstrap_servers()), within(&["t"])).unwrap();
     kept(&bus).await;
     bus.close().await;
 }
@@ -70,7 +62,7 @@ async fn a_login_without_the_right_to_idempotence_is_told_what_to_grant() {
     let brokers = MockCluster::new(1).unwrap();
     brokers.create_topic("t", 1, 1).unwrap();
     brokers.request_errors(Api::InitProducerId, &[Answer::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED; 100]);
-    let bus = open(&config(&brokers.bootstrap_servers()), setup(Duration::from_secs(5), &["t"])).unwrap();
+    let bus = open(&config(&brokers.bootstrap_servers()), within(&["t"])).unwrap();
     let deadline = Instant::now() + PATIENCE;
     loop {
         match bus.publish(message()).await {
@@ -90,7 +82,7 @@ async fn brokers_that_go_and_come_are_seen_without_a_restart() {
     let refusal = bus.publish(message()).await.unwrap_err();
     assert!(matches!(refusal, Refusal::Transient { .. }), "{refusal}");
     assert!(begun.elapsed() < Duration::from_millis(4800), "{:?}", begun.elapsed());
-    reaches(&bus, ConnectionState::Away).await;
+    reaches(bus.connection(), ConnectionState::Away).await;
     brokers.broker_up(1).unwrap();
     kept(&bus).await;
     assert_eq!(*bus.connection().borrow(), ConnectionState::Up);
@@ -122,8 +114,8 @@ async fn what_a_broker_calls_a_duplicate_is_not_kept_by_any_message_of_its_batch
     let mut config = config(&brokers.bootstrap_servers());
     // Long enough for three messages that are handed over at once.
     config.properties.insert("linger.ms".to_owned(), config::Secret::new("500"));
-    let bus = open(&config, setup(Duration::from_secs(5), &["t"])).unwrap();
-    reaches(&bus, ConnectionState::Up).await;
+    let bus = open(&config, within(&["t"])).unwrap();
+    reaches(bus.connection(), ConnectionState::Up).await;
     kept(&bus).await;
     brokers.request_errors(Api::Produce, &[Answer::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER]);
     for answer in join_all([bus.publish(message()), bus.publish(message()), bus.publish(message())]).await {
@@ -155,11 +147,11 @@ async fn only_a_message_that_was_alone_in_its_batch_is_too_large() {
 }
 
 /// Of a bridge that makes no topics.
-fn parts(brokers: &Brokers, setup: &Setup) -> (Arc<Line>, Arc<State>, Topics) {
+fn parts(brokers: &Brokers, setup: &Setup) -> (Arc<Producer>, Arc<Status>, Topics) {
     let config = config::Kafka { create_topics: false, ..config(&brokers.bootstrap_servers()) };
-    let state = Arc::new(State::new(false));
-    let line = Line::open(client::producer(&config, setup).unwrap(), Arc::clone(&state)).unwrap();
-    (Arc::new(line), state, Topics::new(config, setup))
+    let status = Arc::new(Status::new(false));
+    let producer = Producer::open(settings::producer(&config, setup).unwrap(), Arc::clone(&status)).unwrap();
+    (Arc::new(producer), status, Topics::new(config, setup))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -169,17 +161,17 @@ async fn many_topics_of_distant_brokers_are_all_looked_for_at_once() {
     let names: Vec<&str> = names.iter().map(|name| &**name).collect();
     // One after the other they would take 12 s: more than there is for a look.
     brokers.broker_round_trip_time(1, Duration::from_millis(60)).unwrap();
-    let (line, state, mut topics) = parts(&brokers, &setup(Duration::from_secs(5), &names));
-    let looked = topics.tend(&line, &state, Duration::from_secs(2)).await;
-    assert!(matches!(looked, Looked { ready: true, settled: false, .. }), "{looked:?}");
-    assert!(names.iter().all(|name| is_lacking(&state, name)));
+    let (producer, status, mut topics) = parts(&brokers, &within(&names));
+    let reconciled = topics.reconcile(&producer, &status, Duration::from_secs(2)).await;
+    assert!(matches!(reconciled, Reconciled { ready: true, .. }), "{reconciled:?}");
+    assert!(names.iter().all(|name| is_refused(&status, name)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn looks_at_topics_that_only_somebody_else_can_make_grow_rarer_until_others_are_told() {
+async fn looks_at_topics_that_only_somebody_else_can_create_are_rarer_until_others_are_set() {
     let brokers = MockCluster::new(1).unwrap();
-    let (line, state, mut topics) = parts(&brokers, &setup(Duration::from_secs(5), &["missing"]));
-    let rest = async |topics: &mut Topics| topics.tend(&line, &state, Duration::from_secs(2)).await.rest;
+    let (producer, status, mut topics) = parts(&brokers, &within(&["missing"]));
+    let rest = async |topics: &mut Topics| topics.reconcile(&producer, &status, Duration::from_secs(2)).await.next;
     assert!(!rest(&mut topics).await.is_zero());
     let deadline = Instant::now() + PATIENCE;
     while rest(&mut topics).await <= Duration::from_secs(1) {
@@ -196,13 +188,13 @@ async fn brokers_that_do_not_show_their_defaults_are_named_once() {
     // These know neither the question nor the creation, which is tried again at each look.
     let brokers = MockCluster::new(1).unwrap();
     let (lines, _guard) = Lines::taken();
-    let setup = setup(Duration::from_secs(5), &["missing"]);
-    let (line, state, _) = parts(&brokers, &setup);
+    let setup = within(&["missing"]);
+    let (producer, status, _) = parts(&brokers, &setup);
     let mut topics = Topics::new(config(&brokers.bootstrap_servers()), &setup);
     for _ in 0..3 {
-        topics.tend(&line, &state, Duration::from_secs(2)).await;
+        topics.reconcile(&producer, &status, Duration::from_secs(2)).await;
     }
-    assert_eq!(lines.with("Kafka is asked to make topics").len(), 3);
+    assert_eq!(lines.with("Kafka is asked to create topics").len(), 3);
     assert_eq!(lines.with("default replication cannot be seen").len(), 1);
 }
 
@@ -212,25 +204,22 @@ async fn the_bus_is_up_once_every_topic_was_seen_and_what_was_seen_before_counts
     brokers.create_topic("t", 1, 1).unwrap();
     // No broker is even asked for this name.
     let unseen = "unseen\0";
-    let within = |topics: &[&str]| setup(Duration::from_secs(5), topics);
-    let (line, state, topics) = parts(&brokers, &within(&["t", unseen, "missing"]));
-    let supervisor = tokio::spawn(supervise(line, Arc::clone(&state), topics, Duration::from_secs(2)));
-    let lacks = async |topic: &str| {
+    let (producer, status, topics) = parts(&brokers, &within(&["t", unseen, "missing"]));
+    let reconciler = Reconciler::new(producer, Arc::clone(&status), topics, Duration::from_secs(2));
+    let reconciler = tokio::spawn(reconciler.run());
+    let refuses = async |topic: &str| {
         let deadline = Instant::now() + PATIENCE;
-        while !is_lacking(&state, topic) {
+        while !is_refused(&status, topic) {
             assert!(Instant::now() < deadline, "{topic}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    lacks("missing").await;
+    refuses("missing").await;
     // Seen in a later round, so that the first is over.
-    state.told(within(&["t", unseen, "missing too"]).topics);
-    lacks("missing too").await;
-    assert_eq!(*state.connection().borrow(), ConnectionState::Waiting);
-    state.told(within(&["t"]).topics);
-    tokio::time::timeout(PATIENCE, state.connection().wait_for(|connection| *connection == ConnectionState::Up))
-        .await
-        .unwrap()
-        .unwrap();
-    supervisor.abort();
+    status.set_topics(within(&["t", unseen, "missing too"]).topics);
+    refuses("missing too").await;
+    assert_eq!(*status.connection().borrow(), ConnectionState::Waiting);
+    status.set_topics(within(&["t"]).topics);
+    reaches(status.connection(), ConnectionState::Up).await;
+    reconciler.abort();
 }
