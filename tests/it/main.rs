@@ -30,6 +30,7 @@
 //! - `plans`, `verdicts`: what the faults program (`tests/breaking`) makes of a seed, and of what came of it
 //! - `advertised`: Kafka brokers that give a wrong address for themselves
 //! - `secured`: brokers that want TLS and a login, and refuse the wrong one
+//! - `imports`: which file of the source imports which, without circles
 //! - `every_bus`: how one test becomes one for each bus
 //! - `support`: the bridge on free ports, the pretend Terra, the brokers
 
@@ -50,6 +51,7 @@ mod endpoints;
 mod forging;
 mod http;
 mod https;
+mod imports;
 mod large;
 mod links;
 mod order;
