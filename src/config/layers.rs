@@ -1,8 +1,11 @@
-//! The sources, laid over each other: what the surroundings suggest, then the file, then the environment. Keeps what
-//! is a key and given once; all else is a mistake.
+//! The sources, laid over each other by figment: what the surroundings suggest, then the file, then the environment. Keeps
+//! what is a key and given once; all else is a mistake.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+
+use figment::value::{Dict, Map, Value};
+use figment::{Figment, Metadata, Profile, Provider};
 
 use super::environment::{Environment, variable};
 use super::format::type_in_words;
@@ -42,12 +45,11 @@ impl Layers {
             }
         };
         name_endpoints_as_the_file_does(&mut from_environment, &from_file);
-        let mut given = checked(from_file, keys);
-        given.extend(checked(from_environment, keys));
+        let (from_file, from_environment) = (checked(from_file, keys), checked(from_environment, keys));
 
         let mut endpoints = BTreeSet::new();
         let mut mistakes = Vec::new();
-        for (endpoint, source) in given.endpoints() {
+        for (endpoint, source) in from_file.endpoints().chain(from_environment.endpoints()) {
             if endpoints.insert(endpoint.to_owned()) && !texts::is_endpoint_name(endpoint) {
                 let mistake = Mistake::new(format!("endpoints.{endpoint}"), source, "is not a name for an endpoint");
                 mistakes.push(mistake.allowed("a-z, 0-9, \"_\" and \"-\""));
@@ -56,10 +58,44 @@ impl Layers {
         if endpoints.is_empty() {
             endpoints.insert(TERRA.to_owned());
         }
-        let mut values = suggested(environment, is_terminal);
-        values.extend(given.all.into_iter().filter(|(name, _)| keys.find(name).is_some()));
-        Ok((Self { values, endpoints }, [given.mistakes, mistakes].concat()))
+        let of_keys = |given: Vec<(String, RawValue)>| given.into_iter().filter(|(name, _)| keys.find(name).is_some());
+        let mistakes = [from_file.mistakes, from_environment.mistakes, mistakes].concat();
+        let layers = [
+            Layer { name: "suggested", values: suggested(environment, is_terminal) },
+            Layer { name: "file", values: of_keys(from_file.all).collect() },
+            Layer { name: "environment", values: of_keys(from_environment.all).collect() },
+        ];
+        Ok((Self { values: merged(layers), endpoints }, mistakes))
     }
+}
+
+/// What one source gives, by the full names of keys.
+struct Layer {
+    name: &'static str,
+    values: BTreeMap<String, RawValue>,
+}
+
+impl Provider for Layer {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(self.name)
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        let values = self.values.iter().map(|(name, raw)| Ok((name.clone(), Value::serialize(&raw.value)?)));
+        Ok(Map::from([(Profile::Default, values.collect::<Result<_, figment::Error>>()?)]))
+    }
+}
+
+/// Of every key the value that counts: figment knows from which layer, and the layer from which line or variable.
+fn merged(layers: [Layer; 3]) -> BTreeMap<String, RawValue> {
+    let figment = layers.iter().fold(Figment::new(), |figment, layer| figment.merge(layer));
+    let merged = figment.data().expect("what TOML can hold, figment can").remove(&Profile::Default).unwrap_or_default();
+    let value = |(name, value): (String, Value)| {
+        let source = figment.get_metadata(value.tag()).expect("every layer has a name");
+        let layer = layers.iter().find(|layer| layer.name == source.name)?;
+        Some((name.clone(), layer.values.get(&name)?.clone()))
+    };
+    merged.into_iter().filter_map(value).collect()
 }
 
 /// Values that depend on where the bridge runs.
