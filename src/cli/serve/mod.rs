@@ -1,0 +1,119 @@
+//! `serve`: opens the bus, then the ports, and runs until a signal. Puts all other rooms together, and decides nothing of its
+//! own.
+//!
+//! `opened` is what deliveries pass, `listeners` where they come in, `signals` and `shutdown` how it ends, `error` why it
+//! could not start.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::signal::unix::Signal;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+mod error;
+mod listeners;
+mod opened;
+mod shutdown;
+mod signals;
+
+use super::load::Loaded;
+use super::reload::{self, Parts, Reload};
+use crate::bus::ConnectionState;
+use crate::config::Ignored;
+use crate::metrics::Metrics;
+use crate::spool::Spool;
+use crate::telemetry;
+pub(super) use error::StartError;
+pub(super) use listeners::Tls;
+use listeners::{Ports, Serving, announce};
+use opened::Opened;
+pub(super) use opened::setup;
+use shutdown::{Drainer, drain};
+use signals::Signals;
+pub(super) use signals::hangup;
+
+/// Runs until SIGTERM or SIGINT, then drains. A second signal ends it at once. `file` is read again at each `hangup`.
+///
+/// # Errors
+/// Where it could not start: nothing was accepted then. Or where the bus or the spool stopped.
+pub(super) async fn run(loaded: Loaded, file: Option<PathBuf>, hangup: Signal) -> Result<(), StartError> {
+    let Loaded { config, effective, resolved, routes } = loaded;
+    let (config, routes) = (&config, Arc::new(routes));
+    let telemetry = telemetry::start(&config.log);
+    warn_of(&effective.ignored);
+    reload::warn_of_advice(&resolved.advice());
+    let mut signals = Signals::new().map_err(StartError::Signals)?;
+    let tls = Tls::load(config)?;
+    let opened = Opened::open(config, &routes, &telemetry)?;
+    let ports = Ports::bind(config)?;
+
+    let stop = CancellationToken::new();
+    let drain_spool = |spool| Drainer::start(spool, opened.bus.clone(), config.bus_timeout());
+    let drainer = opened.spool.clone().map(drain_spool);
+    announce(config, &ports);
+    let mut serving = Serving::start(config, ports, &tls, &opened, &stop);
+    let parts = Parts {
+        relay: opened.relay.clone(),
+        bus: opened.bus.clone(),
+        api: opened.api.clone(),
+        filter: telemetry.filter(),
+        certificates: tls.all(),
+    };
+    reload::start(Reload::new(resolved, routes, file, parts), hangup, stop.clone()).map_err(StartError::Reload)?;
+
+    let ended = ended(&mut signals, &opened).await;
+    stop.cancel();
+    if let Some(api) = &opened.api {
+        // A reader that follows would follow for ever.
+        api.drain();
+    }
+    let drained = drain(config, &mut serving.deliveries, &opened.relay, drainer, opened.bus.as_ref());
+    tokio::select! {
+        () = drained => tracing::info!("stopped"),
+        signal = signals.next() => tracing::warn!(signal, "second signal: stopped at once"),
+    }
+    serving.end().await;
+    ended
+}
+
+/// Returns at a signal. An error where the bus or the spool stopped before that.
+async fn ended(signals: &mut Signals, opened: &Opened) -> Result<(), StartError> {
+    let error = tokio::select! {
+        signal = signals.next() => {
+            tracing::info!(signal, "draining: no new connections, running requests finish");
+            return Ok(());
+        }
+        () = follow(opened.bus.connection(), opened.metrics.clone()) => StartError::BusEnded,
+        () = end_of(opened.spool.clone()) => StartError::SpoolEnded,
+    };
+    tracing::error!("{error}");
+    Err(error)
+}
+
+/// What Kubernetes sets of itself is nobody's mistake.
+fn warn_of(ignored: &[Ignored]) {
+    let set = ignored.iter().filter(|variable| !variable.injected).map(ToString::to_string).collect::<Vec<_>>();
+    if !set.is_empty() {
+        let remedy = "`terra-bridge check` says which are the bridge's";
+        tracing::warn!(variables = set.join(", "), remedy, "unknown TERRA_BRIDGE_ variables are ignored");
+    }
+}
+
+/// Keeps the gauge of the bus current; returns when the adapter is no more.
+async fn follow(mut connection: watch::Receiver<ConnectionState>, metrics: Metrics) {
+    loop {
+        metrics.bus(*connection.borrow_and_update() == ConnectionState::Up);
+        if connection.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Returns when the spool is no more; without one, never.
+async fn end_of(spool: Option<Spool>) {
+    match spool {
+        Some(spool) => spool.ended().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,75 @@
+//! The spool's drainer, and the end of everything in its order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::bus::Bus;
+use crate::config::Config;
+use crate::relay::Relay;
+use crate::spool::{self, Spool};
+
+/// What bus and spool may each take beyond the drain timeout to close.
+const CLOSE_WITHIN: Duration = Duration::from_secs(2);
+
+/// Brings the spool's messages to the bus while the bridge runs.
+pub(super) struct Drainer {
+    spool: Spool,
+    stop: CancellationToken,
+    /// What it may take to learn what became of what is in flight.
+    publish_timeout: Duration,
+    task: JoinHandle<()>,
+}
+
+impl Drainer {
+    pub(super) fn start(spool: Spool, bus: Arc<dyn Bus>, publish_timeout: Duration) -> Self {
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(spool::drain(spool.clone(), bus, publish_timeout, stop.clone()));
+        Self { spool, stop, publish_timeout, task }
+    }
+
+    /// Goes on until the spool is empty, or so long that what is in flight has its time until `end`.
+    async fn end(mut self, end: Instant) {
+        let left = end.saturating_duration_since(Instant::now());
+        let emptied = tokio::time::timeout_at(end - self.publish_timeout.min(left / 2), self.spool.emptied()).await;
+        self.stop.cancel();
+        if tokio::time::timeout_at(end + CLOSE_WITHIN, &mut self.task).await.is_err() {
+            self.task.abort();
+        }
+        if emptied.is_err() {
+            let messages = self.spool.gauges().messages;
+            tracing::warn!(messages, "drain_timeout passed: messages stay in the spool until the next start");
+        }
+        if tokio::time::timeout_at(end + CLOSE_WITHIN, self.spool.close()).await.is_err() {
+            tracing::warn!("the spool's disk did not take its last writes in time; none of them was answered 200");
+        }
+    }
+}
+
+/// Connections first, then publishes whose clients left, then the spool, then the bus.
+pub(super) async fn drain(
+    config: &Config,
+    deliveries: &mut JoinHandle<usize>,
+    relay: &Relay,
+    drainer: Option<Drainer>,
+    bus: &dyn Bus,
+) {
+    let end = Instant::now() + config.server.drain_timeout;
+    match deliveries.await {
+        Ok(0) => {}
+        Ok(aborted) => tracing::warn!(aborted, "drain_timeout passed: connections closed without an answer"),
+        Err(_) => tracing::error!("the listener for deliveries panicked"),
+    }
+    if tokio::time::timeout_at(end, relay.drained()).await.is_err() {
+        tracing::warn!("drain_timeout passed: some publishes were not confirmed; their deliveries got no 2xx");
+    }
+    if let Some(drainer) = drainer {
+        drainer.end(end).await;
+    }
+    if tokio::time::timeout_at(end + CLOSE_WITHIN, bus.close()).await.is_err() {
+        tracing::warn!("the bus did not close in time");
+    }
+}
