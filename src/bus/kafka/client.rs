@@ -46,7 +46,7 @@ where
     })
 }
 
-/// Closing a client blocks: it is done on a thread of its own, for which the end of the runtime waits.
+/// Closing a client blocks, so that a thread of its own does it.
 pub(super) struct ClosedAside<C: Send + 'static>(Option<C>);
 
 impl<C: Send + 'static> ClosedAside<C> {
@@ -66,9 +66,7 @@ impl<C: Send + 'static> Deref for ClosedAside<C> {
 impl<C: Send + 'static> Drop for ClosedAside<C> {
     fn drop(&mut self) {
         let client = self.0.take();
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn_blocking(move || drop(client));
-        }
+        std::thread::spawn(move || drop(client));
     }
 }
 
