@@ -3,7 +3,7 @@
 use std::ops::Deref;
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt as _, stream};
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
@@ -161,6 +161,11 @@ pub(super) async fn ask_each<T: Send + 'static, A: Send + 'static>(
         blocking(move || question(item))
     });
     asked.buffered(at_once).collect().await
+}
+
+/// How long a question may take that is to be answered by the `deadline`: a millisecond at least.
+pub(super) fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
 }
 
 /// librdkafka's lines have broker addresses in them: only where a line comes from is kept.

@@ -15,7 +15,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka::{ClientConfig, Offset};
 
-use super::client::{self, ClosedAside, NoAnswer, Query as _, QueryClient, QueryContext, code, is_not_reached};
+use super::client::{self, ClosedAside, NoAnswer, Query as _, QueryClient, QueryContext, code, is_not_reached, left};
 use super::connection_error::ConnectionError;
 use super::settings;
 use crate::bus::read::{Progress, Skipped, Source, merge};
@@ -260,10 +260,6 @@ fn refused(topic: &str, code: Code) -> ReadError {
             None => format!("Kafka answered {other:?} for {topic}"),
         },
     })
-}
-
-fn left(deadline: Instant) -> Duration {
-    deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
 }
 
 fn record(message: &BorrowedMessage<'_>, payloads: Payloads) -> Record {
