@@ -10,7 +10,7 @@ use rdkafka::admin::{
 };
 use rdkafka::types::RDKafkaErrorCode as Code;
 
-use super::client::{self, ClosedAside, QueryContext, blocking, code, is_not_reached};
+use super::client::{self, ClosedAside, QueryContext, blocking, code, is_not_reached, left};
 use super::metadata::address;
 use super::settings;
 use super::topic_error::TopicError;
@@ -71,8 +71,7 @@ impl Admin {
         if asked.is_empty() {
             return Some(BTreeMap::new());
         }
-        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        let answer = self.0.describe_configs(&asked, &AdminOptions::new().request_timeout(Some(left))).await;
+        let answer = self.0.describe_configs(&asked, &AdminOptions::new().request_timeout(Some(left(deadline)))).await;
         let resources = match answer {
             Ok(resources) => resources,
             // Brokers that do not know the question answer it, too.

@@ -3,7 +3,7 @@
 use std::ops::Deref;
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt as _, stream};
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
@@ -46,7 +46,7 @@ where
     })
 }
 
-/// Closing a client blocks: it is done on a thread of its own, for which the end of the runtime waits.
+/// Closing a client blocks, so that a thread of its own does it.
 pub(super) struct ClosedAside<C: Send + 'static>(Option<C>);
 
 impl<C: Send + 'static> ClosedAside<C> {
@@ -66,9 +66,7 @@ impl<C: Send + 'static> Deref for ClosedAside<C> {
 impl<C: Send + 'static> Drop for ClosedAside<C> {
     fn drop(&mut self) {
         let client = self.0.take();
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn_blocking(move || drop(client));
-        }
+        std::thread::spawn(move || drop(client));
     }
 }
 
@@ -163,6 +161,11 @@ pub(super) async fn ask_each<T: Send + 'static, A: Send + 'static>(
         blocking(move || question(item))
     });
     asked.buffered(at_once).collect().await
+}
+
+/// How long a question may take that is to be answered by the `deadline`: a millisecond at least.
+pub(super) fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
 }
 
 /// librdkafka's lines have broker addresses in them: only where a line comes from is kept.

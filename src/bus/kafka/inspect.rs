@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rdkafka::metadata::Metadata;
 
 use super::admin::{Admin, Creation, NoController};
-use super::client::{Query as _, QueryClient, blocking};
+use super::client::{Query as _, QueryClient, blocking, left};
 use super::findings::{Cluster, Shown, findings, unreachable};
 use super::metadata::{self, TopicMetadata, address};
 use super::settings::largest_message;
@@ -50,13 +50,12 @@ pub(crate) async fn inspect(config: &config::Kafka, setup: &Setup) -> Result<Vec
 
 /// How many brokers there are, whether those that lead are reached, and each topic without its settings.
 async fn look(client: &Arc<QueryClient>, brokers: &Metadata, topics: &[Topic], deadline: Instant) -> Cluster {
-    let left = || deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-    let (seen, leaders) = metadata::of_topics(client, topics.to_vec(), AT_ONCE, left(), deadline).await;
+    let (seen, leaders) = metadata::of_topics(client, topics.to_vec(), AT_ONCE, left(deadline), deadline).await;
     let (seen, not_reached) = if !seen.is_empty() && seen.iter().all(|(_, metadata)| metadata.is_silent()) {
         // The client goes to the addresses that brokers advertise as soon as it knows them.
         (Vec::new(), brokers.brokers().iter().map(address).collect())
     } else {
-        (seen, metadata::not_reached(client, leaders, left().min(LEADER)).await)
+        (seen, metadata::not_reached(client, leaders, left(deadline).min(LEADER)).await)
     };
     let shown = |(topic, metadata)| (topic, Shown { metadata, settings: None, creation: None });
     Cluster { brokers: brokers.brokers().len(), topics: seen.into_iter().map(shown).collect(), not_reached }

@@ -9,7 +9,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::metadata::{Metadata, MetadataBroker};
 use rdkafka::types::RDKafkaErrorCode as Code;
 
-use super::client::{Query, ask_each, code, is_not_reached};
+use super::client::{Query, ask_each, code, is_not_reached, left};
 use crate::route::Topic;
 
 /// Questions of a producer at once. As many as librdkafka has under way to a broker where it writes idempotently: more
@@ -115,8 +115,7 @@ pub(super) async fn of_topics(
         if none.load(Ordering::Relaxed) && !any.load(Ordering::Relaxed) {
             return ((topic, TopicMetadata::Unanswered(Code::OperationTimedOut)), Vec::new());
         }
-        let left = deadline.saturating_duration_since(Instant::now());
-        let metadata = client.metadata(Some(&topic), patience.min(left));
+        let metadata = client.metadata(Some(&topic), patience.min(left(deadline)));
         let leaders = metadata.as_ref().map_or_else(|_| Vec::new(), |metadata| leaders(metadata, &topic));
         let seen = TopicMetadata::of(metadata.as_ref());
         (if seen.is_silent() { none } else { any }).store(true, Ordering::Relaxed);
@@ -162,8 +161,7 @@ pub(super) async fn not_serving(
         (0..).take(*partitions).map(move |partition| (topic.clone(), partition))
     };
     let asked = ask_each(topics.iter().flat_map(of_topic).collect(), AT_ONCE, move |(topic, partition)| {
-        let left = deadline.saturating_duration_since(Instant::now());
-        match client.offsets(&topic, partition, patience.min(left)) {
+        match client.offsets(&topic, partition, patience.min(left(deadline))) {
             Ok(_) => None,
             // Who may not ask for it may write to it all the same.
             Err(error) => (code(&error) != Code::TopicAuthorizationFailed).then_some(topic),

@@ -15,7 +15,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka::{ClientConfig, Offset};
 
-use super::client::{self, NoAnswer, Query as _, QueryClient, QueryContext, code, is_not_reached};
+use super::client::{self, ClosedAside, NoAnswer, Query as _, QueryClient, QueryContext, code, is_not_reached, left};
 use super::connection_error::ConnectionError;
 use super::settings;
 use crate::bus::read::{Progress, Skipped, Source, merge};
@@ -127,20 +127,20 @@ fn start(topic: &str, partition: i32, from: StartPosition, kept: Range<i64>) -> 
 /// One for each partition, and one for what concerns the consumer as a whole.
 fn sources(settings: &ClientConfig, partitions: Vec<Partition>, payloads: Payloads) -> Result<Vec<Source>, ReadError> {
     let consumer: StreamConsumer<QueryContext> = client::create(settings, QueryContext::default())?;
-    let consumer = Arc::new(Closing(Some(Arc::new(consumer))));
+    let consumer = Arc::new(ClosedAside::new(Arc::new(consumer)));
     let mut list = TopicPartitionList::new();
     let mut readers = Vec::new();
     for partition in partitions {
         let Partition { topic, number, start, end } = partition;
         list.add_partition_offset(&topic, number, start).map_err(|error| refused(&topic, code(&error)))?;
         // Before the assignment, which leaves queues that were split off as they are.
-        let queue = consumer.get().split_partition_queue(&topic, number);
+        let queue = consumer.split_partition_queue(&topic, number);
         let queue = queue.ok_or_else(|| refused(&topic, Code::UnknownPartition))?;
         readers.push(PartitionReader { queue, topic, end, payloads, _consumer: consumer.clone() });
     }
-    consumer.get().assign(&list).map_err(|error| refused("the topics", code(&error)))?;
+    consumer.assign(&list).map_err(|error| refused("the topics", code(&error)))?;
     let events = stream::try_unfold(consumer, |consumer| async move {
-        let error = events(consumer.get()).await;
+        let error = events(&consumer).await;
         Err::<Option<(Progress, _)>, _>(error)
     });
     let mut sources = vec![Source { is_behind: false, progress: Box::pin(events) }];
@@ -165,7 +165,7 @@ struct PartitionReader {
     end: Option<i64>,
     payloads: Payloads,
     /// Let go after the queue.
-    _consumer: Arc<Closing>,
+    _consumer: Arc<ClosedAside<Arc<StreamConsumer<QueryContext>>>>,
 }
 
 impl PartitionReader {
@@ -192,22 +192,6 @@ impl PartitionReader {
                 Err(error) => return Err(refused(&self.topic, code(&error))),
             }
         }
-    }
-}
-
-/// Closing a consumer blocks, so that a thread of its own does it.
-struct Closing(Option<Arc<StreamConsumer<QueryContext>>>);
-
-impl Closing {
-    fn get(&self) -> &Arc<StreamConsumer<QueryContext>> {
-        self.0.as_ref().expect("only drop takes it")
-    }
-}
-
-impl Drop for Closing {
-    fn drop(&mut self) {
-        let consumer = self.0.take();
-        std::thread::spawn(move || drop(consumer));
     }
 }
 
@@ -276,10 +260,6 @@ fn refused(topic: &str, code: Code) -> ReadError {
             None => format!("Kafka answered {other:?} for {topic}"),
         },
     })
-}
-
-fn left(deadline: Instant) -> Duration {
-    deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
 }
 
 fn record(message: &BorrowedMessage<'_>, payloads: Payloads) -> Record {
