@@ -42,10 +42,10 @@ use crate::route::Topic;
 use client::IN_FLIGHT;
 use events::Events;
 use reconcile::StreamReconciler;
-use stream::Stream;
+use stream::EventStream;
 
 struct Nats {
-    stream: Arc<Stream>,
+    stream: Arc<EventStream>,
     in_flight: Arc<Semaphore>,
     /// Bytes.
     unsent: Arc<Semaphore>,
@@ -62,7 +62,7 @@ pub(super) fn open(config: &config::Nats, setup: Setup) -> Result<Arc<dyn Bus>, 
     let events = Arc::new(Events::default());
     let client = client::lazy(config, setup.publish_timeout, events.clone())?;
     let context = client::context(config, client, setup.publish_timeout);
-    let stream = Arc::new(Stream::new(config, context, events, &setup));
+    let stream = Arc::new(EventStream::new(config, context, events, &setup));
     let wanted = stream::wanted(config, &setup);
     let subjects = watch::Sender::new(wanted.subjects.clone());
     let (connection_sender, connection) = watch::channel(ConnectionState::Waiting);

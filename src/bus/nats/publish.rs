@@ -15,7 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::claim_check;
 use super::object_store::ObjectStore;
 use super::refusal;
-use super::stream::Stream;
+use super::stream::EventStream;
 use crate::bus::{Receipt, Refusal};
 use crate::message::Message;
 
@@ -41,7 +41,7 @@ impl AsRef<[u8]> for Unsent {
 /// `unsent`: the payload's share among what is unsent. The message, and with it its share of memory, lives until this
 /// ends.
 pub(super) async fn publish(
-    stream: &Stream,
+    stream: &EventStream,
     message: &Message,
     unsent: OwnedSemaphorePermit,
 ) -> Result<Receipt, Refusal> {
@@ -65,7 +65,7 @@ pub(super) async fn publish(
 }
 
 async fn by_claim_check(
-    stream: &Stream,
+    stream: &EventStream,
     store: &ObjectStore,
     message: &Message,
     mut headers: HeaderMap,
@@ -81,7 +81,7 @@ async fn by_claim_check(
     send(stream, message, headers, Bytes::new()).await
 }
 
-async fn send(stream: &Stream, message: &Message, headers: HeaderMap, payload: Bytes) -> Result<Receipt, Refusal> {
+async fn send(stream: &EventStream, message: &Message, headers: HeaderMap, payload: Bytes) -> Result<Receipt, Refusal> {
     let subject = message.topic().to_string();
     let answer = match stream.context.publish_with_headers(subject, headers, payload).await {
         Ok(acknowledged) => acknowledged.await,
@@ -145,6 +145,17 @@ mod tests {
 
     fn ack(stream: &str, sequence: u64, duplicate: bool, domain: &str) -> PublishAck {
         PublishAck { stream: stream.into(), sequence, duplicate, domain: domain.into(), ..PublishAck::default() }
+    }
+
+    #[test]
+    fn the_server_is_told_which_stream_has_to_take_the_message_and_what_is_a_copy_of_it() {
+        let message = Message::sample("t", "k", [7; 32], "{}");
+        let (headers, size) = headers(&message, "terra");
+        let value = |name: &str| headers.get(name).map(|value| value.as_str().to_owned());
+        assert_eq!(value("Nats-Expected-Stream").as_deref(), Some("terra"));
+        assert_eq!(value("Nats-Msg-Id"), Some(message.id().to_string()));
+        let lines = headers.iter().map(|(name, values)| name.to_string().len() + values[0].as_str().len() + 4);
+        assert_eq!(size, lines.sum::<usize>() + "NATS/1.0\r\n\r\n".len());
     }
 
     #[test]

@@ -13,13 +13,13 @@ use super::client::{Lookup, find_stream};
 use super::fault::{Fault, is_transient};
 use super::refusal;
 use super::settings::{self, Severity};
-use super::stream::{MARK, Stream, StreamStatus, UNPOISONED, about, used};
+use super::stream::{EventStream, MARK, StreamStatus, UNPOISONED, about, used};
 use super::subjects::{Overlaps, lacking};
 use crate::bus::{Refusal, Scope, Setup};
 use crate::config;
 
 pub(super) struct StreamReconciler {
-    pub stream: Arc<Stream>,
+    pub stream: Arc<EventStream>,
     /// Topics from now on.
     pub subjects: watch::Receiver<Vec<String>>,
     wanted: Config,
@@ -46,7 +46,7 @@ enum Problem {
 
 impl StreamReconciler {
     pub(super) fn new(
-        stream: Arc<Stream>,
+        stream: Arc<EventStream>,
         wanted: Config,
         subjects: watch::Receiver<Vec<String>>,
         config: &config::Nats,

@@ -24,7 +24,7 @@ pub(super) const MARK: &str = "terra-bridge";
 /// Bytes. More than a message's headers take.
 pub(super) const HEADROOM: usize = 16 << 10;
 
-pub(super) struct Stream {
+pub(super) struct EventStream {
     pub context: Context,
     pub name: String,
     /// `nats.domain`.
@@ -55,7 +55,7 @@ pub(super) enum StreamStatus {
     Unfit(Refusal),
 }
 
-impl Stream {
+impl EventStream {
     pub(super) fn new(config: &config::Nats, context: Context, events: Arc<Events>, setup: &Setup) -> Self {
         Self {
             context,

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use super::client;
 use super::fault::Fault;
 use super::reconcile::StreamReconciler;
-use super::stream::{HEADROOM, Stream, StreamStatus, UNPOISONED};
+use super::stream::{EventStream, HEADROOM, StreamStatus, UNPOISONED};
 use crate::bus::ConnectionState;
 use crate::config;
 
@@ -86,7 +86,7 @@ async fn wait(reconciler: &mut StreamReconciler, pause: Duration) -> Duration {
 }
 
 /// Logs why there is no connection, unless there is one in the meantime.
-async fn explain(config: &config::Nats, stream: &Stream) {
+async fn explain(config: &config::Nats, stream: &EventStream) {
     let connected = async {
         while !stream.is_connected() {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -103,7 +103,7 @@ async fn explain(config: &config::Nats, stream: &Stream) {
 }
 
 /// Up where the next message can be kept; away where an ERROR has said why not, or it was up before.
-fn set_connection(connection: &watch::Sender<ConnectionState>, connected: bool, stream: &Stream) {
+fn set_connection(connection: &watch::Sender<ConnectionState>, connected: bool, stream: &EventStream) {
     let (up, explained) = match &*stream.status.read().expect(UNPOISONED) {
         StreamStatus::Ready { .. } => (connected, false),
         StreamStatus::Unfit(_) => (false, connected),
@@ -145,7 +145,7 @@ impl Logged {
     }
 
     /// Warns where less is taken at once than a delivery may need, and nothing helps.
-    fn size(&mut self, stream: &Stream, max_body: usize) {
+    fn size(&mut self, stream: &EventStream, max_body: usize) {
         let most = Some(stream.max_size()).filter(|most| stream.object_store.is_none() && *most < max_body + HEADROOM);
         if most.is_some() && most != self.size {
             tracing::warn!(
@@ -189,7 +189,7 @@ mod tests {
         let setup = Setup { topics: vec!["a".into()], publish_timeout, max_body: 1, bytes_in_flight: 1 };
         let events = Arc::new(Events::default());
         let client = client::lazy(&config, publish_timeout, events.clone()).unwrap();
-        let stream = Arc::new(Stream::new(&config, async_nats::jetstream::new(client), events, &setup));
+        let stream = Arc::new(EventStream::new(&config, async_nats::jetstream::new(client), events, &setup));
         let wanted = wanted(&config, &setup);
         let subjects = watch::channel(wanted.subjects.clone()).1;
         StreamReconciler::new(stream, wanted, subjects, &config, &setup)
