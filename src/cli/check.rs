@@ -26,7 +26,8 @@ pub(super) async fn run(args: &CheckArgs, loaded: &Loaded) -> Result<(), Failure
     let connections = few_descriptors(descriptors::hard_limit(), config.server.max_connections);
     section("Connections", connections.as_slice())?;
     section("Endpoints", &[shared_secrets(&config.endpoints), dropped_links(config, table)].concat())?;
-    let probably_wrong = loaded.resolved.advice().into_iter().map(|one| advice(one.about(), one.says, one.remedy));
+    let probably_wrong =
+        loaded.resolved.advice().into_iter().map(|advice| Finding::advice(advice.about(), advice.says, advice.remedy));
     section("Advice", &probably_wrong.collect::<Vec<_>>())?;
     // Whether the listeners can prove who they are.
     Tls::load(config).map_err(|error| Failure::Mistake(error.to_string()))?;
@@ -55,16 +56,12 @@ fn section(title: &str, findings: &[Finding]) -> Result<(), Failure> {
     if findings.is_empty() { Ok(()) } else { print(&format!("\n{title}\n\n{}", described(findings))) }
 }
 
-fn advice(about: impl Into<String>, says: impl Into<String>, remedy: impl Into<String>) -> Finding {
-    Finding { about: about.into(), level: Level::Advice, says: says.into(), remedy: Some(remedy.into()) }
-}
-
 /// Where the limit of open files leaves fewer connections than are wanted. The bridge's own may be another.
 fn few_descriptors(limit: Option<u64>, max_connections: usize) -> Option<Finding> {
     let connections = Shares::of(limit, descriptors::usually_open(), max_connections).deliveries;
     (connections < max_connections).then(|| {
         let limit = limit.unwrap_or(u64::MAX);
-        advice(
+        Finding::advice(
             "server.max_connections",
             format!("is {max_connections}, but the limit of open files here ({limit}) leaves room for {connections}"),
             "raise the hard limit where it runs (LimitNOFILE=, ulimit -Hn), or lower it",
@@ -73,7 +70,7 @@ fn few_descriptors(limit: Option<u64>, max_connections: usize) -> Option<Finding
 }
 
 fn open_to_others(about: &str, dir: &Path) -> Vec<Finding> {
-    disk::open_to_others(dir).into_iter().map(|(says, remedy)| advice(about, says, remedy)).collect()
+    disk::open_to_others(dir).into_iter().map(|(says, remedy)| Finding::advice(about, says, remedy)).collect()
 }
 
 /// Endpoints that one secret opens, which is allowed.
@@ -82,7 +79,7 @@ fn shared_secrets(endpoints: &[Endpoint]) -> Vec<Finding> {
     for (at, one) in endpoints.iter().enumerate() {
         let opens = |other: &&Endpoint| other.secrets.iter().any(|secret| one.secrets.contains(secret));
         findings.extend(endpoints[at + 1..].iter().filter(opens).map(|other| {
-            advice(
+            Finding::advice(
                 format!("endpoints.{} and endpoints.{}", one.name, other.name),
                 "have a secret in common: a delivery captured on its way to one is accepted by the other",
                 "give each its own: Terra has one for each environment and destination",
@@ -98,7 +95,7 @@ fn dropped_links(config: &Config, table: &RouteTable) -> Vec<Finding> {
         let is_dropped = |name: &&str| is_link(name) && *table.resolve(&endpoint.name, name) == Route::Drop;
         let names: Vec<_> = KNOWN.iter().map(|known| known.name).filter(is_dropped).collect();
         (!names.is_empty()).then(|| {
-            advice(
+            Finding::advice(
                 format!("endpoints.{}", endpoint.name),
                 format!("drops {}: what such links lead to is dropped with them", names.join(" and ")),
                 "give them a topic, unless you want nothing of what Terra sends by link",
@@ -163,12 +160,7 @@ mod tests {
 
     #[test]
     fn a_finding_is_said_with_its_remedy() {
-        let finding = Finding {
-            about: "terra.daily".into(),
-            level: Level::Mistake,
-            says: "does not exist".into(),
-            remedy: Some("make it".into()),
-        };
+        let finding = Finding::mistake("terra.daily", "does not exist", "make it");
         assert_eq!(described(&[finding]), "  mistake  terra.daily: does not exist\n           → make it\n");
     }
 }

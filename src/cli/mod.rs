@@ -1,6 +1,6 @@
 //! The commands: reads the command line, loads the configuration once, and hands each command what it needs of it.
 //!
-//! - `args`: the command line; `failure`: exit codes
+//! - `args`: the command line; `load`: the configuration; `failure`: exit codes
 //! - `serve`: runs the bridge; `reload`: takes over a changed configuration; `private`: no core dumps, no files for others
 //! - `check`, `send`, `health`: the configuration, deliveries and a health check by hand
 //! - `tail`, `requests`: what is on the bus; `reading` is what they share

@@ -25,6 +25,9 @@ use crate::config;
 /// For all questions before the first record.
 const ASK_WITHIN: Duration = Duration::from_secs(10);
 
+/// Bytes of records that wait to be read, of all partitions together.
+const READ_AHEAD: usize = 64 << 20;
+
 /// Reads kept messages without disturbing any consumer. `Latest` means from the moment of the call. An offset that a
 /// partition does not have is an error.
 pub(crate) async fn read(
@@ -124,9 +127,20 @@ fn start(topic: &str, partition: i32, from: StartPosition, kept: Range<i64>) -> 
     }
 }
 
+/// librdkafka bounds what it holds of each queue, and each partition has one: they share [`READ_AHEAD`].
+fn bounded(mut settings: ClientConfig, partitions: usize) -> ClientConfig {
+    let each = READ_AHEAD / partitions.max(1);
+    settings
+        .set("queued.max.messages.kbytes", (each / 1024).max(1).to_string())
+        .set("fetch.message.max.bytes", each.clamp(1 << 20, 16 << 20).to_string())
+        .set("queued.min.messages", (1000 / partitions.max(1)).max(10).to_string());
+    settings
+}
+
 /// One for each partition, and one for what concerns the consumer as a whole.
 fn sources(settings: &ClientConfig, partitions: Vec<Partition>, payloads: Payloads) -> Result<Vec<Source>, ReadError> {
-    let consumer: StreamConsumer<QueryContext> = client::create(settings, QueryContext::default())?;
+    let settings = bounded(settings.clone(), partitions.len());
+    let consumer: StreamConsumer<QueryContext> = client::create(&settings, QueryContext::default())?;
     let consumer = Arc::new(ClosedAside::new(Arc::new(consumer)));
     let mut list = TopicPartitionList::new();
     let mut readers = Vec::new();
@@ -139,22 +153,23 @@ fn sources(settings: &ClientConfig, partitions: Vec<Partition>, payloads: Payloa
         readers.push(PartitionReader { queue, topic, end, payloads, _consumer: consumer.clone() });
     }
     consumer.assign(&list).map_err(|error| refused("the topics", code(&error)))?;
-    let events = stream::try_unfold(consumer, |consumer| async move {
-        let error = events(&consumer).await;
-        Err::<Option<(Progress, _)>, _>(error)
+    let events = stream::try_unfold(consumer, move |consumer| async move {
+        let progress = events(&consumer, payloads).await?;
+        Ok(Some((progress, consumer)))
     });
     let mut sources = vec![Source { is_behind: false, progress: Box::pin(events) }];
     sources.extend(readers.into_iter().map(PartitionReader::source));
     Ok(sources)
 }
 
-/// Serves the consumer until an error that it does not get over. Its records come through the partitions' queues.
-async fn events(consumer: &StreamConsumer<QueryContext>) -> ReadError {
+/// Serves the consumer until an error that it does not get over. Records come through the partitions' queues.
+async fn events(consumer: &StreamConsumer<QueryContext>, payloads: Payloads) -> Result<Progress, ReadError> {
     loop {
         match consumer.recv().await {
-            Ok(_) | Err(KafkaError::PartitionEOF(_)) => {}
+            Ok(message) => return Ok(Progress { record: Some(record(&message, payloads)), is_caught_up: false }),
+            Err(KafkaError::PartitionEOF(_)) => {}
             Err(error) if passes(code(&error)) => tracing::debug!(code = ?code(&error), "reading waits for Kafka"),
-            Err(error) => return refused("the topics", code(&error)),
+            Err(error) => return Err(refused("the topics", code(&error))),
         }
     }
 }
@@ -283,4 +298,20 @@ fn record(message: &BorrowedMessage<'_>, payloads: Payloads) -> Record {
 /// The broker's time of the record; the epoch where it has none that can be.
 fn time(millis: Option<i64>) -> jiff::Timestamp {
     millis.and_then(|millis| jiff::Timestamp::from_millisecond(millis).ok()).unwrap_or(jiff::Timestamp::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::consumer::BaseConsumer;
+
+    use super::*;
+
+    #[test]
+    fn librdkafka_takes_the_bounds_of_any_number_of_partitions() {
+        for partitions in [0, 1, 246, 100_000] {
+            let settings = bounded(ClientConfig::new(), partitions);
+            let made: Result<BaseConsumer, _> = settings.create();
+            assert!(made.is_ok(), "{partitions}: {:?}", made.err());
+        }
+    }
 }

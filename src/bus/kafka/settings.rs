@@ -74,9 +74,7 @@ pub(super) fn consumer(config: &config::Kafka) -> Result<ClientConfig, OpenError
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "error")
         .set("allow.auto.create.topics", "false")
-        .set("enable.partition.eof", "true")
-        .set("fetch.message.max.bytes", (16 << 20).to_string())
-        .set("queued.min.messages", "1000");
+        .set("enable.partition.eof", "true");
     Ok(client)
 }
 

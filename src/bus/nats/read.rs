@@ -118,24 +118,23 @@ fn refused(what: &str, error: &dyn std::fmt::Display) -> ReadError {
     ReadError(format!("NATS refuses {what}: {}; check that this user may create consumers", quoted(error)))
 }
 
-/// Without its payload's claim check, and how many of the filter's messages follow.
+/// The record as it was delivered, and how many that match the filter follow.
 fn record(message: &async_nats::jetstream::Message) -> Result<(Record, u64), ReadError> {
     let info = message.info().map_err(|_| ReadError("a message without its place in the stream".into()))?;
     let time = Timestamp::from_nanosecond(info.published.unix_timestamp_nanos());
     let headers = message.headers.iter().flat_map(|headers| headers.iter());
-    let headers: Vec<(String, String)> = headers
-        .flat_map(|(name, values)| values.iter().map(|value| (name.to_string(), value.as_str().to_owned())))
-        .collect();
-    let key = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("ce-partitionkey"));
-    let record = Record {
+    let headers =
+        headers.flat_map(|(name, values)| values.iter().map(|value| (name.to_string(), value.as_str().to_owned())));
+    let mut record = Record {
         topic: message.subject.to_string(),
-        key: key.map(|(_, key)| percent_encoding::percent_decode_str(key).decode_utf8_lossy().into_owned()),
+        key: None,
         partition: 0,
         offset: info.stream_sequence,
         time: time.map_err(|_| ReadError("a message without a time".into()))?,
-        headers,
+        headers: headers.collect(),
         payload: message.payload.clone(),
     };
+    record.key = record.attribute("partitionkey");
     Ok((record, info.pending))
 }
 
