@@ -22,8 +22,8 @@ mod error_log;
 #[cfg(test)]
 pub(crate) mod fakes;
 pub(crate) mod kafka;
+mod loopback;
 mod nats;
-mod plaintext;
 mod read;
 
 pub use crate::record::Record;

@@ -61,17 +61,17 @@ fn plain_http_gets_nothing_from_a_tls_port_and_the_other_way_round() {
     });
     let said =
         |bridge: &Bridge, remedy: &str| bridge.log().lines().any(|line| line.contains("WARN") && line.contains(remedy));
-    until("it is said", WITHIN, || said(&bridge, "something in front speaks plain HTTP").then_some(()));
+    until("it is said", WITHIN, || said(&bridge, "a proxy in front speaks plain HTTP").then_some(()));
     // Nobody trusts the certificate.
     assert!(connect(bridge.deliveries, &Pair::new().root(), &[&version::TLS13]).is_err());
     until("the failed handshake is counted", WITHIN, || {
         bridge.metrics().contains(&failed("tls_handshake", 1)).then_some(())
     });
-    let untrusted = "whether the client trusts the certificate of `server.tls`";
+    let untrusted = "that the client trusts the certificate of `server.tls`";
     until("it is said", WITHIN, || said(&bridge, untrusted).then_some(()));
     let plain = Bridge::ready(&bus_environment());
     assert!(connect(plain.deliveries, &pair.root(), &[&version::TLS13]).is_err());
-    until("it is said", WITHIN, || said(&plain, "something in front speaks HTTPS").then_some(()));
+    until("it is said", WITHIN, || said(&plain, "a proxy in front speaks HTTPS").then_some(()));
 }
 
 /// The line of the metric.

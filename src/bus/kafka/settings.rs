@@ -8,7 +8,7 @@ use rdkafka::config::RDKafkaLogLevel;
 
 use super::batch_limit;
 use super::property_names::canonical;
-use crate::bus::plaintext::is_loopback;
+use crate::bus::loopback::is_loopback;
 use crate::bus::{Finding, OpenError, Setup};
 use crate::config;
 

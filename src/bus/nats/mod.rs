@@ -34,7 +34,7 @@ use std::sync::Arc;
 
 use tokio::sync::{Semaphore, watch};
 
-use super::plaintext::is_loopback;
+use super::loopback::is_loopback;
 use super::{Bus, ConnectionState, Finding, OpenError, Pending, Receipt, Refusal, Setup};
 use crate::config;
 use crate::message::Message;
