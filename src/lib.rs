@@ -1,6 +1,6 @@
 //! terra-bridge: receives Terra's deliveries, verifies their signatures, and keeps every event on a bus.
 //!
-//! The way of one delivery, from the socket to the bus; imports point to what stands further down:
+//! The way of one delivery, from the socket to the bus; each step uses the types of the steps before it:
 //!
 //! ```text
 //! server       connections, limits, deadlines, TLS

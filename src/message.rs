@@ -52,7 +52,7 @@ impl Message {
         let (delivery, facts) = (event.delivery(), event.facts());
         let identity = Identity::of(delivery, Some(event.signed_facts()));
         let id = identity.id;
-        let key = bounded(key(delivery, facts).unwrap_or_else(|| id.to_string()));
+        let key = bounded(partition_key(delivery, facts).unwrap_or_else(|| id.to_string()));
         let user = &facts.user;
         let person = if user.user_id.is_some() { user } else { &facts.new_user };
         let mut extras = extras(delivery);
@@ -125,7 +125,7 @@ impl Message {
         &self.topic
     }
 
-    /// The ordering key: equal keys keep their order.
+    /// The partition key: messages with the same key stay in order.
     pub fn key(&self) -> &str {
         &self.key
     }
@@ -251,9 +251,9 @@ fn rfc3339(time: Timestamp) -> String {
     format!("{time:.3}")
 }
 
-/// Whom the event concerns. The customer's reference id is hashed: it is no id of Terra's, and stays
+/// The partition key is whom the event concerns. The customer's reference id is hashed: it is no id of Terra's, and stays
 /// in the payload alone.
-fn key(delivery: &Delivery, facts: &Facts) -> Option<String> {
+fn partition_key(delivery: &Delivery, facts: &Facts) -> Option<String> {
     let reference = facts.reference_id.as_ref();
     let by_reference = || {
         let fields = [b"reference", delivery.endpoint().name.as_bytes(), reference?.as_bytes()];

@@ -1,5 +1,7 @@
 //! What is counted and measured, in Prometheus' terms. No label has a value that a sender chooses beyond the known
 //! vocabulary.
+//!
+//! Names stand here without the prefix `terra_bridge_` and the endings `_total` and `_seconds`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};

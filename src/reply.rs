@@ -103,7 +103,7 @@ impl Outcome {
     /// Whether the connection may go on: its body was read to the end, and whoever is at the other end
     /// holds a secret. All others leave, or a forger would hold a connection for a request now and then; and
     /// so does who sent a copy, which may be a captured one.
-    fn connection_goes_on(&self) -> bool {
+    fn keeps_alive(&self) -> bool {
         match self {
             Self::Kept(_) | Self::Spooled(_) | Self::DeadLettered(..) | Self::Dropped => true,
             Self::Encoded | Self::Unfetched(_) => true,
@@ -134,7 +134,7 @@ pub fn reply(outcome: &Outcome, rejected: StatusCode) -> Reply {
     if *outcome == Outcome::WrongMethod {
         headers.insert(ALLOW, HeaderValue::from_static("POST"));
     }
-    if !outcome.connection_goes_on() {
+    if !outcome.keeps_alive() {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     reply

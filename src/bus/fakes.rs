@@ -1,4 +1,4 @@
-//! A bus for the unit tests of the rooms in front of it.
+//! A bus for the unit tests of the modules in front of it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};

@@ -1,4 +1,4 @@
-//! Loads the configuration for a command: has each room that knows more of its section than the keys say check it.
+//! Loads the configuration for a command: has each module that knows more of its section than the keys say check it.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -19,7 +19,7 @@ pub struct Loaded {
     pub routes: RouteTable,
 }
 
-/// As [`config::read`], and checked by all rooms.
+/// As [`config::read`], and checked by all modules.
 ///
 /// # Errors
 /// Every mistake at once, and no secret in any of them.
@@ -52,7 +52,7 @@ fn checked(mut draft: Draft) -> Result<(Resolved, RouteTable), Mistakes> {
     Ok((resolved, routes.expect("a table without mistakes, of a configuration without any")))
 }
 
-/// Reports what rooms find wrong, but for the routes: those can change while the bridge runs, and never with
+/// Reports what modules find wrong, but for the routes: those can change while the bridge runs, and never with
 /// what cannot.
 pub(super) fn check(draft: &mut Draft) {
     let config = draft.config();

@@ -135,7 +135,7 @@ section! {
         /// Where subscribers read the log over HTTP
         listen: SocketAddr = default("127.0.0.1:8082", written(ADDRESS)),
         /// A reference to the bearer token of subscribers; demanded beyond loopback
-        token: Option<Secret> = live(optional("env:TERRA_READ_TOKEN", secret())),
+        token: Option<Secret> = reloadable(optional("env:TERRA_READ_TOKEN", secret())),
         /// How long the log keeps events
         retention: Duration = default("7d", duration(MINUTE, 3650 * DAY)),
         /// How much the log keeps; the oldest events go first

@@ -118,8 +118,8 @@ pub(super) fn table_name(keys: &mut SectionReader<'_>) -> String {
 }
 
 /// A reload takes over what is read so.
-pub(super) fn live<T>(read: impl FieldReader<T>) -> impl FieldReader<T> {
-    |keys: &mut SectionReader<'_>| keys.within(|scope| scope.live = true, read)
+pub(super) fn reloadable<T>(read: impl FieldReader<T>) -> impl FieldReader<T> {
+    |keys: &mut SectionReader<'_>| keys.within(|scope| scope.reloadable = true, read)
 }
 
 /// Whoever reads the bus need not have the secrets and files that are named there.

@@ -50,7 +50,7 @@ impl Draft {
         self.line(key).map_or(Source::Default, |line| line.source.clone())
     }
 
-    /// A mistake that only a room can see, unless the value was mistaken already: what is wrong reads on from the key,
+    /// A mistake that only a module can see, unless the value was mistaken already: what is wrong reads on from the key,
     /// the remedy is a request.
     pub fn report(&mut self, key: &str, wrong: impl Into<String>, remedy: impl Into<String>) {
         if self.is_sound(key) || !self.is_given(key) {

@@ -1,4 +1,4 @@
-//! TimedReads files that somebody may replace while the bridge runs: only regular ones, and no longer than a
+//! Reads files that somebody may replace while the bridge runs: only regular ones, and no longer than a
 //! deadline. A FIFO would wait for its writer for ever, and so may a network file system that does not answer.
 
 use std::fs::{File, FileType, OpenOptions};

@@ -24,7 +24,7 @@ pub(super) struct Key {
     /// The default or the example, in TOML.
     pub(super) toml: String,
     /// Whether a reload takes it over. Everything else takes effect at the next start.
-    pub(super) live: bool,
+    pub(super) reloadable: bool,
 }
 
 /// What a key is where nobody gives it. The texts are as in an environment variable.
@@ -81,8 +81,8 @@ impl Keys {
     }
 
     /// Whether a reload takes that key over.
-    pub(super) fn is_live(&self, name: &str) -> bool {
-        self.find(name).is_some_and(|key| key.live)
+    pub(super) fn is_reloadable(&self, name: &str) -> bool {
+        self.find(name).is_some_and(|key| key.reloadable)
     }
 }
 

@@ -16,7 +16,7 @@ use super::sections::{Admin, KEYS};
 /// Defaults, then the file (or else the one that `TERRA_BRIDGE_CONFIG` names), then the environment.
 /// Reads that file, the files that its values name, and nothing else: no network, no clock, and no
 /// variable but the given ones. `is_terminal`: whether logs go to a terminal.
-/// The draft has every mistake that shows without other rooms, which may add theirs.
+/// The draft has every mistake that shows without other modules, which may add theirs.
 ///
 /// # Errors
 /// Where the file cannot be used at all. No mistake has a secret in it.

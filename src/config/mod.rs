@@ -1,10 +1,11 @@
 //! The configuration: defaults, then a TOML file, then the environment. Gives a [`Config`] that is sound as a whole, or
-//! every mistake at once. Opens no port, and knows no other room: what only they can check is handed in.
+//! every mistake at once. Opens no port, and knows no other module: what only they can check is handed in.
 //!
 //! - `load`: reads it all, in the order of the files below
 //! - `environment`, `file`: the sources; each value is a `setting`
 //! - `layers`: the sources over each other; unknown names get a `suggestion`
-//! - `sections`, `buses`, `tls`: every key, declared once; `declaration` has the words for that, `key` the list of keys
+//! - `sections`, `buses`, `tls`: every key, declared once: `server.max_body` is `max_body` of `Server`, and what is not
+//!   `reloadable` needs a restart; `declaration` has the words for that, `key` the list of keys
 //! - `format`, `texts`, `units`: how values are written
 //! - `section_reader`: reads key after key into a section, and a line of what is `effective`
 //! - `secret`, `secret_source`, `secret_file`: references to secrets, and files that change

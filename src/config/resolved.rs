@@ -52,7 +52,7 @@ impl Draft {
     /// What was read, where it has no mistake.
     ///
     /// # Errors
-    /// Every mistake, those that rooms reported as well.
+    /// Every mistake, those that modules reported as well.
     pub fn finish(self) -> Result<Resolved, Mistakes> {
         let Self { config, layers, effective, secrets, mistakes } = self;
         match mistakes.is_empty() {
@@ -85,7 +85,7 @@ impl Resolved {
         advice::of(&self.secrets)
     }
 
-    /// Takes from `new` what can change while the bridge runs, and says what that was. `check` is what rooms have to
+    /// Takes from `new` what can change while the bridge runs, and says what that was. `check` is what modules have to
     /// say of the two together.
     ///
     /// # Errors
@@ -102,7 +102,7 @@ impl Resolved {
     /// What can change as in `new`, the rest as it is.
     fn mixed(&self, new: Self) -> Draft {
         let other_bus = self.differs(&new, "bus");
-        let stays = |name: &String| !KEYS.is_live(name) || (other_bus && is_of_a_bus(name));
+        let stays = |name: &String| !KEYS.is_reloadable(name) || (other_bus && is_of_a_bus(name));
         let Self { mut layers, mut secrets, .. } = new;
         let (ours, ours_secret) = (self.layers.values.clone(), self.secrets.clone());
         layers.values.retain(|name, _| !stays(name));
@@ -120,7 +120,7 @@ impl Resolved {
         let other_bus = self.differs(new, "bus");
         let all: BTreeSet<&str> = self.set_keys().chain(new.set_keys()).collect();
         for name in all.into_iter().filter(|name| !(other_bus && is_of_a_bus(name)) && self.differs(new, name)) {
-            if !KEYS.is_live(name) {
+            if !KEYS.is_reloadable(name) {
                 difference.needs_restart.push(name.to_owned());
             } else if endpoint_of(name).is_none_or(|endpoint| before.contains(endpoint) && after.contains(endpoint)) {
                 difference.changed.push(name.to_owned());
@@ -145,7 +145,7 @@ impl Resolved {
     /// that does not answer.
     pub fn reread_secrets(&mut self) -> SecretChanges {
         let mut changes = SecretChanges::default();
-        for (name, known) in self.secrets.iter_mut().filter(|(name, _)| KEYS.is_live(name)) {
+        for (name, known) in self.secrets.iter_mut().filter(|(name, _)| KEYS.is_reloadable(name)) {
             let mut rotated = false;
             for known in known {
                 match known.file.as_mut().map_or(SecretChange::None, |file| file.reread()) {

@@ -28,7 +28,7 @@ pub(super) struct Scope {
     /// The field of the table that is being read, and its documentation.
     field: String,
     doc: &'static str,
-    pub(super) live: bool,
+    pub(super) reloadable: bool,
     pub(super) server_only: bool,
     /// Whether the bus of this section is the one configured; `None` where that is mistaken.
     pub(super) used: Option<bool>,
@@ -53,7 +53,7 @@ impl<'a> SectionReader<'a> {
             layers,
             source,
             purpose,
-            scope: Scope { table, field, doc: "", live: false, server_only: false, used: Some(true) },
+            scope: Scope { table, field, doc: "", reloadable: false, server_only: false, used: Some(true) },
             effective: Effective::default(),
             secrets: Secrets::new(),
             mistakes: Vec::new(),
@@ -97,8 +97,8 @@ impl<'a> SectionReader<'a> {
 
     /// The value of the field's key; `None` where it has none, or a mistaken one.
     pub(super) fn value<T>(&mut self, default: KeyDefault, format: &Format<T>) -> Option<T> {
-        let (toml, live) = (format.in_toml(default.text()), self.scope.live);
-        let key = Key { name: self.name(), doc: self.scope.doc, default, toml, live };
+        let (toml, reloadable) = (format.in_toml(default.text()), self.scope.reloadable);
+        let key = Key { name: self.name(), doc: self.scope.doc, default, toml, reloadable };
         let given = self.layers.values.get(&key.name);
         if let Some(list) = &mut self.list {
             list.push(key);

@@ -43,8 +43,8 @@ impl Section for Config {
         let bus = keys.field("bus", "Where events are kept: embedded, kafka or nats", Bus::choose);
         Self {
             server: keys.field("server", "", server_only(table)),
-            endpoints: keys.field("endpoints", "", live(table_of_endpoints)),
-            routes: keys.field("routes", "", live(table)),
+            endpoints: keys.field("endpoints", "", reloadable(table_of_endpoints)),
+            routes: keys.field("routes", "", reloadable(table)),
             s3: keys.field("s3", "", s3),
             dedupe: keys.field("dedupe", "", table),
             spool: keys.field("spool", "", table_if(&["dir"])),
@@ -78,7 +78,7 @@ section! {
         publish_timeout: Duration = default("5s", duration(250 * MILLISECOND, 7 * SECOND)),
         /// From the first byte of the request to the answer, at most
         deadline: Duration = default("7.5s", duration(1500 * MILLISECOND, 7500 * MILLISECOND)),
-        /// Connections at once; beyond them the one that rests longest makes room
+        /// Connections at once; at the limit the longest-idle one is closed for a new one
         max_connections: usize = default("10000", count(1, 1_000_000)),
         /// A larger head is answered 431
         max_header_bytes: usize = default("16 KiB", size(8 * KIB, MIB)),
@@ -100,13 +100,13 @@ section! {
 }
 
 section! {
-    /// Who may try. IPv4 networks hold IPv4 addresses in IPv6's clothes too, which are the same.
+    /// Whose deliveries are allowed. IPv4 networks also hold IPv4-mapped IPv6 addresses, which are the same.
     #[derive(Default, PartialEq, Eq)]
     pub struct Senders {
         /// Addresses and networks whose deliveries may be kept, beside their signature; everybody where not given
-        allow: Option<Vec<IpNet>> = live(optional("203.0.113.0/24", list(written(NETWORK)))),
+        allow: Option<Vec<IpNet>> = reloadable(optional("203.0.113.0/24", list(written(NETWORK)))),
         /// Proxies in front of the bridge, whose X-Forwarded-For server.allow believes
-        trusted_proxies: Vec<IpNet> = live(or_empty("10.0.0.0/8", list(written(PROXY)))),
+        trusted_proxies: Vec<IpNet> = reloadable(or_empty("10.0.0.0/8", list(written(PROXY)))),
     }
 }
 
@@ -224,7 +224,7 @@ section! {
         /// json or text; text where not given and the output is a terminal
         format: LogFormat = default("json", choice([("json", LogFormat::Json), ("text", LogFormat::Text)])),
         /// What is logged, as in RUST_LOG
-        filter: String = live(default("info", text(FILTER))),
+        filter: String = reloadable(default("info", text(FILTER))),
     }
 }
 

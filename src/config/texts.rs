@@ -123,7 +123,7 @@ fn filter(text: &str) -> Result<(), &'static str> {
     demand(tracing_subscriber::EnvFilter::builder().parse(text).is_ok(), "is not a filter")
 }
 
-/// An address stands for the network of itself alone. IPv4 in IPv6's clothes (`::ffff:10.0.0.0/104`)
+/// An address stands for the network of itself alone. An IPv4-mapped IPv6 network (`::ffff:10.0.0.0/104`)
 /// is IPv4, as it is where addresses are compared.
 fn network(text: &str) -> Result<IpNet, &'static str> {
     const MAPPED_BITS: u8 = 96;

@@ -112,7 +112,7 @@ impl Log {
     }
 
     /// Waits, for a bounded time, until a commit cannot get stuck inside fjall.
-    pub(super) fn room(&self) -> Result<(), AppendError> {
+    pub(super) fn wait_for_write_capacity(&self) -> Result<(), AppendError> {
         // Of a spool any segment is: what is done may lie in it.
         let from = if self.ledger.is_some() { 0 } else { self.segments.len() - 1 };
         let segments = self.segments[from..].iter().map(|segment| &segment.keyspace);
@@ -134,6 +134,7 @@ impl Log {
         Ok(())
     }
 
+    /// Commits the entries that are not in the log yet, with one fsync (`PersistMode::SyncAll`).
     pub(super) fn append<'m, E: Entry + ?Sized + 'm>(
         &self,
         entries: impl ExactSizeIterator<Item = &'m E>,

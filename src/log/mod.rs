@@ -17,7 +17,7 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 
 use tokio::sync::{oneshot, watch};
 
-use writer::{Append, Order, Taking, Writer};
+use writer::{Append, Command, Taking, Writer};
 
 mod codec;
 mod database;
@@ -56,7 +56,7 @@ const WAITING: usize = 8192;
 #[derive(Clone)]
 pub(crate) struct Log {
     pub(crate) store: Arc<Store>,
-    orders: SyncSender<Order>,
+    commands: SyncSender<Command>,
     taking: watch::Receiver<bool>,
     reopened: watch::Receiver<u64>,
     /// Ends with the writer.
@@ -71,7 +71,7 @@ impl Log {
         topics: impl Iterator<Item = Arc<str>>,
         on_taking: impl Fn(bool) + Send + 'static,
     ) -> Result<Self, OpenError> {
-        let (orders, received) = sync_channel(WAITING);
+        let (commands, received) = sync_channel(WAITING);
         let (taking, opened_again) = (watch::Sender::new(true), watch::Sender::new(0));
         let (closing, closed) = watch::channel(());
         // The last process may have seen an fsync fail: then the disk lacks what reading finds.
@@ -80,7 +80,7 @@ impl Log {
         let sound = sealed.map_err(|error| disk::unusable(settings.section, &settings.dir, &error));
         let sound = sound.and_then(|()| store.rewrite());
         let reopened = opened_again.subscribe();
-        let log = Self { store: store.clone(), orders, taking: taking.subscribe(), reopened, closed };
+        let log = Self { store: store.clone(), commands, taking: taking.subscribe(), reopened, closed };
         let name = format!("{}-writer", settings.section);
         let taking = Taking { state: taking, on_change: Box::new(on_taking) };
         let mut writer = Writer::new(store, received, taking, opened_again, settings);
@@ -104,7 +104,7 @@ impl Log {
         entry: Arc<dyn Entry>,
     ) -> impl Future<Output = Result<Receipt, NotKept>> + Send + use<> {
         let (receipt, received) = oneshot::channel();
-        let handed_over = self.hand_over(Order::Append(Append { entry, receipt }));
+        let handed_over = self.hand_over(Command::Append(Append { entry, receipt }));
         async move {
             handed_over?;
             received.await.unwrap_or(Err(CLOSING))
@@ -113,10 +113,10 @@ impl Log {
 
     /// These records are no longer needed. Survives `kill -9` as soon as the future is done.
     pub(crate) fn done(&self, done: Done) -> impl Future<Output = ()> + Send + use<> {
-        let (orders, (written, was_written)) = (self.orders.clone(), oneshot::channel());
+        let (commands, (written, was_written)) = (self.commands.clone(), oneshot::channel());
         async move {
             // Waits where the channel is full: what is done has to be said.
-            let _ = tokio::task::spawn_blocking(move || orders.send(Order::Done(done, written))).await;
+            let _ = tokio::task::spawn_blocking(move || commands.send(Command::Done(done, written))).await;
             let _ = was_written.await;
         }
     }
@@ -126,7 +126,7 @@ impl Log {
     pub(crate) fn remember(&self, known: LedgerEntry) -> impl Future<Output = ()> + Send + use<> {
         let (written, was_written) = oneshot::channel();
         let taking = *self.taking.borrow();
-        let handed_over = taking && self.hand_over(Order::Remember(known, written)).is_ok();
+        let handed_over = taking && self.hand_over(Command::Remember(known, written)).is_ok();
         async move {
             if handed_over {
                 let _ = was_written.await;
@@ -142,14 +142,14 @@ impl Log {
 
     /// What is pending was recalled since the log was opened again for the `nth` time.
     pub(crate) fn counted(&self, nth: u64) -> impl Future<Output = ()> + Send + use<> {
-        let orders = self.orders.clone();
+        let commands = self.commands.clone();
         async move {
-            let _ = tokio::task::spawn_blocking(move || orders.send(Order::Counted(nth))).await;
+            let _ = tokio::task::spawn_blocking(move || commands.send(Command::Counted(nth))).await;
         }
     }
 
-    fn hand_over(&self, order: Order) -> Result<(), NotKept> {
-        self.orders.try_send(order).map_err(|refused| match refused {
+    fn hand_over(&self, command: Command) -> Result<(), NotKept> {
+        self.commands.try_send(command).map_err(|refused| match refused {
             TrySendError::Full(_) => CROWDED,
             TrySendError::Disconnected(_) => CLOSING,
         })
@@ -162,11 +162,11 @@ impl Log {
 
     /// Commits all that was handed over before, then closes.
     pub(crate) fn close(&self) -> impl Future<Output = ()> + Send + use<> {
-        let orders = self.orders.clone();
+        let commands = self.commands.clone();
         let mut closed = self.closed.clone();
         async move {
             // Waits where the channel is full; the writer empties it. Fails where it has ended.
-            let _ = tokio::task::spawn_blocking(move || drop(orders.send(Order::Close))).await;
+            let _ = tokio::task::spawn_blocking(move || drop(commands.send(Command::Close))).await;
             let _ = closed.changed().await;
         }
     }

@@ -89,7 +89,7 @@ impl Store {
     ) -> Result<Vec<Receipt>, AppendError> {
         let slot = read(&self.open);
         let open = slot.as_ref().ok_or_else(|| AppendError::Failed("the log is closed".to_owned()))?;
-        open.room()?;
+        open.wait_for_write_capacity()?;
         let appended = open.append(entries).map_err(|error| AppendError::Failed(error.to_string()))?;
         // A duplicate, too, is kept only where the log will be found.
         self.directory.check()?;
@@ -118,7 +118,7 @@ impl Store {
     pub(super) fn done<'r>(&self, records: impl Iterator<Item = (&'r str, u64)>) -> Result<(), AppendError> {
         let slot = read(&self.open);
         let Some(open) = slot.as_ref() else { return Ok(()) };
-        open.room()?;
+        open.wait_for_write_capacity()?;
         open.done(records).map_err(|error| AppendError::Failed(error.to_string()))
     }
 
@@ -126,7 +126,7 @@ impl Store {
     pub(super) fn remember(&self, known: &[LedgerEntry]) -> Result<(), AppendError> {
         let mut slot = write(&self.open);
         let Some(open) = slot.as_mut() else { return Ok(()) };
-        open.room()?;
+        open.wait_for_write_capacity()?;
         open.remember(known).map_err(|error| AppendError::Failed(error.to_string()))
     }
 

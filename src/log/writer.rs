@@ -40,7 +40,7 @@ const RESERVE_MARGIN: u64 = 4;
 const WORTH_GIVING_BACK: u64 = 1024 * 1024;
 
 /// What is asked of the writer.
-pub(super) enum Order {
+pub(super) enum Command {
     Append(Append),
     Done(Done, oneshot::Sender<()>),
     Remember(LedgerEntry, oneshot::Sender<()>),
@@ -68,7 +68,7 @@ pub(crate) struct Done {
 
 pub(super) struct Writer {
     store: Arc<Store>,
-    orders: Receiver<Order>,
+    commands: Receiver<Command>,
     taking: Taking,
     settings: Settings,
     state: State,
@@ -96,19 +96,19 @@ impl Batch {
             || self.bytes >= BATCH_BYTES
     }
 
-    fn add(&mut self, order: Order) {
-        match order {
-            Order::Append(append) => {
+    fn add(&mut self, command: Command) {
+        match command {
+            Command::Append(append) => {
                 self.bytes += append.entry.payload().len();
                 self.appends.push(append);
             }
-            Order::Remember(known, written) => {
+            Command::Remember(known, written) => {
                 self.known.push(known);
                 self.remembered.push(written);
             }
-            Order::Done(done, written) => self.done.push((done, written)),
-            Order::Counted(nth) => self.counted = Some(nth),
-            Order::Close => self.closing = true,
+            Command::Done(done, written) => self.done.push((done, written)),
+            Command::Counted(nth) => self.counted = Some(nth),
+            Command::Close => self.closing = true,
         }
     }
 }
@@ -131,12 +131,12 @@ pub(super) enum State {
 impl Writer {
     pub(super) fn new(
         store: Arc<Store>,
-        orders: Receiver<Order>,
+        commands: Receiver<Command>,
         taking: Taking,
         reopened: watch::Sender<u64>,
         settings: Settings,
     ) -> Self {
-        Self { store, orders, taking, settings, state: State::Taking, cursors: BTreeMap::new(), reopened }
+        Self { store, commands, taking, settings, state: State::Taking, cursors: BTreeMap::new(), reopened }
     }
 
     /// Runs until it is told to close or nobody can ask any more; the log is closed then.
@@ -145,9 +145,9 @@ impl Writer {
         let mut next_round = Instant::now() + ROUND;
         loop {
             let wait = next_round.saturating_duration_since(Instant::now());
-            match self.orders.recv_timeout(wait) {
-                Ok(order) => {
-                    let batch = self.gather(order);
+            match self.commands.recv_timeout(wait) {
+                Ok(command) => {
+                    let batch = self.gather(command);
                     let closing = batch.closing;
                     self.commit(batch);
                     if closing {
@@ -166,12 +166,12 @@ impl Writer {
     }
 
     /// The first and what waits behind it.
-    fn gather(&self, first: Order) -> Batch {
+    fn gather(&self, first: Command) -> Batch {
         let mut batch = Batch::default();
         batch.add(first);
         while !batch.is_full() {
-            match self.orders.try_recv() {
-                Ok(order) => batch.add(order),
+            match self.commands.try_recv() {
+                Ok(command) => batch.add(command),
                 Err(_) => break,
             }
         }

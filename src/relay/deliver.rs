@@ -11,7 +11,7 @@ use crate::identity::DeliveryId;
 use crate::message::Message;
 use crate::metrics::{CountedAlive, Metrics};
 use crate::reply::Outcome;
-use crate::spool::{KeySlot, Order, Spool};
+use crate::spool::{DeliveryPath, KeySlot, Spool};
 
 /// Where messages go. Cloning shares it.
 #[derive(Clone)]
@@ -50,16 +50,16 @@ impl Destination {
     async fn deliver_or_spool(&self, spool: &Spool, message: Arc<Message>, deadline: Instant) -> Delivered {
         let (mut slot, bus_deadline) = (spool.acquire(&message), deadline - self.spool_time);
         let mut not_spooled = None;
-        match slot.order() {
-            Order::BusFirst if Instant::now() < bus_deadline => {}
-            Order::BusFirst | Order::SpoolOnly => return write(slot, message, deadline).await.into(),
-            Order::SpoolFirst => {
+        match slot.path() {
+            DeliveryPath::BusFirst if Instant::now() < bus_deadline => {}
+            DeliveryPath::BusFirst | DeliveryPath::SpoolOnly => return write(slot, message, deadline).await.into(),
+            DeliveryPath::SpoolFirst => {
                 let outcome = write(slot, message.clone(), deadline).await;
                 if !matches!(outcome, Outcome::Unspooled(_)) || Instant::now() >= bus_deadline {
                     return outcome.into();
                 }
                 slot = spool.acquire(&message);
-                if slot.order() == Order::SpoolOnly {
+                if slot.path() == DeliveryPath::SpoolOnly {
                     return outcome.into();
                 }
                 not_spooled = Some(outcome);

@@ -2,7 +2,8 @@
 //! deliver → reply.
 //!
 //! `pipeline` holds what every delivery passes. `authenticate`, `prepare` (read and route), `fetch_link` and `deliver`
-//! are the steps; `report` logs and counts outcomes, `signature_log` signatures that fit no secret.
+//! (bus and spool) are steps of their own; the others stand here. `report` logs and counts outcomes, `signature_log`
+//! signatures that match no secret.
 
 use std::sync::Arc;
 

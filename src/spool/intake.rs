@@ -120,7 +120,7 @@ pub struct KeySlot {
 
 /// Where a message goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
+pub enum DeliveryPath {
     BusFirst,
     /// To the bus only where the spool is full: the bus refused the last message.
     SpoolFirst,
@@ -129,14 +129,14 @@ pub enum Order {
 }
 
 impl KeySlot {
-    pub fn order(&self) -> Order {
+    pub fn path(&self) -> DeliveryPath {
         let spool = &self.spool;
         // In this order: a message is held before its slot is released.
         let behind = self.slot.is_behind() || spool.held().contains_key(&self.slot.key());
         match spool.spooled.waiting.load(Relaxed) > 0 && spool.bus_refuses.load(Relaxed) {
-            _ if behind => Order::SpoolOnly,
-            true => Order::SpoolFirst,
-            false => Order::BusFirst,
+            _ if behind => DeliveryPath::SpoolOnly,
+            true => DeliveryPath::SpoolFirst,
+            false => DeliveryPath::BusFirst,
         }
     }
 

@@ -20,7 +20,7 @@ mod state;
 
 pub use drain::drain;
 pub use inspect::inspect;
-pub use intake::{KeySlot, Order, Spool};
+pub use intake::{DeliveryPath, KeySlot, Spool};
 
 #[cfg(test)]
 mod tests;

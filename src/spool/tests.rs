@@ -113,8 +113,8 @@ async fn take(spool: &Spool, message: Arc<Message>) -> Result<Receipt, Refusal> 
     spool.acquire(&message).spool(message).await
 }
 
-fn order(spool: &Spool, key: &str) -> Order {
-    spool.acquire(&message(key, 1000)).order()
+fn path(spool: &Spool, key: &str) -> DeliveryPath {
+    spool.acquire(&message(key, 1000)).path()
 }
 
 async fn drained(spool: &Spool, bus: &Arc<Moody>) {
@@ -263,10 +263,10 @@ async fn what_was_drained_and_what_is_known_stays_so_after_a_restart() {
     let mut recalled = Vec::new();
     let spool = open(dir.path(), |known| recalled.push(known));
     assert_eq!((spool.gauges().messages, recalled), (left, vec![known]));
-    assert_eq!((order(&spool, "k8"), order(&spool, "k0")), (Order::SpoolOnly, Order::BusFirst));
+    assert_eq!((path(&spool, "k8"), path(&spool, "k0")), (DeliveryPath::SpoolOnly, DeliveryPath::BusFirst));
     let second = Moody::new(|_, _| Ok(Receipt::Kept));
     drained(&spool, &second).await;
-    assert_eq!(order(&spool, "k8"), Order::BusFirst);
+    assert_eq!(path(&spool, "k8"), DeliveryPath::BusFirst);
     let mut all: Vec<_> = [first, second].iter().flat_map(|bus| bus.kept.lock().unwrap().clone()).collect();
     all.sort();
     all.dedup();
@@ -277,15 +277,15 @@ async fn what_was_drained_and_what_is_known_stays_so_after_a_restart() {
 async fn a_bus_that_refused_is_not_asked_until_it_takes_one_from_the_spool() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path(), |_| {});
-    assert_eq!(order(&spool, "a"), Order::BusFirst, "nothing is spooled");
+    assert_eq!(path(&spool, "a"), DeliveryPath::BusFirst, "nothing is spooled");
     spool.bus_refused();
-    assert_eq!(order(&spool, "a"), Order::BusFirst, "nothing is spooled that would find out");
+    assert_eq!(path(&spool, "a"), DeliveryPath::BusFirst, "nothing is spooled that would find out");
     take(&spool, message("a", 0)).await.unwrap();
-    assert_eq!((order(&spool, "a"), order(&spool, "b")), (Order::SpoolOnly, Order::SpoolFirst));
+    assert_eq!((path(&spool, "a"), path(&spool, "b")), (DeliveryPath::SpoolOnly, DeliveryPath::SpoolFirst));
     spool.bus_kept();
-    assert_eq!(order(&spool, "b"), Order::BusFirst);
+    assert_eq!(path(&spool, "b"), DeliveryPath::BusFirst);
     drained(&spool, &Moody::new(|_, _| Ok(Receipt::Kept))).await;
-    assert_eq!(order(&spool, "a"), Order::BusFirst);
+    assert_eq!(path(&spool, "a"), DeliveryPath::BusFirst);
 }
 
 #[tokio::test]
@@ -380,7 +380,7 @@ async fn what_was_refused_by_a_failing_disk_and_is_there_all_the_same_is_counted
     mended.store(true, Relaxed);
     until("it is empty", || spool.gauges().messages == 0).await;
     assert_eq!(bus.of_key("k"), ["0000", "0001", "0002"]);
-    assert_eq!((order(&spool, "k"), spool.0.held().len()), (Order::BusFirst, 0));
+    assert_eq!((path(&spool, "k"), spool.0.held().len()), (DeliveryPath::BusFirst, 0));
     stop.cancel();
     drainer.await.unwrap();
 }

@@ -1,6 +1,6 @@
 //! `send`: posts signed deliveries as Terra does, and shows each reply or a summary of many.
 //!
-//! `body` is what is sent, `signing` signs it, `report` shows what came of it. Knows nothing of the room that verifies
+//! `body` is what is sent, `signing` signs it, `report` shows what came of it. Knows nothing of the module that verifies
 //! signatures, so that the two check each other.
 
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! `serve`: opens the bus, then the ports, and runs until a signal. Puts all other rooms together, and decides nothing of its
+//! `serve`: opens the bus, then the ports, and runs until a signal. Puts all other modules together, and decides nothing of its
 //! own.
 //!
 //! `opened` is what deliveries pass, `listeners` where they come in, `signals` and `shutdown` how it ends, `error` why it

@@ -5,11 +5,11 @@ use crate::config::key::{BUSES, KeyDefault};
 use crate::config::sections::KEYS;
 
 /// What a reload takes over: whole sections, then single keys.
-fn live() -> Vec<&'static str> {
+fn reloadable() -> Vec<&'static str> {
     let section = |name: &'static str| name.split('.').next().unwrap_or_default();
-    let is_whole = |of: &str| KEYS.iter().filter(|key| section(&key.name) == of).all(|key| key.live);
-    let live = KEYS.iter().filter(|key| key.live).map(|key| key.name.as_str());
-    let (mut whole, single): (Vec<_>, Vec<_>) = live.partition(|name| is_whole(section(name)));
+    let is_whole = |of: &str| KEYS.iter().filter(|key| section(&key.name) == of).all(|key| key.reloadable);
+    let reloadable = KEYS.iter().filter(|key| key.reloadable).map(|key| key.name.as_str());
+    let (mut whole, single): (Vec<_>, Vec<_>) = reloadable.partition(|name| is_whole(section(name)));
     whole.iter_mut().for_each(|name| *name = section(name));
     whole.dedup();
     [whole, single].concat()
@@ -26,7 +26,7 @@ fn reference() -> String {
         "# SIGHUP takes over {};\n\
          # the rest takes effect at the next start. Files of signing secrets, of embedded.token and of certificates are\n\
          # looked at by themselves.\n",
-        live().join(", ")
+        reloadable().join(", ")
     );
     let mut table = "";
     for key in KEYS.iter() {
