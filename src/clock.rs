@@ -42,7 +42,7 @@ impl ClockReading {
     }
 }
 
-/// The clocks of one machine. Cloning shares what was history of them.
+/// The clocks of one machine. Cloning shares what was seen of them.
 #[derive(Clone)]
 pub struct Clock(Arc<Inner>);
 
@@ -120,7 +120,7 @@ fn say(jump: i64) {
     }
 }
 
-/// What was history of the clocks. All in milliseconds; an offset is what the wall clock is ahead of the other.
+/// What was seen of the clocks. All in milliseconds; an offset is what the wall clock is ahead of the other.
 struct History {
     /// The last is now.
     spans: Vec<Span>,

@@ -124,7 +124,7 @@ impl Reload {
         self.parts.apply(self.resolved.config(), &self.routes);
         for certificates in &self.parts.certificates {
             if let Err(error) = certificates.reload() {
-                tracing::error!(%error, "the new certificate and key do not fit; the old pair stays in use");
+                tracing::error!(%error, "the new certificate and key cannot be used; the old pair stays in use");
             }
         }
         say(&difference);

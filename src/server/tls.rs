@@ -153,7 +153,7 @@ impl Certificates {
             // The same as at the last look: nobody is in the middle of replacing it.
             Some((before, told)) if *before == pem => {
                 if !std::mem::replace(told, true) {
-                    tracing::error!(%error, "the new certificate and key do not fit; the old pair stays in use");
+                    tracing::error!(%error, "the new certificate and key cannot be used; the old pair stays in use");
                 }
             }
             unfit => *unfit = Some((pem, false)),

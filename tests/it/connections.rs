@@ -252,12 +252,12 @@ fn what_no_request_can_be_read_from_is_counted_by_its_kind_and_said_with_the_rem
     let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 and what follows";
     let kinds: [(&str, &str, &[u8]); 9] = [
         ("malformed", "server.listen", b"nonsense\r\n\r\n"),
-        ("uri_too_long", "see who asks", long.as_bytes()),
+        ("uri_too_long", "check who sends it", long.as_bytes()),
         ("head_too_large", "server.max_header_bytes", large.as_bytes()),
-        ("proxy_protocol", "something in front speaks PROXY protocol", &proxied),
-        ("proxy_protocol", "something in front speaks PROXY protocol", &proxied_too),
-        ("http2", "something in front speaks HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"),
-        ("tls", "something in front speaks HTTPS", hello),
+        ("proxy_protocol", "a proxy in front speaks PROXY protocol", &proxied),
+        ("proxy_protocol", "a proxy in front speaks PROXY protocol", &proxied_too),
+        ("http2", "a proxy in front speaks HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"),
+        ("tls", "a proxy in front speaks HTTPS", hello),
         ("head_incomplete", "server.header_timeout", b"POST /terra HTTP/1.1\r\nx-slow"),
         ("silent", "", b""),
     ];

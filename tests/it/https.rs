@@ -153,7 +153,7 @@ fn readers_get_the_new_certificate_of_the_embedded_log() {
 
 #[test]
 fn a_signal_has_the_certificates_looked_at_before_the_reload_is_said() {
-    const UNFIT: &str = "the new certificate and key do not fit; the old pair stays in use";
+    const UNFIT: &str = "the new certificate and key cannot be used; the old pair stays in use";
     let (pair, readers, other) = (Pair::new(), Pair::new(), Pair::new());
     let bus = Bus::embedded().expect("needs no broker");
     let mut environment = bus.environment();

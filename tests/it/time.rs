@@ -65,7 +65,7 @@ fn a_delivery_is_taken_for_26_hours_in_seconds_and_in_milliseconds() {
 }
 
 #[test]
-fn retries_are_dedupe_hit_whether_or_not_they_are_signed_afresh() {
+fn retries_are_duplicates_whether_or_not_they_are_signed_afresh() {
     let (bus, bridge) = bridge();
     // Age and unit of the first attempt; of the retry where it is signed afresh.
     let cases = [

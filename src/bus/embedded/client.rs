@@ -69,15 +69,15 @@ impl Client {
         serde_json::from_slice(&bytes).map_err(|error| self.broken(&error))
     }
 
-    /// The records of a topic from there on, and what arrives later.
-    pub(super) async fn follow(&self, topic: &str, from: StartPosition) -> Result<Lines, ReadError> {
+    /// The records of a topic from there on; where it `follows`, also what arrives later.
+    pub(super) async fn lines(&self, topic: &str, from: StartPosition, follows: bool) -> Result<Lines, ReadError> {
         let from = match from {
             StartPosition::Earliest => "earliest".to_owned(),
             StartPosition::Latest => "latest".to_owned(),
             StartPosition::Offset(offset) => offset.to_string(),
         };
         let topic_in_path = utf8_percent_encode(topic, NON_ALPHANUMERIC);
-        let body = self.get(&format!("/topics/{topic_in_path}/messages?from={from}&follow=true")).await;
+        let body = self.get(&format!("/topics/{topic_in_path}/messages?from={from}&follow={follows}")).await;
         let body = body.map_err(|error| ReadError(format!("{topic}: {error}")))?;
         Ok(Lines { body, buffer: BytesMut::new(), searched: 0 })
     }

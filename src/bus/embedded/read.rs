@@ -1,54 +1,120 @@
 //! Reads topics of the embedded log for the commands. Asks the running bridge, since the log belongs to one process.
 
-use futures_util::future::try_join_all;
+use std::sync::Arc;
+
 use futures_util::stream;
+use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 
 use super::client::{Client, Lines, TopicState};
 use crate::bus::read::{Progress, Source, merge};
 use crate::bus::{Payloads, ReadError, Reading, Record, StartPosition};
 use crate::config;
 
-/// Reads kept messages and what arrives later, each topic in a request of its own.
+/// Reads kept messages, topic after topic, and then all at once what arrives later.
 pub async fn read(
     config: &config::Embedded,
     topics: Vec<String>,
     from: StartPosition,
     payloads: Payloads,
 ) -> Result<Reading, ReadError> {
-    let client = Client::new(config)?;
+    let client = Arc::new(Client::new(config)?);
     let mut known = client.topics().await?;
     known.retain(|known| topics.contains(&known.topic));
     let is_missing = |topic: &String| !known.iter().any(|known| known.topic == *topic);
     let skipped = topics.into_iter().filter(is_missing).map(|topic| (topic.clone(), missing(&topic))).collect();
-    let followed = known.into_iter().map(async |topic| {
-        let lines = client.follow(&topic.topic, from).await?;
-        Ok::<_, ReadError>(source(topic, lines, from, payloads))
-    });
-    Ok(Reading { skipped, steps: merge(try_join_all(followed).await?) })
+    let backlog = Arc::new(Backlog::default());
+    let reader = |topic| TopicReader::new(client.clone(), backlog.clone(), topic, from, payloads);
+    let readers = known.into_iter().map(reader).collect::<Result<Vec<_>, _>>()?;
+    backlog.left.send_replace(readers.iter().filter(|reader| reader.is_behind).count());
+    Ok(Reading { skipped, steps: merge(readers.into_iter().map(TopicReader::source).collect()) })
 }
 
 fn missing(topic: &str) -> ReadError {
     ReadError(format!("{topic}: no such topic; check that the bridge runs with these routes"))
 }
 
-fn source(
-    TopicState { topic, earliest, next, .. }: TopicState,
-    lines: Lines,
+/// What all topics have that was kept at the call. It is read over one connection at a time: the bridge has few for all
+/// its readers.
+#[derive(Default)]
+struct Backlog {
+    reading: Arc<Mutex<()>>,
+    /// Topics that are not read to their end.
+    left: watch::Sender<usize>,
+}
+
+struct TopicReader {
+    client: Arc<Client>,
+    backlog: Arc<Backlog>,
+    topic: String,
+    /// The next record.
     from: StartPosition,
+    is_behind: bool,
+    open: Option<(Lines, Option<OwnedMutexGuard<()>>)>,
     payloads: Payloads,
-) -> Source {
-    let is_behind = match from {
-        StartPosition::Earliest => earliest < next,
-        StartPosition::Latest => false,
-        StartPosition::Offset(offset) => offset.max(earliest) < next,
-    };
-    let progress = stream::try_unfold((topic, lines), move |(topic, mut lines)| async move {
-        let record = lines.record(&topic).await?.ok_or_else(|| ReadError(format!("{topic}: the bridge stopped")))?;
-        let is_caught_up = record.offset + 1 >= next;
-        let record = Some(strip_payload(record, payloads));
-        Ok(Some((Progress { record, is_caught_up }, (topic, lines))))
-    });
-    Source { is_behind, progress: Box::pin(progress) }
+}
+
+impl TopicReader {
+    fn new(
+        client: Arc<Client>,
+        backlog: Arc<Backlog>,
+        TopicState { topic, earliest, next, .. }: TopicState,
+        from: StartPosition,
+        payloads: Payloads,
+    ) -> Result<Self, ReadError> {
+        let is_behind = match from {
+            StartPosition::Earliest => earliest < next,
+            StartPosition::Latest => false,
+            StartPosition::Offset(offset) if (earliest..=next).contains(&offset) => offset < next,
+            StartPosition::Offset(offset) => {
+                return Err(ReadError(format!(
+                    "{topic}: there is no offset {offset}; it has offsets from {earliest} up to, but without, {next}"
+                )));
+            }
+        };
+        let from = if is_behind { from } else { StartPosition::Offset(next) };
+        Ok(Self { client, backlog, topic, from, is_behind, open: None, payloads })
+    }
+
+    fn source(self) -> Source {
+        let is_behind = self.is_behind;
+        let progress = stream::try_unfold(self, |mut reader| async move {
+            let progress = reader.next().await?;
+            Ok(Some((progress, reader)))
+        });
+        Source { is_behind, progress: Box::pin(progress) }
+    }
+
+    async fn next(&mut self) -> Result<Progress, ReadError> {
+        let (lines, _) = match &mut self.open {
+            Some(open) => open,
+            None => {
+                let turn = self.turn().await;
+                let lines = self.client.lines(&self.topic, self.from, !self.is_behind).await?;
+                self.open.insert((lines, turn))
+            }
+        };
+        match lines.record(&self.topic).await? {
+            Some(record) => {
+                self.from = StartPosition::Offset(record.offset + 1);
+                Ok(Progress { record: Some(strip_payload(record, self.payloads)), is_caught_up: false })
+            }
+            None if self.is_behind => {
+                (self.open, self.is_behind) = (None, false);
+                self.backlog.left.send_modify(|left| *left -= 1);
+                Ok(Progress { record: None, is_caught_up: true })
+            }
+            None => Err(ReadError(format!("{}: the bridge stopped", self.topic))),
+        }
+    }
+
+    /// Waits until it may read what was kept, and gives the right to; or else until no topic has anything left of that.
+    async fn turn(&self) -> Option<OwnedMutexGuard<()>> {
+        if self.is_behind {
+            return Some(self.backlog.reading.clone().lock_owned().await);
+        }
+        let _ = self.backlog.left.subscribe().wait_for(|left| *left == 0).await;
+        None
+    }
 }
 
 fn strip_payload(mut record: Record, payloads: Payloads) -> Record {
@@ -63,7 +129,6 @@ fn strip_payload(mut record: Record, payloads: Payloads) -> Record {
 mod tests {
     use std::convert::Infallible;
     use std::net::SocketAddr;
-    use std::sync::Arc;
     use std::time::Duration;
 
     use futures_util::StreamExt;

@@ -213,9 +213,11 @@ fn lasts(since: Timestamp, now: Option<Timestamp>, kept_for: Duration, message_a
 pub(super) struct AbandonedChunks(Arc<Mutex<Vec<String>>>);
 
 impl AbandonedChunks {
-    /// Removes them, as far as the server lets it now.
+    /// Removes those that are there at the call, as far as the server lets it now.
     pub(super) async fn remove(&self, stream: &Stream) {
-        while let Some(subject) = self.pop() {
+        let count = self.subjects().len();
+        for _ in 0..count {
+            let Some(subject) = self.pop() else { return };
             if stream.purge().filter(&subject).await.is_err() {
                 return self.add(subject);
             }

@@ -48,8 +48,8 @@ impl ObjectStore {
         self.bucket.read().expect("no holder of this lock can panic").clone()
     }
 
-    /// Looks at the bucket, creates it where that is allowed, and removes abandoned chunks. `message_age`: how long the stream keeps
-    /// its messages; zero is for ever.
+    /// Looks at the bucket, creates it where that is allowed, and removes abandoned chunks. `message_age`: how long the
+    /// stream keeps its messages; zero is for ever.
     pub(super) async fn reconcile(&self, context: &Context, create: bool, message_age: Duration) -> Result<(), Fault> {
         let (bucket, fault) = match self.look(context, create, message_age).await {
             Ok(bucket) => (Ok(Arc::new(bucket)), None),

@@ -64,9 +64,9 @@ impl StreamReconciler {
         }
     }
 
-    /// Looks at stream and bucket, creates or completes them where that is allowed, and sets the stream's status. `Ok`: all
-    /// is well. Where nobody answers the status stays what it was: most silences end with the next leader. `within`: for
-    /// the look.
+    /// Looks at stream and bucket, creates or completes them where that is allowed, and sets the stream's status. `Ok`:
+    /// all is well. Where nobody answers the status stays what it was: most silences end with the next leader. `within`:
+    /// for the look.
     pub(super) async fn reconcile(&mut self, within: Duration) -> Result<(), Fault> {
         self.wanted.subjects.clone_from(&self.subjects.borrow_and_update());
         let found = match self.find_or_create(within).await {

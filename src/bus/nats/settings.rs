@@ -117,11 +117,17 @@ pub(super) fn check(stream: &Config, used: Use<'_>) -> Vec<Issue> {
     let is_async = *persist_mode == Some(PersistenceMode::Async);
     issues.add(is_async, Refuse, "acknowledges before it stores (`persist_mode: async`)", &another);
     let limits = format!("{another}, one with retention `limits`");
-    let is_work_queue = *retention == RetentionPolicy::WorkQueue;
-    let one_reader = "is a work queue: it keeps an event for one reader only, and `tail` and `requests` cannot read it";
-    issues.add(is_work_queue, Warn, one_reader, format!("{limits}, unless that is wanted"));
-    let is_interest = *retention == RetentionPolicy::Interest;
-    issues.add(is_interest, Refuse, "keeps only what some consumer waits for (retention `interest`)", limits);
+    match retention {
+        RetentionPolicy::Limits => {}
+        RetentionPolicy::WorkQueue => {
+            let says =
+                "is a work queue: it keeps an event for one reader only, and `tail` and `requests` cannot read it";
+            issues.add(true, Warn, says, format!("{limits}, unless that is wanted"));
+        }
+        RetentionPolicy::Interest => {
+            issues.add(true, Refuse, "keeps only what some consumer waits for (retention `interest`)", limits);
+        }
+    }
     capacity(&mut issues, stream, used.bytes_in_flight, edit);
     if !max_age.is_zero() && *max_age < GOOD_AGE {
         let severity = if *max_age < MIN_AGE { Refuse } else { Advise };
@@ -227,7 +233,7 @@ mod tests {
         Config { name: "S".into(), storage: StorageType::File, discard: DiscardPolicy::New, ..Config::default() }
     }
 
-    fn severitys(stream: &Config) -> Vec<Severity> {
+    fn severities(stream: &Config) -> Vec<Severity> {
         let subjects = ["terra.daily".to_owned()];
         let used = Use { key: "nats.stream", what: "stream", name: "S", bytes_in_flight: 1 << 28, subjects: &subjects };
         check(stream, used).into_iter().map(|issue| issue.severity).collect()
@@ -250,7 +256,7 @@ mod tests {
             Config { max_messages: MANY, max_bytes: 1 << 20, ..old },
             Config { max_age: MIN_AGE / 2, ..sound() },
         ] {
-            assert_eq!(severitys(&refused).first(), Some(&Severity::Refuse), "{refused:?}");
+            assert_eq!(severities(&refused).first(), Some(&Severity::Refuse), "{refused:?}");
         }
     }
 
@@ -276,7 +282,7 @@ mod tests {
                 Severity::Advise,
             ),
         ] {
-            assert_eq!(severitys(&warned), [severity], "{warned:?}");
+            assert_eq!(severities(&warned), [severity], "{warned:?}");
         }
     }
 
@@ -305,7 +311,7 @@ mod tests {
                 ..sound()
             },
         ] {
-            assert_eq!(severitys(&sound), [], "{sound:?}");
+            assert_eq!(severities(&sound), [], "{sound:?}");
         }
     }
 }
