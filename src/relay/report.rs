@@ -110,11 +110,12 @@ fn dead_letter(reason: Unreadable) -> &'static str {
 
 /// `None`: `signature_log` tells forged ones from a wrong secret.
 fn rejected(reason: Rejection) -> Option<Line> {
+    const UNTIMELY: &str = "rejected a delivery that Terra signed: its time is outside max_age and max_skew";
     let line = match reason {
         Rejection::Forged => return None,
-        Rejection::TooNew => Line::warn("rejected a delivery that Terra signed: its time is in the future")
+        Rejection::TooNew => Line::warn(UNTIMELY)
             .remedy("this machine's clock is probably slow: check it, then the endpoint's `max_skew`"),
-        Rejection::TooOld => Line::warn("rejected a delivery that Terra signed: it is too old").remedy(
+        Rejection::TooOld => Line::warn(UNTIMELY).remedy(
             "this machine's clock is probably fast, or a retry came later than the endpoint's `max_age`: check both",
         ),
         Rejection::Missing | Rejection::Malformed => Line {

@@ -142,4 +142,13 @@ mod tests {
         let open = Throttle::new(Duration::ZERO);
         assert_eq!((open.pass(), open.pass()), (Some(0), Some(0)));
     }
+
+    #[test]
+    fn no_endpoint_and_no_message_is_throttled_by_another() {
+        let (throttles, hour) = (Throttles::new(), Duration::from_secs(3600));
+        for (endpoint, message) in [("a", "one"), ("a", "two"), ("b", "one")] {
+            assert_eq!(throttles.pass(endpoint, message, hour), Some(0), "{endpoint} {message}");
+            assert_eq!(throttles.pass(endpoint, message, hour), None, "{endpoint} {message}");
+        }
+    }
 }

@@ -10,7 +10,7 @@ use crate::support::until;
 
 const MINUTE: i64 = 60;
 const HOUR: i64 = 60 * MINUTE;
-const UNTIMELY: &str = "rejected a delivery that Terra signed";
+const UNTIMELY: &str = "rejected a delivery that Terra signed: its time is outside max_age and max_skew";
 const LEAPT: &str = "the clock of this machine jumped; nothing expires by that: ages count the time that really passed";
 const SAID_WITHIN: Duration = Duration::from_secs(5);
 
