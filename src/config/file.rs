@@ -60,7 +60,11 @@ fn parse_inline(text: &str) -> Result<Spanned<DeValue<'_>>, String> {
 /// Visits every value that is not a table, and every empty table, with the byte at which its name begins.
 fn visit(table: &DeTable<'_>, above: &str, each: &mut impl FnMut(String, Value, usize)) {
     for (name, value) in table {
-        let full = format!("{above}{}", name.get_ref());
+        let full = match name.get_ref() {
+            // Else its levels would look like those of other keys.
+            name if above == "endpoints." && name.contains('.') => format!("{above}{name:?}"),
+            name => format!("{above}{name}"),
+        };
         match value.get_ref() {
             DeValue::Table(inner) if !inner.is_empty() => visit(inner, &format!("{full}."), each),
             _ => each(full, convert(value.clone()), name.span().start),

@@ -151,6 +151,8 @@ fn unknown(name: &str, raw: &RawValue, keys: &Keys) -> Option<Mistake> {
     let is_empty_table = raw.value.as_table().is_some_and(toml::Table::is_empty);
     match (keys.find(name), keys.is_table(name)) {
         (Some(_), _) => None,
+        // Its endpoint has no name that can be.
+        (None, _) if endpoint_of(name).is_some_and(|endpoint| endpoint.starts_with('"')) => None,
         (None, true) if is_empty_table => None,
         (None, true) => Some(mistake(type_in_words(&raw.value)).allowed(TABLE)),
         (None, false) => Some(mistake("is not a key").remedy(meant(name, &raw.source, keys))),

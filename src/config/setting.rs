@@ -51,7 +51,11 @@ impl Settings {
     }
 }
 
-/// The endpoint that a key belongs to.
+/// The endpoint that a key belongs to; in quotes, where the name has dots.
 pub(super) fn endpoint_of(key: &str) -> Option<&str> {
-    key.strip_prefix("endpoints.")?.split('.').next()
+    let rest = key.strip_prefix("endpoints.")?;
+    match rest.strip_prefix('"') {
+        Some(quoted) => rest.get(..quoted.find('"')? + 2),
+        None => rest.split('.').next(),
+    }
 }

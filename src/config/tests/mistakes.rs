@@ -150,6 +150,10 @@ fn each_mistake_in_a_file_has_its_words() {
             "endpoints.Big (t.toml:2) is not a name for an endpoint; allowed: a-z, 0-9, \"_\" and \"-\"",
         ),
         (
+            "[endpoints.\"eu.prod\"]\npath = \"/x\"\nsecrets = \"env:TERRA_SIGNING_SECRET\"",
+            "endpoints.\"eu.prod\" (t.toml:2) is not a name for an endpoint; allowed: a-z, 0-9, \"_\" and \"-\"",
+        ),
+        (
             "[routes]\ntemplate = \"terra\"",
             "routes.template (t.toml:2) is \"terra\", which has no {type} in it, so that all types would share a topic; \
              allowed: a topic with {type} in it, such as \"terra.{type}\", and {endpoint} if you like",
