@@ -13,18 +13,18 @@ use std::cell::RefCell;
 thread_local! {
     /// One for each thread: a thread reports the messages of a batch one directly after the other, while the reports
     /// of two threads (the client's own, and one that closes it) may come in any order.
-    static REPORTS: RefCell<Reports> = RefCell::default();
+    static LAST_UNCONFIRMED: RefCell<LastUnconfirmed> = RefCell::default();
 }
 
 /// Whether the broker itself confirmed the message that was reported as delivered. To be asked once for each
 /// such report, in their order, on the thread that reports.
 pub(super) fn is_confirmed(topic: &str, partition: i32, offset: i64) -> bool {
-    REPORTS.with_borrow_mut(|reports| reports.is_confirmed(topic, partition, offset))
+    LAST_UNCONFIRMED.with_borrow_mut(|last| last.is_confirmed(topic, partition, offset))
 }
 
-/// The last report, where nobody confirmed it.
+/// The last report of a thread, where nobody confirmed it.
 #[derive(Default)]
-struct Reports(Option<Unconfirmed>);
+struct LastUnconfirmed(Option<Unconfirmed>);
 
 struct Unconfirmed {
     topic: String,
@@ -32,7 +32,7 @@ struct Unconfirmed {
     offset: i64,
 }
 
-impl Reports {
+impl LastUnconfirmed {
     /// The first offset of a partition directly after −1 counts as inferred too, where it may be a broker's:
     /// that costs a copy, the other way an event.
     fn is_confirmed(&mut self, topic: &str, partition: i32, offset: i64) -> bool {
@@ -58,7 +58,7 @@ mod tests {
 
     /// Which of the reports are confirmed.
     fn confirmed<const N: usize>(reports: [(&str, i32, i64); N]) -> [bool; N] {
-        let mut seen = Reports::default();
+        let mut seen = LastUnconfirmed::default();
         reports.map(|(topic, partition, offset)| seen.is_confirmed(topic, partition, offset))
     }
 

@@ -4,7 +4,8 @@
 //!   whose topic was not seen yet;
 //! - `status`: what producer and reconciler share, with `connection_error`; `reconciler` keeps it current, and the client
 //!   in order (`replacement`);
-//! - `topics`: sees that topics exist and keep messages, each a `topic_state`, with `topic_settings` and `topic_error`;
+//! - `topics`: creates missing topics and checks the settings of existing ones, each a `topic_state`, with
+//!   `topic_settings` and `topic_error`;
 //! - `client`, `metadata`, `admin`: questions to the brokers;
 //! - `inspect` and `findings` for `check --online`, `read` for readers;
 //! - `settings`: how each client is set up; `properties` and `property_names`: the user's part in that.

@@ -26,22 +26,22 @@ use crate::bus::{ConnectionState, OpenError, Receipt, Refusal};
 use crate::message::Message;
 
 pub(super) type Answer = Result<Receipt, Refusal>;
-type Client = ThreadedProducer<Reports>;
+type Client = ThreadedProducer<DeliveryReports>;
 
 /// What waits in the client until the message's delivery report.
-pub(super) struct Handed {
+pub(super) struct InFlight {
     message: Arc<Message>,
     answer: oneshot::Sender<Answer>,
 }
 
 /// Where the client's reports go.
-pub(super) struct Reports {
+pub(super) struct DeliveryReports {
     status: Arc<Status>,
     /// Bytes of a batch that their client fills.
     batch: u64,
 }
 
-impl Reports {
+impl DeliveryReports {
     /// The broker refuses a whole batch as too large. That means this message only where it was alone.
     fn refuse(&self, code: Code, message: &Message) -> Refusal {
         if batch_limit::may_be_due_to_others(code, message, self.batch) {
@@ -55,7 +55,7 @@ impl Reports {
     }
 }
 
-impl ClientContext for Reports {
+impl ClientContext for DeliveryReports {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
         client::log(level, facility);
         // What is only logged: connections that the other side closes.
@@ -73,11 +73,11 @@ impl ClientContext for Reports {
     fn stats_raw(&self, _: &[u8]) {}
 }
 
-impl ProducerContext for Reports {
-    type DeliveryOpaque = Box<Handed>;
+impl ProducerContext for DeliveryReports {
+    type DeliveryOpaque = Box<InFlight>;
 
-    fn delivery(&self, report: &DeliveryResult<'_>, handed: Self::DeliveryOpaque) {
-        let Handed { message, answer } = *handed;
+    fn delivery(&self, report: &DeliveryResult<'_>, in_flight: Self::DeliveryOpaque) {
+        let InFlight { message, answer } = *in_flight;
         // Nobody waits any more where the caller's deadline passed first.
         let _ = answer.send(match report {
             Ok(report) if is_confirmed(report.topic(), report.partition(), report.offset()) => {
@@ -100,7 +100,7 @@ pub(super) struct Producer {
 
 impl Producer {
     pub(super) fn open(config: ClientConfig, status: Arc<Status>) -> Result<Self, OpenError> {
-        let reports = Reports { status: Arc::clone(&status), batch: batch_limit::batch_size(&config) };
+        let reports = DeliveryReports { status: Arc::clone(&status), batch: batch_limit::batch_size(&config) };
         let client = client::create(&config, reports)?;
         Ok(Self { config, status, client: RwLock::new(Some(Arc::new(client))) })
     }
@@ -110,16 +110,16 @@ impl Producer {
     pub(super) fn send(&self, message: Arc<Message>) -> oneshot::Receiver<Answer> {
         let (answer, receipt) = oneshot::channel();
         let (topic, key, payload) = (message.topic(), message.key(), &message.payload()[..]);
-        let handed = Box::new(Handed { message: Arc::clone(&message), answer });
-        let record = BaseRecord::with_opaque_to(topic, handed).key(key).payload(payload).headers(headers(&message));
-        let (error, handed) = match &*self.current() {
+        let in_flight = Box::new(InFlight { message: Arc::clone(&message), answer });
+        let record = BaseRecord::with_opaque_to(topic, in_flight).key(key).payload(payload).headers(headers(&message));
+        let (error, in_flight) = match &*self.current() {
             None => (Code::PurgeQueue, record.delivery_opaque),
             Some(client) => match client.send(record) {
                 Ok(()) => return receipt,
                 Err((error, record)) => (code(&error), record.delivery_opaque),
             },
         };
-        let _ = handed.answer.send(Err(self.status.refuse(error, topic)));
+        let _ = in_flight.answer.send(Err(self.status.refuse(error, topic)));
         receipt
     }
 
@@ -155,7 +155,7 @@ impl Producer {
         let Some(batch) = self.batch().map(|batch| batch.min(self.status.batch_limit())) else { return false };
         let mut config = self.config.clone();
         config.set("batch.size", batch.to_string());
-        match client::create(&config, Reports { status: Arc::clone(&self.status), batch }) {
+        match client::create(&config, DeliveryReports { status: Arc::clone(&self.status), batch }) {
             Ok(client) => {
                 let mut slot = self.client.write().unwrap_or_else(PoisonError::into_inner);
                 // Closed meanwhile: stays closed.

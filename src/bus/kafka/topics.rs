@@ -20,12 +20,12 @@ use crate::telemetry::Throttle;
 
 /// From one look to the next: when all topics are ready, when only somebody else can help, and when a topic may become
 /// ready by itself, or just changed.
-pub(super) const WELL: Duration = Duration::from_secs(30);
-const UNWELL: Duration = Duration::from_secs(5);
-const SOON: Duration = Duration::from_secs(1);
+pub(super) const HEALTHY_INTERVAL: Duration = Duration::from_secs(30);
+const DEGRADED_INTERVAL: Duration = Duration::from_secs(5);
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// For all questions of one kind in a look.
-const LOOK: Duration = Duration::from_secs(10);
+const RECONCILE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// For the brokers to say how topics are set up.
 const DESCRIBE: Duration = Duration::from_secs(3);
@@ -116,10 +116,10 @@ impl Topics {
         asked.sort();
         let asked = asked.into_iter().map(|(_, topic)| topic).collect();
         let (mut found, leaders) =
-            metadata::of_topics(producer, asked, metadata::AT_ONCE, patience, Instant::now() + LOOK).await;
+            metadata::of_topics(producer, asked, metadata::AT_ONCE, patience, Instant::now() + RECONCILE_TIMEOUT).await;
         found.retain(|(_, metadata)| metadata.is_answer());
         if found.is_empty() && !self.topics.is_empty() {
-            return Reconciled { next: SOON, ..Reconciled::default() };
+            return Reconciled { next: RETRY_INTERVAL, ..Reconciled::default() };
         }
         found.into_iter().for_each(|(topic, metadata)| self.state(&topic).show(metadata));
         self.check_new(producer, patience).await;
@@ -131,9 +131,9 @@ impl Topics {
         self.publish(status);
         let ready = !self.topics.values().any(TopicState::is_awaited);
         let next = match self.errors.is_empty() && !self.topics.values().any(TopicState::waits) {
-            _ if is_news || !ready => SOON,
-            true => WELL,
-            false => UNWELL,
+            _ if is_news || !ready => RETRY_INTERVAL,
+            true => HEALTHY_INTERVAL,
+            false => DEGRADED_INTERVAL,
         };
         Reconciled { ready, next, leaders, no_controller_at }
     }
@@ -142,7 +142,7 @@ impl Topics {
     async fn check_new(&mut self, producer: &Arc<impl Query>, patience: Duration) {
         let new = |(topic, state): (&Topic, &TopicState)| Some((topic.clone(), state.new_partitions()?));
         let new: Vec<_> = self.topics.iter().filter_map(new).collect();
-        let not_serving = metadata::not_serving(producer, &new, patience, Instant::now() + LOOK).await;
+        let not_serving = metadata::not_serving(producer, &new, patience, Instant::now() + RECONCILE_TIMEOUT).await;
         for (topic, _) in new {
             self.state(&topic).is_new = not_serving.contains(&topic);
         }
@@ -215,7 +215,7 @@ impl Topics {
             return Vec::new();
         }
         if again {
-            self.create_refused = Instant::now() + UNWELL;
+            self.create_refused = Instant::now() + DEGRADED_INTERVAL;
         }
         tracing::debug!(topics = names(&asked), "Kafka is asked to create topics");
         match self.create(&asked).await {
