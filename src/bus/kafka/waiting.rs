@@ -1,6 +1,7 @@
 //! Messages that wait until their topic was seen: those of a topic are handed over in the order in which they came.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::route::Topic;
@@ -11,16 +12,19 @@ type Lock = Arc<tokio::sync::Mutex<()>>;
 pub(super) struct WaitingMessages {
     /// The lock of each topic, and how many messages want it.
     topics: Mutex<BTreeMap<Topic, (Lock, usize)>>,
+    /// How many messages wait: each message that is published asks for it, which takes no lock.
+    count: AtomicUsize,
 }
 
 impl WaitingMessages {
     /// Whether no message waits.
     pub(super) fn is_empty(&self) -> bool {
-        self.topics().is_empty()
+        self.count.load(Ordering::Acquire) == 0
     }
 
     /// A turn behind all that wait for this topic.
     pub(super) fn join(self: &Arc<Self>, topic: &Topic) -> Turn {
+        self.count.fetch_add(1, Ordering::AcqRel);
         let mut topics = self.topics();
         let (lock, wanted) = topics.entry(topic.clone()).or_default();
         *wanted += 1;
@@ -49,6 +53,8 @@ impl Drop for Turn {
                 topics.remove(&self.topic);
             }
         }
+        drop(topics);
+        self.waiting.count.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
