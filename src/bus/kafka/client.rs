@@ -156,11 +156,14 @@ pub(super) async fn ask_each<T: Send + 'static, A: Send + 'static>(
     at_once: usize,
     question: impl Fn(T) -> A + Clone + Send + 'static,
 ) -> Vec<A> {
-    let asked = stream::iter(items).map(|item| {
+    let asked = stream::iter(items.into_iter().enumerate()).map(|(at, item)| {
         let question = question.clone();
-        blocking(move || question(item))
+        blocking(move || (at, question(item)))
     });
-    asked.buffered(at_once).collect().await
+    // In the order in which they come, so that a slow one holds up no other.
+    let mut answers: Vec<_> = asked.buffer_unordered(at_once).collect().await;
+    answers.sort_unstable_by_key(|(at, _)| *at);
+    answers.into_iter().map(|(_, answer)| answer).collect()
 }
 
 /// How long a question may take that is to be answered by the `deadline`: a millisecond at least.
@@ -197,7 +200,7 @@ pub(super) fn is_not_reached(code: Code) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Barrier;
+    use std::sync::{Barrier, mpsc};
 
     use super::*;
 
@@ -213,5 +216,16 @@ mod tests {
     async fn the_questions_do_not_wait_for_each_other() {
         let all = Arc::new(Barrier::new(5));
         ask_each(vec![all; 5], 5, |all| all.wait().is_leader()).await;
+    }
+
+    #[tokio::test]
+    async fn a_slow_question_holds_up_only_its_own_place() {
+        let (others, answered) = mpsc::channel();
+        let answered = Arc::new(Mutex::new(answered));
+        let question = move |item| match item {
+            0 => (1..10).all(|_| answered.lock().unwrap().recv_timeout(Duration::from_secs(10)).is_ok()),
+            _ => others.send(()).is_ok(),
+        };
+        assert_eq!(ask_each((0..10).collect(), 2, question).await, [true; 10]);
     }
 }
