@@ -8,7 +8,7 @@ use rdkafka::metadata::Metadata;
 use super::admin::{Admin, Creation, NoController};
 use super::client::{Query as _, QueryClient, blocking, left};
 use super::findings::{Cluster, Shown, findings, unreachable};
-use super::metadata::{self, TopicMetadata, address};
+use super::metadata::{self, Questions, TopicMetadata, address};
 use super::settings::largest_message;
 use crate::bus::{Finding, OpenError, Setup};
 use crate::config;
@@ -50,7 +50,9 @@ pub(crate) async fn inspect(config: &config::Kafka, setup: &Setup) -> Result<Vec
 
 /// How many brokers there are, whether those that lead are reached, and each topic without its settings.
 async fn look(client: &Arc<QueryClient>, brokers: &Metadata, topics: &[Topic], deadline: Instant) -> Cluster {
-    let (seen, leaders) = metadata::of_topics(client, topics.to_vec(), AT_ONCE, left(deadline), deadline).await;
+    // One that nobody answers for says nothing of the others.
+    let questions = Questions { at_once: AT_ONCE, patience: left(deadline), deadline, skip_after_silence: false };
+    let (seen, leaders) = metadata::of_topics(client, topics.to_vec(), questions).await;
     let (seen, not_reached) = if !seen.is_empty() && seen.iter().all(|(_, metadata)| metadata.is_silent()) {
         // The client goes to the addresses that brokers advertise as soon as it knows them.
         (Vec::new(), brokers.brokers().iter().map(address).collect())

@@ -47,6 +47,18 @@ pub(super) struct Leader {
     partition: i32,
 }
 
+/// How the brokers are asked about topics.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Questions {
+    pub(super) at_once: usize,
+    /// For each.
+    pub(super) patience: Duration,
+    /// For all of them.
+    pub(super) deadline: Instant,
+    /// Whether the rest is left out where nobody answers the first.
+    pub(super) skip_after_silence: bool,
+}
+
 impl TopicMetadata {
     fn of(answer: Result<&Metadata, &KafkaError>) -> Self {
         let metadata = match answer.map_err(code) {
@@ -103,16 +115,13 @@ impl TopicMetadata {
 pub(super) async fn of_topics(
     client: &Arc<impl Query>,
     topics: Vec<Topic>,
-    at_once: usize,
-    patience: Duration,
-    deadline: Instant,
+    Questions { at_once, patience, deadline, skip_after_silence }: Questions,
 ) -> (Vec<(Topic, TopicMetadata)>, Vec<Leader>) {
     let answered = Arc::new((AtomicBool::new(false), AtomicBool::new(false)));
     let client = Arc::clone(client);
     let found = ask_each(topics, at_once, move |topic: Topic| {
         let (any, none) = &*answered;
-        // Where nobody answers at all, the others need not be asked for.
-        if none.load(Ordering::Relaxed) && !any.load(Ordering::Relaxed) {
+        if skip_after_silence && none.load(Ordering::Relaxed) && !any.load(Ordering::Relaxed) {
             return ((topic, TopicMetadata::Unanswered(Code::OperationTimedOut)), Vec::new());
         }
         let metadata = client.metadata(Some(&topic), patience.min(left(deadline)));
@@ -179,6 +188,8 @@ pub(super) fn address(broker: &MetadataBroker) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
 
     /// Answers by the number of the partition.
@@ -207,5 +218,32 @@ mod tests {
             partition: broker,
         });
         assert_eq!(not_reached(&Arc::new(Brokers), leaders.into(), Duration::ZERO).await, ["b3:9092"]);
+    }
+
+    /// Is asked for how many topics, and answers for none.
+    #[derive(Default)]
+    struct Silent(AtomicUsize);
+
+    impl Query for Silent {
+        fn metadata(&self, _: Option<&str>, _: Duration) -> Result<Metadata, KafkaError> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Err(KafkaError::MetadataFetch(Code::OperationTimedOut))
+        }
+
+        fn offsets(&self, _: &str, _: i32, _: Duration) -> Result<(i64, i64), KafkaError> {
+            Err(KafkaError::Canceled)
+        }
+    }
+
+    #[tokio::test]
+    async fn only_who_asks_again_soon_leaves_topics_out_after_a_silence() {
+        for (skip_after_silence, asked) in [(true, 1), (false, 3)] {
+            let client = Arc::new(Silent::default());
+            let (patience, deadline) = (Duration::ZERO, Instant::now());
+            let questions = Questions { at_once: 1, patience, deadline, skip_after_silence };
+            let (seen, _) = of_topics(&client, ["a", "b", "c"].map(Topic::from).into(), questions).await;
+            assert!(seen.len() == 3 && seen.iter().all(|(_, metadata)| metadata.is_silent()), "{seen:?}");
+            assert_eq!(client.0.load(Ordering::Relaxed), asked);
+        }
     }
 }

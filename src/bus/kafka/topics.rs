@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::admin::{Admin, Creation, NoController};
 use super::client::Query;
-use super::metadata::{self, Leader};
+use super::metadata::{self, Leader, Questions};
 use super::settings::largest_message;
 use super::status::{Status, TopicStatus};
 use super::topic_error::{TopicError, names};
@@ -115,8 +115,9 @@ impl Topics {
         let mut asked: Vec<_> = self.topics.iter().map(|(topic, state)| (state.seen, topic.clone())).collect();
         asked.sort();
         let asked = asked.into_iter().map(|(_, topic)| topic).collect();
-        let (mut found, leaders) =
-            metadata::of_topics(producer, asked, metadata::AT_ONCE, patience, Instant::now() + RECONCILE_TIMEOUT).await;
+        let deadline = Instant::now() + RECONCILE_TIMEOUT;
+        let questions = Questions { at_once: metadata::AT_ONCE, patience, deadline, skip_after_silence: true };
+        let (mut found, leaders) = metadata::of_topics(producer, asked, questions).await;
         found.retain(|(_, metadata)| metadata.is_answer());
         if found.is_empty() && !self.topics.is_empty() {
             return Reconciled { next: RETRY_INTERVAL, ..Reconciled::default() };
