@@ -131,8 +131,8 @@ impl Topics {
         let is_news = self.report(status);
         self.publish(status);
         let ready = !self.topics.values().any(TopicState::is_awaited);
-        let next = match self.errors.is_empty() && !self.topics.values().any(TopicState::waits) {
-            _ if is_news || !ready => RETRY_INTERVAL,
+        let next = match self.errors.is_empty() {
+            _ if is_news || self.topics.values().any(TopicState::waits) => RETRY_INTERVAL,
             true => HEALTHY_INTERVAL,
             false => DEGRADED_INTERVAL,
         };
