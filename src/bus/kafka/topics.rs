@@ -49,6 +49,7 @@ pub(super) struct Topics {
     create_refused: Instant,
     defaults_hidden: Throttle,
     settings_hidden: Throttle,
+    settings_unanswered: Throttle,
     not_created: Throttle,
 }
 
@@ -76,6 +77,7 @@ impl Topics {
             create_refused: Instant::now(),
             defaults_hidden: Throttle::new(NOT_SHOWN_EVERY),
             settings_hidden: Throttle::new(NOT_SHOWN_EVERY),
+            settings_unanswered: Throttle::new(NOT_SHOWN_EVERY),
             not_created: Throttle::new(NOT_CREATED_EVERY),
         }
     }
@@ -160,21 +162,14 @@ impl Topics {
         }
         let Ok(admin) = Admin::open(&self.config) else { return };
         let answer = admin.settings(&asked, Instant::now() + DESCRIBE).await;
-        let remedy = match &answer {
-            Some(_) => {
-                "grant DescribeConfigs on them (kafka-acls --add --operation DescribeConfigs --topic PREFIX \
-                 --resource-pattern-type prefixed)"
-            }
-            None => "check the brokers: they did not answer in time",
-        };
-        if all && answer.is_some() {
+        let is_answered = answer.is_some();
+        if all && is_answered {
             self.checked_all = Instant::now();
         }
         let shown = answer.unwrap_or_default();
         let hidden: Vec<_> = asked.iter().filter(|topic| !shown.contains_key(*topic)).collect();
-        if !hidden.is_empty() && self.settings_hidden.pass().is_some() {
-            let says = "the brokers do not show how Kafka topics are set up: whether they keep messages is not checked";
-            tracing::warn!(topics = names(hidden.iter().copied()), remedy, "{says}");
+        if !hidden.is_empty() {
+            self.log_hidden(hidden, is_answered);
         }
         self.check_sizes(status, &shown);
         for topic in &asked {
@@ -185,6 +180,23 @@ impl Topics {
                 // What was seen stays true until the brokers show otherwise.
                 None => {}
             }
+        }
+    }
+
+    /// Logs that the settings of these topics are not known. Each remedy has a throttle of its own, so that one slow
+    /// answer does not hide for an hour what is to be granted.
+    fn log_hidden<'a>(&self, topics: impl IntoIterator<Item = &'a Topic>, is_answered: bool) {
+        let (throttle, remedy) = match is_answered {
+            true => (
+                &self.settings_hidden,
+                "grant DescribeConfigs on them (kafka-acls --add --operation DescribeConfigs --topic PREFIX \
+                 --resource-pattern-type prefixed)",
+            ),
+            false => (&self.settings_unanswered, "check the brokers: they did not answer in time"),
+        };
+        if throttle.pass().is_some() {
+            let says = "the brokers do not show how Kafka topics are set up: whether they keep messages is not checked";
+            tracing::warn!(topics = names(topics), remedy, "{says}");
         }
     }
 
@@ -318,6 +330,7 @@ impl Topics {
 mod tests {
     use super::super::tests::support::{config, within};
     use super::*;
+    use crate::telemetry::lines::Lines;
 
     #[test]
     fn other_routes_open_no_topic_that_deletes_what_it_acknowledged() {
@@ -330,5 +343,17 @@ mod tests {
         let settings = topics.topics.values().map(|state| &state.settings);
         let checked_again = [&SettingsCheck::Checked(deletes), &SettingsCheck::NotAsked, &SettingsCheck::NotAsked];
         assert_eq!(settings.collect::<Vec<_>>(), checked_again);
+    }
+
+    #[test]
+    fn a_slow_answer_does_not_hide_what_is_to_be_granted() {
+        let (lines, _guard) = Lines::taken();
+        let topics = Topics::new(config("a:1"), &within(&["t"]));
+        for is_answered in [false, true, false, true] {
+            topics.log_hidden([&"t".into()], is_answered);
+        }
+        let says = lines.with("whether they keep messages is not checked");
+        let remedies = ["check the brokers", "grant DescribeConfigs"];
+        assert!(says.len() == 2 && says.iter().zip(remedies).all(|(line, remedy)| line.contains(remedy)), "{says:?}");
     }
 }
