@@ -3,7 +3,7 @@
 //! - `producer`: one message and its receipt, with `acknowledgement`, `refusal` and `batch_limit`; `waiting` for messages
 //!   whose topic was not seen yet;
 //! - `status`: what producer and reconciler share, with `connection_error`; `reconciler` keeps it current, and the client
-//!   in order (`replacement`);
+//!   in order (`replacement`, with `backoff`);
 //! - `topics`: creates missing topics and checks the settings of existing ones, each a `topic_state`, with
 //!   `topic_settings` and `topic_error`;
 //! - `client`, `metadata`, `admin`: questions to the brokers;
@@ -30,6 +30,7 @@ use waiting::WaitingMessages;
 
 mod acknowledgement;
 mod admin;
+mod backoff;
 mod batch_limit;
 mod client;
 mod connection_error;

@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use rdkafka::types::RDKafkaErrorCode as Code;
 
+use super::backoff::Backoff;
+
 /// A client that hears of no broker for so long is replaced, as a restart of the bridge would: a broker that
 /// has only just started may name no broker at all in its metadata, and librdkafka (2.12.1) then lets go of
 /// every one it knows and looks for none again.
@@ -36,8 +38,7 @@ pub(super) struct Replacement {
     receipts: u64,
     /// Whether there was no new client at the last attempt.
     failed: bool,
-    pause: Duration,
-    not_before: Option<Instant>,
+    backoff: Backoff,
 }
 
 impl Replacement {
@@ -56,14 +57,13 @@ impl Replacement {
 
     /// Whether a replacement need not wait.
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        self.not_before.is_none_or(|time| now >= time)
+        self.backoff.is_due(now)
     }
 
     /// The client was replaced, or could not be. `receipts`: so many were kept before.
     pub(super) fn attempted(&mut self, replaced: bool, receipts: u64, now: Instant) {
         self.failed = !replaced;
-        self.pause = (self.pause * 2).clamp(PAUSE_FIRST, PAUSE_MOST);
-        self.not_before = Some(now + self.pause);
+        self.backoff.delay(now, PAUSE_FIRST..=PAUSE_MOST);
         if replaced {
             self.receipts = receipts;
             (self.no_answer, self.stuck) = (Lasting::default(), Lasting::default());
@@ -76,7 +76,7 @@ impl Replacement {
         if receipts != self.receipts {
             self.receipts = receipts;
             self.stuck = Lasting::default();
-            (self.pause, self.not_before) = (Duration::ZERO, None);
+            self.backoff.reset();
         }
         self.is_lost = self.no_answer.time(!answered, now) >= NO_ANSWER;
         // Rounds in which none times out say nothing.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::admin::{Admin, Creation, NoController};
+use super::backoff::Backoff;
 use super::client::Query;
 use super::metadata::{self, Leader, Questions};
 use super::settings::largest_message;
@@ -45,8 +46,8 @@ pub(super) struct Topics {
     /// As they were last logged.
     errors: BTreeMap<Topic, TopicError>,
     checked_all: Instant,
-    /// When the controller is asked again to create what it refused.
-    create_refused: Instant,
+    /// Of asking the controller again to create what it refused.
+    creation: Backoff,
     defaults_hidden: Throttle,
     settings_hidden: Throttle,
     settings_unanswered: Throttle,
@@ -74,7 +75,7 @@ impl Topics {
             topics: setup.topics.iter().map(|topic| (topic.clone(), TopicState::default())).collect(),
             errors: BTreeMap::new(),
             checked_all: Instant::now(),
-            create_refused: Instant::now(),
+            creation: Backoff::default(),
             defaults_hidden: Throttle::new(NOT_SHOWN_EVERY),
             settings_hidden: Throttle::new(NOT_SHOWN_EVERY),
             settings_unanswered: Throttle::new(NOT_SHOWN_EVERY),
@@ -219,19 +220,23 @@ impl Topics {
         }
     }
 
-    /// Has the controller create the missing topics, those that it refused only once in a while. Where it was not
+    /// Has the controller create the missing topics, those that it refused more and more rarely. Where it was not
     /// reached at the addresses that brokers advertise, these come back.
     async fn create_missing(&mut self) -> Vec<String> {
-        let again = Instant::now() >= self.create_refused;
+        if !self.topics.values().any(|state| state.creation.is_some()) {
+            self.creation.reset();
+        }
+        let again = self.creation.is_due(Instant::now());
         let asked = self.topics_where(|state| state.is_missing() && (again || state.creation.is_none()));
         if asked.is_empty() || !self.config.create_topics {
             return Vec::new();
         }
-        if again {
-            self.create_refused = Instant::now() + DEGRADED_INTERVAL;
-        }
         tracing::debug!(topics = names(&asked), "Kafka is asked to create topics");
-        match self.create(&asked).await {
+        let created = self.create(&asked).await;
+        if again {
+            self.creation.delay(Instant::now(), RETRY_INTERVAL..=HEALTHY_INTERVAL);
+        }
+        match created {
             Ok(created) if created.is_empty() => {}
             Ok(created) => tracing::info!(topics = names(&created), "Kafka topics created"),
             Err(NoController::NotReached(addresses)) => return addresses,
