@@ -14,7 +14,8 @@ use super::status::Status;
 use super::topics::{Reconciled, Topics};
 use crate::bus::ConnectionState;
 
-/// Between two rounds while Kafka is not up, and at least. Else the topics say when the next is due.
+/// Between two rounds while Kafka is up, while it is not, and at least. Sooner where the topics are due for a look.
+const UP: Duration = Duration::from_secs(5);
 const NOT_UP: Duration = Duration::from_secs(1);
 const LEAST: Duration = Duration::from_millis(200);
 
@@ -223,8 +224,9 @@ impl Reconciler {
     fn pause(&self, answered: bool) -> Duration {
         let now = Instant::now();
         let is_well = answered && self.status.is(ConnectionState::Up) && self.replacement.is_due(now);
-        let look = self.next_look.saturating_duration_since(now);
-        if is_well { look } else { look.min(NOT_UP) }
+        // Without messages only a probe finds that brokers went away in silence.
+        let probe = if is_well { UP } else { NOT_UP };
+        probe.min(self.next_look.saturating_duration_since(now))
     }
 }
 

@@ -90,6 +90,16 @@ async fn brokers_that_go_and_come_are_seen_without_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn brokers_that_fall_silent_are_missed_within_seconds_though_no_message_is_under_way() {
+    let (brokers, bus) = connected().await;
+    brokers.broker_round_trip_time(1, Duration::from_secs(600)).unwrap();
+    let begun = Instant::now();
+    reaches(bus.connection(), ConnectionState::Away).await;
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    bus.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn answers_of_the_broker_are_told_apart() {
     let (brokers, bus) = connected().await;
     brokers.request_errors(Api::Produce, &[Answer::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE]);
