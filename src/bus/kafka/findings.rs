@@ -8,7 +8,7 @@ use super::connection_error::ConnectionError;
 use super::metadata::{Partitions, TopicMetadata};
 use super::refusal::NOT_AT_ADVERTISED;
 use super::settings::largest_message;
-use super::topic_error::{TopicError, configure, names};
+use super::topic_error::{TopicError, configure, create_by_hand, names};
 use super::topic_settings::{SettingProblem, Settings};
 use crate::bus::{Finding, Setup};
 use crate::config;
@@ -99,8 +99,8 @@ fn of_topic(config: &config::Kafka, setup: &Setup, shown: &Shown, topic: &str) -
         TopicMetadata::Missing if config.create_topics => to_be_created(config, shown.creation.as_ref(), topic),
         TopicMetadata::Missing => {
             let (partitions, largest) = (config.partitions, largest_message(setup.max_body));
-            let like_the_bridge = format!("--partitions {partitions} --config max.message.bytes={largest}");
-            let remedy = format!("{}; the bridge would add {like_the_bridge}", TopicError::Missing.remedy(topic));
+            let options = format!(" --partitions {partitions} --config max.message.bytes={largest}");
+            let remedy = create_by_hand(topic, &options);
             Finding::mistake(topic, "does not exist: every delivery for it is refused", remedy)
         }
         TopicMetadata::Forbidden => {
@@ -310,5 +310,15 @@ mod tests {
         assert_eq!(findings.len(), 2);
         assert_eq!(findings[1].about, "2 topics");
         assert!(findings[1].says.ends_with("(a, b)"), "{findings:?}");
+    }
+
+    #[test]
+    fn a_missing_topic_has_the_whole_command_that_creates_it() {
+        let missing = Shown { metadata: TopicMetadata::Missing, settings: None, creation: None };
+        let config = config::Kafka { create_topics: false, ..config("a:1") };
+        let found = of_topic(&config, &setup(Duration::from_secs(5), &["t"]), &missing, "t");
+        let command = "kafka-topics --bootstrap-server HOST:PORT --create --topic t --partitions 6 --config \
+                       max.message.bytes=12845056";
+        assert!(found[0].remedy.as_ref().is_some_and(|remedy| remedy.contains(command)), "{found:?}");
     }
 }

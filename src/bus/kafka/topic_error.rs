@@ -57,10 +57,7 @@ impl TopicError {
 
     pub(super) fn remedy(&self, topic: &str) -> String {
         match self {
-            Self::Missing => format!(
-                "create it (kafka-topics --bootstrap-server HOST:PORT --create --topic {topic}), or set \
-                 kafka.create_topics = true and grant Create on it"
-            ),
+            Self::Missing => create_by_hand(topic, ""),
             Self::CreationDenied => format!(
                 "create it, or grant Create, Describe and Write on it ({})",
                 grant("--operation Create --operation Describe --operation Write", topic)
@@ -97,6 +94,14 @@ fn grant(operations: &str, topic: &str) -> String {
     format!(
         "kafka-acls --bootstrap-server HOST:PORT --add --allow-principal User:NAME {operations} --topic {topic}; for many \
          topics: --topic PREFIX --resource-pattern-type prefixed"
+    )
+}
+
+/// With these options of the command.
+pub(super) fn create_by_hand(topic: &str, options: &str) -> String {
+    format!(
+        "create it (kafka-topics --bootstrap-server HOST:PORT --create --topic {topic}{options}), or set \
+         kafka.create_topics = true and grant Create on it"
     )
 }
 
