@@ -56,6 +56,7 @@ pub(super) fn findings(config: &config::Kafka, setup: &Setup, cluster: Cluster) 
             None => alike.push((shown, vec![topic])),
         }
     }
+    alike.sort_by_key(|(shown, _)| position(&shown.metadata));
     let mut findings = vec![brokers(cluster.brokers)];
     if !cluster.not_reached.is_empty() {
         let says = format!("{NOT_AT_ADVERTISED} ({})", cluster.not_reached.join(", "));
@@ -74,6 +75,17 @@ pub(super) fn findings(config: &config::Kafka, setup: &Setup, cluster: Cluster) 
         findings.append(&mut found);
     }
     findings
+}
+
+/// What takes no message comes first.
+fn position(metadata: &TopicMetadata) -> u8 {
+    match metadata {
+        TopicMetadata::Missing => 0,
+        TopicMetadata::Forbidden => 1,
+        metadata if metadata.is_silent() => 2,
+        TopicMetadata::Unanswered(_) | TopicMetadata::Failed(_) => 3,
+        TopicMetadata::Exists(_) => 4,
+    }
 }
 
 fn brokers(brokers: usize) -> Finding {
@@ -239,6 +251,8 @@ fn counted(number: usize, noun: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::types::RDKafkaErrorCode as Code;
+
     use super::super::tests::support::{config, setup};
     use super::*;
     use crate::bus::Level;
@@ -310,6 +324,23 @@ mod tests {
         assert_eq!(findings.len(), 2);
         assert_eq!(findings[1].about, "2 topics");
         assert!(findings[1].says.ends_with("(a, b)"), "{findings:?}");
+    }
+
+    #[test]
+    fn topics_that_take_no_message_come_before_those_that_exist() {
+        let shown = |metadata| Shown { metadata, settings: None, creation: None };
+        let topics = [
+            ("a", there(3, 2)),
+            ("b", shown(TopicMetadata::Failed(Code::Unknown))),
+            ("c", shown(TopicMetadata::Unanswered(Code::OperationTimedOut))),
+            ("d", shown(TopicMetadata::Forbidden)),
+            ("e", shown(TopicMetadata::Missing)),
+        ];
+        let topics = topics.map(|(topic, shown)| (topic.into(), shown)).into();
+        let cluster = Cluster { brokers: 3, topics, not_reached: Vec::new() };
+        let findings = findings(&config("a:1"), &setup(Duration::from_secs(5), &["a"]), cluster);
+        let about: Vec<_> = findings.iter().map(|finding| &*finding.about).collect();
+        assert_eq!(about, ["cluster", "e", "d", "c", "b", "a"]);
     }
 
     #[test]
