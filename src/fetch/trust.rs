@@ -1,4 +1,4 @@
-//! Which root certificates count for the stores: those of a PEM file, or this machine's.
+//! Which root certificates are trusted for the stores: those of a PEM file, or this machine's.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,15 +11,15 @@ use rustls::{ClientConfig, RootCertStore};
 
 use crate::config::files::read_regular;
 
-/// Bytes: many times what all authorities of a machine take.
+/// Bytes: many times the size of a machine's root certificates.
 const LARGEST: u64 = 4 << 20;
 
-/// Why nobody could be trusted, with the remedy.
+/// Why no certificate could be trusted, with the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`s3.ca`: {0}")]
 pub struct TrustError(String);
 
-/// Trusts the authorities in the file; where there is none, the machine's own.
+/// Trusts the authorities in the file; without a file, the machine's own.
 pub(super) fn client(ca: Option<&Path>) -> Result<ClientConfig, TrustError> {
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_without_an_authority_is_said() {
+    fn a_file_without_an_authority_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("ca.pem");
         let error = || client(Some(&file)).unwrap_err().to_string();
