@@ -1,4 +1,4 @@
-//! What is read from the variables of the process.
+//! Reading the variables of the process.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -88,7 +88,7 @@ fn whole_tables_come_from_the_environment_and_single_values_beside_them() {
 }
 
 #[test]
-fn what_kubernetes_tells_of_services_is_ignored_and_told_from_what_somebody_set() {
+fn variables_that_kubernetes_injects_are_ignored_and_distinguished_from_others() {
     let injected = [
         "TERRA_BRIDGE_PORT",
         "TERRA_BRIDGE_SERVICE_HOST",

@@ -1,9 +1,9 @@
-//! Every kind of mistake with its exact words.
+//! Every kind of mistake with its exact text.
 
 use super::*;
 
 #[test]
-fn each_mistake_in_a_file_has_its_words() {
+fn each_mistake_in_a_file_has_its_text() {
     let cases = [
         ("x = 1\ny = = 2", "@t.toml:2 is not TOML at column 5:"),
         ("[server]\nmax_bdy = 1", "server.max_bdy (t.toml:2) is not a key; did you mean server.max_body?"),
@@ -240,7 +240,7 @@ fn each_mistake_in_a_file_has_its_words() {
 }
 
 #[test]
-fn each_mistake_in_the_environment_has_its_words() {
+fn each_mistake_in_the_environment_has_its_text() {
     let cases: &[(&[(&str, &str)], &str)] = &[
         (
             &[("TERRA_BRIDGE_SERVER__MAX_BDY", "x")],
@@ -308,7 +308,7 @@ fn each_mistake_in_the_environment_has_its_words() {
 }
 
 #[test]
-fn all_mistakes_are_told_at_once() {
+fn all_mistakes_are_reported_at_once() {
     let toml = "bus = \"kafka\"\n[server]\ndeadline = 7\nlisten = \"x\"\ncolour = 1\n[nats]\nstreem = \"S\"";
     let variables = [("TERRA_BRIDGE_LOG__FORMAT", "xml"), ("TERRA_BRIDGE_LOG__FORMATT", "xml")];
     let mistakes = read(Some(toml), &variables).unwrap_err();
@@ -328,7 +328,7 @@ fn all_mistakes_are_told_at_once() {
 }
 
 #[test]
-fn what_is_mistaken_itself_is_held_against_no_other_key() {
+fn a_mistaken_value_causes_no_mistake_in_another_key() {
     let cases = [
         (
             "bus = \"kafka\"\n[kafka]\nbrokers = \"b:1\"\n[kafka.properties]\n\"message.timeout.ms\" = 6000\n\

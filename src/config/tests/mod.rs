@@ -1,4 +1,4 @@
-//! The configuration as a whole, with the checks of all modules, in the exact words that people see.
+//! The configuration as a whole, with the checks of all modules, in the exact text that users see.
 
 use std::ffi::OsString;
 use std::path::PathBuf;

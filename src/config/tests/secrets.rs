@@ -1,4 +1,4 @@
-//! Secrets that are missing, and none that is shown.
+//! Missing secrets, and that no secret is ever shown.
 
 use super::*;
 
