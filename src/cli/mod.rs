@@ -2,11 +2,8 @@
 //!
 //! - `args`: the command line; `load`: the configuration; `failure`: exit codes
 //! - `serve`: runs the bridge; `reload`: applies a changed configuration; `private`: no core dumps, private files
-//!
 //! - `check`, `send`, `health`: check the configuration, send deliveries, check health
-//!
 //! - `tail`, `requests`: what is on the bus; `reading` is what they share
-//!
 //! - `terminal`, `pretty`: output for people; `cause`: why a client got no answer
 
 use std::io::{self, IsTerminal};

@@ -145,7 +145,6 @@ pub struct Fetcher {
 
 impl Fetcher {
     /// # Errors
-    ///
     /// `s3.ca` contains no certificate.
     pub fn new(config: &config::S3) -> Result<Self, TrustError> {
         let resolver = PublicResolver::new(&config.allow_networks);
