@@ -1,5 +1,4 @@
-//! The buses and the kinds of fault, by name: which bus knows which fault, what a fault is done to,
-//! and what it needs.
+//! The buses and the kinds of fault, by name: which bus a fault applies to, its target, and its requirements.
 
 use std::fmt;
 use std::str::FromStr;
@@ -120,7 +119,7 @@ names! {
     }
 }
 
-/// What a fault is done to: two faults at once have two targets.
+/// The target of a fault: two concurrent faults have two targets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
     Bridge,
@@ -129,9 +128,9 @@ pub enum Target {
     Disk,
     Stdout,
     Machine,
-    /// Part of a burst, before the other faults.
+    /// A part of a burst, before the other faults.
     Burst,
-    /// Of what is sent, not of what carries it.
+    /// The deliveries themselves, not what carries them.
     Traffic,
 }
 
@@ -151,7 +150,7 @@ impl Kind {
         }
     }
 
-    /// Whether the bus has what it is done to.
+    /// Whether the bus has the fault's target.
     pub fn fits(self, bus: BusName) -> bool {
         match self.target() {
             Target::Broker if self == Self::LeaderKill => bus.brokers() > 1,
@@ -162,36 +161,35 @@ impl Kind {
         }
     }
 
-    /// Whether the bridge needs a spool for it, on a bus of brokers.
+    /// Whether the bridge needs a spool for it, on a bus with brokers.
     pub fn needs_spool(self) -> bool {
         self.strikes_the_directory() || self == Self::SpoolFull
     }
 
-    /// Whether it is done to the directory of the embedded log or of the spool.
+    /// Whether its target is the directory of the embedded log or of the spool.
     pub fn strikes_the_directory(self) -> bool {
         self.needs_disk() || self == Self::DirectoryReplaced
     }
 
-    /// Whether the bridge's directory has to be on a disk of its own.
+    /// Whether the bridge's directory must be on a disk of its own.
     pub fn needs_disk(self) -> bool {
         matches!(self, Self::DiskFull | Self::PowerLoss)
     }
 
-    /// Whether it stands between the bus's keeping a message and the sender's reading of the answer:
-    /// where copies are told apart by nobody, one of these excuses a second one. So does a link that is
-    /// only late: the largest message crosses it in 160 pieces, one after the other, in more time than any
-    /// answer has.
+    /// Whether it can come between the bus's storing a message and the sender's reading the answer: if nothing
+    /// removes duplicates, each of these excuses a second copy. So does a link that is merely slow: the largest
+    /// message crosses it in 160 pieces, one after the other, which takes longer than any timeout.
     pub fn excuses_a_copy(self) -> bool {
         !matches!(self.target(), Target::Disk | Target::Stdout | Target::Traffic)
             && !matches!(self, Self::SighupBroken | Self::SecretRotated | Self::CertificateSwapped | Self::TopicLimit)
     }
 
-    /// Whether a bus of brokers takes nothing, or nothing for a topic that they lead.
+    /// Whether a bus with brokers takes nothing, or nothing for a topic that they lead.
     pub fn takes_the_bus_away(self) -> bool {
         self.target() == Target::Link || matches!(self, Self::BrokerKill | Self::BrokerStop | Self::LeaderKill)
     }
 
-    /// Whether the bridge may be away meanwhile.
+    /// Whether the bridge may be down meanwhile.
     pub fn takes_the_bridge_away(self) -> bool {
         matches!(self, Self::BridgeKill | Self::BridgeTerm | Self::PowerLoss | Self::DirectoryReplaced)
     }
