@@ -88,7 +88,7 @@ impl Clock {
         let (wall, running) = (reading.wall.as_millisecond(), millis(reading.running));
         let history = history.get_or_insert_with(|| History::first(wall, running));
         if let Some(jump) = history.look(wall, running) {
-            say(jump);
+            log_jump(jump);
         }
         ask(history)
     }
@@ -105,7 +105,7 @@ fn millis(duration: Duration) -> i64 {
 }
 
 /// Logs by how many milliseconds the wall clock jumped.
-fn say(jump: i64) {
+fn log_jump(jump: i64) {
     static AHEAD: Throttle = Throttle::new(LOG_EVERY);
     static BACK: Throttle = Throttle::new(LOG_EVERY);
     let (way, throttle) = if jump > 0 { ("ahead", &AHEAD) } else { ("back", &BACK) };

@@ -305,8 +305,8 @@ mod tests {
             ("auth", false, false, false),
             ("brand.new", true, false, false),
         ] {
-            let said = (may_carry_data(name), is_link(name), is_announcement(name));
-            assert_eq!(said, (data, link, announcement), "{name}");
+            let actual = (may_carry_data(name), is_link(name), is_announcement(name));
+            assert_eq!(actual, (data, link, announcement), "{name}");
         }
     }
 }

@@ -127,7 +127,7 @@ impl Reload {
                 tracing::error!(%error, "the new certificate and key cannot be used; the old pair stays in use");
             }
         }
-        say(&difference);
+        log_difference(&difference);
         warn_of_advice(&self.resolved.advice());
     }
 
@@ -165,7 +165,7 @@ pub(super) fn warn_of_advice<'a>(advice: impl IntoIterator<Item = &'a Advice>) {
     }
 }
 
-fn say(Difference { changed, added, removed, needs_restart }: &Difference) {
+fn log_difference(Difference { changed, added, removed, needs_restart }: &Difference) {
     let of = |names: &[String]| (!names.is_empty()).then(|| names.join(", "));
     tracing::info!(
         changed = of(changed),

@@ -38,11 +38,11 @@ const ID_SHOWN: usize = 12;
 /// arguments name none.
 pub(super) async fn run(args: &TailArgs, config: &config::Bus, routed: Vec<String>) -> Result<(), Failure> {
     let (config, from, limit, json) = (config.clone(), args.from, args.limit, args.json);
-    let meant = meant(&args.topics, &routed);
+    let hint = topic_hint(&args.topics, &routed);
     let topics = if args.topics.is_empty() { Topics::Routed(routed) } else { Topics::Named(args.topics.clone()) };
     until_ctrl_c(async move {
         let opened = reading::open(&config, &topics, from, Payloads::All).await;
-        let (topics, steps) = opened.map_err(|failure| failure.with(&meant))?;
+        let (topics, steps) = opened.map_err(|failure| failure.with(&hint))?;
         if io::stderr().is_terminal() {
             eprintln!("waiting for messages on {}; Ctrl-C ends", few(&topics));
         }
@@ -75,11 +75,11 @@ async fn follow(
 }
 
 /// A hint when a type was given in place of its topic.
-fn meant(named: &[String], routed: &[String]) -> String {
+fn topic_hint(named: &[String], routed: &[String]) -> String {
     let is_whole = |topic: &str, name: &str| topic.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'));
     let whole = |name: &String| routed.iter().find(|topic| is_whole(topic, name)).map(String::as_str);
-    let meant: Vec<&str> = named.iter().filter(|name| !routed.contains(name)).filter_map(whole).collect();
-    if meant.is_empty() { String::new() } else { format!("; did you mean {}?", meant.join(" ")) }
+    let topics: Vec<&str> = named.iter().filter(|name| !routed.contains(name)).filter_map(whole).collect();
+    if topics.is_empty() { String::new() } else { format!("; did you mean {}?", topics.join(" ")) }
 }
 
 /// Several lines for people, the last one empty.
@@ -228,8 +228,9 @@ mod tests {
     #[test]
     fn a_type_in_place_of_its_topic_is_answered_with_the_topic() {
         let routed: Vec<String> = ["terra.daily", "terra.lab_report", "sleep"].map(str::to_owned).to_vec();
-        let meant = |named: &[&str]| meant(&named.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>(), &routed);
-        assert_eq!(meant(&["daily", "lab_report", "sleep", "other"]), "; did you mean terra.daily terra.lab_report?");
-        assert_eq!(meant(&["terra.daily", "ily"]), "");
+        let hint =
+            |named: &[&str]| topic_hint(&named.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>(), &routed);
+        assert_eq!(hint(&["daily", "lab_report", "sleep", "other"]), "; did you mean terra.daily terra.lab_report?");
+        assert_eq!(hint(&["terra.daily", "ily"]), "");
     }
 }

@@ -53,7 +53,7 @@ impl Environment {
     /// Variables with our prefix that set nothing.
     pub(super) fn ignored(&self, keys: &Keys) -> Vec<Ignored> {
         let foreign = self.of_prefix().map(|(name, _)| name).filter(|name| !is_ours(name, keys));
-        foreign.map(|name| Ignored { meant: meant(&name, keys), injected: is_injected(&name), name }).collect()
+        foreign.map(|name| Ignored { meant: did_you_mean(&name, keys), injected: is_injected(&name), name }).collect()
     }
 }
 
@@ -108,7 +108,7 @@ fn whole_table(name: &str, text: &str, source: &Source) -> Settings {
 }
 
 /// Our variable that differs only in the number of underscores between its levels.
-fn meant(name: &str, keys: &Keys) -> Option<String> {
+fn did_you_mean(name: &str, keys: &Keys) -> Option<String> {
     let mut ours = keys.iter().filter(|key| !key.name.contains('<')).map(|key| variable(&key.name));
     ours.find(|ours| ours.replace(LEVEL, "_") == name)
 }

@@ -100,10 +100,10 @@ mod tests {
         assert_eq!(read_regular(&at("regular"), 5).unwrap(), b"12345");
         assert_eq!(read_regular(&at("link"), 5).unwrap(), b"12345");
         assert_eq!(read_regular(&at("regular"), 4).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
-        let said = |path: &Path| open_regular(path).unwrap_err().to_string();
-        assert_eq!(said(&at("fifo")), "it is a FIFO, not a regular file");
-        assert_eq!(said(dir.path()), "it is a directory, not a file");
-        assert_eq!(said(Path::new("/dev/zero")), "it is not a regular file");
+        let error_text = |path: &Path| open_regular(path).unwrap_err().to_string();
+        assert_eq!(error_text(&at("fifo")), "it is a FIFO, not a regular file");
+        assert_eq!(error_text(dir.path()), "it is a directory, not a file");
+        assert_eq!(error_text(Path::new("/dev/zero")), "it is not a regular file");
         assert!(open_regular(&at("socket")).is_err() && open_regular(&at("none")).is_err());
     }
 

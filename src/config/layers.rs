@@ -122,8 +122,8 @@ fn name_endpoints_as_the_file_does(from_environment: &mut Settings, from_file: &
     dashed.retain(|name| name.contains('-'));
     for (name, _) in &mut from_environment.all {
         let Some(endpoint) = endpoint_of(name).filter(|endpoint| !in_file.contains(*endpoint)) else { continue };
-        let mut meant = dashed.iter().filter(|dashed| dashed.replace('-', "_") == endpoint);
-        if let (Some(only), None) = (meant.next(), meant.next()) {
+        let mut matching = dashed.iter().filter(|dashed| dashed.replace('-', "_") == endpoint);
+        if let (Some(only), None) = (matching.next(), matching.next()) {
             *name = name.replacen(&format!(".{endpoint}"), &format!(".{only}"), 1);
         }
     }
@@ -153,11 +153,11 @@ fn unknown(name: &str, raw: &RawValue, keys: &Keys) -> Option<Mistake> {
         (Some(_), _) => None,
         (None, true) if is_empty_table => None,
         (None, true) => Some(mistake(type_in_words(&raw.value)).allowed(TABLE)),
-        (None, false) => Some(mistake("is not a key").remedy(meant(name, &raw.source, keys))),
+        (None, false) => Some(mistake("is not a key").remedy(did_you_mean(name, &raw.source, keys))),
     }
 }
 
-fn meant(name: &str, source: &Source, keys: &Keys) -> String {
+fn did_you_mean(name: &str, source: &Source, keys: &Keys) -> String {
     let mut above = name.match_indices('.').map(|(end, _)| &name[..end]);
     if let Some(above) = above.find(|above| keys.find(above).is_some()) {
         return format!("{above} has no keys below it");

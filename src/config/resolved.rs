@@ -141,8 +141,8 @@ impl Resolved {
         value(self, key) != value(new, key)
     }
 
-    /// Rereads the files of all secrets that can change while the bridge runs. Blocks on the disk, but not without a
-    /// limit.
+    /// Rereads the files of all secrets that can change while the bridge runs. Blocks on the disk, but not on one
+    /// that does not answer.
     pub fn reread_secrets(&mut self) -> SecretChanges {
         let mut changes = SecretChanges::default();
         for (name, known) in self.secrets.iter_mut().filter(|(name, _)| KEYS.is_reloadable(name)) {

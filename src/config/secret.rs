@@ -173,8 +173,8 @@ mod tests {
     fn a_text_that_may_be_the_secret_is_not_repeated() {
         for literal in ["hunter2", "env:hunter2", "env:0012", "env:", "credential:../hunter2", "whsec_hunter2:0012"] {
             let Problem { wrong, remedy } = resolve(literal, &environment(&[])).unwrap_err();
-            let said = format!("{wrong} {remedy:?}");
-            assert!(!said.contains("hunter2") && !said.contains("0012"), "{said}");
+            let text = format!("{wrong} {remedy:?}");
+            assert!(!text.contains("hunter2") && !text.contains("0012"), "{text}");
         }
     }
 }

@@ -39,16 +39,16 @@ pub(super) fn client(ca: Option<&Path>) -> Result<ClientConfig, TrustError> {
 }
 
 fn authorities(ca: &Path) -> Result<RootCertStore, TrustError> {
-    let said = |what: String| TrustError(format!("{} {what}", ca.display()));
-    let pem = read_regular(ca, LARGEST).map_err(|error| said(format!("cannot be read: {error}")))?;
+    let trust_error = |what: String| TrustError(format!("{} {what}", ca.display()));
+    let pem = read_regular(ca, LARGEST).map_err(|error| trust_error(format!("cannot be read: {error}")))?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    let certificates = certificates.map_err(|error| said(format!("is no PEM: {error}")))?;
+    let certificates = certificates.map_err(|error| trust_error(format!("is no PEM: {error}")))?;
     let mut roots = RootCertStore::empty();
     for certificate in certificates {
-        roots.add(certificate).map_err(|_| said("has a certificate that is no X.509 one".to_owned()))?;
+        roots.add(certificate).map_err(|_| trust_error("has a certificate that is no X.509 one".to_owned()))?;
     }
     if roots.is_empty() {
-        return Err(said("has no certificate in it; name a PEM file of the authorities to trust".to_owned()));
+        return Err(trust_error("has no certificate in it; name a PEM file of the authorities to trust".to_owned()));
     }
     Ok(roots)
 }

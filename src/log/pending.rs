@@ -88,8 +88,8 @@ impl Log {
             // A record in no segment, or between two, is already done.
             let Some(at) = self.segments.iter().rposition(|segment| segment.begin(topic) <= offset) else { continue };
             let (keyspace, key) = (&self.segments[at].keyspace, codec::pending_key(topic, offset));
-            let Some(said) = keyspace.get(&key)? else { continue };
-            if codec::decode_pending(&said)?.is_some() {
+            let Some(mark) = keyspace.get(&key)? else { continue };
+            if codec::decode_pending(&mark)?.is_some() {
                 batch.insert(keyspace, key, codec::DONE);
                 counts[at] += 1;
             }

@@ -34,8 +34,8 @@ macro_rules! names {
 }
 
 names! {
-    /// Three brokers where the name says so: replication factor 3 with `min.insync.replicas=2`, or a
-    /// stream of three replicas.
+    /// Three brokers where the name says so: replication factor 3 with `min.insync.replicas=2`, or a stream with
+    /// three replicas.
     BusName {
         Kafka = "kafka",
         Nats = "nats",
@@ -65,55 +65,55 @@ impl BusName {
 
 names! {
     Kind {
-        /// kill -9, and started again as a supervisor would.
+        /// `kill -9`, then a restart as by a supervisor.
         BridgeKill = "bridge_kill",
         /// SIGTERM; it has to end with 0 in time.
         BridgeTerm = "bridge_term",
         BrokerKill = "broker_kill",
         /// SIGSTOP, later SIGCONT.
         BrokerStop = "broker_stop",
-        /// SIGTERM and started again.
+        /// SIGTERM and a restart.
         BrokerRestart = "broker_restart",
         /// kill -9 of the broker that leads the stream, or a topic's partition.
         LeaderKill = "leader_kill",
         /// All connections to the brokers closed, new ones refused.
         Cut = "cut",
-        /// Every piece of both directions comes late.
+        /// Every piece in both directions is delayed.
         Delay = "delay",
-        /// Connections stay open and carry nothing; later they go on, or turn out to be dead.
+        /// Connections stay open but carry nothing; later they recover, or turn out to be dead.
         HalfOpen = "half_open",
-        /// A file takes what room there is under the embedded log, or under the spool.
+        /// A file fills the disk under the embedded log, or under the spool.
         DiskFull = "disk_full",
-        /// What was not fsynced is gone from the disk under the embedded log, or under the spool.
+        /// Whatever was not fsynced is lost from the disk under the embedded log, or under the spool.
         PowerLoss = "power_loss",
-        /// Nobody reads what the bridge prints, at its most talkative.
+        /// Nobody reads the bridge's output, at its most verbose.
         StdoutBlocked = "stdout_blocked",
-        /// A topic, or on NATS the stream, is deleted and made again.
+        /// A topic, or on NATS the stream, is deleted and recreated.
         TopicDeleted = "topic_deleted",
-        /// The topic, or the stream, takes no large messages for a while.
+        /// The topic, or the stream, rejects large messages for a while.
         TopicLimit = "topic_limit",
-        /// Several copies of a delivery at once on several connections.
+        /// Several concurrent copies of a delivery on several connections.
         Duplicates = "duplicates",
-        /// A captured delivery is sent again with another trace id.
+        /// A captured delivery is replayed with another trace id.
         Replays = "replays",
         /// SIGHUP while the configuration file is broken.
         SighupBroken = "sighup_broken",
-        /// A new signing secret, the old ones kept beside it.
+        /// A new signing secret; the old ones stay valid.
         SecretRotated = "secret_rotated",
-        /// Deliveries come over HTTPS, and its certificate is replaced.
+        /// Deliveries arrive over HTTPS, and its certificate is replaced.
         CertificateSwapped = "certificate_swapped",
-        /// The brokers are cut off for so long that a small spool is full.
+        /// The brokers are cut off long enough to fill a small spool.
         SpoolFull = "spool_full",
         /// The directory of the embedded log, or of the spool, is moved away or removed while the bridge runs.
         DirectoryReplaced = "directory_replaced",
-        /// Busy loops beside the bridge and the brokers.
+        /// Busy loops on the machine of the bridge and the brokers.
         CpuStarved = "cpu_starved",
-        /// Deliveries as fast as answers come, to topics or from a bridge that are new: kill -9 of the broker,
-        /// on the embedded log of the bridge.
+        /// Deliveries as fast as answers arrive, to new topics or from a new bridge: `kill -9` of the broker, on the
+        /// embedded log of the bridge.
         BurstKill = "burst_kill",
         /// The same with SIGSTOP, later SIGCONT, of the broker.
         BurstStop = "burst_stop",
-        /// The same, and of each partition the first batch is refused, as by a broker that becomes its leader only
+        /// The same, and the first batch for each partition is refused, as by a broker that becomes its leader only
         /// before the second.
         BurstRefusal = "burst_refusal",
     }

@@ -226,11 +226,11 @@ mod tests {
         append(&store, "t", 2);
         store.remove_oldest(1).unwrap();
         let address = serve(Api::new(store, Some(Secret::new("s3cret")))).await;
-        let said = async |token| {
+        let read_error = async |token| {
             open(&config(dir.path(), address, token), &["t"], StartPosition::Offset(0)).await.err().unwrap()
         };
-        assert!(said(Some("other")).await.0.contains("set embedded.token"));
-        assert!(said(Some("s3cret")).await.0.contains("offsets from 1 up to, but without, 2"));
+        assert!(read_error(Some("other")).await.0.contains("set embedded.token"));
+        assert!(read_error(Some("s3cret")).await.0.contains("offsets from 1 up to, but without, 2"));
         let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let error = open(&config(dir.path(), closed, None), &["t"], StartPosition::Latest).await.err().unwrap();
         assert!(error.0.contains("is the bridge running"), "{error}");

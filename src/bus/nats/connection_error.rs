@@ -43,8 +43,8 @@ impl ConnectionError {
             if error.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
                 return Self::Tls;
             }
-            if let Some(said) = error.downcast_ref::<ServerError>() {
-                return Self::from_server(said);
+            if let Some(server_error) = error.downcast_ref::<ServerError>() {
+                return Self::from_server(server_error);
             }
             found = found.or_else(|| io.and_then(Self::of_io));
             source = error.source();
@@ -59,7 +59,7 @@ impl ConnectionError {
             (ConnectErrorKind::Io, None) if text.contains("expected INFO, got Error(") => text
                 .split('"')
                 .nth(1)
-                .map_or(Self::Login, |said| Self::from_server(&ServerError::Other(said.to_owned()))),
+                .map_or(Self::Login, |quoted| Self::from_server(&ServerError::Other(quoted.to_owned()))),
             (ConnectErrorKind::Io, None) if text.contains("expected INFO, got nothing") => Self::HungUp,
             (ConnectErrorKind::Io, None) if text.contains("expected INFO") => Self::OtherProtocol,
             (ConnectErrorKind::Io | ConnectErrorKind::MaxReconnects, found) => found.unwrap_or(Self::HungUp),

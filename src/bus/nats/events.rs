@@ -137,7 +137,7 @@ impl Events {
 mod tests {
     use super::*;
 
-    fn told(text: &str) -> Events {
+    fn events_after(text: &str) -> Events {
         let events = Events::default();
         events.record(&Event::ServerError(ServerError::Other(text.to_owned())));
         events
@@ -145,21 +145,21 @@ mod tests {
 
     #[test]
     fn a_denied_publish_explains_only_its_own_subject() {
-        let topic = told("Permissions Violation for Publish to \"terra.daily\"");
+        let topic = events_after("Permissions Violation for Publish to \"terra.daily\"");
         assert!(topic.denied("terra.daily").is_some_and(|refusal| refusal.is_message_specific()));
         assert_eq!(topic.denied("terra.sleep"), None);
         assert!(topic.denied_bucket("B").is_none() && !topic.denied_stream("terra"));
         for bucket in ["$O.B.C.1", "$JS.API.STREAM.INFO.OBJ_B", "$JS.API.STREAM.MSG.GET.OBJ_B"] {
-            let bucket = told(&format!("Permissions Violation for Publish to \"{bucket}\""));
+            let bucket = events_after(&format!("Permissions Violation for Publish to \"{bucket}\""));
             assert!(bucket.denied_bucket("B").is_some() && bucket.denied_bucket("OTHER").is_none());
             assert!(bucket.denied("terra.daily").is_none() && !bucket.denied_stream("B"));
         }
-        assert!(told("Permissions Violation for Publish to \"$JS.hub.API.STREAM.INFO.S\"").denied_stream("S"));
+        assert!(events_after("Permissions Violation for Publish to \"$JS.hub.API.STREAM.INFO.S\"").denied_stream("S"));
     }
 
     #[test]
     fn a_denied_inbox_explains_every_missing_answer_until_the_next_connection() {
-        let events = told("Permissions Violation for Subscription to \"_INBOX.a.*\"");
+        let events = events_after("Permissions Violation for Subscription to \"_INBOX.a.*\"");
         assert!(events.denied_stream("S"));
         assert!(events.denied("terra.daily").is_some_and(|refusal| !refusal.is_message_specific()));
         events.record(&Event::Connected);

@@ -84,11 +84,11 @@ async fn connect(config: &config::Nats, events: &Arc<Events>) -> Result<(async_n
         }
     }
     let Some(client) = connected else {
-        let said = failed.iter().map(|(server, error)| match failed.len() {
+        let messages = failed.iter().map(|(server, error)| match failed.len() {
             1 => format!("{error}; {}", error.remedy()),
             _ => format!("{server}: {error}; {}", error.remedy()),
         });
-        return Err(OpenError(said.collect::<Vec<_>>().join("\n")));
+        return Err(OpenError(messages.collect::<Vec<_>>().join("\n")));
     };
     let finding = |(server, error): (&str, ConnectionError)| {
         Finding::advice(server, format!("{error}; others answer"), error.remedy())

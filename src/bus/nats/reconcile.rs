@@ -103,8 +103,8 @@ impl StreamReconciler {
                 (unseen.then(|| StreamStatus::Unfit(fault.refusal(Scope::Bus))), Some(fault))
             }
             Err(Problem::Silent(fault)) => {
-                let told = unseen && !self.is_waiting();
-                (told.then(|| StreamStatus::Unknown(fault.transient())), Some(fault))
+                let reported = unseen && !self.is_waiting();
+                (reported.then(|| StreamStatus::Unknown(fault.transient())), Some(fault))
             }
         };
         if let Some(status) = status {

@@ -72,8 +72,8 @@ pub(super) fn of_publish(error: &PublishError, most: usize) -> (Refusal, bool) {
             known(transient("NATS expected another last message"))
         }
         PublishErrorKind::Other => {
-            let said = error.source().and_then(|source| source.downcast_ref::<jetstream::Error>());
-            said.map_or((transient("NATS refused the message"), true), of_answer)
+            let answer = error.source().and_then(|source| source.downcast_ref::<jetstream::Error>());
+            answer.map_or((transient("NATS refused the message"), true), of_answer)
         }
     }
 }
@@ -129,20 +129,20 @@ fn of_answer(error: &jetstream::Error) -> (Refusal, bool) {
 /// A full stream frees space as messages expire. The server uses one code for every such case and distinguishes them
 /// only by text.
 fn not_stored(error: &jetstream::Error) -> Refusal {
-    let said = error.to_string();
-    if said.contains("maximum messages per subject exceeded") {
+    let text = error.to_string();
+    if text.contains("maximum messages per subject exceeded") {
         return permanent(
             Scope::Topic,
             "the stream has as many events of this topic as it takes (`max_msgs_per_subject`)",
             "raise the stream's `max_msgs_per_subject`, or shorten its `max_age`",
         );
     }
-    if said.contains("message too large") {
+    if text.contains("message too large") {
         return Refusal::TooLarge {
             remedy: "set `nats.object_store`: the servers' storage takes no such message".into(),
         };
     }
-    if said.contains("maximum messages exceeded") {
+    if text.contains("maximum messages exceeded") {
         return full(error, "raise its `max_msgs`, or shorten its `max_age`");
     }
     full(

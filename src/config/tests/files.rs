@@ -17,14 +17,14 @@ fn underscores_in_the_environment_mean_dashes_unless_the_file_names_both() {
     assert_eq!(paths(toml("my-staging")), [pair("my-staging", "/given")]);
     let both = toml("my-staging") + &toml("my_staging");
     assert_eq!(paths(both), [pair("my-staging", "/my-staging"), pair("my_staging", "/given")]);
-    let missing = said(read(Some("[endpoints.my-staging]\npath = \"/a\""), &[SIGNED]));
+    let missing = mistakes_text(read(Some("[endpoints.my-staging]\npath = \"/a\""), &[SIGNED]));
     assert!(
         missing.ends_with("or TERRA_BRIDGE_ENDPOINTS__MY_STAGING__SECRETS=env:MY_STAGING_SIGNING_SECRET"),
         "{missing}"
     );
     let twice = [variables[1], ("TERRA_BRIDGE_ENDPOINTS__MY-STAGING__PATH", "/other"), SIGNED];
-    let said = said(read(Some(&toml("my-staging")), &twice));
-    assert!(said.contains("endpoints.my-staging.path") && said.contains("is given twice"), "{said}");
+    let text = mistakes_text(read(Some(&toml("my-staging")), &twice));
+    assert!(text.contains("endpoints.my-staging.path") && text.contains("is given twice"), "{text}");
 }
 
 #[test]

@@ -109,8 +109,8 @@ fn keys_of_a_broker_without_a_selected_bus_are_a_mistake() {
         "{mistakes}"
     );
     assert_eq!(mistakes.all.iter().map(|mistake| mistake.key.as_str()).collect::<Vec<_>>(), ["bus"]);
-    let said = [SIGNED, ("TERRA_BRIDGE_BUS", "embedded")];
-    assert!(read(Some("[kafka]\nbrokers = \"b:1\""), &said).is_ok());
+    let variables = [SIGNED, ("TERRA_BRIDGE_BUS", "embedded")];
+    assert!(read(Some("[kafka]\nbrokers = \"b:1\""), &variables).is_ok());
 }
 
 #[test]
@@ -169,10 +169,10 @@ fn advice_on_a_secret_shows_neither_the_secret_nor_its_length() {
     for (secret, odd) in cases {
         let variables = [(OsString::from("TERRA_SIGNING_SECRET"), OsString::from_vec(secret.to_vec()))];
         let advice = load(None, variables.into_iter(), false).unwrap().resolved.advice();
-        let said: Vec<_> = advice.iter().map(|advice| (advice.about(), advice.says.as_str())).collect();
+        let advice_texts: Vec<_> = advice.iter().map(|advice| (advice.about(), advice.says.as_str())).collect();
         let about = "endpoints.terra.secrets (env:TERRA_SIGNING_SECRET)".to_owned();
         let expected = if odd.is_empty() { vec![] } else { vec![(about, *odd)] };
-        assert_eq!(said, expected, "{}", secret.escape_ascii());
+        assert_eq!(advice_texts, expected, "{}", secret.escape_ascii());
         assert!(!format!("{advice:?}").contains("canary"));
     }
 }
@@ -188,12 +188,12 @@ fn every_secret_is_checked_after_a_file_loses_its_final_newline() {
                 properties.ssl.key.password = \"file:DIR/token\"\nproperties.client.id = \" odd \"";
     let toml = toml.replace("DIR", dir.path().to_str().unwrap());
     let advice = read(Some(&toml), &[("SHORT", "pw\n")]).unwrap().resolved.advice();
-    let said: Vec<_> = advice.iter().map(|advice| (advice.key.as_str(), advice.says.as_str())).collect();
+    let advice_texts: Vec<_> = advice.iter().map(|advice| (advice.key.as_str(), advice.says.as_str())).collect();
     let all = [
         ("endpoints.terra.secrets", "ends in a newline"),
         ("kafka.password", "ends in a newline"),
         ("kafka.properties.ssl.key.password", "is in quotes"),
     ];
-    assert_eq!(said, all);
+    assert_eq!(advice_texts, all);
     assert!(advice[0].about().ends_with("/two)"), "{}", advice[0].about());
 }

@@ -230,12 +230,12 @@ fn each_mistake_in_a_file_has_its_text() {
     ];
     for (toml, words) in cases {
         let toml = &toml.replace("TEMPLATE", &"x".repeat(245));
-        let said = said(from_file(toml));
+        let text = mistakes_text(from_file(toml));
         match words.strip_prefix('@') {
-            Some(beginning) => assert!(said.starts_with(beginning), "{toml}\n{said}"),
-            None => assert_eq!(said, words, "{toml}"),
+            Some(beginning) => assert!(text.starts_with(beginning), "{toml}\n{text}"),
+            None => assert_eq!(text, words, "{toml}"),
         }
-        assert!(!said.contains("hunter2"), "{said}");
+        assert!(!text.contains("hunter2"), "{text}");
     }
 }
 
@@ -299,10 +299,10 @@ fn each_mistake_in_the_environment_has_its_text() {
         ),
     ];
     for (variables, words) in cases {
-        let said = said(from_environment(variables));
+        let text = mistakes_text(from_environment(variables));
         match words.strip_prefix('@') {
-            Some(beginning) => assert!(said.starts_with(beginning), "{variables:?}\n{said}"),
-            None => assert_eq!(said, *words, "{variables:?}"),
+            Some(beginning) => assert!(text.starts_with(beginning), "{variables:?}\n{text}"),
+            None => assert_eq!(text, *words, "{variables:?}"),
         }
     }
 }

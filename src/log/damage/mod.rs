@@ -171,15 +171,15 @@ fn attempt(seed: u64, made: &[Made]) -> Result<Outcome, String> {
     let (answer, answered) = mpsc::channel();
     let (path, held) = (dir.path().to_owned(), made.held.clone());
     std::thread::spawn(move || {
-        let judged = std::panic::catch_unwind(AssertUnwindSafe(|| judge(&path, &held)));
-        let _ = answer.send(judged.unwrap_or_else(|_| Err("a panic".to_owned())));
+        let result = std::panic::catch_unwind(AssertUnwindSafe(|| judge(&path, &held)));
+        let _ = answer.send(result.unwrap_or_else(|_| Err("a panic".to_owned())));
     });
-    let judged = answered.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+    let result = answered.recv_timeout(PATIENCE).unwrap_or_else(|_| {
         // A hung thread still uses the directory.
         let _ = dir.keep();
         Err("a hang".to_owned())
     });
-    judged.map_err(|wrong| format!("seed {seed}, log {}: {broken:?}: {wrong}", made.held.seed))
+    result.map_err(|wrong| format!("seed {seed}, log {}: {broken:?}: {wrong}", made.held.seed))
 }
 
 #[test]
