@@ -1,4 +1,4 @@
-//! Health and metrics, for whoever operates the bridge. On a loopback address it answers only to loopback names.
+//! Health and metrics for operators. On a loopback address it answers only requests with a loopback `Host`.
 
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, StatusCode};
@@ -12,7 +12,7 @@ use crate::bus::ConnectionState;
 use crate::metrics::Metrics;
 use crate::server::{self, Reply, Service, is_loopback, loopback_host};
 
-/// What the admin listener tells of.
+/// What the admin listener reports on.
 #[derive(Clone)]
 pub struct Admin {
     connection: watch::Receiver<ConnectionState>,
@@ -51,8 +51,8 @@ impl Admin {
         answer(self)
     }
 
-    /// A later outage keeps a bridge ready: a sidecar that turns unready takes its whole pod out of
-    /// service, and Terra retries what gets a 503.
+    /// A later outage keeps the bridge ready: a sidecar that turns unready takes its whole pod out of service, and
+    /// Terra retries whatever gets a 503.
     fn ready(&self) -> Reply {
         let connection = *self.connection.borrow();
         let bus = match connection {

@@ -1,5 +1,5 @@
-//! Whether a sender's address is allowed, by the socket's other end and `X-Forwarded-For`. Stands beside the signature and
-//! never instead of it.
+//! Whether a sender's address is allowed, by the peer address and `X-Forwarded-For`. It adds to the signature check
+//! and never replaces it.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,15 +10,14 @@ use crate::config::Senders;
 
 const X_FORWARDED_FOR: &str = "x-forwarded-for";
 
-/// Whether the sender may try. `peer` is the socket's other end, `None` where nobody knows it.
+/// Whether the sender is allowed. `peer` is the remote address, `None` if unknown.
 pub fn is_allowed(senders: &Senders, peer: Option<IpAddr>, headers: &HeaderMap) -> bool {
     let Some(allow) = &senders.allow else { return true };
     peer.and_then(|peer| sender(&senders.trusted_proxies, peer, headers)).is_some_and(|from| within(allow, from))
 }
 
-/// The address nearest to the bridge that no trusted proxy has; where all are proxies, the farthest.
-/// `None` where a proxy that is trusted passes on something that is no address: what stands
-/// farther away may then be anybody's invention.
+/// The address nearest to the bridge that is not a trusted proxy; if all are proxies, the farthest. `None` if a
+/// trusted proxy passes on something that is not an address: anything beyond it may be made up.
 fn sender(proxies: &[IpNet], peer: IpAddr, headers: &HeaderMap) -> Option<IpAddr> {
     let mut sender = peer.to_canonical();
     for line in headers.get_all(X_FORWARDED_FOR).iter().rev() {
@@ -67,10 +66,10 @@ mod tests {
 
     #[test]
     fn x_forwarded_for_counts_from_the_right_and_as_far_as_proxies_are_trusted() {
-        /// The socket's other end, the lines of the header, the sender.
+        /// The peer, the lines of the header, and the sender.
         type Case = (&'static str, &'static [&'static [u8]], Option<&'static str>);
         let table: &[Case] = &[
-            // Nobody trusts this peer's word.
+            // An untrusted peer.
             ("192.0.2.1", &[], Some("192.0.2.1")),
             ("192.0.2.1", &[b"198.51.100.1"], Some("192.0.2.1")),
             ("192.0.2.1", &[b"nonsense"], Some("192.0.2.1")),
@@ -81,7 +80,7 @@ mod tests {
             ("::ffff:10.0.0.1", &[b"198.51.100.1"], Some("198.51.100.1")),
             ("2001:db8:1::9", &[b"2001:db8:2::1"], Some("2001:db8:2::1")),
             ("10.0.0.1", &[b"::ffff:198.51.100.1"], Some("198.51.100.1")),
-            // What stands left of the first address that is no proxy's is that sender's own claim.
+            // Anything to the left of the first address that is not a proxy is that sender's own claim.
             ("10.0.0.1", &[b"203.0.113.9, 198.51.100.1"], Some("198.51.100.1")),
             ("10.0.0.1", &[b"10.0.0.3, 198.51.100.1"], Some("198.51.100.1")),
             ("10.0.0.1", &[b"nonsense, 198.51.100.1"], Some("198.51.100.1")),
@@ -122,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_unknown_may_try_only_where_everybody_may() {
+    fn an_unknown_peer_is_allowed_only_if_everybody_is() {
         let peer = |text: &str| Some(text.parse().unwrap());
         let everybody = Senders { allow: None, trusted_proxies: networks(&PROXIES) };
         let some = Senders { allow: Some(networks(&["198.51.100.0/24", "2001:db8::/32"])), ..everybody.clone() };

@@ -1,9 +1,9 @@
-//! Ages of time stamps in which no jump of the wall clock counts: a second clock, which nobody sets and which runs on
-//! through suspend, says how long ago they were made.
+//! Ages of timestamps that ignore jumps of the wall clock: a second clock, which nobody sets and which runs through
+//! suspend, tells how long ago a timestamp was made.
 //!
-//! A stamp of this process is as old as the second clock says. One of an earlier process is compared with the wall clock
-//! as this process trusts it: as it was when it had run an hour without a jump; until then nothing is too old. Where a
-//! stamp may be of either, it is the younger.
+//! A timestamp of this process is as old as the second clock says. One of an earlier process is compared with the
+//! trusted wall clock: the one that has run for an hour without a jump. Until then nothing is too old. If a timestamp
+//! could be of either kind, the younger age counts.
 
 use std::fmt;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -14,22 +14,22 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::telemetry::Throttle;
 
-/// Milliseconds: a difference of the two clocks that is no jump. Corrections of a good clock are smaller.
+/// Milliseconds: up to this, a difference between the two clocks is no jump. Corrections of a good clock are smaller.
 const JUMP: i64 = 10_000;
 
-/// Milliseconds without a jump after which the wall clock is trusted.
+/// The wall clock is trusted after this many milliseconds without a jump.
 const TRUSTED_AFTER: i64 = 3_600_000;
 
-/// Jumps that are told apart; of more, the oldest are taken for one.
+/// How many jumps are tracked separately; beyond this, the oldest are merged.
 const MOST_SPANS: usize = 64;
 
 const LOG_EVERY: Duration = Duration::from_secs(60);
 
-/// What both clocks say at one moment.
+/// The readings of both clocks at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClockReading {
     pub wall: Timestamp,
-    /// Since the machine started, suspend included.
+    /// Time since the machine started, including suspend.
     pub running: Duration,
 }
 
@@ -42,18 +42,18 @@ impl ClockReading {
     }
 }
 
-/// The clocks of one machine. Cloning shares what was seen of them.
+/// The clocks of one machine. Cloning shares their history.
 #[derive(Clone)]
 pub struct Clock(Arc<Inner>);
 
 struct Inner {
     read: Box<dyn Fn() -> ClockReading + Send + Sync>,
-    /// `None` until somebody asks.
+    /// `None` until the first reading.
     history: Mutex<Option<History>>,
 }
 
 impl Clock {
-    /// That of this process: one for all, so that a jump is said once.
+    /// The clock of this process: a single one, so that a jump is logged once.
     pub fn system() -> Self {
         static SYSTEM: LazyLock<Clock> = LazyLock::new(|| Clock::new(ClockReading::now));
         SYSTEM.clone()
@@ -65,30 +65,30 @@ impl Clock {
         clock
     }
 
-    /// Looks at both clocks, as everything else here does. To be done from time to time by whoever stamps
-    /// something: where the wall clock jumps twice between two looks, what it said in between is never known.
+    /// Reads both clocks, as every other method does. Call it periodically wherever timestamps are made: if the wall
+    /// clock jumps twice between two readings, its value in between stays unknown.
     pub fn look(&self) {
         self.with(|_| ());
     }
 
-    /// How old what was stamped `then` is at least; 0 where it lies ahead.
+    /// The least possible age of the timestamp `then`; 0 if it is in the future.
     pub fn age(&self, then: Timestamp) -> Duration {
         self.with(|history| history.age(then))
     }
 
-    /// Whether what was stamped `then` is certainly older than `limit`.
+    /// Whether the timestamp `then` is certainly older than `limit`.
     pub fn is_older(&self, then: Timestamp, limit: Duration) -> bool {
         self.with(|history| history.trusted.is_some() && history.age(then) > limit)
     }
 
     fn with<T>(&self, ask: impl FnOnce(&History) -> T) -> T {
-        // Read under the lock, so that no look is taken for one before another.
+        // Read under the lock, so that readings are recorded in order.
         let mut history = self.0.history.lock().unwrap_or_else(PoisonError::into_inner);
         let reading = (self.0.read)();
         let (wall, running) = (reading.wall.as_millisecond(), millis(reading.running));
         let history = history.get_or_insert_with(|| History::first(wall, running));
         if let Some(jump) = history.look(wall, running) {
-            say(jump);
+            log_jump(jump);
         }
         ask(history)
     }
@@ -104,8 +104,8 @@ fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Milliseconds by which the wall clock jumped.
-fn say(jump: i64) {
+/// Logs by how many milliseconds the wall clock jumped.
+fn log_jump(jump: i64) {
     static AHEAD: Throttle = Throttle::new(LOG_EVERY);
     static BACK: Throttle = Throttle::new(LOG_EVERY);
     let (way, throttle) = if jump > 0 { ("ahead", &AHEAD) } else { ("back", &BACK) };
@@ -120,19 +120,19 @@ fn say(jump: i64) {
     }
 }
 
-/// What was seen of the clocks. All in milliseconds; an offset is what the wall clock is ahead of the other.
+/// The history of the clocks. All in milliseconds; an offset is how far the wall clock is ahead of the other one.
 struct History {
-    /// The last is now.
+    /// The last one is current.
     spans: Vec<Span>,
-    /// When the last look was, by the clock that runs on.
+    /// The time of the last reading, by the steady clock.
     last: i64,
-    /// Without a jump since then.
+    /// No jump since then.
     steady_since: i64,
-    /// With which stamps of earlier processes are compared.
+    /// The offset for timestamps of earlier processes.
     trusted: Option<i64>,
 }
 
-/// Between two jumps: what the wall clock said.
+/// The wall clock's range between two jumps.
 struct Span {
     from: i64,
     until: i64,
@@ -145,14 +145,14 @@ impl History {
         Self { spans: vec![now], last: running, steady_since: running, trusted: None }
     }
 
-    /// Returns by how much the wall clock jumped since the last look, if it did.
+    /// Returns how far the wall clock jumped since the last reading, if it did.
     fn look(&mut self, wall: i64, running: i64) -> Option<i64> {
         let offset = wall - running;
         let now = self.spans.last_mut().expect("never empty");
         let jump = offset - now.offset;
         let jumped = jump.abs() >= JUMP;
         if jumped {
-            // When it jumped is not known: what was stamped meanwhile belongs to either.
+            // The moment of the jump is unknown: a timestamp made meanwhile may belong to either span.
             now.until = now.until.max(running + now.offset);
             let from = self.last + offset;
             self.spans.push(Span { from, until: wall, offset });
@@ -195,13 +195,13 @@ impl Span {
 
 #[cfg(test)]
 impl Clock {
-    /// One that is trusted and stands still.
+    /// A trusted clock that stands still.
     pub(crate) fn at(wall: Timestamp) -> Self {
         let running = Duration::from_secs(7200);
         Self::new(move || ClockReading { wall, running }).trust()
     }
 
-    /// This machine's, as if it had run for an hour.
+    /// This machine's clock, as if it had run for an hour.
     pub(crate) fn trusted() -> Self {
         Self::new(ClockReading::now).trust()
     }
@@ -230,7 +230,7 @@ impl Set {
         Self { clock: Clock::new(move || *read.lock().unwrap()), now }
     }
 
-    /// Both clocks go on.
+    /// Advances both clocks.
     pub(crate) fn run(&self, time: Duration) {
         let mut now = self.now.lock().unwrap();
         now.wall += time;
@@ -239,7 +239,7 @@ impl Set {
         self.clock.look();
     }
 
-    /// The wall clock alone; nobody looks.
+    /// Moves only the wall clock, without a reading.
     pub(crate) fn jump(&self, by: jiff::SignedDuration) {
         self.now.lock().unwrap().wall += by;
     }
@@ -279,16 +279,16 @@ mod tests {
     }
 
     #[test]
-    fn no_jump_makes_a_stamp_older_than_it_is_whenever_it_was_made() {
+    fn no_jump_makes_a_timestamp_older_than_it_is() {
         let set = set();
         let mut stamps = vec![(set.wall() - DAY, DAY)];
         set.run(HOUR);
         stamps[0].1 += HOUR;
-        // There and back, and there again; every stamp is made under another of them.
+        // There and back, and there again; every timestamp is made after a different jump.
         for jump in [MONTH, -MONTH, -MONTH, MONTH, SignedDuration::from_secs(9), MONTH, -MONTH * 3, MONTH] {
             stamps.push((set.wall(), Duration::ZERO));
             set.jump(jump);
-            // One that is made before anybody looks.
+            // One that is made before the next reading.
             stamps.push((set.wall(), Duration::ZERO));
             set.run(HOUR);
             stamps.iter_mut().for_each(|(_, age)| *age += HOUR);
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_earlier_process_stamped_gets_old_by_the_clock_that_was_trusted() {
+    fn a_timestamp_of_an_earlier_process_ages_by_the_trusted_clock() {
         let set = set();
         let old = set.wall() - DAY;
         set.run(HOUR);
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_was_put_right_soon_after_the_start_is_the_one_that_is_trusted() {
+    fn a_clock_corrected_soon_after_the_start_becomes_the_trusted_one() {
         let set = Set::new(Timestamp::from_second(100).unwrap());
         let here = set.wall();
         let old = Timestamp::from_second(1_800_000_000).unwrap();
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_jumps_without_end_takes_no_more_room_and_makes_nothing_old() {
+    fn endless_jumps_take_no_more_memory_and_make_nothing_old() {
         let set = set();
         set.run(HOUR);
         let stamp = set.wall();
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn the_clocks_of_this_machine_go_on_together() {
+    fn the_clocks_of_this_machine_advance_together() {
         let before = ClockReading::now();
         let clock = Clock::system();
         let stamp = Timestamp::now();

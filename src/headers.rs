@@ -1,22 +1,23 @@
-//! What Terra's headers say of a delivery. The signature covers none of them: whoever holds one captured request can send
-//! it again with others. So they are bounded, and an ordering timestamp counts only as far as the signed `t` allows.
+//! The headers that Terra sends with a delivery. The signature covers none of them: anyone who captured a request can
+//! replay it with other headers. So their lengths are limited, and an ordering timestamp counts only as far as the
+//! signed `t` allows.
 
 use http::{HeaderMap, HeaderValue};
 use jiff::Timestamp;
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 use sha2::{Digest, Sha256};
 
-/// What of a header's bytes survives as text: anything else is percent-encoded.
+/// Bytes of a header that are kept as text; all others are percent-encoded.
 const NOT_TEXT: &AsciiSet = CONTROLS;
 
-/// Bytes. Longer keys and header values are replaced by their digest, so that no sender can make a
-/// message that a bus refuses for its headers.
+/// Bytes. A longer key or header value is replaced by its digest, so that no sender can create a message whose
+/// headers a bus refuses.
 const MAX_VALUE: usize = 1024;
 
-/// Unix milliseconds, in 2001: what is lower counts seconds, or is no time.
+/// Unix milliseconds, in 2001: a smaller value counts seconds, or is no time.
 const FIRST_MILLISECONDS: i64 = 1_000_000_000_000;
 
-/// The three headers that are used; the rest of a request's head is let go.
+/// The three headers that are used; the rest of a request's head is dropped.
 #[derive(Debug, Default, Clone)]
 pub struct UnsignedHeaders {
     trace_id: Option<String>,
@@ -26,7 +27,7 @@ pub struct UnsignedHeaders {
 }
 
 impl UnsignedHeaders {
-    /// `latest`: what Terra emitted later than this, it cannot have signed.
+    /// `latest`: Terra cannot have signed an event that it emitted later than this.
     pub(crate) fn read(headers: &HeaderMap, latest: Timestamp) -> Self {
         let text = |name| headers.get(name).map(|value: &HeaderValue| bounded(text(value.as_bytes())));
         let stamp = headers.get("x-terra-ordering-timestamp");
@@ -47,7 +48,7 @@ impl UnsignedHeaders {
         self.reference.as_deref()
     }
 
-    /// When Terra emitted the event, as it says.
+    /// When Terra emitted the event, according to the header.
     pub fn ordered_at(&self) -> Option<Timestamp> {
         self.ordered_at
     }
@@ -70,7 +71,7 @@ fn text(bytes: &[u8]) -> String {
     }
 }
 
-/// The value, or its digest where it is long.
+/// The value, or its digest if it is too long.
 pub(crate) fn bounded(value: String) -> String {
     if value.len() <= MAX_VALUE {
         return value;
@@ -91,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ordering_timestamp_is_believed_up_to_what_the_signature_allows() {
+    fn an_ordering_timestamp_is_accepted_up_to_what_the_signature_allows() {
         let stamped = |stamp: &[u8]| {
             let headers = read("x-terra-ordering-timestamp", stamp);
             let milliseconds = headers.ordered_at().map(Timestamp::as_millisecond);
@@ -119,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_whole_head_three_short_values_are_kept() {
+    fn only_three_short_values_of_a_head_are_kept() {
         let long = "x".repeat(MAX_VALUE + 1);
         let trace = read("x-terra-trace-id", long.as_bytes());
         assert_eq!(trace.trace_id().map(str::len), Some("sha256:".len() + 64));

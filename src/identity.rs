@@ -1,4 +1,4 @@
-//! What makes a delivery the same delivery as another. Knows neither who remembers it nor for how long.
+//! What makes two deliveries the same. Knows neither who remembers them nor for how long.
 
 use std::fmt;
 
@@ -8,8 +8,8 @@ use crate::event::Facts;
 use crate::signature::Delivery;
 use crate::vocabulary::known;
 
-/// Two deliveries are the same where either part is: a sender chooses the id with headers that no
-/// signature covers, and cannot choose the other part.
+/// Two deliveries are the same if either part matches: a sender can choose the id through unsigned headers, but not
+/// the other part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Identity {
     pub id: DeliveryId,
@@ -17,7 +17,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// `facts` are missing where nobody can read the body.
+    /// `facts` are missing if the body cannot be read.
     pub(crate) fn of(delivery: &Delivery, facts: Option<&Facts>) -> Self {
         let endpoint = delivery.endpoint().name.as_bytes();
         let body = Sha256::digest(delivery.payload().bytes());
@@ -31,7 +31,7 @@ impl Identity {
         Self { id: DeliveryId(id), signed: SignedDigest(signed) }
     }
 
-    /// Of a message whose delivery is gone: known by its id alone.
+    /// For a message whose delivery is no longer available: known only by its id.
     pub(crate) fn of_id(id: &str) -> Option<Self> {
         let id = data_encoding::HEXLOWER.decode(id.as_bytes()).ok()?.try_into().ok()?;
         Some(Self { id: DeliveryId(id), signed: SignedDigest(id) })
@@ -43,15 +43,16 @@ impl Identity {
     }
 }
 
-/// Type and event id, where the type's contract says that the id is one event's alone. Of any other
-/// type it may be a number that counts from 0, and two events with it would be one.
+/// Type and event id, if the type's contract says that an id belongs to one event only. For any other type, the id
+/// may be a counter that starts at 0, and two events could share it.
 fn identifying(facts: &Facts) -> Option<[&str; 2]> {
     known(&facts.event_type).filter(|known| known.identified_by_event_id)?;
     Some([&facts.event_type, facts.event_id.as_ref()?])
 }
 
-/// The CloudEvents id, the same for every retry: SHA-256 over (endpoint, type, event id) where the type
-/// is identified so; else (endpoint, trace id, body); else (endpoint, `t`, body). The body counts by its own SHA-256.
+/// The CloudEvents id, the same for every retry. SHA-256 over (endpoint, type, event id) if the type is identified
+/// that way; else over (endpoint, trace id, body); else over (endpoint, `t`, body). The body enters as its own
+/// SHA-256.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeliveryId([u8; 32]);
 
@@ -74,7 +75,7 @@ impl fmt::Display for DeliveryId {
     }
 }
 
-/// SHA-256 over (endpoint, `t`, body): all that the signature covers.
+/// SHA-256 over (endpoint, `t`, body): everything that the signature covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SignedDigest([u8; 32]);
 
@@ -84,8 +85,8 @@ impl SignedDigest {
     }
 }
 
-/// SHA-256 over the fields, each after its length in eight bytes, the highest first, so that no two
-/// lists are alike.
+/// SHA-256 over the fields, each after its length as eight big-endian bytes, so that two different lists never give
+/// the same input.
 pub(crate) fn digest(fields: &[&[u8]]) -> [u8; 32] {
     let mut hash = Sha256::new();
     for field in fields {
@@ -125,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_id_identifies_only_where_the_types_contract_says_so() {
+    fn an_event_id_identifies_only_if_the_types_contract_says_so() {
         let id = |event_type: &str, n: u8| {
             identity(&format!(r#"{{"type":"{event_type}","event_id":0,"n":{n}}}"#), Some("a")).id
         };

@@ -1,6 +1,6 @@
 //! terra-bridge: receives Terra's deliveries, verifies their signatures, and keeps every event on a bus.
 //!
-//! The way of one delivery, from the socket to the bus; each step uses the types of the steps before it:
+//! The path of one delivery, from the socket to the bus; each step uses the types of the steps before it:
 //!
 //! ```text
 //! server       connections, limits, deadlines, TLS
@@ -15,9 +15,9 @@
 //!   reply                    outcome and status
 //! ```
 //!
-//! Beside the way: `cli` (one file or folder per command; `serve` puts everything together), `config`, `admin` (health and
-//! metrics), `metrics`, `telemetry` (logs). Ground floor: `log` (the durable log under the embedded bus and the spool),
-//! `clock`, `payload`, `record`, `vocabulary` (Terra's event types), `samples`.
+//! Besides that path: `cli` (one file or folder per command; `serve` wires everything together), `config`, `admin`
+//! (health and metrics), `metrics`, `telemetry` (logs). Foundations: `log` (the durable log under the embedded bus
+//! and the spool), `clock`, `payload`, `record`, `vocabulary` (Terra's event types), `samples`.
 
 pub mod server;
 pub mod relay;

@@ -1,5 +1,5 @@
-//! What goes to the bus: topic, key, CloudEvents headers and the payload, untouched. Knows no bus, only CloudEvents' two
-//! bindings.
+//! The message for the bus: topic, key, CloudEvents headers, and the payload, untouched. Knows no bus, only two
+//! CloudEvents bindings.
 
 use std::borrow::Cow;
 
@@ -16,20 +16,20 @@ use crate::route::Topic;
 use crate::signature::Delivery;
 use crate::vocabulary::TYPE_PREFIX;
 
-/// What CloudEvents' HTTP and NATS bindings percent-encode: all but printable ASCII, and of that
-/// space, double quote and percent.
+/// What CloudEvents' HTTP and NATS bindings percent-encode: everything but printable ASCII, and also space, double
+/// quote and percent.
 const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 
-/// More digits are no chunk's number: a billion chunks are no request.
+/// A number with more digits is no chunk number: no request has a billion chunks.
 const CHUNK_DIGITS: usize = 9;
 
 const DATA_CONTENT_TYPE: &str = "ce-datacontenttype";
 
-/// The header of what a link led to, and that of a link that led to nothing: why.
+/// The headers of a fetched event, and of a link that could not be fetched, with the reason.
 const FETCHED: &str = "terra-fetched";
 const UNFETCHED: &str = "terra-unfetched-reason";
 
-/// The header of what a bus refused permanently: why.
+/// The header of a message that a bus refused permanently, with the reason.
 pub(crate) const SET_ASIDE: &str = "terra-set-aside-reason";
 
 /// One message for the bus. Cloning shares the payload.
@@ -39,7 +39,7 @@ pub struct Message {
     key: String,
     identity: Identity,
     content_type: Cow<'static, str>,
-    /// CloudEvents attributes without their prefix, `id` among them.
+    /// CloudEvents attributes without their prefix, including `id`.
     attributes: Vec<(Cow<'static, str>, String)>,
     /// `terra-…` headers.
     extras: Vec<(Cow<'static, str>, String)>,
@@ -47,7 +47,7 @@ pub struct Message {
 }
 
 impl Message {
-    /// The message that an event becomes.
+    /// Creates the message of an event.
     pub fn of_event(event: Event, topic: Topic) -> Self {
         let (delivery, facts) = (event.delivery(), event.facts());
         let identity = Identity::of(delivery, Some(event.signed_facts()));
@@ -65,7 +65,7 @@ impl Message {
         Self { topic, key, identity, content_type: "application/json".into(), attributes, extras, payload }
     }
 
-    /// The message of a dead letter.
+    /// Creates the message of a dead letter.
     pub fn of_dead_letter(dead_letter: DeadLetter, topic: Topic) -> Self {
         let delivery = dead_letter.delivery();
         let identity = Identity::of(delivery, dead_letter.signed_facts());
@@ -79,7 +79,8 @@ impl Message {
         Self { topic, key, identity, content_type: "application/octet-stream".into(), attributes, extras, payload }
     }
 
-    /// The message that had these parts, its headers as in [`Self::nats_headers`]; `None` where no message has them.
+    /// Restores a message from its parts, with headers as in [`Self::nats_headers`]; `None` if no message has such
+    /// parts.
     pub(crate) fn restore(
         topic: &str,
         key: String,
@@ -109,13 +110,13 @@ impl Message {
         })
     }
 
-    /// The message of a link with the reason why nobody could follow it.
+    /// Turns it into the message of a link, with the reason why the fetch failed.
     pub(crate) fn unfetched(mut self, reason: &'static str) -> Self {
         self.extras.push((UNFETCHED.into(), reason.to_owned()));
         self
     }
 
-    /// The same message with the reason why the bus does not take it.
+    /// The same message with the reason why the bus refuses it.
     pub(crate) fn set_aside(mut self, reason: &str) -> Self {
         self.extras.push((SET_ASIDE.into(), bounded(reason.to_owned())));
         self
@@ -144,7 +145,7 @@ impl Message {
         u64::from_be_bytes(*digest.first_chunk().expect("8 is less than 32"))
     }
 
-    /// Exactly the bytes received. Their share of the memory budget is held for as long as the message.
+    /// Exactly the bytes received. They hold their share of the memory budget as long as the message exists.
     pub fn payload(&self) -> &Bytes {
         self.payload.bytes()
     }
@@ -216,7 +217,7 @@ fn encoded(value: &str) -> Cow<'_, str> {
     utf8_percent_encode(value, ENCODED).into()
 }
 
-/// What the headers of a delivery's message say of the delivery.
+/// The `terra-…` headers about the delivery.
 fn extras(delivery: &Delivery) -> Vec<(Cow<'static, str>, String)> {
     let headers = delivery.headers();
     let mut extras = Vec::with_capacity(10);
@@ -246,13 +247,13 @@ fn attributes(delivery: &Delivery, id: DeliveryId, event_type: &str, key: &str) 
     ]
 }
 
-/// UTC, to the millisecond.
+/// UTC, with milliseconds.
 fn rfc3339(time: Timestamp) -> String {
     format!("{time:.3}")
 }
 
-/// The partition key is whom the event concerns. The customer's reference id is hashed: it is no id of Terra's, and stays
-/// in the payload alone.
+/// The partition key: the user, or whatever the event concerns. The customer's reference id is hashed, because it is
+/// not Terra's and must appear only in the payload.
 fn partition_key(delivery: &Delivery, facts: &Facts) -> Option<String> {
     let reference = facts.reference_id.as_ref();
     let by_reference = || {
@@ -269,7 +270,7 @@ fn without_chunk(trace: &str) -> &str {
     chunk(trace).map_or(trace, |(id, _)| id)
 }
 
-/// `<id>:chunk:<n>` is the `n`th part of request `<id>`: both, where the trace id is such a one.
+/// Splits `<id>:chunk:<n>`, the trace id of chunk `n` of request `<id>`; `None` for any other trace id.
 pub(crate) fn chunk(trace: &str) -> Option<(&str, &str)> {
     let (id, n) = trace.rsplit_once(":chunk:")?;
     let is_number = (1..=CHUNK_DIGITS).contains(&n.len()) && n.bytes().all(|digit| digit.is_ascii_digit());
@@ -307,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_is_whom_the_event_concerns() {
+    fn the_key_is_the_user_or_whatever_the_event_concerns() {
         let trace = || headers(&[("x-terra-trace-id", b"abc:chunk:12")]);
         for (body, key) in [
             (r#"{"type":"t","user":{"user_id":"u"},"new_user":{"user_id":"n"},"data":{"order_id":"o"}}"#, "u"),
@@ -367,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_a_chunk_is_a_header_of_its_own() {
+    fn a_chunks_number_has_a_header_of_its_own() {
         let number = |trace: &'static [u8]| {
             let message = message(r#"{"type":"t"}"#, headers(&[("x-terra-trace-id", trace)]));
             assert_eq!(kafka(&message, "terra-chunk"), nats(&message, "terra-chunk"));
@@ -381,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_is_the_ordering_timestamp_where_that_can_be_terras() {
+    fn the_time_is_the_ordering_timestamp_if_terra_can_have_set_it() {
         let time = |stamp: &'static [u8]| {
             let message = message(r#"{"type":"t"}"#, headers(&[("x-terra-ordering-timestamp", stamp)]));
             (kafka(&message, "ce_time").unwrap(), kafka(&message, "terra-ordering-timestamp"))

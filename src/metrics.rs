@@ -1,7 +1,7 @@
-//! What is counted and measured, in Prometheus' terms. No label has a value that a sender chooses beyond the known
-//! vocabulary.
+//! Counts and measures, in Prometheus' terms. No label takes a value that a sender chooses, apart from known event
+//! types.
 //!
-//! Names stand here without the prefix `terra_bridge_` and the endings `_total` and `_seconds`.
+//! Names here omit the prefix `terra_bridge_` and the suffixes `_total` and `_seconds`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
@@ -15,7 +15,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry, Unit};
 
-/// Seconds: from a local acknowledgement to the deadline.
+/// Bucket bounds in seconds: from a local acknowledgement to the deadline.
 const TIMES: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 7.5];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -83,33 +83,33 @@ pub struct Readings {
     pub readers: Box<dyn Fn() -> Option<ReaderGauges> + Send + Sync>,
 }
 
-/// What deduplication remembers, and forgot early.
+/// How many deliveries deduplication remembers, and how many it evicted early.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DedupeGauges {
     pub entries: usize,
     pub evictions: u64,
 }
 
-/// What a spool holds at the moment.
+/// The current content of a spool.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SpoolGauges {
     pub messages: u64,
     pub bytes: u64,
-    /// How old the oldest message is.
+    /// The age of the oldest message.
     pub oldest: Duration,
     pub set_aside: u64,
-    /// Sent to the bus, or set aside, since the start.
+    /// Messages sent to the bus or set aside since the start.
     pub drained: u64,
 }
 
-/// What readers of the embedded log hold, and were refused.
+/// The current memory of the embedded log's readers, and how many were refused.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ReaderGauges {
     pub bytes: usize,
     pub refused: u64,
 }
 
-/// Of a bridge at rest without a spool.
+/// For an idle bridge without a spool.
 impl Default for Readings {
     fn default() -> Self {
         Self {
@@ -193,23 +193,23 @@ impl Metrics {
         self.rejections.get_or_create(&RejectionLabels { endpoint: endpoint.to_owned(), reason }).inc();
     }
 
-    /// The bus answered, or did not in time.
+    /// The bus answered, or the publish timed out.
     pub fn published(&self, topic: &str, result: &'static str, took: Duration) {
         self.published.get_or_create(&PublishLabels { topic: topic.to_owned(), result }).inc();
         self.publish.observe(took.as_secs_f64());
     }
 
-    /// A link was followed, or was not.
+    /// A link was fetched, or the fetch failed.
     pub fn fetched(&self, endpoint: &str, result: &'static str) {
         self.fetched.get_or_create(&FetchLabels { endpoint: endpoint.to_owned(), result }).inc();
     }
 
-    /// A delivery was kept before, or another attempt at it is in flight.
+    /// The delivery was already kept, or another attempt at it is in flight.
     pub fn dedupe_hit(&self) {
         self.dedupe_hits.inc();
     }
 
-    /// A request to a path that no endpoint has.
+    /// A request to an unknown path.
     pub fn unknown_path(&self) {
         self.unknown_paths.inc();
     }
@@ -219,7 +219,7 @@ impl Metrics {
         self.ordering_timestamps_ignored.get_or_create(&EndpointLabels { endpoint: endpoint.to_owned() }).inc();
     }
 
-    /// A connection to `listener` came to nothing.
+    /// A connection to `listener` failed.
     pub fn connection_error(&self, listener: &'static str, reason: &'static str) {
         self.connection_errors.get_or_create(&ConnectionLabels { listener, reason }).inc();
     }
@@ -246,7 +246,7 @@ fn register_seconds<M: Metric + Clone>(registry: &mut Registry, name: &str, help
     metric
 }
 
-/// Adds one to a gauge for as long as it is alive.
+/// Increments a gauge for as long as it exists.
 pub(crate) struct CountedAlive(Arc<AtomicI64>);
 
 impl CountedAlive {

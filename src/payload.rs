@@ -1,11 +1,11 @@
-//! The bytes of a body, with their share of the memory that all bodies together may take.
+//! The bytes of a body, with their share of the memory budget for all bodies.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// The memory that all bodies together may take.
+/// The memory budget for all bodies together.
 #[derive(Clone)]
 pub struct Budget {
     free: Arc<Semaphore>,
@@ -23,14 +23,14 @@ impl Budget {
         self.total - self.free.available_permits()
     }
 
-    /// Takes by trying, never by waiting: two that wait while each holds some would wait for good.
+    /// Tries once and never waits: two bodies that wait while each holds a share would deadlock.
     pub(crate) fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         self.free.clone().try_acquire_many_owned(u32::try_from(bytes).ok()?).ok()
     }
 }
 
-/// Exactly the bytes received. Cloning shares them; dropping the last clone gives their share of
-/// `server.bytes_in_flight` back.
+/// Exactly the bytes received. Cloning shares them; dropping the last clone returns their share of
+/// `server.bytes_in_flight`.
 #[derive(Debug, Clone)]
 pub struct Payload {
     bytes: Bytes,
@@ -46,7 +46,7 @@ impl Payload {
         &self.bytes
     }
 
-    /// Outside the budget: read back from a disk by a reader with a bound of its own.
+    /// Outside the budget: read back from disk by a reader with a limit of its own.
     pub fn unbudgeted(bytes: impl Into<Bytes>) -> Self {
         Self { bytes: bytes.into(), _share: None }
     }

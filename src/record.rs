@@ -1,31 +1,31 @@
-//! A message as it is read back from a bus, for people (`tail`) and programs (NDJSON).
+//! A message read back from a bus, for people (`tail`) and programs (NDJSON).
 
 use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
-/// One kept message.
+/// One stored message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     pub topic: String,
     pub key: Option<String>,
-    /// 0 where the bus has no partitions.
+    /// 0 if the bus has no partitions.
     pub partition: i32,
     /// For NATS: the stream's sequence.
     pub offset: u64,
-    /// When the bus took it.
+    /// When the bus stored it.
     pub time: jiff::Timestamp,
     pub headers: Vec<(String, String)>,
     pub payload: Bytes,
 }
 
 impl Record {
-    /// A header's value, whatever the case of its name.
+    /// A header's value; the case of the name does not matter.
     pub fn header(&self, name: &str) -> Option<String> {
         self.find(|header| header.eq_ignore_ascii_case(name))
     }
 
-    /// An attribute of CloudEvents: its prefix is `ce_` on Kafka, `ce-` elsewhere.
+    /// A CloudEvents attribute: its prefix is `ce_` on Kafka, `ce-` elsewhere.
     pub fn attribute(&self, name: &str) -> Option<String> {
         self.find(|header| match header.split_at_checked(3) {
             Some((prefix, rest)) => {
@@ -43,8 +43,8 @@ impl Record {
     }
 }
 
-/// `topic, key, partition, offset, time, headers, payload`, the last as a string where it is UTF-8,
-/// else `payload_base64`.
+/// `topic, key, partition, offset, time, headers, payload`; the payload is a string if it is UTF-8, else it is
+/// `payload_base64`.
 impl Serialize for Record {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(7))?;

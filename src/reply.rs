@@ -1,5 +1,5 @@
-//! How a delivery ended, and what its sender gets for it: the one table from [`Outcome`] to status. A reply says nothing
-//! that the sender did not know.
+//! How a delivery ended, and what its sender gets: the one table from [`Outcome`] to status. A reply tells the sender
+//! nothing new.
 
 use http::header::{ALLOW, CONNECTION, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
@@ -13,7 +13,7 @@ use crate::identity::DeliveryId;
 use crate::server::{Reply, json};
 use crate::signature::Rejection;
 
-/// When to try again, in seconds. Terra keeps its own schedule; proxies and people read this.
+/// When to retry, in seconds. Terra follows its own schedule; proxies and people read this.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("5");
 
 /// How a delivery ended.
@@ -30,41 +30,41 @@ pub enum Outcome {
     DeadLettered(DeliveryId, Unreadable),
     /// The user's own route drops this type.
     Dropped,
-    /// Terra did not sign it, or not in time.
+    /// Not signed by Terra, or outside the time limits.
     Rejected(Rejection),
     UnknownPath,
     WrongMethod,
-    /// The body came too slowly to leave time for the bus.
+    /// The body arrived too slowly to leave time for the bus.
     TooSlow,
     TooLarge,
-    /// Signed, with a content coding: the signature is over what was sent, so is the event.
+    /// Signed, but with a content coding: the signature, and so the event, covers the encoded bytes.
     Encoded,
-    /// The client left, or broke the framing, in the middle of the body.
+    /// The client disconnected, or broke the framing, in the middle of the body.
     Broken,
-    /// No room in the memory budget.
+    /// The memory budget is spent.
     Overloaded,
-    /// What the event links to could not be fetched for the moment, and a retry may still fetch it.
+    /// The event behind the link could not be fetched, but a retry may still succeed.
     Unfetched(FetchError),
-    /// The bus said no.
+    /// The bus refused it.
     Refused(Refusal),
-    /// The bus said no, and so did the spool.
+    /// The bus refused it, and so did the spool.
     Unspooled(Refusal),
-    /// The bus said nothing in time. It may keep the message all the same: the retry has the same id.
+    /// The bus did not answer in time. It may keep the message all the same: the retry has the same id.
     Unanswered,
 }
 
 impl Outcome {
-    /// A word for metrics and replies.
+    /// A label for metrics and replies.
     pub fn as_str(&self) -> &'static str {
         self.into()
     }
 
-    /// Whether somebody durable has the event, or nobody wants it.
+    /// Whether the event is durably stored, or unwanted.
     pub fn is_success(&self) -> bool {
         self.status(StatusCode::UNAUTHORIZED).is_success()
     }
 
-    /// `rejected` is the endpoint's choice: 401, or 503 where its sender takes other 4xx as final.
+    /// `rejected` is the endpoint's choice: 401, or 503 if its sender treats other 4xx as final.
     fn status(&self, rejected: StatusCode) -> StatusCode {
         let final_at_their_end = rejected == StatusCode::SERVICE_UNAVAILABLE;
         match self {
@@ -84,7 +84,7 @@ impl Outcome {
         }
     }
 
-    /// What a person at the other end can do about it.
+    /// What the operator of the sender can do about it.
     fn reason(&self) -> Option<&'static str> {
         match self {
             Self::Kept(_) | Self::Duplicate(_) | Self::Spooled(_) | Self::DeadLettered(..) | Self::Dropped => None,
@@ -100,9 +100,9 @@ impl Outcome {
         }
     }
 
-    /// Whether the connection may go on: its body was read to the end, and whoever is at the other end
-    /// holds a secret. All others leave, or a forger would hold a connection for a request now and then; and
-    /// so does who sent a copy, which may be a captured one.
+    /// Whether keep-alive is allowed: only if the body was read to its end and the sender holds a secret. Otherwise a
+    /// forger could hold a connection with an occasional request. A duplicate closes the connection too, because it
+    /// may be a replay of a captured request.
     fn keeps_alive(&self) -> bool {
         match self {
             Self::Kept(_) | Self::Spooled(_) | Self::DeadLettered(..) | Self::Dropped => true,
@@ -114,7 +114,7 @@ impl Outcome {
     }
 }
 
-/// The reply to an outcome, at an endpoint that answers `rejected` to what it rejects.
+/// The reply to an outcome, at an endpoint that answers `rejected` to rejected deliveries.
 pub fn reply(outcome: &Outcome, rejected: StatusCode) -> Reply {
     let mut body = match outcome {
         Outcome::Kept(id) | Outcome::Duplicate(id) | Outcome::Spooled(id) | Outcome::DeadLettered(id, _) => {

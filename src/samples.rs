@@ -1,12 +1,12 @@
 //! One sample body per known event type, for `send`, the try-out and the tests.
 //!
-//! Every value is invented; the shapes are the vendor's. Compact and spaced JSON, raw and escaped text beyond ASCII are
+//! Every value is invented; the shapes are the vendor's. Compact and spaced JSON, raw and escaped non-ASCII text are
 //! mixed on purpose.
 
 /// A body as Terra would send it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sample {
-    /// The type that the body itself names.
+    /// The value of the body's type field.
     pub name: &'static str,
     /// One line of JSON without a final newline.
     pub body: &'static str,
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn every_sample_says_its_own_name() {
+    fn every_sample_has_its_own_type() {
         for (known, sample) in KNOWN.iter().zip(SAMPLES) {
             let body = json(sample);
             let (other, field) = match known.type_field {
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn every_sample_names_whom_it_concerns_where_the_table_says() {
+    fn every_sample_identifies_its_user_as_the_table_says() {
         for (known, sample) in KNOWN.iter().zip(SAMPLES) {
             let body = json(sample);
             let says = |pointer| text(&body, pointer).is_some();
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn several_users_appear_and_one_large_request_is_told_in_two_events() {
+    fn several_users_appear_and_one_large_request_has_two_events() {
         let users: HashSet<_> =
             SAMPLES.iter().filter_map(|sample| text(&json(sample), "/user/user_id").map(str::to_owned)).collect();
         assert!(users.len() >= 4, "{users:?}");

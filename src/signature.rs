@@ -1,5 +1,4 @@
-//! Verifies Terra's signature over the raw bytes of a body. Makes a [`Delivery`], which nothing else can make. Knows
-//! nothing of JSON.
+//! Verifies Terra's signature over the raw bytes of a body. The only source of a [`Delivery`]. Knows nothing of JSON.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -15,10 +14,10 @@ use crate::config::{Endpoint, Secret};
 use crate::headers::UnsignedHeaders;
 use crate::payload::Payload;
 
-/// The same value under two names: the vendor's platform emits the second one.
+/// Two names for the same value: the vendor's platform sends the second one.
 const HEADERS: [&str; 2] = ["terra-signature", "x-terra-signature"];
 const MAX_CANDIDATES: usize = 16;
-/// A `t` from here on counts milliseconds: as seconds it would be the year 33658.
+/// From this value on, `t` counts milliseconds: in seconds it would be the year 33658.
 const MILLISECONDS_FROM: u64 = 1_000_000_000_000;
 
 /// One authenticated attempt by Terra. Cloning shares the bytes.
@@ -46,12 +45,12 @@ impl Delivery {
         &self.t
     }
 
-    /// When `t` says that it was signed.
+    /// The time of signing, according to `t`.
     pub fn signed_at(&self) -> Timestamp {
         self.signed_at
     }
 
-    /// When Terra emitted the event, as far as anybody knows: at the latest it was signed then.
+    /// The best estimate of when Terra emitted the event: at the latest when it signed it.
     pub fn emitted_at(&self) -> Timestamp {
         self.headers.ordered_at().unwrap_or(self.signed_at)
     }
@@ -69,7 +68,7 @@ impl Delivery {
     }
 }
 
-/// Why a request is not a delivery. For metrics alone: whoever sent it learns only that it is not.
+/// Why a request is not a delivery. Used only for metrics: the sender learns no more than that it was rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Rejection {
     Missing,
@@ -80,7 +79,7 @@ pub enum Rejection {
     TooOld,
     /// Signed by Terra, further in the future than `max_skew`.
     TooNew,
-    /// From an address that is not allowed; the signature was not checked.
+    /// Sent from an address that is not allowed; the signature was not checked.
     Address,
 }
 
@@ -97,7 +96,7 @@ impl Rejection {
     }
 }
 
-/// What a signature header claims; nothing of it is verified.
+/// What a signature header claims; none of it is verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignatureHeader {
     t: String,
@@ -106,7 +105,7 @@ pub struct SignatureHeader {
 }
 
 impl SignatureHeader {
-    /// Reads the one signature header. Decides all that the head alone can decide.
+    /// Reads the one signature header. Decides everything that the head alone can decide.
     pub fn read(headers: &HeaderMap) -> Result<Self, Rejection> {
         let mut values = HEADERS.iter().map(|name| the_only(headers, name));
         let (first, second) = (values.next().flatten(), values.next().flatten());
@@ -121,12 +120,12 @@ impl SignatureHeader {
                 first
             }
         };
-        // Fails on bytes from 0x80 on, which hyper lets through.
+        // Fails on bytes from 0x80 on, which hyper accepts.
         value.to_str().map_err(|_| Rejection::Malformed)?.parse()
     }
 }
 
-/// `None` where there is none; an error where there are several.
+/// `None` if there is none; an error if there are several.
 fn the_only<'h>(headers: &'h HeaderMap, name: &str) -> Option<Result<&'h HeaderValue, Rejection>> {
     let mut values = headers.get_all(name).iter();
     let first = values.next()?;
@@ -136,8 +135,8 @@ fn the_only<'h>(headers: &'h HeaderMap, name: &str) -> Option<Result<&'h HeaderV
 impl FromStr for SignatureHeader {
     type Err = Rejection;
 
-    /// `t=<unix time>,v1=<hex>` in any order, with blanks around elements. Other schemes, and a `v1`
-    /// that is not 64 hex digits, are no candidates; they do not spoil one that is.
+    /// `t=<unix time>,v1=<hex>` in any order, with blanks around elements. Other schemes, and a `v1` that is not 64
+    /// hex digits, are ignored; they do not invalidate the others.
     fn from_str(value: &str) -> Result<Self, Rejection> {
         let (mut time, mut candidates, mut seen) = (None, Vec::new(), 0);
         for element in value.split(',') {
@@ -176,7 +175,7 @@ fn digest(hex: &str) -> Option<[u8; 32]> {
     exact.then_some(bytes)
 }
 
-/// The MACs of one body under every secret of an endpoint, fed as the body arrives.
+/// The MACs of one body under every secret of an endpoint, updated as the body arrives.
 pub struct Verifier {
     endpoint: Arc<Endpoint>,
     header: SignatureHeader,
@@ -189,15 +188,15 @@ impl Verifier {
         Self { endpoint, header, macs }
     }
 
-    /// The next bytes of the body.
+    /// Adds the next bytes of the body.
     pub fn update(&mut self, bytes: &[u8]) {
         for mac in &mut self.macs {
             mac.update(bytes);
         }
     }
 
-    /// Checks the MAC, then the time. `payload` is what [`Self::update`] has seen, `headers` are the
-    /// request's, of which few are kept.
+    /// Checks the MAC, then the time. `payload` must be the bytes that [`Self::update`] has seen. `headers` are the
+    /// request's; few of them are kept.
     pub fn finish(self, headers: HeaderMap, payload: Payload, now: Timestamp) -> Result<Delivery, Rejection> {
         let SignatureHeader { t, signed_at, candidates } = self.header;
         let mut proven = Choice::from(0);
@@ -234,7 +233,7 @@ fn in_time(signed_at: Timestamp, now: Timestamp, max_age: Duration, max_skew: Du
     Ok(())
 }
 
-/// When Terra can have emitted what it signed then, at the latest.
+/// The latest time at which Terra can have emitted what it signed then.
 fn latest(signed_at: Timestamp, max_skew: Duration) -> Timestamp {
     signed_at.checked_add(max_skew).unwrap_or(Timestamp::MAX)
 }
@@ -286,7 +285,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_signature_made_by_openssl_is_accepted_in_every_legal_dress() {
+    fn a_signature_made_by_openssl_is_accepted_in_every_legal_form() {
         let zeros = "0".repeat(64);
         for header in [
             format!("t=1700000000,v1={SIGNED}"),
@@ -301,13 +300,13 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_is_not_signed_with_a_secret_of_the_endpoint_is_forged() {
+    fn a_signature_by_no_secret_of_the_endpoint_is_forged() {
         let header = format!("t=1700000000,v1={SIGNED}");
         assert_eq!(prove(&header, &["terra-test-secreT"], BODY, 1_700_000_000), Err(Rejection::Forged));
         assert_eq!(prove(&header, &["terra-test-secret"], r#"{"type":"dailY"}"#, 0), Err(Rejection::Forged));
         let other_time = format!("t=1700000001,v1={SIGNED}");
         assert_eq!(prove(&other_time, &["terra-test-secret"], BODY, 1_700_000_000), Err(Rejection::Forged));
-        // The MAC is over `t` as received: the same moment written otherwise is another string.
+        // The MAC is over `t` as received: the same time written differently is a different string.
         let same_time = format!("t=01700000000,v1={SIGNED}");
         assert_eq!(prove(&same_time, &["terra-test-secret"], BODY, 1_700_000_000), Err(Rejection::Forged));
     }
@@ -332,7 +331,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn headers_that_cannot_be_meant_are_malformed() {
+    fn nonsensical_headers_are_malformed() {
         let hex = "0".repeat(64);
         let many = format!("t=1{}", format!(",v1={hex}").repeat(17));
         for header in [
@@ -357,7 +356,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn both_header_names_count_but_never_two_opinions() {
+    fn either_header_name_counts_but_conflicting_values_are_malformed() {
         let good = format!("t=1,v1={}", "0".repeat(64));
         let other = format!("t=2,v1={}", "0".repeat(64));
         let read = |pairs: &[(&'static str, &str)]| {
@@ -377,7 +376,7 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_in_the_header_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn no_bytes_in_the_header_cause_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             if let Ok(value) = HeaderValue::from_bytes(&bytes) {
                 let mut headers = HeaderMap::new();
                 headers.insert("terra-signature", value);
@@ -386,7 +385,7 @@ pub(crate) mod tests {
         }
 
         #[test]
-        fn nothing_but_the_secret_opens(header in "t=[0-9]{1,14},( ?v1=[0-9a-f]{64}){1,3}", body in ".*") {
+        fn no_header_passes_without_the_secret(header in "t=[0-9]{1,14},( ?v1=[0-9a-f]{64}){1,3}", body in ".*") {
             let rejected = prove(&header, &["terra-test-secret"], &body, 1_700_000_000);
             prop_assert!(rejected.is_err());
         }

@@ -1,21 +1,21 @@
-//! The event types that Terra is known to send, in one table. From it come the routes, the topics created at the start, the
-//! links to fetch, the samples and the README's table. The vocabulary is open: a name that is not here is no error.
+//! The event types that Terra is known to send, in one table. The routes, the topics created at the start, the links
+//! to fetch, the samples and the README's table come from it. The vocabulary is open: an unknown name is no error.
 
-/// Before the event type, in the `type` of a CloudEvent.
+/// The prefix of the event type in a CloudEvent's `type`.
 pub const TYPE_PREFIX: &str = "co.tryterra.";
 
-/// One event type of the vendor's.
+/// One of the vendor's event types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Known {
-    /// What the body's type field says. Lower-case letters, digits, `.` and `_`: legal in a topic of
-    /// every bus, and no two names differ only in `.` and `_`.
+    /// The value of the body's type field. Lower-case letters, digits, `.` and `_`: legal in a topic of every bus,
+    /// and no two names differ only in `.` and `_`.
     pub name: &'static str,
     pub product: Product,
     pub kind: Kind,
     pub concerns: Concerns,
     /// The member of the body that carries `name`: `event_type` for Vantage, `type` for the others.
     pub type_field: &'static str,
-    /// Whether the vendor says that `event_id` is one event's alone, the same in all its deliveries.
+    /// Whether the vendor guarantees that `event_id` belongs to one event, the same in all its deliveries.
     pub identified_by_event_id: bool,
     /// What happened, in a few words.
     pub meaning: &'static str,
@@ -26,7 +26,7 @@ pub struct Known {
     pub source: &'static str,
 }
 
-/// The product of the vendor's that sends a type.
+/// The vendor's product that sends a type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Product {
     Health,
@@ -51,19 +51,19 @@ impl Product {
     }
 }
 
-/// What an event of a type is to the bridge.
+/// The role of an event type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A user's data: one payload of a large request may be that.
+    /// A user's data; it may be one payload of a large request.
     Data,
     /// Only a link to the real event, which may be data.
     Link,
-    /// Of a large request: that there is one, or how much of it follows.
+    /// Announces a large request, or how much of it follows.
     Announcement,
     Other,
 }
 
-/// Which field of the body says whom the event concerns. Any of them may be null or absent.
+/// Which field of the body identifies the user. Any of them may be null or absent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Concerns {
     /// `user.user_id`
@@ -76,13 +76,13 @@ pub enum Concerns {
     Coach,
     /// `data.coach_id`
     DataCoach,
-    /// `data[].coach_id`, where all of the list share it.
+    /// `data[].coach_id`, if the whole list shares it.
     CoachOfAll,
-    /// `data.reference_id`: the customer's own id, no user of Terra's.
+    /// `data.reference_id`: the customer's own id, not a Terra user.
     DataReference,
-    /// `reference_id` at the top: the customer's own id, no user of Terra's.
+    /// `reference_id` at the top: the customer's own id, not a Terra user.
     Reference,
-    /// No field does.
+    /// No field.
     Nobody,
 }
 
@@ -146,8 +146,7 @@ const fn row(
     Known { name, product, kind, concerns, type_field, identified_by_event_id, meaning, advice, source }
 }
 
-/// The row of a type, or `None` for one that Terra sends without it being known here. Exact: neither
-/// case nor spaces are forgiven.
+/// The row of a type, or `None` for an unknown one. The match is exact: case and spaces count.
 pub fn known(name: &str) -> Option<&'static Known> {
     KNOWN.binary_search_by(|known| known.name.cmp(name)).ok().map(|at| &KNOWN[at])
 }
@@ -166,7 +165,8 @@ pub fn is_announcement(name: &str) -> bool {
     kind(name) == Some(Kind::Announcement)
 }
 
-/// What one payload of a large request is: a user's data, or a link to it. A stranger may be that, too.
+/// Whether the type may be one payload of a large request: a user's data, or a link to it. An unknown type may be
+/// that, too.
 pub fn may_carry_data(name: &str) -> bool {
     matches!(kind(name), Some(Kind::Data | Kind::Link) | None)
 }
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_of_the_readme_is_this_one() {
+    fn the_readmes_table_is_this_one() {
         assert!(table_of_the_readme() == table(), "the README's table of event types should be:\n\n{}", table());
     }
 
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_of_a_large_request_is_data_a_link_or_a_stranger() {
+    fn a_payload_of_a_large_request_is_data_a_link_or_an_unknown_type() {
         for (name, data, link, announcement) in [
             ("daily", true, false, false),
             ("s3_upload", true, true, false),
@@ -305,8 +305,8 @@ mod tests {
             ("auth", false, false, false),
             ("brand.new", true, false, false),
         ] {
-            let said = (may_carry_data(name), is_link(name), is_announcement(name));
-            assert_eq!(said, (data, link, announcement), "{name}");
+            let actual = (may_carry_data(name), is_link(name), is_announcement(name));
+            assert_eq!(actual, (data, link, announcement), "{name}");
         }
     }
 }

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use super::{Bus, Finding, OpenError, Payloads, ReadError, Reading, Setup, StartPosition, embedded, kafka, nats};
 use crate::config;
 
-/// A bus that was opened.
+/// An opened bus.
 pub struct Opened {
     pub bus: Arc<dyn Bus>,
-    /// Of the embedded log: how its subscribers read.
+    /// Only for the embedded log: how its subscribers read.
     pub api: Option<embedded::Api>,
 }
 
-/// Opens the configured bus. Needs no broker: it connects when one comes. An error is permanent
-/// (a directory that cannot be opened, a certificate that cannot be read).
+/// Opens the configured bus. Needs no broker: it connects when one becomes available. An error is permanent (a
+/// directory that cannot be opened, a certificate that cannot be read).
 pub fn open(config: &config::Bus, setup: Setup) -> Result<Opened, OpenError> {
     let without_api = |bus| Opened { bus, api: None };
     match config {
@@ -26,7 +26,7 @@ pub fn open(config: &config::Bus, setup: Setup) -> Result<Opened, OpenError> {
 /// What `check --online` reports of the configured bus.
 ///
 /// # Errors
-/// Where it cannot even be asked, with the remedy.
+/// The bus cannot be checked at all; the error names the remedy.
 pub async fn inspect(config: &config::Bus, setup: &Setup) -> Result<Vec<Finding>, OpenError> {
     match config {
         config::Bus::Embedded(config) => embedded::inspect(config, setup).await,
@@ -38,7 +38,7 @@ pub async fn inspect(config: &config::Bus, setup: &Setup) -> Result<Vec<Finding>
 /// Reads topics without disturbing any consumer.
 ///
 /// # Errors
-/// A bus that cannot be reached; a start position that a partition does not have.
+/// The bus cannot be reached, or a partition does not have the start position.
 pub async fn read(
     config: &config::Bus,
     topics: Vec<String>,
@@ -52,7 +52,8 @@ pub async fn read(
     }
 }
 
-/// A login that others on the network can read; `None` where there is none, or TLS, or the bus runs on this machine.
+/// Warns of a login that others on the network can read; `None` if there is no login, or TLS protects it, or the bus
+/// runs on this machine.
 pub(crate) fn exposed_login(config: &config::Bus) -> Option<Finding> {
     match config {
         config::Bus::Kafka(config) => kafka::exposed_login(config),

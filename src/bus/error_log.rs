@@ -1,5 +1,4 @@
-//! The last error of a broker's connection: when to log it again, and whether it explains a message that is
-//! not kept.
+//! The last error of a broker's connection: when to log it again, and whether it explains a message that is not kept.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -25,7 +24,7 @@ impl<T> Default for ErrorLog<T> {
 }
 
 impl<T: Clone + PartialEq> ErrorLog<T> {
-    /// The error occurred now. Whether to log it.
+    /// Records that the error occurred now. Returns whether to log it.
     pub(super) fn record(&self, error: T) -> bool {
         let now = Instant::now();
         match &mut *self.lock() {
@@ -44,7 +43,7 @@ impl<T: Clone + PartialEq> ErrorLog<T> {
         *self.lock() = None;
     }
 
-    /// The last error, where it occurred within this time.
+    /// The last error, if it occurred within this time.
     pub(super) fn within(&self, time: Duration) -> Option<T> {
         self.lock().as_ref().filter(|recorded| recorded.last.elapsed() < time).map(|recorded| recorded.error.clone())
     }

@@ -9,7 +9,7 @@ use super::{Bus, ConnectionState, Pending, Receipt, Refusal};
 use crate::message::Message;
 use crate::route::Topic;
 
-/// Answers when the test says so, and is always reached.
+/// A bus that answers when the test tells it to, and is always connected.
 pub(crate) struct SlowBus {
     waiting: Mutex<VecDeque<Publish>>,
     connection: watch::Sender<ConnectionState>,
@@ -32,7 +32,7 @@ impl SlowBus {
         self.waiting.lock().unwrap().len()
     }
 
-    /// Of the publishes that wait, the oldest first.
+    /// The payloads of the waiting publishes, oldest first.
     pub(crate) fn payloads(&self) -> Vec<String> {
         self.waiting.lock().unwrap().iter().map(|publish| publish.payload.clone()).collect()
     }
@@ -43,7 +43,7 @@ impl SlowBus {
         publish.answer.send(answer).expect("somebody waits");
     }
 
-    /// Leaves the oldest publish without an answer for good.
+    /// Never answers the oldest publish.
     pub(crate) fn forget(&self) {
         self.waiting.lock().unwrap().pop_front().expect("a publish waits");
     }

@@ -2,13 +2,13 @@
 
 use std::net::IpAddr;
 
-/// Whether what goes to `server`, a URL or a host with or without a port, surely stays on this machine.
+/// Whether data sent to `server`, a URL or a host with or without a port, certainly stays on this machine.
 pub(super) fn is_loopback(server: &str) -> bool {
     let address = server.split_once("://").map_or(server, |(_, address)| address);
     let address = address.split('/').next().unwrap_or(address);
     let host = match address.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or(rest),
-        // More than one colon without brackets is an IPv6 address alone.
+        // More than one colon without brackets means a bare IPv6 address.
         None if address.matches(':').count() == 1 => address.split(':').next().unwrap_or(address),
         None => address,
     };
@@ -22,7 +22,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_surely_this_machine_is_loopback() {
+    fn only_what_is_certainly_this_machine_is_loopback() {
         for server in [
             "localhost",
             "LOCALHOST:9092",

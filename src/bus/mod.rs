@@ -1,8 +1,8 @@
-//! The bus that keeps messages, without knowing which one it is: a [`Message`] becomes a [`Receipt`], which
-//! means that the bus keeps it, or a [`Refusal`].
+//! The bus that keeps messages, independent of its kind: a [`Message`] becomes a [`Receipt`], which means that the
+//! bus keeps it, or a [`Refusal`].
 //!
-//! `adapters` alone knows `kafka`, `nats` and `embedded`. An adapter translates and classifies; deadline and
-//! metrics of a publish stand once, in `relay`.
+//! Only `adapters` knows `kafka`, `nats` and `embedded`. An adapter translates and classifies; deadline and metrics
+//! of a publish exist once, in `relay`.
 
 use std::borrow::Cow;
 use std::future::Future;
@@ -32,28 +32,27 @@ pub use read::{Payloads, ReadError, Reading, Skipped, StartPosition, Step, Steps
 /// A boxed future, so that an adapter can stand behind `dyn`.
 pub type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// What each adapter does.
+/// The interface of an adapter.
 pub trait Bus: Send + Sync + 'static {
-    /// Hands the message over at once, whether or not the future is polled later; Kafka does so once the
-    /// topic was seen, where that was not yet.
-    /// `Ok` means that the bus keeps it. Dropping the future does not take the message back.
-    /// Not bounded in time as such: the caller has the deadline, though an adapter derives its
-    /// client's own timeouts from [`Setup::publish_timeout`], so that the definite error comes first.
+    /// Submits the message at once, whether or not the future is polled later; Kafka does so once it has seen the
+    /// topic. `Ok` means that the bus keeps it. Dropping the future does not take the message back. The caller sets
+    /// the deadline; an adapter derives its client's own timeouts from [`Setup::publish_timeout`], so that the
+    /// definite error comes first.
     fn publish(&self, message: Arc<Message>) -> Pending<Result<Receipt, Refusal>>;
 
-    /// From now on messages go to these topics, where [`Setup::topics`] told of others. Returns at
-    /// once; a message that comes before its topic is there is refused as transient.
+    /// From now on messages go to these topics instead of [`Setup::topics`]. Returns at once; a message that arrives
+    /// before its topic exists is refused as transient.
     fn topics(&self, topics: Vec<Topic>);
 
-    /// Whether the bus is reached, kept current by the adapter.
+    /// Whether the bus is connected, kept current by the adapter.
     fn connection(&self) -> watch::Receiver<ConnectionState>;
 
-    /// Waits until all that was handed over has its receipt or refusal, then lets the client go.
-    /// The caller bounds it in time.
+    /// Waits until every submitted message has its receipt or refusal, then closes the client. The caller sets a time
+    /// limit.
     fn close(&self) -> Pending<()>;
 }
 
-/// What an adapter needs to know beside its own configuration.
+/// What an adapter needs besides its own configuration.
 #[derive(Debug, Clone)]
 pub struct Setup {
     /// Every topic that a message can go to.
@@ -61,7 +60,7 @@ pub struct Setup {
     pub publish_timeout: Duration,
     /// Bytes.
     pub max_body: usize,
-    /// Bytes of all payloads handed over at once, at most.
+    /// The most payload bytes in flight at once.
     pub bytes_in_flight: usize,
 }
 
@@ -69,7 +68,7 @@ pub struct Setup {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Receipt {
     Kept,
-    /// The bus kept this delivery id before and keeps it still.
+    /// The bus had already kept this delivery id, and still does.
     Duplicate,
 }
 
@@ -82,20 +81,20 @@ impl From<log::Receipt> for Receipt {
     }
 }
 
-/// Why the bus did not take a message. Says nothing of what was in it.
+/// Why the bus did not take a message. Says nothing of its content.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// The same message may well be taken later.
+    /// A retry may succeed.
     #[error("{reason}")]
     Transient { reason: Cow<'static, str> },
-    /// The client library took it for kept, but no server of the bus said so: it may be there or not, so that a
-    /// retry may make a copy.
+    /// The client library reported success, but no server of the bus confirmed it. The message may be there or not,
+    /// so a retry may create a copy.
     #[error("{reason}")]
     Unconfirmed { reason: Cow<'static, str> },
-    /// No retry helps until somebody acts.
+    /// No retry helps until an operator acts.
     #[error("{reason}; {remedy}")]
     Permanent { scope: Scope, reason: Cow<'static, str>, remedy: Cow<'static, str> },
-    /// Larger than the bus takes, as it is set up now.
+    /// Larger than the bus currently accepts.
     #[error("the message is larger than the bus takes; {remedy}")]
     TooLarge { remedy: Cow<'static, str> },
 }
@@ -107,7 +106,7 @@ impl From<log::NotKept> for Refusal {
 }
 
 impl Refusal {
-    /// A word for metrics.
+    /// A label for metrics.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Transient { .. } => "transient",
@@ -130,21 +129,21 @@ impl Refusal {
 /// What else is refused for the same reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// This message, or whatever goes to its topic.
+    /// This message, or everything for its topic.
     Topic,
-    /// Whatever is sent: a retry helps as soon as the bus is fixed.
+    /// Every message: a retry helps as soon as the bus is fixed.
     Bus,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectionState {
-    /// Not reached since the start.
+    /// Not connected since the start.
     Waiting,
     Up,
     Away,
 }
 
-/// Why a bus cannot even be opened, with the remedy.
+/// Why a bus cannot be opened at all, with the remedy.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct OpenError(pub String);
@@ -167,7 +166,7 @@ pub struct Finding {
     /// A topic, a stream, or "cluster".
     pub about: String,
     pub level: Level,
-    /// In words: what is, and what it means for durability.
+    /// What was found, and what it means for durability.
     pub says: String,
     pub remedy: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! What reading a bus gives: records, and when everything that the bus kept at the call has been given.
+//! What reading a bus yields: records, and the point at which everything stored at the call has been read.
 
 use std::collections::HashSet;
 use std::pin::Pin;
@@ -21,8 +21,8 @@ pub enum StartPosition {
 #[derive(Debug, Clone, Copy)]
 pub enum Payloads {
     All,
-    /// Only those for whose record without payload this is true. The others have an empty payload: NATS does not
-    /// send it at all.
+    /// Only records for which this is true, given the record without its payload. The others have an empty payload:
+    /// NATS does not send it at all.
     Only(fn(&Record) -> bool),
 }
 
@@ -35,10 +35,10 @@ impl Payloads {
     }
 }
 
-/// What reading topics gives.
+/// The result of reading topics.
 pub struct Reading {
     pub skipped: Skipped,
-    /// Waits while the bus is away. Ends where no topic is read, else never; nothing of use follows an error.
+    /// Waits while the bus is down. Ends only if no topic is read. Nothing useful follows an error.
     pub steps: Steps,
 }
 
@@ -50,7 +50,8 @@ pub type Steps = Pin<Box<dyn Stream<Item = Result<Step, ReadError>> + Send>>;
 #[derive(Debug)]
 pub enum Step {
     Record(Record),
-    /// Once: every record that was kept at the call, from the start position on, was given. What follows arrived since.
+    /// Sent once: every record stored at the call, from the start position on, has been read. Later records arrived
+    /// since.
     CaughtUp,
 }
 
@@ -59,9 +60,9 @@ pub enum Step {
 #[error("{0}")]
 pub struct ReadError(pub String);
 
-/// What is read on its own: a partition of Kafka, a stream of NATS, a topic of the embedded log.
+/// A unit that is read on its own: a partition of Kafka, a stream of NATS, a topic of the embedded log.
 pub(super) struct Source {
-    /// Whether any of what was kept at the call is still to come.
+    /// Whether some records stored at the call are still to come.
     pub(super) is_behind: bool,
     pub(super) progress: Pin<Box<dyn Stream<Item = Result<Progress, ReadError>> + Send>>,
 }
@@ -69,11 +70,11 @@ pub(super) struct Source {
 #[derive(Debug)]
 pub(super) struct Progress {
     pub(super) record: Option<Record>,
-    /// Whether nothing that was kept at the call is still to come. May be said more than once.
+    /// Whether no record stored at the call is still to come. May be reported more than once.
     pub(super) is_caught_up: bool,
 }
 
-/// The records of all sources as they come, and once that all have caught up.
+/// The records of all sources as they arrive, and one mark when all have caught up.
 pub(super) fn merge(sources: Vec<Source>) -> Steps {
     let behind = sources.iter().enumerate().filter(|(_, source)| source.is_behind);
     let mut behind: HashSet<usize> = behind.map(|(number, _)| number).collect();
@@ -112,7 +113,7 @@ mod tests {
         Ok(Progress { record: Some(record), is_caught_up })
     }
 
-    /// Offsets; `None` is where everything was given.
+    /// Offsets; `None` is the caught-up mark.
     async fn steps(sources: Vec<Source>) -> Vec<Option<u64>> {
         let offset = |step| match step {
             Ok(Step::Record(record)) => Some(record.offset),
@@ -123,7 +124,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_is_read_when_each_source_gave_its_last_record() {
+    async fn reading_has_caught_up_when_each_source_gave_its_last_record() {
         let first = source(true, vec![record(1, false), record(2, true), record(3, true)]);
         let end = || Ok(Progress { record: None, is_caught_up: true });
         let second = source(true, vec![end(), end()]);
@@ -132,13 +133,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn where_nothing_is_kept_all_is_read_at_once() {
+    async fn reading_nothing_has_caught_up_at_once() {
         assert_eq!(steps(vec![source(false, vec![record(7, true)]), source(false, vec![])]).await, [None, Some(7)]);
         assert_eq!(steps(vec![]).await, [None]);
     }
 
     #[tokio::test]
-    async fn a_source_that_has_more_holds_it_back() {
+    async fn a_source_that_is_behind_delays_the_mark() {
         let steps = steps(vec![source(true, vec![record(1, true)]), source(true, vec![record(2, false)])]).await;
         assert!(!steps.contains(&None) && steps.len() == 2, "{steps:?}");
     }

@@ -53,7 +53,7 @@ Examples:
   terra-bridge send --file event.json --url https://bridge.example.com/terra
   terra-bridge send daily --forge";
 
-/// The types, then [`SEND_EXAMPLES`].
+/// The known types, then [`SEND_EXAMPLES`].
 fn about_send() -> String {
     let names: Vec<_> = SAMPLES.iter().map(|sample| sample.name).collect();
     format!("Types:\n  {}\n\n{SEND_EXAMPLES}", names.join(" "))
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_command_it_serves_and_config_may_stand_anywhere() {
+    fn serve_is_the_default_command_and_config_may_stand_anywhere() {
         assert!(parsed("terra-bridge").expect("parses").command.is_none());
         for line in ["terra-bridge --config a.toml check --online", "terra-bridge check --online --config a.toml"] {
             let cli = parsed(line).expect(line);
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn tail_begins_where_it_is_told() {
+    fn tail_takes_a_start_position() {
         let from = |line: &str| match parsed(line).expect(line).command {
             Some(Command::Tail(args)) => args.from,
             other => panic!("{line}: {other:?}"),
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_stalled_after_a_time_with_a_unit() {
+    fn requests_takes_a_stall_time_with_a_unit() {
         let stalled_after = |line: &str| match parsed(line).expect(line).command {
             Some(Command::Requests(args)) => args.stalled_after,
             other => panic!("{line}: {other:?}"),

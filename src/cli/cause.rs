@@ -1,9 +1,9 @@
-//! Why a command got no answer over HTTP, in words for people.
+//! Explains why a command got no answer over HTTP.
 
 use std::error::Error;
 use std::io;
 
-/// The innermost error, which alone says what happened, with a hint where there is one.
+/// The innermost error, which says what happened, with a hint if there is one.
 pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
     let mut cause = error;
     while let Some(inner) = inner(cause) {
@@ -27,7 +27,7 @@ pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
     }
 }
 
-/// What an I/O error was made of is not its source, but what that has as a source.
+/// The error that an I/O error wraps is not its source; only that error's own source is.
 fn inner<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
     match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
         Some(inner) => Some(inner),

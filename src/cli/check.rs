@@ -16,9 +16,9 @@ use crate::server::descriptors::{self, Shares};
 use crate::spool;
 use crate::vocabulary::{KNOWN, is_link};
 
-/// Prints the effective configuration, the ignored variables and the routing table; every mistake in them was printed
-/// before. Then the findings on the spool and on the bus, with `--online` what the bus itself says; fails where one is
-/// a mistake.
+/// Prints the effective configuration, the ignored variables and the routing table; mistakes in them were printed
+/// before. Then come the findings on the spool, and with `--online` those on the bus. Fails if one of them is a
+/// mistake.
 pub(super) async fn run(args: &CheckArgs, loaded: &Loaded) -> Result<(), Failure> {
     let (config, table) = (&loaded.config, &loaded.routes);
     let (effective, ignored) = (indented(&loaded.effective.to_string()), ignored(&loaded.effective.ignored));
@@ -29,7 +29,7 @@ pub(super) async fn run(args: &CheckArgs, loaded: &Loaded) -> Result<(), Failure
     let probably_wrong =
         loaded.resolved.advice().into_iter().map(|advice| Finding::advice(advice.about(), advice.says, advice.remedy));
     section("Advice", &probably_wrong.collect::<Vec<_>>())?;
-    // Whether the listeners can prove who they are.
+    // The certificates must load.
     Tls::load(config).map_err(|error| Failure::Mistake(error.to_string()))?;
     let failed = |error: bus::OpenError| Failure::Running(error.to_string());
     let of_spool = config.spool.as_ref().map(spool::inspect).transpose().map_err(failed)?.unwrap_or_default();
@@ -56,7 +56,7 @@ fn section(title: &str, findings: &[Finding]) -> Result<(), Failure> {
     if findings.is_empty() { Ok(()) } else { print(&format!("\n{title}\n\n{}", described(findings))) }
 }
 
-/// Where the limit of open files leaves fewer connections than are wanted. The bridge's own may be another.
+/// Warns if the limit of open files allows fewer connections than configured. The bridge may run with another limit.
 fn few_descriptors(limit: Option<u64>, max_connections: usize) -> Option<Finding> {
     let connections = Shares::of(limit, descriptors::usually_open(), max_connections).deliveries;
     (connections < max_connections).then(|| {
@@ -73,7 +73,7 @@ fn open_to_others(about: &str, dir: &Path) -> Vec<Finding> {
     disk::open_to_others(dir).into_iter().map(|(says, remedy)| Finding::advice(about, says, remedy)).collect()
 }
 
-/// Endpoints that one secret opens, which is allowed.
+/// Endpoints that share a secret, which is allowed.
 fn shared_secrets(endpoints: &[Endpoint]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (at, one) in endpoints.iter().enumerate() {
@@ -89,7 +89,7 @@ fn shared_secrets(endpoints: &[Endpoint]) -> Vec<Finding> {
     findings
 }
 
-/// Links that would be fetched, were their own type not dropped.
+/// Links that would be fetched if their own type were not dropped.
 fn dropped_links(config: &Config, table: &RouteTable) -> Vec<Finding> {
     let dropped = |endpoint: &Endpoint| {
         let is_dropped = |name: &&str| is_link(name) && *table.resolve(&endpoint.name, name) == Route::Drop;
@@ -109,7 +109,7 @@ fn indented(text: &str) -> String {
     text.lines().map(|line| format!("  {line}\n")).collect()
 }
 
-/// The variables that look like ours and are not; empty where there are none.
+/// Variables that look like ours but are not; empty if there are none.
 pub(super) fn ignored(variables: &[Ignored]) -> String {
     if variables.is_empty() {
         return String::new();
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_finding_is_said_with_its_remedy() {
+    fn a_finding_is_printed_with_its_remedy() {
         let finding = Finding::mistake("terra.daily", "does not exist", "make it");
         assert_eq!(described(&[finding]), "  mistake  terra.daily: does not exist\n           → make it\n");
     }

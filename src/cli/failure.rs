@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
-/// In words for people.
+/// The message for the user.
 #[derive(Debug)]
 pub(super) enum Failure {
     /// Wrong usage or configuration.
@@ -26,7 +26,7 @@ impl From<io::Error> for Failure {
 }
 
 impl Failure {
-    /// With more words behind it.
+    /// Appends more text.
     pub(super) fn with(self, more: &str) -> Self {
         match self {
             Self::Mistake(says) => Self::Mistake(says + more),

@@ -15,7 +15,7 @@ const DEADLINE: Duration = Duration::from_secs(2);
 /// `Ok` means that `/livez` answered 200 in time.
 pub(super) async fn run(config: &config::Admin) -> Result<(), Failure> {
     let failed = |url: &str, why: String| Failure::Running(format!("{url}, from admin.listen: {why}"));
-    // The address itself is a loopback `Host`, which the listener demands where it is on loopback.
+    // A loopback address is also a valid loopback `Host`, which the listener requires if it is on loopback.
     let url = format!("http://{}/livez", reachable(config.listen));
     let uri = url.parse().map_err(|error| Failure::Mistake(format!("{url}: {error}")))?;
     let client = client::<Empty<Bytes>>(Trust::Pair(None)).map_err(Failure::Running)?;

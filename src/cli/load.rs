@@ -1,4 +1,4 @@
-//! Loads the configuration for a command: has each module that knows more of its section than the keys say check it.
+//! Loads the configuration for a command, and has each module check its own section.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -8,21 +8,21 @@ use crate::bus::kafka;
 use crate::config::{self, Bus, Config, Draft, Effective, Mistakes, Purpose, Resolved};
 use crate::route::{RouteError, RouteTable};
 
-/// A sound configuration.
+/// A valid configuration.
 #[derive(Debug)]
 pub struct Loaded {
     pub config: Config,
-    /// To be shown to people; has no secret in it.
+    /// For display; contains no secret.
     pub effective: Effective,
-    /// To be compared with the next one.
+    /// For comparison with the next one.
     pub resolved: Resolved,
     pub routes: RouteTable,
 }
 
-/// As [`config::read`], and checked by all modules.
+/// Like [`config::read`], with the checks of all modules.
 ///
 /// # Errors
-/// Every mistake at once, and no secret in any of them.
+/// Every mistake at once; none contains a secret.
 pub fn load(
     file: Option<&Path>,
     environment: impl Iterator<Item = (OsString, OsString)>,
@@ -33,9 +33,9 @@ pub fn load(
     Ok(Loaded { config: resolved.config().clone(), effective, resolved, routes })
 }
 
-/// The same for [`Purpose::ReadBus`]: the bus, and what is kept there.
+/// The same for [`Purpose::ReadBus`]: only the bus, and what is stored there.
 ///
-/// # Errors
+/// As for [`load`].
 /// As [`load`].
 pub fn load_for_reader(
     file: Option<&Path>,
@@ -52,12 +52,12 @@ fn checked(mut draft: Draft) -> Result<(Resolved, RouteTable), Mistakes> {
     Ok((resolved, routes.expect("a table without mistakes, of a configuration without any")))
 }
 
-/// Reports what modules find wrong, but for the routes: those can change while the bridge runs, and never with
-/// what cannot.
+/// Reports the mistakes that modules find, except those in routes. Routes can change while the bridge runs, and never
+/// conflict with what cannot.
 pub(super) fn check(draft: &mut Draft) {
     let config = draft.config();
     let Bus::Kafka(settings) = &config.bus else { return };
-    // Where a bound is mistaken itself, nothing is held against it.
+    // A bound that is itself a mistake is not compared with other values.
     let bus_timeout = if draft.is_sound("server.publish_timeout") { config.bus_timeout() } else { Duration::MAX };
     let max_body = if draft.is_sound("server.max_body") { config.server.max_body } else { 0 };
     for (property, wrong, remedy) in kafka::check_properties(&settings.properties, bus_timeout, max_body) {
@@ -65,9 +65,9 @@ pub(super) fn check(draft: &mut Draft) {
     }
 }
 
-/// The table that the routes make; `None` where that has mistakes, which are reported.
+/// The routing table; `None` if the routes have mistakes, which are reported.
 fn routes(draft: &mut Draft) -> Option<RouteTable> {
-    // Only the complete table shows topics that collide over all known types.
+    // Only the complete table shows topics that collide across all known types.
     let wrongs = match RouteTable::of(draft.config()) {
         Ok(table) => return Some(table),
         Err(wrongs) => wrongs,

@@ -1,8 +1,8 @@
-//! The commands: reads the command line, loads the configuration once, and hands each command what it needs of it.
+//! The commands: reads the command line, loads the configuration once, and passes each command what it needs.
 //!
 //! - `args`: the command line; `load`: the configuration; `failure`: exit codes
-//! - `serve`: runs the bridge; `reload`: takes over a changed configuration; `private`: no core dumps, no files for others
-//! - `check`, `send`, `health`: the configuration, deliveries and a health check by hand
+//! - `serve`: runs the bridge; `reload`: applies a changed configuration; `private`: no core dumps, private files
+//! - `check`, `send`, `health`: check the configuration, send deliveries, check health
 //! - `tail`, `requests`: what is on the bus; `reading` is what they share
 //! - `terminal`, `pretty`: output for people; `cause`: why a client got no answer
 
@@ -36,8 +36,8 @@ pub use load::{Loaded, load, load_for_reader};
 use args::{Cli, Command};
 use failure::Failure;
 
-/// The whole program: reads the command line, does what it says, and says on stderr why it failed.
-/// Usage errors, `--help` and `--version` end the process here.
+/// The whole program: reads the command line, runs the command, and prints on stderr why it failed. Usage errors,
+/// `--help` and `--version` end the process here.
 pub fn run() -> ExitCode {
     private::keep_private();
     match execute(Cli::parse()) {
@@ -56,7 +56,7 @@ fn execute(cli: Cli) -> Result<(), Failure> {
     match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => finish(async {
             let running = |error: serve::StartError| Failure::Running(error.to_string());
-            // One that comes while the configuration is being read must not end the process.
+            // A SIGHUP that arrives while the configuration is being read must not end the process.
             let hangup = serve::hangup().map_err(running)?;
             serve::run(load()?, file.map(Path::to_owned), hangup).await.map_err(running)
         }),
@@ -77,7 +77,7 @@ fn execute(cli: Cli) -> Result<(), Failure> {
     }
 }
 
-/// Runs a command to its end and leaves without waiting for what its clients still do.
+/// Runs a command to its end, and exits without waiting for its clients' background tasks.
 fn finish(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ended = runtime.block_on(command);
@@ -85,7 +85,7 @@ fn finish(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Fail
     ended
 }
 
-/// What is wrong, for people.
+/// The failure that lists the mistakes.
 fn mistaken(mistakes: Mistakes) -> Failure {
     let count = match mistakes.all.len() {
         1 => "1 mistake".to_owned(),
@@ -95,7 +95,7 @@ fn mistaken(mistakes: Mistakes) -> Failure {
 }
 
 fn completions(shell: Shell) -> Result<(), Failure> {
-    // clap_complete panics where it cannot write.
+    // clap_complete panics if it cannot write.
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "terra-bridge", &mut script);
     terminal::print(&String::from_utf8_lossy(&script))

@@ -1,5 +1,6 @@
-//! JSON for people: the first lines of a text, indented, each short enough for the terminal. Changes whitespace alone:
-//! order, duplicates, numbers and escapes stay as they are, which no serializer of a parsed value does.
+//! Pretty-prints JSON for people: the first lines of a text, indented, each short enough for the terminal. Changes
+//! only whitespace: order, duplicates, numbers and escapes stay as they are, which no serializer of a parsed value
+//! guarantees.
 
 use std::fmt;
 
@@ -10,8 +11,8 @@ use super::terminal::one_line;
 
 const INDENT: usize = 2;
 
-/// At most `limit` lines of at most `width` characters, and whether that was all of it.
-/// What fits on one line stays on one. Text that is not JSON is cut, not indented.
+/// At most `limit` lines of at most `width` characters, and whether that was everything. A value that fits on one
+/// line stays on one. Text that is not JSON is cut, not indented.
 pub(super) fn pretty(text: &str, width: usize, limit: usize) -> (Vec<String>, bool) {
     let mut page = Page { width, limit, lines: Vec::new(), is_whole: true };
     match serde_json::from_str(text) {
@@ -29,7 +30,7 @@ struct Page {
 }
 
 impl Page {
-    /// Between what stands before it and behind it on its line.
+    /// `before` and `after` stand beside the value on its line.
     fn value(&mut self, depth: usize, before: &str, value: &RawValue, after: &str) {
         let room = self.width.saturating_sub(depth * INDENT + before.chars().count());
         if let Some(short) = on_one_line(value, room) {
@@ -61,13 +62,13 @@ impl Page {
     }
 }
 
-/// A scalar, or a container that takes at most `room` characters (one is kept for a comma).
+/// A scalar, or a container of at most `room` characters (one is reserved for a comma).
 fn on_one_line(value: &RawValue, room: usize) -> Option<String> {
     let text = value.get();
     if !text.starts_with(['{', '[']) {
         return Some(text.to_owned());
     }
-    // So that a large one is not parsed to its end.
+    // So that a large value is not parsed to its end.
     if text.chars().filter(|c| !c.is_whitespace()).take(room).count() == room {
         return None;
     }
@@ -81,7 +82,7 @@ fn on_one_line(value: &RawValue, room: usize) -> Option<String> {
     (short.chars().count() < room).then_some(short)
 }
 
-/// A container's brackets, and what is between them as it stands in the text, keys with their quotes.
+/// A container's brackets, and its members as written, keys with their quotes.
 struct Parts<'a> {
     open: char,
     members: Vec<(Option<&'a str>, &'a RawValue)>,
@@ -131,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_fits_stays_on_one_line_and_the_rest_is_indented() {
+    fn a_value_that_fits_stays_on_one_line_and_the_rest_is_indented() {
         let text = r#"{"type":"daily","user":{"user_id":"u-1","provider":"GARMIN"},"data":[{"n":1.00,"n":2}],"e":[]}"#;
         let (lines, whole) = pretty(text, 60, 10);
         assert_eq!(
@@ -173,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_reaches_the_terminal_as_a_command() {
+    fn no_control_character_reaches_the_terminal() {
         let (lines, _) = pretty("not json \u{1b}[2J\nsecond", 80, 5);
         assert_eq!(lines, ["not json \u{fffd}[2J", "second"]);
         let (lines, _) = pretty("\"\u{9b}2J\"", 80, 5);

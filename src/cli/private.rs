@@ -1,12 +1,12 @@
-//! Keeps what this process holds private: secrets and health data are in its memory and in the files that it makes.
+//! Keeps the process private: its memory and the files that it creates contain secrets and health data.
 
 use rustix::fs::Mode;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior, umask};
 
-/// From now on files are made for their owner alone, whatever the umask was, and no core is dumped: a program that
-/// the kernel pipes cores to gets them in spite of `RLIMIT_CORE`.
+/// From now on, new files are accessible only to their owner, whatever the umask was, and no core is dumped.
+/// `RLIMIT_CORE` alone would not stop a core dump that the kernel pipes to a program.
 pub(super) fn keep_private() {
     umask(Mode::RWXG | Mode::RWXO);
-    // Fails for no process that asks for itself.
+    // Cannot fail for the calling process.
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }

@@ -1,17 +1,17 @@
-//! What `tail` and `requests` share: which topics they read, what they say of those that they do not, and how they end.
+//! What `tail` and `requests` share: which topics they read, what they report about the others, and how they end.
 
 use super::failure::Failure;
 use crate::bus::{self, Payloads, ReadError, Reading, StartPosition, Steps};
 use crate::config;
 
 pub(super) enum Topics {
-    /// By the user: each has to be there.
+    /// Named by the user: each must exist.
     Named(Vec<String>),
-    /// By the routes: those that the bus does not have are left out, and named on stderr.
+    /// From the routes: topics that the bus does not have are left out, and named on stderr.
     Routed(Vec<String>),
 }
 
-/// The topics that are read, and what reading them gives.
+/// Opens the topics, and reports those that are not read.
 pub(super) async fn open(
     config: &config::Bus,
     topics: &Topics,
@@ -46,7 +46,7 @@ pub(super) fn failed(error: ReadError) -> Failure {
     Failure::Running(error.0)
 }
 
-/// Runs until the command ends or Ctrl-C. In a task of its own, so that Ctrl-C counts even while stdout blocks.
+/// Runs until the command ends or Ctrl-C. In a task of its own, so that Ctrl-C works even while stdout blocks.
 pub(super) async fn until_ctrl_c(
     command: impl Future<Output = Result<(), Failure>> + Send + 'static,
 ) -> Result<(), Failure> {
@@ -57,7 +57,7 @@ pub(super) async fn until_ctrl_c(
     }
 }
 
-/// The first three.
+/// The first three topics.
 pub(super) fn few(topics: &[String]) -> String {
     let more = topics.len().saturating_sub(3);
     let named = topics[..topics.len() - more].join(", ");

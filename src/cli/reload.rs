@@ -1,5 +1,5 @@
-//! Reload: on SIGHUP the configuration is read again, and secrets that changed on disk come into use by themselves. Each
-//! part that can change while the bridge runs gets what it needs of it; a configuration with a mistake changes nothing.
+//! Reload: on SIGHUP the configuration is read again; secrets that changed on disk are applied without a signal. Each
+//! part that can change while the bridge runs gets its new values. A configuration with a mistake changes nothing.
 //! Logs name keys and endpoints, never a value.
 
 use std::io::IsTerminal;
@@ -20,14 +20,14 @@ use crate::route::RouteTable;
 use crate::server::Certificates;
 use crate::telemetry::Filter;
 
-/// Between two reads of the files of secrets; what two in a row find comes into use.
+/// The interval between two reads of the secret files; a value found by two reads in a row is applied.
 const REREAD_EVERY: Duration = Duration::from_secs(2);
 
-/// How long reading the configuration and all that it names may take.
+/// The time limit for reading the configuration and every file that it names.
 const READ_WITHIN: Duration = Duration::from_secs(10);
 
-/// What can change while the bridge runs. Applying cannot fail: whatever a part could find wrong is a mistake of the
-/// configuration, and known before the first part gets it.
+/// The parts that can change while the bridge runs. Applying cannot fail: whatever a part could reject is a mistake
+/// of the configuration, found before any part gets it.
 pub(super) struct Parts {
     pub(super) relay: Relay,
     pub(super) bus: Arc<dyn Bus>,
@@ -48,7 +48,7 @@ impl Parts {
     }
 }
 
-/// The configuration in use, and the parts that get another one.
+/// The configuration in use, and the parts that a reload updates.
 pub(super) struct Reload {
     file: Option<PathBuf>,
     resolved: Resolved,
@@ -57,12 +57,12 @@ pub(super) struct Reload {
     reads: TimedReads<Result<Loaded, Mistakes>>,
 }
 
-/// Reloads on each `hangup` and rereads secrets until `stop`, on a thread of its own: reading a file may take its time.
+/// Reloads on each `hangup` and rereads secrets until `stop`, on a thread of its own: reading a file may take long.
 ///
 /// # Errors
-/// Where the system has no thread to spare.
+/// The system cannot start another thread.
 pub(super) fn start(mut reload: Reload, hangup: Signal, stop: CancellationToken) -> std::io::Result<()> {
-    // One that waits stands for all that come meanwhile.
+    // One queued request covers all that arrive meanwhile.
     let (asks, asked) = sync_channel(1);
     tokio::spawn(pass_on(hangup, asks, stop));
     let serve = move || {
@@ -77,7 +77,7 @@ pub(super) fn start(mut reload: Reload, hangup: Signal, stop: CancellationToken)
     std::thread::Builder::new().name("reload".to_owned()).spawn(serve).map(drop)
 }
 
-/// The end of `asks` is the end of reloading.
+/// Dropping `asks` ends reloading.
 async fn pass_on(mut hangup: Signal, asks: SyncSender<()>, stop: CancellationToken) {
     loop {
         tokio::select! {
@@ -127,7 +127,7 @@ impl Reload {
                 tracing::error!(%error, "the new certificate and key cannot be used; the old pair stays in use");
             }
         }
-        say(&difference);
+        log_difference(&difference);
         warn_of_advice(&self.resolved.advice());
     }
 
@@ -157,7 +157,7 @@ impl Reload {
     }
 }
 
-/// Advice stops nothing, and a bridge that runs has no other place to give it.
+/// Advice does not stop the reload, and a running bridge can only log it.
 pub(super) fn warn_of_advice<'a>(advice: impl IntoIterator<Item = &'a Advice>) {
     for advice in advice {
         let (about, Advice { says, remedy, .. }) = (advice.about(), advice);
@@ -165,7 +165,7 @@ pub(super) fn warn_of_advice<'a>(advice: impl IntoIterator<Item = &'a Advice>) {
     }
 }
 
-fn say(Difference { changed, added, removed, needs_restart }: &Difference) {
+fn log_difference(Difference { changed, added, removed, needs_restart }: &Difference) {
     let of = |names: &[String]| (!names.is_empty()).then(|| names.join(", "));
     tracing::info!(
         changed = of(changed),
@@ -178,7 +178,7 @@ fn say(Difference { changed, added, removed, needs_restart }: &Difference) {
     }
 }
 
-/// On one line, as logs are read by line.
+/// On one line, because logs are read by line.
 fn listed(mistakes: &[Mistake]) -> String {
     mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" | ")
 }

@@ -1,4 +1,5 @@
-//! `tail`: prints what arrives on the bus, in blocks for people or as one JSON object a line for programs.
+//! `tail`: prints messages as they arrive on the bus, in blocks for people or as one JSON object per line for
+//! programs.
 
 use std::io::{self, IsTerminal};
 
@@ -13,13 +14,13 @@ use crate::bus::{Payloads, Record, Step, Steps};
 use crate::config;
 use crate::vocabulary::TYPE_PREFIX;
 
-/// Lines of a payload that people are shown.
+/// The most lines of a payload to show.
 const PAYLOAD_LINES: usize = 12;
 
-/// Characters, where there is no terminal to measure.
+/// Characters per line when there is no terminal to measure.
 const WIDTH: usize = 100;
 
-/// What people see of the headers: the name of the header or attribute, and its label.
+/// The headers to show: the name of the header or attribute, and its label.
 const HEADERS: [(&str, &str); 7] = [
     ("type", "type"),
     ("id", "id"),
@@ -30,18 +31,18 @@ const HEADERS: [(&str, &str); 7] = [
     ("terra-claim-check-problem", "problem"),
 ];
 
-/// Of the 64 that a delivery id has.
+/// How many of a delivery id's 64 digits to show.
 const ID_SHOWN: usize = 12;
 
-/// Prints until the limit, Ctrl-C or a broken pipe, which are all `Ok`.
-/// `routed` are the topics to read where the arguments name none.
+/// Prints until the limit, Ctrl-C or a broken pipe, which are all `Ok`. `routed` are the topics to read if the
+/// arguments name none.
 pub(super) async fn run(args: &TailArgs, config: &config::Bus, routed: Vec<String>) -> Result<(), Failure> {
     let (config, from, limit, json) = (config.clone(), args.from, args.limit, args.json);
-    let meant = meant(&args.topics, &routed);
+    let hint = topic_hint(&args.topics, &routed);
     let topics = if args.topics.is_empty() { Topics::Routed(routed) } else { Topics::Named(args.topics.clone()) };
     until_ctrl_c(async move {
         let opened = reading::open(&config, &topics, from, Payloads::All).await;
-        let (topics, steps) = opened.map_err(|failure| failure.with(&meant))?;
+        let (topics, steps) = opened.map_err(|failure| failure.with(&hint))?;
         if io::stderr().is_terminal() {
             eprintln!("waiting for messages on {}; Ctrl-C ends", few(&topics));
         }
@@ -73,15 +74,15 @@ async fn follow(
     Ok(())
 }
 
-/// For a type in place of its topic.
-fn meant(named: &[String], routed: &[String]) -> String {
+/// A hint when a type was given in place of its topic.
+fn topic_hint(named: &[String], routed: &[String]) -> String {
     let is_whole = |topic: &str, name: &str| topic.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'));
     let whole = |name: &String| routed.iter().find(|topic| is_whole(topic, name)).map(String::as_str);
-    let meant: Vec<&str> = named.iter().filter(|name| !routed.contains(name)).filter_map(whole).collect();
-    if meant.is_empty() { String::new() } else { format!("; did you mean {}?", meant.join(" ")) }
+    let topics: Vec<&str> = named.iter().filter(|name| !routed.contains(name)).filter_map(whole).collect();
+    if topics.is_empty() { String::new() } else { format!("; did you mean {}?", topics.join(" ")) }
 }
 
-/// For people: several lines, the last one empty.
+/// Several lines for people, the last one empty.
 fn block(style: Style, record: &Record) -> String {
     let (topic, time) = (one_line(&record.topic, WIDTH), format!("{:.3}", record.time));
     let mut text = format!(
@@ -156,7 +157,7 @@ mod tests {
     const PLAIN: Style = Style { width: Some(40), has_colours: false };
 
     #[test]
-    fn people_see_where_it_lies_what_it_is_and_how_it_begins() {
+    fn a_block_shows_position_headers_and_the_payloads_beginning() {
         let block = block(PLAIN, &record(42, r#"{"type":"daily","user":{"user_id":"u-1"},"data":[]}"#));
         assert_eq!(
             block,
@@ -171,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn people_see_of_a_large_payload_only_its_beginning_and_size() {
+    fn a_large_payload_is_shown_only_by_its_beginning_and_size() {
         let numbers: Vec<String> = (0..1000).map(|n| n.to_string()).collect();
         let payload = format!("[{}]", numbers.join(","));
         let shown = block(PLAIN, &record(1, payload.clone()));
@@ -227,8 +228,9 @@ mod tests {
     #[test]
     fn a_type_in_place_of_its_topic_is_answered_with_the_topic() {
         let routed: Vec<String> = ["terra.daily", "terra.lab_report", "sleep"].map(str::to_owned).to_vec();
-        let meant = |named: &[&str]| meant(&named.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>(), &routed);
-        assert_eq!(meant(&["daily", "lab_report", "sleep", "other"]), "; did you mean terra.daily terra.lab_report?");
-        assert_eq!(meant(&["terra.daily", "ily"]), "");
+        let hint =
+            |named: &[&str]| topic_hint(&named.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>(), &routed);
+        assert_eq!(hint(&["daily", "lab_report", "sleep", "other"]), "; did you mean terra.daily terra.lab_report?");
+        assert_eq!(hint(&["terra.daily", "ily"]), "");
     }
 }

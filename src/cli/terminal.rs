@@ -1,4 +1,4 @@
-//! Output of the commands: what of it may reach a terminal, how wide that is, and whether it gets colours.
+//! Terminal output of the commands: removes control characters, and knows the width and whether to use colours.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -9,7 +9,7 @@ use super::failure::Failure;
 /// How text looks on stdout.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Style {
-    /// Characters of a line; `None` where it is no terminal.
+    /// Characters per line; `None` if stdout is not a terminal.
     pub(super) width: Option<usize>,
     pub(super) has_colours: bool,
 }
@@ -23,25 +23,25 @@ impl Style {
         Self { width: columns.filter(|_| is_terminal), has_colours: is_terminal && !no_color }
     }
 
-    /// `code`: of the SGR sequence, such as `2` for faint.
+    /// `code` is that of the SGR sequence, such as `2` for faint.
     pub(super) fn paint(self, code: &str, text: &str) -> String {
         if self.has_colours { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 }
 
-/// Columns and rows of the terminal, where stdout is one that says so.
+/// Columns and rows of the terminal, if stdout is one that reports them.
 pub(super) fn size() -> (Option<usize>, Option<usize>) {
     let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
     let known = |length: u16| (length > 0).then_some(usize::from(length));
     (size.and_then(|size| known(size.ws_col)), size.and_then(|size| known(size.ws_row)))
 }
 
-/// Prints at once. A reader that has seen enough, as `head` does, is no failure.
+/// Prints at once. A reader that stops early, as `head` does, is no failure.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
     quiet_on_broken_pipe(write(text))
 }
 
-/// Prints at once, and lets other tasks run where that blocks.
+/// Prints at once, and lets other tasks run if that blocks.
 pub(super) fn write_from_task(text: &str) -> io::Result<()> {
     tokio::task::block_in_place(|| write(text))
 }
@@ -59,8 +59,8 @@ pub(super) fn quiet_on_broken_pipe(written: io::Result<()>) -> Result<(), Failur
     }
 }
 
-/// One line, cut with `…` where it is longer than `width` characters; control characters, which
-/// could drive the terminal, shown as `�`.
+/// One line, cut with `…` if it is longer than `width` characters. Control characters, which could drive the
+/// terminal, become `�`.
 pub(super) fn one_line(text: &str, width: usize) -> String {
     let mut rest = text.trim().chars().map(|c| if c.is_control() { '\u{fffd}' } else { c });
     let mut line: String = rest.by_ref().take(width).collect();
@@ -71,13 +71,13 @@ pub(super) fn one_line(text: &str, width: usize) -> String {
     line
 }
 
-/// Several lines, in which no character could drive the terminal.
+/// Several lines without characters that could drive the terminal.
 pub(super) fn harmless(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
 }
 
-/// A value as JSON on one line. Control characters that JSON leaves as they are (DEL and U+0080 to U+009F, which
-/// some terminals obey) are escaped: the same value, and no command.
+/// A value as JSON on one line. Control characters that JSON does not escape (DEL and U+0080 to U+009F, which some
+/// terminals obey) are escaped too: the same value, without terminal commands.
 pub(super) fn json_line(value: &impl Serialize) -> serde_json::Result<String> {
     let json = serde_json::to_string(value)?;
     let mut line = String::with_capacity(json.len() + 1);
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_reaches_the_terminal_as_a_command() {
+    fn no_control_character_reaches_the_terminal() {
         assert_eq!(harmless("one\u{9b}2J\u{1b}[2J\ntwo"), "one\u{fffd}2J\u{fffd}[2J\ntwo");
         assert_eq!(one_line("one\u{1b}[2J\ntwo", 80), "one\u{fffd}[2J\u{fffd}two");
     }

@@ -1,21 +1,21 @@
-//! Advice on what is no mistake and yet hardly what anybody meant. It never has the value of a secret in it.
+//! Advice on values that are legal but probably not intended. It never contains the value of a secret.
 
 use super::secret_source::{KnownSecret, Secrets};
 
-/// One thing to look at. It stops nothing.
+/// One piece of advice. It stops nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Advice {
     pub key: String,
-    /// Of a secret: where it comes from.
+    /// For a secret: where it comes from.
     pub reference: Option<String>,
-    /// Reads on from these: "is in quotes".
+    /// Continues a sentence that begins with the key: "is in quotes".
     pub says: String,
-    /// What to do, as a request.
+    /// What to do, as an imperative.
     pub remedy: String,
 }
 
 impl Advice {
-    /// The key, and of a secret where it comes from.
+    /// The key and, for a secret, where it comes from.
     pub fn about(&self) -> String {
         let reference = self.reference.iter().map(|reference| format!(" ({reference})"));
         reference.fold(self.key.clone(), |key, reference| key + &reference)
@@ -25,7 +25,7 @@ impl Advice {
 /// Byte order marks of UTF-8 and UTF-16.
 const MARKS: [&[u8]; 3] = [b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff"];
 
-/// Bytes of what others have to guess.
+/// Secrets shorter than this many bytes can be guessed.
 const SHORTEST: usize = 8;
 
 pub(super) fn of(secrets: &Secrets) -> Vec<Advice> {
@@ -45,8 +45,8 @@ fn odd_secret(key: &str, known: &KnownSecret) -> Option<Advice> {
     })
 }
 
-/// What a secret gets on its way through shells, editors and manifests. A text of several lines, such as a
-/// credentials file, is as it has to be.
+/// Defects that a secret picks up in shells, editors and manifests. A text of several lines, such as a credentials
+/// file, is left alone.
 fn oddities(secret: &[u8], guessable: bool) -> Vec<&'static str> {
     let mark = MARKS.iter().find(|mark| secret.starts_with(mark)).copied();
     let unmarked = &secret[mark.map_or(0, <[u8]>::len)..];

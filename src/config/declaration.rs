@@ -1,4 +1,4 @@
-//! The words in which the keys of a section are declared. Each gives a function that reads one field.
+//! The vocabulary for declaring the keys of a section. Each function returns one that reads a field.
 
 use std::collections::BTreeMap;
 
@@ -12,13 +12,13 @@ pub(super) trait Section: Sized {
     fn read(keys: &mut SectionReader<'_>) -> Self;
 }
 
-/// What reads a field.
+/// A function that reads a field.
 pub(super) trait FieldReader<T>: FnOnce(&mut SectionReader<'_>) -> T {}
 
 impl<T, F: FnOnce(&mut SectionReader<'_>) -> T> FieldReader<T> for F {}
 
-/// Declares a section: its struct, and by what each field is read. The comment above a field is the documentation of
-/// its key, also in the reference file: one sentence, without a full stop.
+/// Declares a section: its struct, and how each field is read. The comment above a field documents its key, also in
+/// the reference file: one sentence, without a full stop.
 macro_rules! section {
     ($(#[$about:meta])* pub struct $Section:ident {
         $($(#[doc = $doc:literal])+ $field:ident: $Type:ty = $read:expr,)+
@@ -43,12 +43,12 @@ pub(super) fn default<T>(text: &'static str, format: Format<T>) -> impl FieldRea
     always(KeyDefault::Value(text), format)
 }
 
-/// A key that has a default for the endpoint `terra` alone, and that all others have to give.
+/// A key that has a default only for the endpoint `terra`; for all others it is required.
 pub(super) fn default_of_terra<T>(text: &'static str, format: Format<T>) -> impl FieldReader<T> {
     always(KeyDefault::ValueOfTerra(text), format)
 }
 
-/// A key that has to be given where its section is used.
+/// A key that is required if its section is used.
 pub(super) fn required<T>(example: &'static str, format: Format<T>) -> impl FieldReader<T> {
     always(KeyDefault::Required(example), format)
 }
@@ -58,23 +58,23 @@ pub(super) fn switch<T>(example: &'static str, format: Format<T>) -> impl FieldR
     always(KeyDefault::Unset(example), format)
 }
 
-/// In place of a value that is mistaken or missing the default stands, or the example, so that reading goes on and finds
+/// For a mistaken or missing value, the default or the example is used instead, so that reading continues and finds
 /// all other mistakes.
 fn always<T>(default: KeyDefault, format: Format<T>) -> impl FieldReader<T> {
     move |keys: &mut SectionReader<'_>| keys.value(default, &format).unwrap_or_else(|| format.stand_in(default.text()))
 }
 
-/// A key that may be left out.
+/// An optional key.
 pub(super) fn optional<T>(example: &'static str, format: Format<T>) -> impl FieldReader<Option<T>> {
     move |keys: &mut SectionReader<'_>| keys.value(KeyDefault::Unset(example), &format)
 }
 
-/// A list that may be left out, which is the same as an empty one.
+/// An optional list; leaving it out means an empty list.
 pub(super) fn or_empty<T>(example: &'static str, format: Format<Vec<T>>) -> impl FieldReader<Vec<T>> {
     move |keys: &mut SectionReader<'_>| keys.value(KeyDefault::Unset(example), &format).unwrap_or_default()
 }
 
-/// A table whose names are the user's own.
+/// A table whose keys the user chooses.
 pub(super) fn open_table<T>(
     example: &'static str,
     format: Format<T>,
@@ -82,7 +82,7 @@ pub(super) fn open_table<T>(
     move |keys: &mut SectionReader<'_>| keys.open_table("<key>", |_| Ok(()), KeyDefault::Unset(example), &format)
 }
 
-/// A table whose names are types of events, or the beginnings of some and a final `*`.
+/// A table whose keys are event types, or prefixes of some with a final `*`.
 pub(super) fn table_of_types<T>(
     example: &'static str,
     format: Format<T>,
@@ -92,12 +92,12 @@ pub(super) fn table_of_types<T>(
     }
 }
 
-/// A table of its own. Keys of the same table that have a struct of their own are read by [`Section::read`].
+/// A nested table. Keys of the same table with a struct of their own are read by [`Section::read`].
 pub(super) fn table<S: Section>(keys: &mut SectionReader<'_>) -> S {
     keys.table(S::read)
 }
 
-/// A table of its own that counts where all these keys of it are given.
+/// A nested table that counts only if all these keys of it are given.
 pub(super) fn table_if<S: Section>(needed: &'static [&'static str]) -> impl FieldReader<Option<S>> {
     move |keys: &mut SectionReader<'_>| {
         keys.table(|keys| {
@@ -112,17 +112,17 @@ pub(super) fn table_of_endpoints<S: Section>(keys: &mut SectionReader<'_>) -> Ve
     keys.table(|keys| keys.endpoints().iter().map(|name| keys.field(name, "", table)).collect())
 }
 
-/// No key, but what the user calls this table.
+/// Not a key, but the user's name for this table.
 pub(super) fn table_name(keys: &mut SectionReader<'_>) -> String {
     keys.table_name().to_owned()
 }
 
-/// A reload takes over what is read so.
+/// Marks what a reload applies.
 pub(super) fn reloadable<T>(read: impl FieldReader<T>) -> impl FieldReader<T> {
     |keys: &mut SectionReader<'_>| keys.within(|scope| scope.reloadable = true, read)
 }
 
-/// Whoever reads the bus need not have the secrets and files that are named there.
+/// Marks secrets and files that only the server needs, and a reader of the bus does not.
 pub(super) fn server_only<T>(read: impl FieldReader<T>) -> impl FieldReader<T> {
     |keys: &mut SectionReader<'_>| keys.within(|scope| scope.server_only = true, read)
 }

@@ -1,4 +1,4 @@
-//! A configuration that was read and may have mistakes. Rooms look at it and report what they find wrong.
+//! A configuration that was read and may have mistakes. Modules check it and report theirs.
 
 use super::declaration::Section;
 use super::effective::{Effective, Line};
@@ -25,22 +25,22 @@ impl Draft {
         Self { config, layers, effective, secrets, mistakes }
     }
 
-    /// What it comes to. In place of a mistaken value stands the key's default, or an example.
+    /// The resulting configuration. For a mistaken value, it has the key's default or an example.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// Of a key that has a sound value.
+    /// The line of a key with a valid value.
     pub(super) fn line(&self, key: &str) -> Option<&Line> {
         self.effective.get(key)
     }
 
-    /// Whether the key has a value, and a sound one.
+    /// Whether the key has a valid value.
     pub fn is_sound(&self, key: &str) -> bool {
         self.line(key).is_some()
     }
 
-    /// Whether it has a value at all: a key that is mistaken is given all the same.
+    /// Whether the key is given at all, even if its value is a mistake.
     pub(super) fn is_given(&self, key: &str) -> bool {
         self.is_sound(key) || self.mistakes.iter().any(|mistake| mistake.key == key)
     }
@@ -50,8 +50,8 @@ impl Draft {
         self.line(key).map_or(Source::Default, |line| line.source.clone())
     }
 
-    /// A mistake that only a module can see, unless the value was mistaken already: what is wrong reads on from the key,
-    /// the remedy is a request.
+    /// Reports a mistake that only a module can find, unless the value was a mistake already. `wrong` continues a
+    /// sentence that begins with the key; `remedy` is an imperative.
     pub fn report(&mut self, key: &str, wrong: impl Into<String>, remedy: impl Into<String>) {
         if self.is_sound(key) || !self.is_given(key) {
             self.mistakes.push(Mistake::new(key, &self.source(key), wrong).remedy(remedy));

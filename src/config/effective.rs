@@ -1,5 +1,4 @@
-//! What came of each key, for people and for comparisons: its value and its source; of a secret only that it is set and
-//! how long it is.
+//! The value and the source of each key, for display and comparison; of a secret only that it is set, and its length.
 
 use std::fmt;
 
@@ -16,7 +15,7 @@ pub struct Effective {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
     pub key: String,
-    /// As in TOML, unless it is a secret or has no value.
+    /// In TOML notation, unless it is a secret or has no value.
     pub value: String,
     pub source: Source,
     pub(super) state: State,
@@ -26,12 +25,12 @@ pub struct Line {
 pub(super) enum State {
     Set,
     NotSet,
-    /// Given for a bus that is not the one configured; neither parsed nor checked.
+    /// Belongs to a bus that is not in use; neither parsed nor checked.
     Unused,
 }
 
 impl Effective {
-    /// The line of a key that has a sound value.
+    /// The line of a key with a valid value.
     pub(super) fn get(&self, key: &str) -> Option<&Line> {
         self.lines.iter().find(|line| line.key == key && line.state == State::Set)
     }
@@ -39,7 +38,7 @@ impl Effective {
 
 impl fmt::Display for Effective {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        /// A longer value moves its own source and nobody else's.
+        /// A longer value shifts only its own source.
         const WIDEST: usize = 40;
         let width = |of: fn(&Line) -> &str| self.lines.iter().map(|line| of(line).chars().count()).max().unwrap_or(0);
         let key = width(|line| &line.key);

@@ -1,5 +1,5 @@
-//! The variables of the process: those that set a key, those that look like ours and are not, and single ones as
-//! raw bytes for secrets. No mistake repeats a value.
+//! The variables of the process: those that set a key, those that look like ours but are not, and single ones as raw
+//! bytes for secrets. No mistake repeats a value.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -11,9 +11,9 @@ use super::mistake::{Ignored, Mistake, Source};
 use super::setting::{RawValue, Settings};
 
 const PREFIX: &str = "TERRA_BRIDGE_";
-/// Names the file.
+/// Names the configuration file.
 const CONFIG: &str = "TERRA_BRIDGE_CONFIG";
-/// Between two levels.
+/// Separates two levels.
 const LEVEL: &str = "__";
 
 pub(super) struct Environment(BTreeMap<OsString, OsString>);
@@ -36,7 +36,7 @@ impl Environment {
         named.filter(|(name, _)| name.starts_with(PREFIX))
     }
 
-    /// Every value of ours.
+    /// All values that our variables set.
     pub(super) fn read(&self, keys: &Keys) -> Settings {
         let mut settings = Settings::default();
         for (variable, value) in self.of_prefix().filter(|(name, _)| is_ours(name, keys) && name != CONFIG) {
@@ -50,14 +50,14 @@ impl Environment {
         settings
     }
 
-    /// What begins as our variables do and means nothing to us.
+    /// Variables with our prefix that set nothing.
     pub(super) fn ignored(&self, keys: &Keys) -> Vec<Ignored> {
         let foreign = self.of_prefix().map(|(name, _)| name).filter(|name| !is_ours(name, keys));
-        foreign.map(|name| Ignored { meant: meant(&name, keys), injected: is_injected(&name), name }).collect()
+        foreign.map(|name| Ignored { meant: did_you_mean(&name, keys), injected: is_injected(&name), name }).collect()
     }
 }
 
-/// The variable that sets a key. In the name of an endpoint `_` stands for `-`, which no shell can export.
+/// The variable that sets a key. In the name of an endpoint, `_` stands for `-`, which no shell can export.
 pub(super) fn variable(key: &str) -> String {
     let mut levels: Vec<String> = key.split('.').map(str::to_uppercase).collect();
     if let [section, endpoint, ..] = levels.as_mut_slice()
@@ -68,19 +68,19 @@ pub(super) fn variable(key: &str) -> String {
     format!("{PREFIX}{}", levels.join(LEVEL))
 }
 
-/// The key that a variable of ours sets.
+/// The key that one of our variables sets.
 fn key_of(variable: &str) -> String {
     variable[PREFIX.len()..].replace(LEVEL, ".").to_lowercase()
 }
 
-/// A whole table at the top, or a key there, has no levels to show for itself.
+/// A top-level table or key has no level separator in its name.
 fn is_ours(variable: &str, keys: &Keys) -> bool {
     let key = key_of(variable);
     let is_top_level = !key.contains('.') && (keys.find(&key).is_some() || keys.is_table(&key));
     variable == CONFIG || variable.contains(LEVEL) || is_top_level
 }
 
-/// As Kubernetes names what it tells every pod of a Service: its address, and one of its ports.
+/// Matches the names that Kubernetes gives every pod for a Service: its address, and one of its ports.
 fn is_injected(name: &str) -> bool {
     let of_one_port = |rest: &str| match rest.strip_prefix('_').and_then(|rest| rest.split_once('_')) {
         Some((port, protocol)) => {
@@ -107,8 +107,8 @@ fn whole_table(name: &str, text: &str, source: &Source) -> Settings {
     settings
 }
 
-/// The variable of ours that differs only in how many underscores are between its levels.
-fn meant(name: &str, keys: &Keys) -> Option<String> {
+/// Our variable that differs only in the number of underscores between its levels.
+fn did_you_mean(name: &str, keys: &Keys) -> Option<String> {
     let mut ours = keys.iter().filter(|key| !key.name.contains('<')).map(|key| variable(&key.name));
     ours.find(|ours| ours.replace(LEVEL, "_") == name)
 }

@@ -1,5 +1,5 @@
-//! The TOML file: every value with the line it stands on, or where the text stops being TOML. Knows no key, and never
-//! repeats the text: a secret may be in it.
+//! The TOML file: every value with its line, or the position where the text stops being TOML. Knows no key, and never
+//! repeats the text, which may contain a secret.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use toml::{Spanned, Value};
 use super::mistake::{Mistake, Source};
 use super::setting::{RawValue, Settings};
 
-/// Every value of the file.
+/// All values in the file.
 pub(super) fn read(path: &Path) -> Result<Settings, Box<Mistake>> {
     let source = |line| Source::File { path: path.to_owned(), line };
     let text = std::fs::read_to_string(path).map_err(|error| {
@@ -36,12 +36,12 @@ fn position(text: &str, at: usize) -> (usize, usize) {
     (line, column)
 }
 
-/// One TOML value, as in the environment. The error says where and why.
+/// One TOML value from an environment variable. The error says where and why.
 pub(super) fn inline(text: &str) -> Result<Value, String> {
     parse_inline(text).map(convert)
 }
 
-/// The names below an inline table with their values; `None` where the value is no table.
+/// The keys and values of an inline table; `None` if the value is not a table.
 pub(super) fn inline_table(text: &str) -> Result<Option<Vec<(String, Value)>>, String> {
     let value = parse_inline(text)?;
     let DeValue::Table(table) = value.get_ref() else { return Ok(None) };
@@ -57,7 +57,7 @@ fn parse_inline(text: &str) -> Result<Spanned<DeValue<'_>>, String> {
     })
 }
 
-/// Visits every value that is not a table, and every empty table, with the byte at which its name begins.
+/// Visits every value that is not a table, and every empty table, with the byte offset of its key.
 fn visit(table: &DeTable<'_>, above: &str, each: &mut impl FnMut(String, Value, usize)) {
     for (name, value) in table {
         let full = match name.get_ref() {
@@ -72,7 +72,7 @@ fn visit(table: &DeTable<'_>, above: &str, each: &mut impl FnMut(String, Value, 
     }
 }
 
-/// A number too large for TOML becomes one that is not whole, which no key takes.
+/// A number too large for TOML becomes a fraction, which no key accepts.
 fn convert(value: Spanned<DeValue<'_>>) -> Value {
     Value::deserialize(ValueDeserializer::from(value)).unwrap_or(Value::Float(f64::INFINITY))
 }

@@ -1,5 +1,5 @@
-//! Reads files that somebody may replace while the bridge runs: only regular ones, and no longer than a
-//! deadline. A FIFO would wait for its writer for ever, and so may a network file system that does not answer.
+//! Reads files that may be replaced while the bridge runs: only regular ones, and within a deadline. A FIFO would
+//! block until it has a writer, and so may a network file system that does not answer.
 
 use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, Read};
@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use rustix::fs::OFlags;
 
-/// Opens a regular file; anything else is an error at once and not a wait. What is checked is what was opened:
-/// the path may lead elsewhere a moment later.
+/// Opens a regular file; anything else is an error at once instead of blocking. The check applies to the opened file,
+/// because the path may lead elsewhere a moment later.
 pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
@@ -25,7 +25,7 @@ pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
 /// All bytes of a regular file.
 ///
 /// # Errors
-/// As [`open_regular`], and [`io::ErrorKind::FileTooLarge`] where there are more than `limit`.
+/// As for [`open_regular`], and [`io::ErrorKind::FileTooLarge`] if there are more than `limit` bytes.
 pub(crate) fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     open_regular(path)?.take(limit + 1).read_to_end(&mut bytes)?;
@@ -43,15 +43,15 @@ fn irregular(sort: FileType) -> &'static str {
     }
 }
 
-/// Reads that hang are left behind, each with its thread; with so many of them no other is started.
+/// A hanging read is abandoned with its thread; with this many of them, no further one is started.
 const LEFT_AT_ONCE: usize = 4;
 
-/// Reads on a thread of their own, so that nobody waits longer than a deadline. What a read that hangs finds in the
-/// end is out of date, and dropped.
+/// Reads on a separate thread, so that no caller waits longer than a deadline. The late result of a hanging read is
+/// out of date, and dropped.
 #[derive(Debug)]
 pub(crate) struct TimedReads<T>(Mutex<Vec<Receiver<T>>>);
 
-/// A read did not end within its deadline, or was not started since too many others had not.
+/// A read did not end within its deadline, or was not started because too many others hang.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TimedOut;
 
@@ -62,7 +62,7 @@ impl<T> Default for TimedReads<T> {
 }
 
 impl<T: Send + 'static> TimedReads<T> {
-    /// What `read` returns within the deadline. Blocks so long; two callers at once wait for each other.
+    /// The result of `read` within the deadline. Blocks for that long; two concurrent callers wait for each other.
     pub(crate) fn within(&self, deadline: Duration, read: impl FnOnce() -> T + Send + 'static) -> Result<T, TimedOut> {
         let mut hanging = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         hanging.retain(|read| matches!(read.try_recv(), Err(TryRecvError::Empty)));
@@ -71,7 +71,7 @@ impl<T: Send + 'static> TimedReads<T> {
         }
         let (answer, answered) = sync_channel(1);
         let reading = move || drop(answer.send(read()));
-        // Without a thread to spare nothing was read either, and the next try may find one.
+        // Without a free thread nothing is read either; the next attempt may get one.
         std::thread::Builder::new().name("file".to_owned()).spawn(reading).map_err(|_| TimedOut)?;
         answered.recv_timeout(deadline).map_err(|_| {
             hanging.push(answered);
@@ -90,7 +90,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     #[test]
-    fn only_regular_files_are_read_and_a_fifo_is_no_wait() {
+    fn only_regular_files_are_read_and_a_fifo_does_not_block() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         std::fs::write(at("regular"), "12345").unwrap();
@@ -100,15 +100,15 @@ mod tests {
         assert_eq!(read_regular(&at("regular"), 5).unwrap(), b"12345");
         assert_eq!(read_regular(&at("link"), 5).unwrap(), b"12345");
         assert_eq!(read_regular(&at("regular"), 4).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
-        let said = |path: &Path| open_regular(path).unwrap_err().to_string();
-        assert_eq!(said(&at("fifo")), "it is a FIFO, not a regular file");
-        assert_eq!(said(dir.path()), "it is a directory, not a file");
-        assert_eq!(said(Path::new("/dev/zero")), "it is not a regular file");
+        let error_text = |path: &Path| open_regular(path).unwrap_err().to_string();
+        assert_eq!(error_text(&at("fifo")), "it is a FIFO, not a regular file");
+        assert_eq!(error_text(dir.path()), "it is a directory, not a file");
+        assert_eq!(error_text(Path::new("/dev/zero")), "it is not a regular file");
         assert!(open_regular(&at("socket")).is_err() && open_regular(&at("none")).is_err());
     }
 
     #[test]
-    fn a_read_that_hangs_does_not_stop_the_next_and_only_so_many_are_left_behind() {
+    fn a_hanging_read_does_not_stop_the_next_and_abandoned_reads_are_limited() {
         let reading = TimedReads::default();
         let mut disks = Vec::new();
         for _ in 0..LEFT_AT_ONCE {

@@ -16,7 +16,7 @@ use super::{file, units};
 pub(super) const KIB: u64 = bytesize::KIB;
 pub(super) const MIB: u64 = bytesize::MIB;
 pub(super) const GIB: u64 = bytesize::GIB;
-/// The most that any bus can be told: NATS counts in `i64`.
+/// The maximum that every bus accepts: NATS counts in `i64`.
 pub(super) const MAX: u64 = 8 * bytesize::EIB - 1;
 pub(super) const MILLISECOND: u64 = 1;
 pub(super) const SECOND: u64 = 1000;
@@ -25,7 +25,7 @@ pub(super) const HOUR: u64 = 60 * MINUTE;
 pub(super) const DAY: u64 = 24 * HOUR;
 
 pub(super) struct Format<T> {
-    /// What a value may be, to be read on from "allowed:".
+    /// What a value may be; continues after "allowed:".
     pub(super) allowed: String,
     notation: Notation,
     parse: Box<Parse<T>>,
@@ -34,14 +34,14 @@ pub(super) struct Format<T> {
 type Parse<T> = dyn Fn(&Value, &mut Context<'_>) -> Outcome<T>;
 type Outcome<T> = Result<Parsed<T>, Vec<Problem>>;
 
-/// A sound value, and what people see of it: TOML, unless it is a secret.
+/// A valid value, and how it is displayed: as TOML, unless it is a secret.
 #[derive(Debug)]
 pub(super) struct Parsed<T> {
     pub(super) value: T,
     pub(super) shown: String,
 }
 
-/// How a text that stands in an environment variable is written in TOML.
+/// How the text of an environment variable is written in TOML.
 #[derive(Clone, Copy)]
 enum Notation {
     Bare,
@@ -58,7 +58,7 @@ impl<T> Format<T> {
         Self { allowed: allowed.into(), notation, parse: Box::new(parse) }
     }
 
-    /// A value that is always written as text.
+    /// For a value that is always written as text.
     fn of_text<F>(allowed: impl Into<String>, parse: F) -> Self
     where
         F: Fn(&str, &mut Context<'_>) -> Result<Parsed<T>, Problem> + 'static,
@@ -69,7 +69,7 @@ impl<T> Format<T> {
         })
     }
 
-    /// Of a TOML value, or of a text where `context` is lenient. Problems name no secret.
+    /// Parses a TOML value, or a text if `context` is lenient. Problems name no secret.
     pub(super) fn parse(&self, raw: &Value, context: &mut Context<'_>) -> Outcome<T> {
         (self.parse)(raw, context)
     }
@@ -80,7 +80,7 @@ impl<T> Format<T> {
         parsed.unwrap_or_else(|wrong| unreachable!("a default or an example is mistaken: {wrong:?}")).value
     }
 
-    /// A text as in an environment variable, written as TOML.
+    /// The text of an environment variable, written as TOML.
     pub(super) fn in_toml(&self, text: &str) -> String {
         match self.notation {
             Notation::Bare => text.to_owned(),
@@ -126,7 +126,7 @@ pub(super) fn count<T: TryFrom<u64>>(least: u64, most: u64) -> Format<T> {
     })
 }
 
-/// The answer to a rejected delivery.
+/// The status for a rejected delivery.
 pub(super) fn rejected_status() -> Format<StatusCode> {
     let number = count::<u16>(401, 503);
     Format::new("401 or 503", Notation::Bare, move |raw, context| {
@@ -138,19 +138,19 @@ pub(super) fn rejected_status() -> Format<StatusCode> {
     })
 }
 
-/// In milliseconds.
+/// Bounds in milliseconds.
 pub(super) fn duration(least: u64, most: u64) -> Format<Duration> {
     let parse = |text: &str| units::parse_duration(text).map(|duration| duration.as_millis() as u64);
     let show = |millis| units::show_duration(Duration::from_millis(millis));
     quantity("a duration such as \"5s\" or \"1h 30m\"", least, most, parse, show, Duration::from_millis)
 }
 
-/// In bytes.
+/// Bounds in bytes.
 pub(super) fn size<T: TryFrom<u64> + 'static>(least: u64, most: u64) -> Format<T> {
     quantity("a size such as \"12 MiB\"", least, most, units::parse_size, units::show_size, fitting)
 }
 
-/// In bytes a second.
+/// Bounds in bytes per second.
 pub(super) fn rate(least: u64, most: u64) -> Format<u64> {
     quantity("a rate such as \"16 KiB/s\"", least, most, units::parse_rate, units::show_rate, fitting)
 }
@@ -178,7 +178,7 @@ fn fitting<T: TryFrom<u64>>(number: u64) -> T {
     T::try_from(number).unwrap_or_else(|_| unreachable!("the bounds of each key fit its type"))
 }
 
-/// One of a few words, each with what it stands for.
+/// One of a few words, each with its meaning.
 pub(super) fn choice<T: Copy + 'static, const N: usize>(words: [(&'static str, T); N]) -> Format<T> {
     let allowed = words.each_ref().map(|(word, _)| format!("{word:?}")).join(" or ");
     Format::of_text(allowed, move |text, _| {
@@ -196,7 +196,7 @@ pub(super) fn text((allowed, check): Form<()>) -> Format<String> {
     })
 }
 
-/// What a text of that form stands for.
+/// The value that a text of that form stands for.
 pub(super) fn written<T: 'static>((allowed, parse): Form<T>) -> Format<T> {
     Format::of_text(allowed, move |text, _| quoted(parse(text).map_err(|why| which(text, why))?, text))
 }
@@ -242,7 +242,7 @@ fn items(raw: &Value, lenient: bool) -> Result<Vec<Value>, Problem> {
     }
 }
 
-/// `None` where `false` drops what would go to the topic.
+/// `None` for `false`, which drops the events.
 pub(super) fn topic_or_false() -> Format<Option<String>> {
     let topic = text(TOPIC);
     Format::new(format!("{}, or false", topic.allowed), Notation::Quoted, move |raw, context| {
@@ -288,7 +288,7 @@ fn hidden<E>(secret: Secret) -> Result<Parsed<Secret>, E> {
     shown_as(secret, shown)
 }
 
-/// A text, a number or a flag, kept as text.
+/// A text, a number or a flag, stored as text.
 pub(super) fn scalar() -> Format<String> {
     Format::new("a text, a number or a flag", Notation::Quoted, |raw, _| {
         let text = match raw {
@@ -303,7 +303,7 @@ pub(super) fn scalar() -> Format<String> {
     })
 }
 
-/// The value of a property of librdkafka, or a reference to it: a secret for all that is known here.
+/// The value of a librdkafka property, or a reference to it. Any value may be a secret, as far as is known here.
 pub(super) fn property() -> Format<Secret> {
     let (scalar, allowed) = (scalar(), format!("a text, a number, a flag, or a reference {}", secret::ALLOWED));
     Format::new(allowed, Notation::Quoted, move |raw, context| {
@@ -316,7 +316,7 @@ fn wrong_type(raw: &Value) -> Problem {
     type_in_words(raw).into()
 }
 
-/// What sort of value it is, to be read on from its key.
+/// The type of a value; continues a sentence that begins with its key.
 pub(super) fn type_in_words(raw: &Value) -> &'static str {
     match raw {
         Value::String(_) => "is a text in quotes",
@@ -328,7 +328,7 @@ pub(super) fn type_in_words(raw: &Value) -> &'static str {
     }
 }
 
-/// The text as a person wrote it, unless it may have a password in it.
+/// The text as the user wrote it, unless it may contain a password.
 fn which(text: &str, why: &str) -> Problem {
     const LONGEST: usize = 80;
     match text {

@@ -1,41 +1,42 @@
-//! What is declared of each key, and the list of all of them: unknown names, suggestions, the reference file and
-//! reload go by it.
+//! The declaration of each key, and the list of all keys, used for unknown names, suggestions, the reference file and
+//! reload.
 
 use super::mistake::Source;
 use super::setting::{RawValue, endpoint_of};
 
-/// What a whole table may be.
+/// The allowed values of a whole table.
 pub(super) const TABLE: &str = "a table, such as { name = \"value\" }";
 
-/// The endpoint that exists where no other is named.
+/// The endpoint that exists if no other is named.
 pub(super) const TERRA: &str = "terra";
 
-/// The sections of which one is used.
+/// The bus sections, of which one is used.
 pub(super) const BUSES: [&str; 3] = ["embedded", "kafka", "nats"];
 
 /// A key as it was declared.
 #[derive(Debug)]
 pub(super) struct Key {
-    /// In full. A part in angle brackets stands for any name; the last part for all that follows, dots included.
+    /// The full name. A part in angle brackets stands for any name; as the last part it stands for everything that
+    /// follows, including dots.
     pub(super) name: String,
     /// One line, without a full stop.
     pub(super) doc: &'static str,
     pub(super) default: KeyDefault,
     /// The default or the example, in TOML.
     pub(super) toml: String,
-    /// Whether a reload takes it over. Everything else takes effect at the next start.
+    /// Whether a reload applies it. Any other change takes effect at the next start.
     pub(super) reloadable: bool,
 }
 
-/// What a key is where nobody gives it. The texts are as in an environment variable.
+/// The value of a key that is not given. The texts are as in an environment variable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum KeyDefault {
     Value(&'static str),
-    /// The same, for the endpoint `terra` alone; every other one has to say it.
+    /// The same, but only for the endpoint `terra`; every other one has to set it.
     ValueOfTerra(&'static str),
     /// Nothing; the text is an example.
     Unset(&'static str),
-    /// A mistake where its section is used; the text is an example.
+    /// A mistake if its section is used; the text is an example.
     Required(&'static str),
 }
 
@@ -47,7 +48,7 @@ impl KeyDefault {
 }
 
 impl Key {
-    /// What it is where nobody gives it, if anything.
+    /// The default value, if there is one.
     pub(super) fn default_value(&self) -> Option<RawValue> {
         match self.default {
             KeyDefault::ValueOfTerra(_) if endpoint_of(&self.name) != Some(TERRA) => None,
@@ -80,13 +81,13 @@ impl Keys {
         self.iter().any(fits_above)
     }
 
-    /// Whether a reload takes that key over.
+    /// Whether a reload applies that key.
     pub(super) fn is_reloadable(&self, name: &str) -> bool {
         self.find(name).is_some_and(|key| key.reloadable)
     }
 }
 
-/// Whether a name is what was declared. `open`: the last part takes all the rest.
+/// Whether a name matches its declaration. `open`: the last part matches everything that follows.
 fn fits(declared: &str, name: &str, open: bool) -> bool {
     let count = declared.split('.').count();
     let parts: Vec<&str> = name.splitn(if open { count } else { usize::MAX }, '.').collect();

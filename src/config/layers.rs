@@ -1,5 +1,5 @@
-//! The sources, laid over each other by figment: what the surroundings suggest, then the file, then the environment. Keeps
-//! what is a key and given once; all else is a mistake.
+//! The sources, layered by figment: defaults that depend on the surroundings, then the file, then the environment.
+//! Keeps keys that exist and are given once; anything else is a mistake.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use super::setting::{RawValue, Settings, endpoint_of};
 use super::suggestion::suggest;
 use super::{file, texts};
 
-/// What counts of all that was given. Defaults are not in it.
+/// The values that count. Defaults are not included.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Layers {
     /// By the full names of their keys.
@@ -25,10 +25,10 @@ pub(super) struct Layers {
 }
 
 impl Layers {
-    /// The file is the given one, or else the one that the environment names. With the mistakes that were found.
+    /// The file is the given one, or else the one that the environment names. Returns the mistakes, too.
     ///
     /// # Errors
-    /// Where the file cannot be used at all: what it leaves unsaid would only make false mistakes.
+    /// The file cannot be used at all. Its missing values would only cause false mistakes.
     pub(super) fn read(
         path: Option<&Path>,
         environment: &Environment,
@@ -69,7 +69,7 @@ impl Layers {
     }
 }
 
-/// What one source gives, by the full names of keys.
+/// The values of one source, by the full names of keys.
 struct Layer {
     name: &'static str,
     values: BTreeMap<String, RawValue>,
@@ -86,7 +86,7 @@ impl Provider for Layer {
     }
 }
 
-/// Of every key the value that counts: figment knows from which layer, and the layer from which line or variable.
+/// The value that counts for every key: figment knows its layer, and the layer its line or variable.
 fn merged(layers: [Layer; 3]) -> BTreeMap<String, RawValue> {
     let figment = layers.iter().fold(Figment::new(), |figment, layer| figment.merge(layer));
     let merged = figment.data().expect("what TOML can hold, figment can").remove(&Profile::Default).unwrap_or_default();
@@ -105,7 +105,7 @@ fn suggested(environment: &Environment, is_terminal: bool) -> BTreeMap<String, R
     if is_terminal {
         values.insert("log.format".to_owned(), RawValue::new("text", Source::Default));
     }
-    // systemd separates several by colons.
+    // systemd separates several directories by colons.
     let state = environment.get(STATE).and_then(|value| value.to_str()?.split(':').next());
     if let Some(directory) = state.filter(|directory| !directory.is_empty()) {
         let raw = RawValue::new(directory, Source::Environment(STATE.to_owned()));
@@ -114,7 +114,7 @@ fn suggested(environment: &Environment, is_terminal: bool) -> BTreeMap<String, R
     values
 }
 
-/// No shell can export a name with `-`: `my_staging` is `my-staging` where only that one is named otherwise.
+/// No shell can export a name with `-`, so `my_staging` means `my-staging` if only that one exists in the file.
 fn name_endpoints_as_the_file_does(from_environment: &mut Settings, from_file: &Settings) {
     let named = |settings: &Settings| settings.endpoints().map(|(name, _)| name.to_owned()).collect::<BTreeSet<_>>();
     let in_file = named(from_file);
@@ -122,14 +122,14 @@ fn name_endpoints_as_the_file_does(from_environment: &mut Settings, from_file: &
     dashed.retain(|name| name.contains('-'));
     for (name, _) in &mut from_environment.all {
         let Some(endpoint) = endpoint_of(name).filter(|endpoint| !in_file.contains(*endpoint)) else { continue };
-        let mut meant = dashed.iter().filter(|dashed| dashed.replace('-', "_") == endpoint);
-        if let (Some(only), None) = (meant.next(), meant.next()) {
+        let mut matching = dashed.iter().filter(|dashed| dashed.replace('-', "_") == endpoint);
+        if let (Some(only), None) = (matching.next(), matching.next()) {
             *name = name.replacen(&format!(".{endpoint}"), &format!(".{only}"), 1);
         }
     }
 }
 
-/// What is known and given once by this source.
+/// Keeps the keys that exist and that this source gives once.
 fn checked(given: Settings, keys: &Keys) -> Settings {
     let mut first: BTreeMap<String, Source> = BTreeMap::new();
     let mut checked = Settings { all: Vec::new(), mistakes: given.mistakes };
@@ -155,11 +155,11 @@ fn unknown(name: &str, raw: &RawValue, keys: &Keys) -> Option<Mistake> {
         (None, _) if endpoint_of(name).is_some_and(|endpoint| endpoint.starts_with('"')) => None,
         (None, true) if is_empty_table => None,
         (None, true) => Some(mistake(type_in_words(&raw.value)).allowed(TABLE)),
-        (None, false) => Some(mistake("is not a key").remedy(meant(name, &raw.source, keys))),
+        (None, false) => Some(mistake("is not a key").remedy(did_you_mean(name, &raw.source, keys))),
     }
 }
 
-fn meant(name: &str, source: &Source, keys: &Keys) -> String {
+fn did_you_mean(name: &str, source: &Source, keys: &Keys) -> String {
     let mut above = name.match_indices('.').map(|(end, _)| &name[..end]);
     if let Some(above) = above.find(|above| keys.find(above).is_some()) {
         return format!("{above} has no keys below it");

@@ -13,13 +13,13 @@ use super::secret_source::SecretSource;
 use super::section_reader::{Purpose, SectionReader};
 use super::sections::{Admin, KEYS};
 
-/// Defaults, then the file (or else the one that `TERRA_BRIDGE_CONFIG` names), then the environment.
-/// Reads that file, the files that its values name, and nothing else: no network, no clock, and no
-/// variable but the given ones. `is_terminal`: whether logs go to a terminal.
-/// The draft has every mistake that shows without other modules, which may add theirs.
+/// Applies defaults, then the file (or else the one that `TERRA_BRIDGE_CONFIG` names), then the environment. Reads
+/// that file, the files that its values name, and nothing else: no network, no clock, and only the given variables.
+/// `is_terminal`: whether logs go to a terminal. The draft has every mistake that can be found without other modules,
+/// which may add theirs.
 ///
 /// # Errors
-/// Where the file cannot be used at all. No mistake has a secret in it.
+/// The file cannot be used at all. No mistake contains a secret.
 pub fn read(
     purpose: Purpose,
     file: Option<&Path>,
@@ -36,8 +36,8 @@ pub fn read(
     Ok(draft)
 }
 
-/// The admin section alone, for whoever asks for the bridge's health: reads no secret at all, and knows no mistake
-/// but of that section's own. Whether a new configuration is sound says nothing of a bridge that runs on another.
+/// Only the admin section, for health checks. Reads no secret, and reports only mistakes in that section: whether a
+/// new configuration is valid says nothing about a bridge that runs with another.
 ///
 /// # Errors
 /// Every mistake.

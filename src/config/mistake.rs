@@ -1,5 +1,5 @@
-//! What is wrong with a configuration, said so that it can be put right.
-//! A mistake never has the value of a secret in it: whoever makes one sees to that.
+//! What is wrong with a configuration, worded so that it can be fixed. A mistake never contains the value of a
+//! secret; its creator must ensure that.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,11 +7,11 @@ use std::path::PathBuf;
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// Nobody gave it.
+    /// Not given.
     Default,
     File {
         path: PathBuf,
-        /// From 1; `None` where the file as a whole is meant.
+        /// From 1; `None` for the file as a whole.
         line: Option<usize>,
     },
     /// The variable's name.
@@ -29,10 +29,10 @@ impl fmt::Display for Source {
     }
 }
 
-/// What is wrong with a value, before anybody asks which key it belongs to.
+/// What is wrong with a value, before its key is known.
 #[derive(Debug)]
 pub(super) struct Problem {
-    /// Reads on from the key: "has no unit".
+    /// Continues a sentence that begins with the key: "has no unit".
     pub(super) wrong: String,
     pub(super) remedy: Option<String>,
 }
@@ -52,14 +52,14 @@ impl From<Problem> for Vec<Problem> {
 /// One mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
-    /// Empty where no key is meant, but a file or a variable.
+    /// Empty if it concerns a file or a variable instead of a key.
     pub key: String,
     pub source: Source,
-    /// Reads on from the key: "has no unit".
+    /// Continues a sentence that begins with the key: "has no unit".
     pub wrong: String,
-    /// Reads on from "allowed:".
+    /// Continues after "allowed:".
     pub allowed: Option<String>,
-    /// What to do, as a request.
+    /// What to do, as an imperative.
     pub remedy: Option<String>,
 }
 
@@ -95,7 +95,7 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// Every mistake that was found, one a line; at least one.
+/// Every mistake that was found, one per line; at least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistakes {
     pub all: Vec<Mistake>,
@@ -111,13 +111,13 @@ impl fmt::Display for Mistakes {
 
 impl std::error::Error for Mistakes {}
 
-/// A `TERRA_BRIDGE_…` variable that is not ours. Shown as its name, with the one that was meant.
+/// A `TERRA_BRIDGE_…` variable that is not ours. Shown by its name, with the suggested one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ignored {
     pub name: String,
-    /// The variable of ours that it looks like.
+    /// Our variable that it resembles.
     pub meant: Option<String>,
-    /// Nobody set it: Kubernetes does where a Service is called so.
+    /// Not set by a person: Kubernetes sets it if a Service has that name.
     pub injected: bool,
 }
 

@@ -1,5 +1,5 @@
-//! The configuration: defaults, then a TOML file, then the environment. Gives a [`Config`] that is sound as a whole, or
-//! every mistake at once. Opens no port, and knows no other module: what only they can check is handed in.
+//! The configuration: defaults, then a TOML file, then the environment. Yields a valid [`Config`], or every mistake
+//! at once. Opens no port, and knows no other module: their checks are passed in.
 //!
 //! - `load`: reads it all, in the order of the files below
 //! - `environment`, `file`: the sources; each value is a `setting`

@@ -1,5 +1,5 @@
-//! A configuration without mistakes: how another reading differs from it, what of that can change while the bridge
-//! runs, and secrets that changed on disk. Names keys and endpoints only, never a value.
+//! A configuration without mistakes: how a newer reading differs from it, which differences can apply while the
+//! bridge runs, and secrets that changed on disk. Names only keys and endpoints, never a value.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,7 @@ use super::section_reader::Purpose;
 use super::sections::{Config, KEYS};
 use super::setting::endpoint_of;
 
-/// A sound configuration, and all that it was read from.
+/// A valid configuration, and everything that it was read from.
 #[derive(Debug, Clone)]
 pub struct Resolved {
     config: Config,
@@ -26,33 +26,33 @@ pub struct Resolved {
     secrets: Secrets,
 }
 
-/// How another reading differs, in the names of keys.
+/// How a newer reading differs, by the names of keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Difference {
     /// Applied at once.
     pub changed: Vec<String>,
-    /// Endpoints, by their names; applied at once.
+    /// Names of endpoints; applied at once.
     pub added: Vec<String>,
     pub removed: Vec<String>,
     /// Takes effect at the next start.
     pub needs_restart: Vec<String>,
 }
 
-/// What the files of secrets had to say, in the names of keys.
+/// What changed in the secret files, by the names of keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SecretChanges {
     pub rotated: Vec<String>,
-    /// A file is empty or cannot be read, and why: its last secret stays in use.
+    /// A file is empty or cannot be read, with the reason: its last secret stays in use.
     pub lost: Vec<(String, String)>,
     /// Reading a file takes too long: its last secret stays in use.
     pub timed_out: Vec<String>,
 }
 
 impl Draft {
-    /// What was read, where it has no mistake.
+    /// The resolved configuration, if it has no mistake.
     ///
     /// # Errors
-    /// Every mistake, those that modules reported as well.
+    /// Every mistake, including those that modules reported.
     pub fn finish(self) -> Result<Resolved, Mistakes> {
         let Self { config, layers, effective, secrets, mistakes } = self;
         match mistakes.is_empty() {
@@ -67,8 +67,8 @@ impl Resolved {
         &self.config
     }
 
-    /// For people: every key with its value and its source. `may_print`: whether anybody may see the value of a property
-    /// of librdkafka.
+    /// For display: every key with its value and its source. `may_print`: whether the value of a librdkafka property
+    /// may be shown to anybody.
     pub fn effective(&self, may_print: impl Fn(&str) -> bool) -> Effective {
         let mut effective = self.effective.clone();
         for line in &mut effective.lines {
@@ -80,15 +80,15 @@ impl Resolved {
         effective
     }
 
-    /// What in it is no mistake and yet hardly what anybody meant.
+    /// Values that are legal but probably not intended.
     pub fn advice(&self) -> Vec<Advice> {
         advice::of(&self.secrets)
     }
 
-    /// Takes from `new` what can change while the bridge runs, and says what that was. `check` is what modules have to
-    /// say of the two together.
+    /// Takes from `new` what can change while the bridge runs, and returns what that was. `check` runs the modules'
+    /// checks on the combination.
     ///
-    /// # Errors
+    /// The mistakes of that combination with what cannot change; nothing changes then.
     /// The mistakes that this makes together with what cannot change; nothing changes then.
     pub fn apply(&mut self, new: Self, check: impl FnOnce(&mut Draft)) -> Result<Difference, Vec<Mistake>> {
         let difference = self.compare(&new);
@@ -99,7 +99,7 @@ impl Resolved {
         Ok(difference)
     }
 
-    /// What can change as in `new`, the rest as it is.
+    /// Takes the reloadable keys from `new`, and keeps the rest.
     fn mixed(&self, new: Self) -> Draft {
         let other_bus = self.differs(&new, "bus");
         let stays = |name: &String| !KEYS.is_reloadable(name) || (other_bus && is_of_a_bus(name));
@@ -141,7 +141,7 @@ impl Resolved {
         value(self, key) != value(new, key)
     }
 
-    /// Reads the files of all secrets that can change while the bridge runs. Blocks on the disk, but not on one
+    /// Rereads the files of all secrets that can change while the bridge runs. Blocks on the disk, but not on one
     /// that does not answer.
     pub fn reread_secrets(&mut self) -> SecretChanges {
         let mut changes = SecretChanges::default();

@@ -1,5 +1,5 @@
-//! How keys belong together: the mistakes that two or more of them make, each sound on its own. A rule is silent
-//! where one of its keys is mistaken already.
+//! Rules between keys: mistakes that two or more values make together, each valid on its own. A rule is skipped if
+//! one of its keys already has a mistake.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use super::effective::State;
 use super::mistake::{Mistake, Source};
 use super::units;
 
-/// Adds the mistakes that show.
+/// Adds the mistakes of all rules.
 pub(super) fn check(draft: &mut Draft) {
     let mut found = Vec::new();
     for rule in [bus, limits, pairs, ports, paths, dedupe, kafka_login, nats_login, embedded_token] {
@@ -19,7 +19,7 @@ pub(super) fn check(draft: &mut Draft) {
     draft.mistakes.extend(found);
 }
 
-/// Keys of a broker, and nobody said which bus to use: the embedded log is hardly what they mean.
+/// Keys of a broker are given, but no bus is selected: the embedded log is hardly intended.
 fn bus(draft: &Draft, found: &mut Vec<Mistake>) {
     let mut unused = draft.effective.lines.iter().filter(|line| line.state == State::Unused);
     let of_broker = unused.find(|line| !line.key.starts_with("embedded."));
@@ -30,7 +30,7 @@ fn bus(draft: &Draft, found: &mut Vec<Mistake>) {
     found.push(Mistake::new("bus", &line.source, wrong).remedy(remedy));
 }
 
-/// Numbers of which one bounds the other.
+/// Numbers of which one limits the other.
 fn limits(draft: &Draft, found: &mut Vec<Mistake>) {
     let server = &draft.config.server;
     if server.publish_timeout >= server.deadline {
@@ -49,14 +49,14 @@ fn limits(draft: &Draft, found: &mut Vec<Mistake>) {
     }
 }
 
-/// Two values that do not go together.
+/// Two values that conflict.
 fn conflict(draft: &Draft, key: &str, other: &str, remedy: &str) -> Option<Mistake> {
     let (ours, theirs) = (draft.line(key)?, draft.line(other)?);
     let wrong = format!("is {}, but {other} is {} ({})", ours.value, theirs.value, theirs.source);
     Some(Mistake::new(key, &ours.source, wrong).remedy(remedy))
 }
 
-/// Keys of which each needs the other.
+/// Keys that need each other.
 fn pairs(draft: &Draft, found: &mut Vec<Mistake>) {
     for (one, other) in [
         ("server.tls.certificate", "server.tls.key"),
@@ -77,7 +77,7 @@ fn lone(draft: &Draft, key: &str, needed: &str) -> Option<Mistake> {
     Some(mistake.remedy(format!("set {needed}, or remove it")))
 }
 
-/// Listeners that would take each other's port.
+/// Listeners that would use the same port.
 fn ports(draft: &Draft, found: &mut Vec<Mistake>) {
     let config = &draft.config;
     let mut listeners = vec![("server.listen", config.server.listen), ("admin.listen", config.admin.listen)];
@@ -96,7 +96,7 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     one.port() != 0 && one.port() == other.port() && (one.ip() == other.ip() || wide)
 }
 
-/// What stands between a sender and the bridge may add or take away a final slash.
+/// A proxy between a sender and the bridge may add or remove a trailing slash.
 fn paths(draft: &Draft, found: &mut Vec<Mistake>) {
     let mut taken: BTreeMap<&str, (String, &str)> = BTreeMap::new();
     for endpoint in &draft.config.endpoints {
@@ -112,7 +112,7 @@ fn paths(draft: &Draft, found: &mut Vec<Mistake>) {
     }
 }
 
-/// Who replays a delivery that is still taken must find it remembered.
+/// A replay of a delivery that is still accepted must be recognised.
 fn dedupe(draft: &Draft, found: &mut Vec<Mistake>) {
     let is_sound = |endpoint: &str, key: &str| draft.is_sound(&format!("endpoints.{endpoint}.{key}"));
     let endpoints = draft.config.endpoints.iter();

@@ -1,5 +1,5 @@
-//! Secrets, and the references `env:NAME`, `file:PATH` and `credential:NAME` that lead to them. No mistake
-//! repeats the bytes of a secret, or a text that should have been a reference.
+//! Secrets, and the references `env:NAME`, `file:PATH` and `credential:NAME` that lead to them. No mistake repeats
+//! the bytes of a secret, or a text that should have been a reference.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use super::environment::Environment;
 use super::files;
 use super::mistake::Problem;
 
-/// Bytes that are shown to nobody.
+/// Bytes that are never displayed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Vec<u8>);
 
@@ -17,7 +17,7 @@ impl Secret {
         Self(bytes.into())
     }
 
-    /// The bytes themselves: for a signature, a login, a comparison, and nothing else.
+    /// The raw bytes, for a signature, a login or a comparison, and nothing else.
     pub fn expose(&self) -> &[u8] {
         &self.0
     }
@@ -31,7 +31,7 @@ impl fmt::Debug for Secret {
 
 pub(super) const ALLOWED: &str = "env:NAME, file:PATH or credential:NAME";
 
-/// The variable that the default endpoint's secret comes from.
+/// The variable with the default endpoint's secret.
 const DEFAULT_VARIABLE: &str = "TERRA_SIGNING_SECRET";
 
 /// More than any secret or credentials file needs; keeps `file:/dev/zero` from filling the memory.
@@ -41,7 +41,7 @@ pub(super) fn is_reference(text: &str) -> bool {
     ["env:", "file:", "credential:"].iter().any(|scheme| text.starts_with(scheme))
 }
 
-/// `Ok` is not empty. From a file, one final newline is dropped; from a variable, nothing.
+/// `Ok` is not empty. One final newline is dropped from a file, nothing from a variable.
 pub(super) fn resolve(reference: &str, environment: &Environment) -> Result<Secret, Problem> {
     match reference.split_once(':') {
         Some(("env", name)) => variable(name, environment),
@@ -55,7 +55,7 @@ pub(super) fn resolve(reference: &str, environment: &Environment) -> Result<Secr
     }
 }
 
-/// The file that a reference names, where it names one.
+/// The file that a reference names, if it names one.
 pub(super) fn file_behind(reference: &str, environment: &Environment) -> Option<PathBuf> {
     match reference.split_once(':')? {
         ("file", path) => Some(PathBuf::from(path)),
@@ -64,7 +64,7 @@ pub(super) fn file_behind(reference: &str, environment: &Environment) -> Option<
     }
 }
 
-/// What such a file holds now, or why that is no secret.
+/// The secret in that file, or why there is none.
 pub(super) fn read(path: &Path) -> Result<Secret, String> {
     match files::read_regular(path, LIMIT) {
         Ok(bytes) => of_file(bytes).ok_or_else(|| "it is empty".to_owned()),
@@ -89,7 +89,7 @@ fn variable(name: &str, environment: &Environment) -> Result<Secret, Problem> {
     Err(Problem { wrong, remedy: Some(remedy) })
 }
 
-/// Whether this is how people name variables; what is not may be the secret itself after `env:`.
+/// Whether this looks like a variable's name; otherwise the text after `env:` may be the secret itself.
 fn plausible(name: &str) -> bool {
     !name.is_empty()
         && name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
@@ -109,7 +109,7 @@ fn file(path: &Path, sort: &str) -> Result<Secret, Problem> {
     Err(Problem { wrong: format!("refers to the {sort} {path}, which {wrong}"), remedy: Some(remedy.into()) })
 }
 
-/// `None` where it is empty. One final newline is dropped.
+/// `None` if it is empty. One final newline is dropped.
 fn of_file(mut bytes: Vec<u8>) -> Option<Secret> {
     if bytes.pop_if(|b| *b == b'\n').is_some() {
         bytes.pop_if(|b| *b == b'\r');
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_is_taken_as_it_is() {
+    fn a_variable_is_used_unchanged() {
         for value in ["0012", "\"quoted\"", " blanks ", "line\n"] {
             let secret = resolve("env:S", &environment(&[("S", value)])).unwrap();
             assert_eq!(secret.expose(), value.as_bytes());
@@ -170,11 +170,11 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_the_secret_itself_is_not_repeated() {
+    fn a_text_that_may_be_the_secret_is_not_repeated() {
         for literal in ["hunter2", "env:hunter2", "env:0012", "env:", "credential:../hunter2", "whsec_hunter2:0012"] {
             let Problem { wrong, remedy } = resolve(literal, &environment(&[])).unwrap_err();
-            let said = format!("{wrong} {remedy:?}");
-            assert!(!said.contains("hunter2") && !said.contains("0012"), "{said}");
+            let text = format!("{wrong} {remedy:?}");
+            assert!(!text.contains("hunter2") && !text.contains("0012"), "{text}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A file that a secret comes from, read again and again: says when the secret has changed for good, or is gone.
+//! A secret's file, reread periodically: reports when the secret has changed for good, or is gone.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,10 +7,10 @@ use std::time::Duration;
 use super::files::{TimedOut, TimedReads};
 use super::secret::{self, Secret};
 
-/// How long reading one file may take.
+/// The time limit for reading one file.
 const READ_WITHIN: Duration = Duration::from_secs(2);
 
-/// What the file holds, or why that is no secret.
+/// The secret in the file, or why there is none.
 type Found = Result<Secret, String>;
 
 /// One secret and its file.
@@ -18,7 +18,7 @@ type Found = Result<Secret, String>;
 pub(super) struct SecretFile {
     path: PathBuf,
     current: Secret,
-    /// By the last read that ended.
+    /// The result of the last read that ended.
     last_read: Found,
     said_lost: bool,
     said_slow: bool,
@@ -29,9 +29,9 @@ pub(super) struct SecretFile {
 pub(super) enum SecretChange {
     None,
     Rotated(Secret),
-    /// Empty, unreadable or not there, twice in a row, and why. Said once.
+    /// Empty, unreadable or missing, twice in a row, with the reason. Reported once.
     Lost(String),
-    /// Reading does not end. Said once, until it does.
+    /// Reading hangs. Reported once, until it ends.
     TimedOut,
 }
 
@@ -47,8 +47,8 @@ impl SecretFile {
         }
     }
 
-    /// Reads the file. What two reads in a row find counts: somebody may be writing the file. Blocks for
-    /// [`READ_WITHIN`] at most.
+    /// Reads the file. A value counts once two reads in a row find it, because the file may be in the middle of a
+    /// write. Blocks for [`READ_WITHIN`] at most.
     pub(super) fn reread(&mut self) -> SecretChange {
         self.reread_by(secret::read, READ_WITHIN)
     }
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_counts_once_two_looks_in_a_row_find_it() {
+    fn a_secret_counts_once_two_reads_in_a_row_find_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         std::fs::write(&path, "old\n").unwrap();
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_gone_is_said_once_and_its_return_is_seen() {
+    fn a_missing_file_is_reported_once_and_its_return_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         std::fs::write(&path, "old").unwrap();
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_that_hangs_is_said_once_and_the_next_one_finds_what_changed() {
+    fn a_hanging_read_is_reported_once_and_the_next_one_finds_the_change() {
         let mut watched = SecretFile::new("s".into(), secret("old"));
         let mut look = |read: Box<dyn FnOnce() -> Found + Send>, within| watched.reread_by(move |_| read(), within);
         let (soon, long) = (Duration::from_millis(20), Duration::from_secs(60));
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_symlink_that_is_swapped_is_followed() {
+    fn a_replaced_symlink_is_followed() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         for (version, text) in [("1", "old"), ("2", "new")] {

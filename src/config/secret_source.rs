@@ -1,5 +1,5 @@
-//! Where the values of secrets come from while keys are read: from their references, or from an earlier reading that
-//! must not be repeated, since files change.
+//! Where secret values come from while keys are read: from their references, or from an earlier reading, which must
+//! not be repeated because files change.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,36 +11,36 @@ use super::mistake::Problem;
 use super::secret::{self, Secret};
 use super::secret_file::SecretFile;
 
-/// The secrets of each key, in their order.
+/// The secrets of each key, in order.
 pub(super) type Secrets = BTreeMap<String, Vec<KnownSecret>>;
 
-/// A secret, and where it came from.
+/// A secret, and its origin.
 #[derive(Debug, Clone)]
 pub(super) struct KnownSecret {
-    /// `None` where the configuration has the text itself.
+    /// `None` if the configuration contains the text itself.
     pub(super) reference: Option<String>,
     pub(super) secret: Secret,
-    /// Where the reference leads to a file.
+    /// Set if the reference names a file.
     pub(super) file: Option<SecretFile>,
 }
 
 #[derive(Clone, Copy)]
 pub(super) enum SecretSource<'a> {
-    /// References are followed now, and files are opened.
+    /// Resolves references and opens files.
     Machine(&'a Environment),
-    /// An earlier reading: no file is opened.
+    /// Uses an earlier reading, and opens no file.
     Known(&'a Secrets),
-    /// Nobody needs them: every secret is empty.
+    /// Secrets are not needed: each one is empty.
     Nothing,
 }
 
-/// What a format may ask for beside the raw value.
+/// What a format may use besides the raw value.
 pub(super) struct Context<'a> {
     /// Whether flags, numbers and lists may be texts.
     pub(super) lenient: bool,
     source: SecretSource<'a>,
     key: &'a str,
-    /// The secrets that were asked for.
+    /// The secrets that were resolved.
     pub(super) found: Vec<KnownSecret>,
 }
 
@@ -49,7 +49,7 @@ impl<'a> Context<'a> {
         Self { lenient, source, key, found: Vec::new() }
     }
 
-    /// The secret that a reference leads to.
+    /// Resolves a reference to its secret.
     pub(super) fn follow(&mut self, reference: &str) -> Result<Secret, Problem> {
         let known = match self.source {
             SecretSource::Nothing => return Ok(Secret::new("")),
@@ -70,14 +70,14 @@ impl<'a> Context<'a> {
         Ok(secret)
     }
 
-    /// A text that is perhaps a secret.
+    /// A literal text that may be a secret.
     pub(super) fn literal(&mut self, text: String) -> Secret {
         let secret = Secret::new(text);
         self.found.push(KnownSecret { reference: None, secret: secret.clone(), file: None });
         secret
     }
 
-    /// Opens a file that somebody is going to read, to see whether that is possible.
+    /// Opens a file that will be read later, to check that this is possible.
     pub(super) fn open(&self, path: &Path) -> io::Result<()> {
         match self.source {
             SecretSource::Machine(_) => files::open_regular(path).map(drop),

@@ -1,4 +1,4 @@
-//! Reads one key after the other: its value, what people see of it, and every mistake that it can make on its own.
+//! Reads one key after the other: its value, its display, and every mistake that it can have on its own.
 
 use std::collections::BTreeMap;
 
@@ -11,26 +11,26 @@ use super::mistake::{Mistake, Problem, Source};
 use super::secret_source::{Context, SecretSource, Secrets};
 use super::setting::{RawValue, endpoint_of};
 
-/// Whom the configuration is read for.
+/// The purpose of reading the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// A server needs all of it.
+    /// A server needs everything.
     Serve,
-    /// Whoever reads the bus needs no signing secret and no file that only a server holds, and gets none of them.
+    /// A reader of the bus needs no signing secret and no file that only a server uses, and gets none of them.
     ReadBus,
 }
 
-/// Where reading is, and what holds for all keys there.
+/// The current position, and what applies to all keys there.
 #[derive(Debug, Clone)]
 pub(super) struct Scope {
     /// Empty, or ends in a dot.
     table: String,
-    /// The field of the table that is being read, and its documentation.
+    /// The field being read, and its documentation.
     field: String,
     doc: &'static str,
     pub(super) reloadable: bool,
     pub(super) server_only: bool,
-    /// Whether the bus of this section is the one configured; `None` where that is mistaken.
+    /// Whether this section's bus is the one in use; `None` if that is a mistake.
     pub(super) used: Option<bool>,
 }
 
@@ -42,7 +42,7 @@ pub(super) struct SectionReader<'a> {
     pub(super) effective: Effective,
     pub(super) secrets: Secrets,
     pub(super) mistakes: Vec<Mistake>,
-    /// Where there are no values, but a list of the keys that are asked for.
+    /// Set instead of values: collects the keys that are read.
     list: Option<Vec<Key>>,
 }
 
@@ -61,7 +61,7 @@ impl<'a> SectionReader<'a> {
         }
     }
 
-    /// Every key that `read` asks for.
+    /// Every key that `read` uses.
     pub(super) fn list<T>(read: impl FnOnce(&mut SectionReader<'_>) -> T) -> Vec<Key> {
         let nothing = Layers::default();
         let mut keys = SectionReader::new(&nothing, SecretSource::Nothing, Purpose::Serve);
@@ -84,18 +84,18 @@ impl<'a> SectionReader<'a> {
         self.within(|scope| (scope.field, scope.doc) = (name.to_owned(), doc.trim()), read)
     }
 
-    /// Reads the table that is called as the field.
+    /// Reads the table that has the field's name.
     pub(super) fn table<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> T {
         let table = format!("{}.", self.name());
         self.within(|scope| scope.table = table, read)
     }
 
-    /// The whole name of the field's key.
+    /// The full name of the field's key.
     fn name(&self) -> String {
         format!("{}{}", self.scope.table, self.scope.field)
     }
 
-    /// The value of the field's key; `None` where it has none, or a mistaken one.
+    /// The value of the field's key; `None` if it is missing or a mistake.
     pub(super) fn value<T>(&mut self, default: KeyDefault, format: &Format<T>) -> Option<T> {
         let (toml, reloadable) = (format.in_toml(default.text()), self.scope.reloadable);
         let key = Key { name: self.name(), doc: self.scope.doc, default, toml, reloadable };
@@ -112,7 +112,7 @@ impl<'a> SectionReader<'a> {
         None
     }
 
-    /// All keys of the table that is called as the field. `part` stands for their names in the list of keys.
+    /// All keys of the table that has the field's name. `part` stands for them in the list of keys.
     pub(super) fn open_table<T>(
         &mut self,
         part: &str,
@@ -157,8 +157,8 @@ impl<'a> SectionReader<'a> {
         self.purpose == Purpose::ReadBus && self.scope.server_only
     }
 
-    /// A key of a bus that is not the one configured: one file may serve several machines. A variable of its own
-    /// stands on this machine alone, where whoever set it expects something of it.
+    /// Skips a key of a bus that is not in use: one file may serve several machines. A variable of its own exists
+    /// only on this machine, and whoever set it expects an effect, so that is a mistake.
     fn leave_out(&mut self, name: &str, given: &RawValue) {
         let section = name.split('.').next().unwrap_or_default();
         let alone = matches!(given.source, Source::Environment(_)) && !given.of_whole_table;
@@ -171,7 +171,7 @@ impl<'a> SectionReader<'a> {
         }
     }
 
-    /// A key that nobody gave and that has no default.
+    /// Reports a required key that is not given.
     fn miss(&mut self, key: &Key, allowed: &str) {
         let (name, endpoint) = (&key.name, endpoint_of(&key.name));
         match key.default {
@@ -199,29 +199,29 @@ impl<'a> SectionReader<'a> {
         self.effective.lines.push(Line { key, value, source: source.clone(), state });
     }
 
-    /// Whether a key of this table was given, and soundly.
+    /// Whether a key of this table has a valid value.
     pub(super) fn is_set(&self, field: &str) -> bool {
         self.effective.get(&format!("{}{field}", self.scope.table)).is_some()
     }
 
-    /// What the user calls this table.
+    /// The user's name for this table.
     pub(super) fn table_name(&self) -> &str {
         self.scope.table.trim_end_matches('.').rsplit('.').next().unwrap_or_default()
     }
 
-    /// The names that the user has in this table; in the list of keys, `part` stands for them.
+    /// The user's keys in this table; in the list of keys, `part` stands for them.
     fn names(&self, part: &str) -> Vec<String> {
         let below = self.layers.values.keys().filter_map(|key| key.strip_prefix(&self.scope.table));
         if self.list.is_some() { vec![part.to_owned()] } else { below.map(str::to_owned).collect() }
     }
 
-    /// The endpoints by their names; in the list of keys, `<name>` stands for them.
+    /// The names of the endpoints; in the list of keys, `<name>` stands for them.
     pub(super) fn endpoints(&self) -> Vec<String> {
         let all = self.layers.endpoints.iter().cloned();
         if self.list.is_some() { vec!["<name>".to_owned()] } else { all.collect() }
     }
 
-    /// A mistake where the name of the field is not what it has to be.
+    /// Reports a mistake if the field's name is not valid.
     fn check_name(&mut self, check: fn(&str) -> Result<(), &'static str>) {
         let name = self.name();
         if let (Err(why), Some(given)) = (check(&self.scope.field), self.layers.values.get(&name)) {

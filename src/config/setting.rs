@@ -1,4 +1,4 @@
-//! One value as a source gives it, before anybody knows what it means.
+//! One value from a source, before its meaning is known.
 
 use std::fmt;
 
@@ -6,12 +6,12 @@ use toml::Value;
 
 use super::mistake::{Mistake, Source};
 
-/// The value of a key as it was written. It may be a secret: no `Debug` shows it.
+/// A key's value as written. It may be a secret, so no `Debug` shows it.
 #[derive(Clone)]
 pub(super) struct RawValue {
     pub(super) value: Value,
     pub(super) source: Source,
-    /// It came with others in a variable that holds a whole table.
+    /// It came from a variable that sets a whole table.
     pub(super) of_whole_table: bool,
 }
 
@@ -26,13 +26,13 @@ impl RawValue {
         Self { value: value.into(), source, of_whole_table: false }
     }
 
-    /// Whether flags, numbers and lists may be written as text, as all is in the environment.
+    /// Whether flags, numbers and lists may be written as text, as in the environment.
     pub(super) fn is_lenient(&self) -> bool {
         !matches!(self.source, Source::File { .. })
     }
 }
 
-/// What a source gives, by the full names of keys, and the mistakes in it.
+/// The values of a source by the full names of keys, and its mistakes.
 #[derive(Debug, Default)]
 pub(super) struct Settings {
     pub(super) all: Vec<(String, RawValue)>,
@@ -45,7 +45,7 @@ impl Settings {
         self.mistakes.extend(other.mistakes);
     }
 
-    /// Every endpoint that is named, with one source that does.
+    /// Every named endpoint, with one source that names it.
     pub(super) fn endpoints(&self) -> impl Iterator<Item = (&str, &Source)> {
         self.all.iter().filter_map(|(name, raw)| Some((endpoint_of(name)?, &raw.source)))
     }

@@ -1,10 +1,10 @@
-//! The key that somebody probably meant by an unknown name.
+//! The key that an unknown name was probably meant to be.
 
 use strsim::normalized_damerau_levenshtein;
 
 use super::key::{BUSES, Key, Keys};
 
-/// What other programs call a key of ours.
+/// Other programs' names for our keys.
 const ELSEWHERE: [(&str, &str); 8] = [
     ("kafka.bootstrap.servers", "kafka.brokers"),
     ("kafka.bootstrap_servers", "kafka.brokers"),
@@ -23,7 +23,7 @@ pub(super) fn suggest(name: &str, keys: &Keys) -> Option<String> {
 }
 
 fn alike(name: &str, keys: &Keys) -> Option<String> {
-    /// By trial: catches a letter or two, and a missing or a wrong section.
+    /// Found by experiment: accepts a letter or two, and a missing or wrong section.
     const ALIKE: f64 = 0.84;
     let ours = section(name);
     let of_another_bus = |theirs: &str| theirs != ours && BUSES.contains(&theirs) && BUSES.contains(&ours);
@@ -31,7 +31,7 @@ fn alike(name: &str, keys: &Keys) -> Option<String> {
         let candidate = filled(&key.name, name);
         let whole = normalized_damerau_levenshtein(&candidate, name);
         let last = normalized_damerau_levenshtein(last(&candidate), last(name));
-        // Whatever stands in brackets is the user's own, and like itself.
+        // A name in angle brackets is the user's own, so it has no similarity.
         let last = if key.name.ends_with('>') { 0.0 } else { last };
         (whole.max(last * 0.9) + whole / 100.0, candidate)
     };
@@ -48,18 +48,18 @@ fn last(name: &str) -> &str {
     name.rsplit('.').next().unwrap_or_default()
 }
 
-/// What was declared, with the given names in place of its brackets.
+/// The declared name, with the given names in place of its brackets.
 fn filled(declared: &str, name: &str) -> String {
     let given: Vec<&str> = name.splitn(declared.split('.').count(), '.').collect();
     let fill = |(at, part)| if str::starts_with(part, '<') { *given.get(at).unwrap_or(&part) } else { part };
     declared.split('.').enumerate().map(fill).collect::<Vec<_>>().join(".")
 }
 
-/// A name that belongs into a table whose names are the user's own.
+/// A name that belongs in a table whose keys the user chooses.
 fn in_open_table(name: &str) -> Option<String> {
     let (section, rest) = name.split_once('.').filter(|(_, rest)| !rest.is_empty())?;
     match section {
-        // All properties of librdkafka that anybody sets have a dot.
+        // Every commonly set librdkafka property has a dot.
         "kafka" if rest.contains('.') => Some(format!("kafka.properties.{rest}")),
         "routes" => Some(format!("routes.types.{rest}")),
         "endpoints" => {

@@ -1,11 +1,11 @@
-//! The forms of text that values have: names, addresses and patterns. Looks at nothing but the text.
+//! The text forms of values: names, addresses and patterns. Looks at nothing but the text.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net};
 
-/// What is allowed, in words, and what a text stands for that is. An error reads on from "is …, which".
+/// A description of the allowed texts, and the conversion of such a text. An error continues after "is …, which".
 pub(super) type Form<T> = (&'static str, fn(&str) -> Result<T, &'static str>);
 
 pub(super) const NOT_EMPTY: Form<()> = ("a text that is not empty", not_empty);
@@ -20,7 +20,7 @@ pub(super) const NAME: Form<()> = ("a name of letters, digits, \"_\" and \"-\"",
 pub(super) const SUBJECT: Form<()> = ("a subject without wildcards, such as \"_INBOX_TERRA\"", subject);
 pub(super) const FILTER: Form<()> = ("a filter such as \"info\" or \"info,terra_bridge::relay=debug\"", filter);
 pub(super) const HOST: Form<()> = ("a host such as \"store.example.com\" or \"*.s3.*.amazonaws.com\"", host_pattern);
-/// With its scheme, which may be left out.
+/// With an optional scheme.
 pub(super) const NATS_SERVER: Form<String> = ("a URL such as \"nats://localhost:4222\" or \"tls://…\"", nats_server);
 pub(super) const ADDRESS: Form<SocketAddr> = ("an IP address and a port, such as \"127.0.0.1:8080\"", |text| {
     text.parse().map_err(|_| "is not an IP address and a port")
@@ -34,7 +34,7 @@ pub(super) const PROXY: Form<IpNet> =
 /// Kafka's limit, the tightest of all buses.
 const TOPIC_NAME_LIMIT: usize = 249;
 
-/// `Ok` where Kafka, NATS and the embedded log all take the name, each as one topic and not as a pattern.
+/// `Ok` if Kafka, NATS and the embedded log all accept the name, as one topic and not as a pattern.
 pub fn topic_name(name: &str) -> Result<(), &'static str> {
     demand(!name.is_empty(), "is empty")?;
     demand(name.len() <= TOPIC_NAME_LIMIT, "is longer than 249 characters")?;
@@ -80,7 +80,7 @@ fn is_host(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_".contains(&b))
 }
 
-/// A host with or without a port, in which `*` stands for whole parts.
+/// A host with or without a port, in which `*` stands for whole labels.
 fn host_pattern(text: &str) -> Result<(), &'static str> {
     let bare = text.replace('*', "x");
     demand(!text.contains('/'), "is more than a host")?;
@@ -123,8 +123,8 @@ fn filter(text: &str) -> Result<(), &'static str> {
     demand(tracing_subscriber::EnvFilter::builder().parse(text).is_ok(), "is not a filter")
 }
 
-/// An address stands for the network of itself alone. An IPv4-mapped IPv6 network (`::ffff:10.0.0.0/104`)
-/// is IPv4, as it is where addresses are compared.
+/// An address stands for a network of its own. An IPv4-mapped IPv6 network (`::ffff:10.0.0.0/104`) becomes IPv4, as
+/// in the comparison of addresses.
 fn network(text: &str) -> Result<IpNet, &'static str> {
     const MAPPED_BITS: u8 = 96;
     let network = match text.split_once('/') {
@@ -151,12 +151,12 @@ fn proxy(text: &str) -> Result<IpNet, &'static str> {
     Ok(proxies)
 }
 
-/// The name of an endpoint: it stands in metrics, topics and the CloudEvents source.
+/// A valid endpoint name, which appears in metrics, topics and the CloudEvents source.
 pub(super) fn is_endpoint_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-".contains(&b))
 }
 
-/// A type, or the beginning of one and a final `*`.
+/// A type, or a prefix with a final `*`.
 pub(super) fn type_pattern(pattern: &str) -> Result<(), &'static str> {
     not_empty(pattern)?;
     demand(!pattern.strip_suffix('*').unwrap_or(pattern).contains('*'), "has a * before its end")?;

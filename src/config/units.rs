@@ -1,14 +1,14 @@
-//! Durations, sizes and rates with their units: from text, and back into the same notation.
+//! Durations, sizes and rates with their units: parsed from text, and shown in the same notation.
 
 use std::time::Duration;
 
 use bytesize::ByteSize;
 
-/// Milliseconds of each unit, the largest first.
+/// Milliseconds of each unit, largest first.
 const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 
-/// One or more numbers with a unit each, largest unit first: `7.5s`, `26h`, `1h 30m`.
-/// A day has 24 hours. What is finer than a millisecond is a mistake.
+/// One or more numbers with a unit each, largest unit first: `7.5s`, `26h`, `1h 30m`. A day has 24 hours. A value
+/// finer than a millisecond is a mistake.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, &'static str> {
     if text.parse::<f64>().is_ok() {
         return Err("has no unit");
@@ -46,8 +46,8 @@ fn millis(number: &str, scale: u64) -> Result<u64, &'static str> {
     whole.checked_mul(scale).and_then(|whole| whole.checked_add(part / places)).ok_or("is too long")
 }
 
-/// In the largest unit that needs no fraction; below a minute in seconds, as `7.5s`, and as `26h 5m` what is
-/// hours and minutes.
+/// In the largest unit that needs no fraction; below a minute in seconds, such as `7.5s`, and hours with minutes as
+/// `26h 5m`.
 pub(super) fn show_duration(duration: Duration) -> String {
     const MINUTE: u64 = 60_000;
     let total = duration.as_millis() as u64;
@@ -84,7 +84,7 @@ pub(super) fn show_rate(bytes: u64) -> String {
     format!("{}/s", show_size(bytes))
 }
 
-/// A size in each second: `16 KiB/s`.
+/// A size per second: `16 KiB/s`.
 pub(super) fn parse_rate(text: &str) -> Result<u64, &'static str> {
     let size = text.trim().strip_suffix("/s").ok_or("is not a size in each second")?;
     parse_size(size).map_err(|_| "is not a size in each second")
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_come_back_in_the_same_notation() {
+    fn durations_round_trip() {
         for text in ["250ms", "1s", "7.5s", "75s", "2m", "90s", "26h", "7d", "1001ms"] {
             let duration = parse_duration(text).unwrap();
             assert_eq!(parse_duration(&show_duration(duration)), Ok(duration), "{text}");
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_duration_is_refused() {
+    fn invalid_durations_are_refused() {
         let cases = [
             ("5", "has no unit"),
             ("7.5", "has no unit"),
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_come_back_in_the_same_notation() {
+    fn sizes_round_trip() {
         for text in ["512 B", "16 KiB", "12 MiB", "10 GiB", "2 TiB", "1537 B"] {
             assert_eq!(show_size(parse_size(text).unwrap()), text);
         }
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_size_is_refused() {
+    fn invalid_sizes_are_refused() {
         for (text, wrong) in [("12", "has no unit"), ("12 M", "is not a size"), ("MiB", "is not a size")] {
             assert_eq!(parse_size(text), Err(wrong), "{text}");
         }

@@ -1,4 +1,4 @@
-//! The bounded memory of kept deliveries: a ring, the oldest first, and an index of where each one's two keys are. Never
+//! The bounded memory of kept deliveries: a ring, oldest first, and an index of each delivery's two keys. Never
 //! grows.
 
 use std::time::Duration;
@@ -9,13 +9,13 @@ use jiff::Timestamp;
 use crate::clock::Clock;
 use crate::identity::Identity;
 
-/// Half of each SHA-256: two deliveries of a full memory share one by chance once in 2^87 times.
+/// Half of a SHA-256: two deliveries in a full memory share one by chance once in 2^87 times.
 pub type Key = [u8; 16];
 
-/// Which of the two is the half that the signature covers.
+/// Which of the two keys the signature covers.
 const SIGNED: usize = 1;
 
-/// The two halves by which a delivery is known.
+/// The two keys that identify a delivery.
 pub(super) fn keys(identity: &Identity) -> [Key; 2] {
     let cut = |digest: &[u8; 32]| *digest.first_chunk().expect("16 is less than 32");
     [cut(identity.id.as_bytes()), cut(identity.signed.as_bytes())]
@@ -25,12 +25,12 @@ pub(super) struct Memory {
     window: Duration,
     clock: Clock,
     most: usize,
-    /// A ring from `most` entries on.
+    /// Used as a ring once it has `most` entries.
     entries: Vec<Entry>,
-    /// Where the oldest entry is, and how many there are.
+    /// The position of the oldest entry, and the number of entries.
     oldest: usize,
     len: usize,
-    /// Places of keys: entry and half. Made for `most` at once: growing it would halt every delivery.
+    /// Positions of keys: entry and which key. Allocated for `most` at once: growing it would block every delivery.
     index: HashTable<Place>,
     evicted: u64,
 }
@@ -43,7 +43,7 @@ struct Entry {
     keys: [Key; 2],
 }
 
-/// Twice the entry's place in the ring, and 1 for its second half.
+/// Twice the entry's position in the ring, plus 1 for its second key.
 type Place = u32;
 
 impl Memory {
@@ -65,18 +65,18 @@ impl Memory {
         self.len
     }
 
-    /// How many went before their time.
+    /// How many were evicted before the window ended.
     pub(super) fn evicted(&self) -> u64 {
         self.evicted
     }
 
-    /// Whether either half was kept within the window.
+    /// Whether either key was kept within the window.
     pub(super) fn knows(&mut self, keys: &[Key; 2]) -> bool {
         self.forget_old();
         keys.iter().any(|key| self.has(key))
     }
 
-    /// Remembers both halves. One that is known already keeps its time.
+    /// Remembers both keys. A known key keeps its original time.
     pub(super) fn remember(&mut self, keys: &[Key; 2], now: Timestamp) {
         if keys.iter().all(|key| self.has(key)) {
             return;
@@ -101,8 +101,8 @@ impl Memory {
         }
     }
 
-    /// Of a delivery that is known by one half, remembers the other: Terra may have signed it anew.
-    /// An id alone is not learnt: whoever captured one delivery could make up any number of them.
+    /// For a delivery known by one key, remembers the other: Terra may have signed it again. An id alone is not
+    /// learnt, because an attacker who captured one delivery could make up any number of ids.
     pub(super) fn learn(&mut self, keys: &[Key; 2], now: Timestamp) {
         if !self.has(&keys[SIGNED]) {
             self.remember(keys, now);
@@ -129,7 +129,7 @@ impl Memory {
         let at = self.oldest;
         for (half, old) in self.entries[at].keys.iter().enumerate() {
             let place = (2 * at + half) as Place;
-            // A half that an older entry had in the index was not put there a second time.
+            // A key that an older entry already had in the index was not inserted again.
             if let Ok(found) = self.index.find_entry(hash(old), |other| *other == place) {
                 found.remove();
             }
@@ -143,7 +143,7 @@ fn key(entries: &[Entry], place: Place) -> &Key {
     &entries[place as usize / 2].keys[place as usize % 2]
 }
 
-/// The keys are digests already.
+/// The keys are digests already, so a part of one serves as the hash.
 fn hash(key: &Key) -> u64 {
     u64::from_le_bytes(*key.first_chunk().expect("8 is less than 16"))
 }
@@ -155,7 +155,7 @@ mod tests {
 
     const WINDOW: Duration = Duration::from_secs(100);
 
-    /// A trusted clock, which says 0.
+    /// A trusted clock at 0.
     fn clock() -> Set {
         let clock = Set::new(at(-3600));
         clock.run(Duration::from_secs(3600));
@@ -173,7 +173,7 @@ mod tests {
     fn pair(number: u32) -> [Key; 2] {
         let key = |half: u32| {
             let mut key = [0; 16];
-            // As spread as a digest is.
+            // As evenly spread as a digest.
             key[..8].copy_from_slice(&(u64::from(number * 2 + half).wrapping_mul(0x9e37_79b9_7f4a_7c15)).to_be_bytes());
             key[8..12].copy_from_slice(&number.to_be_bytes());
             key
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_go_first_and_only_where_there_is_no_room() {
+    fn the_oldest_are_evicted_first_and_only_when_full() {
         let mut memory = memory(1000, &clock());
         for number in 0..3500 {
             assert!(!memory.knows(&pair(number)));
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn each_is_forgotten_after_its_window() {
+    fn each_entry_is_forgotten_after_its_window() {
         let clock = clock();
         let mut memory = memory(10, &clock);
         let run = |seconds| clock.run(Duration::from_secs(seconds));
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn none_is_forgotten_for_a_clock_that_leaps() {
+    fn a_clock_jump_forgets_nothing() {
         let clock = clock();
         let mut memory = memory(10, &clock);
         for (number, days) in [30, -60, 30].into_iter().enumerate() {
@@ -224,13 +224,13 @@ mod tests {
             clock.run(Duration::from_secs(20));
         }
         assert!((0..3).all(|number| memory.knows(&pair(number))));
-        // A leap is told to within ten seconds.
+        // A jump is measured to within ten seconds.
         clock.run(WINDOW + Duration::from_secs(10));
         assert!((0..3).all(|number| !memory.knows(&pair(number))));
     }
 
     #[test]
-    fn a_half_that_two_deliveries_share_outlives_neither() {
+    fn a_key_shared_by_two_deliveries_outlives_neither() {
         let clock = clock();
         let mut memory = memory(10, &clock);
         let run = |seconds| clock.run(Duration::from_secs(seconds));

@@ -1,5 +1,5 @@
-//! Whether the same delivery was kept before, or is in flight. By its [`Identity`], a delivery goes first, waits for the
-//! one that did, or is a duplicate. Knows neither bus nor reply. `memory` holds what was kept.
+//! Decides by its [`Identity`] whether a delivery was kept before or is in flight: it is the first, waits for the
+//! first, or is a duplicate. Knows neither bus nor reply. `memory` holds the kept deliveries.
 
 mod memory;
 
@@ -16,8 +16,8 @@ use crate::metrics::DedupeGauges;
 pub use memory::Key;
 use memory::Memory;
 
-/// Remembers what was kept, and knows what is in flight. Cloning shares it. `A` is what one attempt
-/// tells another.
+/// Remembers kept deliveries, and tracks those in flight. Cloning shares it. `A` is the answer that one attempt
+/// passes to another.
 pub struct Dedupe<A>(Arc<Mutex<Inner<A>>>);
 
 struct Inner<A> {
@@ -29,13 +29,13 @@ struct Inner<A> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DedupeEntry {
     pub kept: Timestamp,
-    /// Of its id, and of what its signature covers.
+    /// The keys of its id and of the signed content.
     pub keys: [Key; 2],
 }
 
-/// What is to be done with a delivery.
+/// What to do with a delivery.
 pub enum Admission<A> {
-    /// It is the first of its kind. Others wait for its [`Ticket`].
+    /// The first one in flight. Others wait for its [`Ticket`].
     First(Ticket<A>),
     Kept,
     /// The same delivery is in flight.
@@ -49,18 +49,18 @@ impl<A> Clone for Dedupe<A> {
 }
 
 impl<A: Clone> Dedupe<A> {
-    /// Remembers each delivery for `window`, and the newest `deliveries` of them at most: 58 bytes each.
+    /// Remembers each delivery for `window`, and at most the newest `deliveries`: 58 bytes each.
     pub fn new(window: Duration, deliveries: usize, clock: Clock) -> Self {
         let memory = Memory::new(window, deliveries, clock);
         Self(Arc::new(Mutex::new(Inner { memory, in_flight: HashMap::new() })))
     }
 
-    /// Takes up what was kept before a restart, the oldest first.
+    /// Restores a delivery that was kept before a restart. Call it oldest first.
     pub fn restore(&self, entry: &DedupeEntry) {
         self.lock().memory.remember(&entry.keys, entry.kept);
     }
 
-    /// Whether this one may go on. Of several at the same time exactly one goes first.
+    /// Admits exactly one of several concurrent attempts.
     pub fn admit(&self, identity: &Identity, now: Timestamp) -> Admission<A> {
         let keys = memory::keys(identity);
         let mut state = self.lock();
@@ -88,7 +88,7 @@ impl<A: Clone> Dedupe<A> {
     }
 }
 
-/// The right to go first. Dropped, it lets the next one go first.
+/// The right to deliver. Dropping it passes the right to the next attempt.
 pub struct Ticket<A> {
     dedupe: Dedupe<A>,
     keys: [Key; 2],
@@ -101,8 +101,7 @@ impl<A> Ticket<A> {
         DedupeEntry { kept, keys: self.keys }
     }
 
-    /// Something durable keeps the delivery. From now on every other is a duplicate; those that wait
-    /// get `answer`.
+    /// The delivery is durably stored. From now on every other attempt is a duplicate; those that wait get `answer`.
     pub fn kept(self, now: Timestamp, answer: A) {
         let mut state = self.dedupe.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.memory.remember(&self.keys, now);
@@ -110,7 +109,7 @@ impl<A> Ticket<A> {
         self.answer.send_replace(Some(answer));
     }
 
-    /// Nothing keeps it, for all that is known. Those that wait get `answer`; the next goes first.
+    /// The delivery is not stored, as far as is known. Those that wait get `answer`; the next attempt is admitted.
     pub fn refused(self, answer: A) {
         self.answer.send_replace(Some(answer));
     }
@@ -125,11 +124,11 @@ impl<A> Drop for Ticket<A> {
     }
 }
 
-/// Waits for the one that went first.
+/// Waits for the first attempt.
 pub struct Wait<A>(watch::Receiver<Option<A>>);
 
 impl<A: Clone> Wait<A> {
-    /// Its answer; `None` where it ended without one. Not bounded in time.
+    /// The first attempt's answer; `None` if it ended without one. Has no timeout.
     pub async fn answer(mut self) -> Option<A> {
         self.0.wait_for(Option::is_some).await.ok()?.clone()
     }
@@ -160,7 +159,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_comes_second_gets_the_firsts_answer_and_who_comes_later_is_a_duplicate() {
+    async fn a_concurrent_attempt_gets_the_firsts_answer_and_a_later_one_is_a_duplicate() {
         let dedupe = dedupe();
         let ticket = first(dedupe.admit(&identity(1, 2), NOW));
         let by_id = wait(dedupe.admit(&identity(1, 9), NOW));
@@ -174,7 +173,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_refused_is_not_remembered() {
+    async fn a_refused_delivery_is_not_remembered() {
         let dedupe = dedupe();
         let ticket = first(dedupe.admit(&identity(1, 2), NOW));
         let second = wait(dedupe.admit(&identity(1, 2), NOW));
@@ -185,7 +184,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn altered_headers_of_one_delivery_do_not_drive_others_out() {
+    async fn altered_headers_of_one_delivery_do_not_evict_others() {
         let dedupe = dedupe();
         first(dedupe.admit(&identity(1, 1), NOW)).kept(NOW, "kept");
         first(dedupe.admit(&identity(2, 2), NOW)).kept(NOW, "kept");
@@ -196,7 +195,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_first_that_vanishes_lets_the_next_go_first() {
+    async fn a_dropped_first_attempt_lets_the_next_go_first() {
         let dedupe = dedupe();
         let ticket = first(dedupe.admit(&identity(1, 2), NOW));
         let second = wait(dedupe.admit(&identity(1, 2), NOW));

@@ -1,21 +1,21 @@
-//! Reads the raw values of some keys of one JSON object, and the texts, ids and counts that they are. Builds no tree.
+//! Reads the raw values of some keys of one JSON object, and decodes them as texts, ids and counts. Builds no tree.
 
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// The text of a JSON string; `None` for anything else, and for escapes that make no Unicode.
+/// The text of a JSON string; `None` for anything else, and for escapes that are not valid Unicode.
 pub(super) fn string(raw: Option<&str>) -> Option<String> {
     serde_json::from_str(raw.filter(|raw| raw.starts_with('"'))?).ok()
 }
 
-/// A string that says something.
+/// A string that is not blank.
 pub(super) fn filled(raw: Option<&str>) -> Option<String> {
     string(raw).filter(|text| !text.is_empty())
 }
 
-/// A string that says something, or an integer as it is written.
+/// A string that is not blank, or an integer as it is written.
 pub(super) fn id(raw: Option<&str>) -> Option<String> {
     let raw = raw?;
     if raw.bytes().all(|digit| digit.is_ascii_digit()) {
@@ -24,7 +24,7 @@ pub(super) fn id(raw: Option<&str>) -> Option<String> {
     filled(Some(raw))
 }
 
-/// An integer from 0 on, however it is written: `300`, `300.0`, `3e2`, `"300"`.
+/// A non-negative integer in any notation: `300`, `300.0`, `3e2`, `"300"`.
 pub(crate) fn count(raw: &str) -> Option<u64> {
     let text = string(Some(raw));
     let text = text.as_deref().unwrap_or(raw).trim();
@@ -32,8 +32,8 @@ pub(crate) fn count(raw: &str) -> Option<u64> {
     text.parse().ok().or_else(|| text.parse().ok().filter(whole).map(|number| number as u64))
 }
 
-/// The raw values of some keys of one JSON object. Raw, so that a number too large for any type, or
-/// nesting too deep for a recursion, is skipped like anything else.
+/// The raw values of some keys of one JSON object. Raw, so that a number too large for any type, or nesting too deep
+/// for recursion, is skipped like anything else.
 #[derive(Clone, Copy)]
 pub(super) struct Fields<'a, const N: usize>(pub(super) [Option<&'a str>; N]);
 
@@ -44,9 +44,9 @@ impl<const N: usize> Default for Fields<'_, N> {
 }
 
 impl<'a, const N: usize> Fields<'a, N> {
-    /// `None` where the text is not one whole JSON object.
+    /// `None` if the text is not one complete JSON object.
     pub(super) fn read(text: &'a str, keys: [&'static str; N]) -> Option<Self> {
-        // Spares a number or an array the attempt; whitespace as JSON has it.
+        // A cheap check first, for numbers and arrays; whitespace as JSON defines it.
         text.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{').then_some(())?;
         let mut json = serde_json::Deserializer::from_str(text);
         let fields = json.deserialize_map(Reading(keys)).ok()?;
@@ -76,8 +76,8 @@ impl<'de, const N: usize> Visitor<'de> for Reading<N> {
     }
 }
 
-/// The place of a key among those wanted. Keys are read as bytes: as text, an escape that makes no
-/// Unicode would spoil the whole body.
+/// The index of a key among the wanted ones. Keys are compared as bytes: as text, an escape that is not valid Unicode
+/// would make the whole body unreadable.
 struct Place<'k>(&'k [&'static str]);
 
 impl<'de> DeserializeSeed<'de> for Place<'_> {

@@ -1,5 +1,5 @@
-//! Reads what a delivery reports: an [`Event`], or a [`DeadLetter`] where the body cannot be read. One pass over the bytes,
-//! no tree; the payload stays untouched. `fields` reads one JSON object.
+//! Reads what a delivery reports: an [`Event`], or a [`DeadLetter`] if the body cannot be read. One pass over the
+//! bytes, no tree; the payload stays untouched. `fields` reads one JSON object.
 
 mod fields;
 
@@ -16,7 +16,7 @@ use crate::vocabulary::{Concerns, is_link, known};
 pub(crate) use fields::count;
 use fields::{Fields, filled, id, string};
 
-/// What S3 signs a link for at most: seven days.
+/// The longest validity that S3 signs a link for: seven days.
 const LONGEST_OPEN: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// A delivery whose type is known.
@@ -27,22 +27,22 @@ pub struct Event {
     fetched: Option<Fetched>,
 }
 
-/// A delivery that Terra signed and nobody can read.
+/// A delivery that Terra signed but whose body cannot be read.
 pub struct DeadLetter {
     delivery: Delivery,
     reason: Unreadable,
     fetched: Option<Fetched>,
 }
 
-/// What a delivery's link led to.
+/// The event that a delivery's link led to.
 #[derive(Clone)]
 struct Fetched {
     payload: Payload,
-    /// What the delivery's own body says.
+    /// The facts in the delivery's own body.
     signed: Facts,
 }
 
-/// A link to the real event. A credential: who has it can read the event until it expires.
+/// A link to the real event. It is a credential: anyone who has it can read the event until it expires.
 #[derive(Debug, Clone)]
 pub struct Link {
     url: Secret,
@@ -50,18 +50,18 @@ pub struct Link {
 }
 
 impl Link {
-    /// Empty where the event has none.
+    /// Empty if the event has no URL.
     pub fn url(&self) -> &Secret {
         &self.url
     }
 
-    /// From the moment when Terra emitted the event; no time at all where it does not say.
+    /// Counted from the moment when Terra emitted the event; zero if the event does not say.
     pub fn expires_in(&self) -> Duration {
         self.expires_in
     }
 }
 
-/// Why a signed body is no event.
+/// Why a signed body is not an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Unreadable {
     NotUtf8,
@@ -81,7 +81,7 @@ impl Unreadable {
     }
 }
 
-/// What the body says of itself; all but the type may be missing.
+/// The facts in the body; any but the type may be missing.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Facts {
     pub event_type: String,
@@ -89,16 +89,15 @@ pub struct Facts {
     pub user: Person,
     pub new_user: Person,
     pub order_id: Option<String>,
-    /// Terra's own id of a coach: of `coach`, else of `data`, else the one that all of a list of athletes share.
+    /// Terra's own id of a coach: from `coach`, else from `data`, else the one that all athletes in a list share.
     pub coach_id: Option<String>,
-    /// Of a lab report.
+    /// Lab reports only.
     pub session_id: Option<String>,
-    /// Of `data`, else the top-level one. The customer's own id: it leaves this process in the
-    /// payload alone.
+    /// From `data`, else the top-level one. The customer's own id: it leaves this process only in the payload.
     pub reference_id: Option<String>,
 }
 
-/// One of the bodies' user objects.
+/// A user object in the body.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Person {
     pub user_id: Option<String>,
@@ -106,8 +105,8 @@ pub struct Person {
 }
 
 impl Event {
-    /// Reads the type, and whom it concerns where it says so. Lenient: a field of an unexpected type
-    /// counts as absent, of a key given twice the last counts.
+    /// Reads the type, and the user if there is one. Lenient: a field of an unexpected type counts as absent, and the
+    /// last of duplicate keys counts.
     ///
     /// # Errors
     /// The delivery itself, as a dead letter.
@@ -118,7 +117,7 @@ impl Event {
         }
     }
 
-    /// The link that stands in for the real event; `None` where this is the real one.
+    /// The link that stands in for the real event; `None` if this is the real one.
     pub fn link(&self) -> Option<Link> {
         if !is_link(&self.facts.event_type) {
             return None;
@@ -130,10 +129,10 @@ impl Event {
         Some(Link { url: Secret::new(string(url).unwrap_or_default()), expires_in })
     }
 
-    /// The event that was fetched from the link of this one.
+    /// The event that was fetched from this event's link.
     ///
     /// # Errors
-    /// As with [`Self::read`].
+    /// As for [`Self::read`].
     pub fn fetched(&self, payload: Payload) -> Result<Self, DeadLetter> {
         let (delivery, read) = (self.delivery.clone(), read(payload.bytes()));
         let fetched = Some(Fetched { payload, signed: self.facts.clone() });
@@ -151,7 +150,7 @@ impl Event {
         &self.facts
     }
 
-    /// What the bytes say that Terra signed: of a fetched event, those of its link.
+    /// The facts in the bytes that Terra signed: for a fetched event, those of its link.
     pub fn signed_facts(&self) -> &Facts {
         self.fetched.as_ref().map_or(&self.facts, |fetched| &fetched.signed)
     }
@@ -164,7 +163,7 @@ impl Event {
         self.fetched.as_ref().map_or(self.delivery.payload(), |fetched| &fetched.payload)
     }
 
-    /// What to publish.
+    /// The bytes to publish.
     pub fn into_payload(self) -> Payload {
         self.fetched.map_or_else(|| self.delivery.into_payload(), |fetched| fetched.payload)
     }
@@ -179,19 +178,19 @@ impl DeadLetter {
         self.reason
     }
 
-    /// What the bytes say that Terra signed, where those could be read.
+    /// The facts in the bytes that Terra signed, if those could be read.
     pub fn signed_facts(&self) -> Option<&Facts> {
         self.fetched.as_ref().map(|fetched| &fetched.signed)
     }
 
-    /// What to publish.
+    /// The bytes to publish.
     pub fn into_payload(self) -> Payload {
         self.fetched.map_or_else(|| self.delivery.into_payload(), |fetched| fetched.payload)
     }
 }
 
 fn read(bytes: &[u8]) -> Result<Facts, Unreadable> {
-    // First: serde_json skips strings without looking whether they are UTF-8.
+    // First, because serde_json skips strings without checking that they are UTF-8.
     let text = std::str::from_utf8(bytes).map_err(|_| Unreadable::NotUtf8)?;
     let fields = Fields::<8>::read(text, BODY).ok_or_else(|| what_else(text))?;
     let [by_type, by_event_type, event_id, reference_id, user, new_user, coach, data] = fields.0;
@@ -211,7 +210,7 @@ fn read(bytes: &[u8]) -> Result<Facts, Unreadable> {
     })
 }
 
-/// What a text is that is no JSON object.
+/// Why a text that is not a JSON object is unreadable.
 fn what_else(text: &str) -> Unreadable {
     match serde_json::from_str::<IgnoredAny>(text) {
         Ok(_) => Unreadable::NotAnObject,
@@ -228,18 +227,18 @@ fn person(raw: Option<&str>) -> Person {
     Person { user_id: id(fields.0[0]), provider: id(fields.0[1]) }
 }
 
-/// Of a coach, or of one of a coach's athletes.
+/// The id of a coach, or of the coach of an athlete.
 fn coach_id(raw: Option<&str>) -> Option<String> {
     let Fields([coach_id]) = Fields::read(raw?, ["coach_id"])?;
     id(coach_id)
 }
 
-/// The one that every member of a list names.
+/// The id that every member of a list names.
 fn coach_of_all(athletes: &str) -> Option<String> {
     serde_json::Deserializer::from_str(athletes).deserialize_seq(CoachOfAll).ok()?
 }
 
-/// Ends in an error at the first member that differs.
+/// Returns an error at the first member that differs.
 struct CoachOfAll;
 
 impl<'de> Visitor<'de> for CoachOfAll {
@@ -292,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn depth_is_no_obstacle() {
+    fn deep_nesting_is_read() {
         let depth = 100_000;
         let body = format!(r#"{{"data":{}{},"type":"daily"}}"#, "[".repeat(depth), "]".repeat(depth));
         assert_eq!(of(&body).event_type, "daily");
@@ -301,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn whom_it_concerns_is_read_from_every_shape() {
+    fn the_user_is_read_from_every_shape() {
         let facts =
             of(r#"{"type":"daily","event_id":"e1","user":{"provider":"OURA","user_id":"u1","reference_id":"r0"},
                 "new_user":{"user_id":7},"data":{"order_id":"o1","reference_id":"r1"},"reference_id":"r2"}"#);
@@ -350,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_can_read_says_why() {
+    fn an_unreadable_body_says_why() {
         for (body, reason) in [
             (&b"\xff{}"[..], Unreadable::NotUtf8),
             (b"{\"type\":\"daily\",\"a\":\"\xc3\x28\"}", Unreadable::NotUtf8),
@@ -380,7 +379,7 @@ mod tests {
             let _ = read(&bytes);
         }
 
-        /// What another reader, with a tree, calls an object with a type is an event of that type.
+        /// An object with a type, according to a reader that builds a tree, is an event of that type.
         #[test]
         fn it_agrees_with_a_reader_that_builds_a_tree(text in r#"[ \{]\{?("(type|event_type|a)":("x"|1|null|\{\}|\["y"\]),?){0,4}\}?"#) {
             let expected = serde_json::from_str::<serde_json::Value>(&text).ok().and_then(|tree| {
@@ -393,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_has_its_url_and_its_time_where_the_body_says_them() {
+    fn a_link_has_its_url_and_expiry_if_the_body_gives_them() {
         let link = |body: &str| {
             let Ok(event) = Event::read(delivery(body.as_bytes(), http::HeaderMap::new())) else { panic!("readable") };
             event.link().map(|link| (String::from_utf8(link.url.expose().to_vec()).unwrap(), link.expires_in.as_secs()))

@@ -1,16 +1,16 @@
-//! Which hosts a link may name, by the patterns of `s3.hosts`. Resolves nothing.
+//! Which hosts a link may name, according to the patterns in `s3.hosts`. Resolves nothing.
 
 use http::uri::Authority;
 
 const HTTPS: u16 = 443;
 
-/// Patterns of `s3.hosts`.
+/// The patterns in `s3.hosts`.
 #[derive(Debug)]
 pub struct AllowedHosts(Vec<(String, u16)>);
 
 impl AllowedHosts {
-    /// Of patterns that the configuration has checked: a name with or without a port, in which `*` stands
-    /// for one whole part between dots.
+    /// Takes patterns that the configuration has checked: a name with or without a port, in which `*` stands for
+    /// exactly one label.
     pub fn new(patterns: &[String]) -> Self {
         let parse = |pattern: &String| match pattern.rsplit_once(':') {
             Some((host, port)) if !port.ends_with(']') => (host.to_ascii_lowercase(), port.parse().unwrap_or(HTTPS)),
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_star_stands_for_one_whole_part() {
+    fn a_star_stands_for_exactly_one_label() {
         let hosts = AllowedHosts::new(&["*.s3.*.amazonaws.com".into(), "Store.example:8443".into(), "[::1]:7".into()]);
         let have = |authority: &str| hosts.allow(&authority.parse().unwrap());
         for authority in

@@ -1,5 +1,5 @@
-//! One timeout for all of connecting: name, TCP and TLS. The HTTP client goes on connecting where another connection came
-//! free first, and bounds nothing of that.
+//! One timeout for name resolution, TCP and TLS together. The HTTP client keeps connecting in the background when
+//! another connection becomes free first, and sets no limit on that.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_handshake_without_an_end_is_given_up() {
+    async fn an_endless_handshake_times_out() {
         let error =
             ConnectTimeout::new(Never, Duration::from_secs(3)).call(Uri::from_static("https://b")).await.unwrap_err();
         assert!(error.is::<tokio::time::error::Elapsed>(), "{error}");

@@ -1,8 +1,8 @@
-//! Fetches what a link leads to, byte for byte, over HTTPS. Goes to the allowed hosts alone, and to no private network.
-//! Reads no JSON; logs nothing of the link.
+//! Fetches what a link leads to, byte for byte, over HTTPS. Connects only to the allowed hosts, and to no private
+//! network. Parses no JSON; logs nothing of the link.
 //!
-//! `allowed_hosts` and `resolver` decide where a link may lead, `trust` whose certificates count, `connect_timeout` how long
-//! connecting may take.
+//! `allowed_hosts` and `resolver` decide where a link may lead, `trust` which certificates count, and
+//! `connect_timeout` how long connecting may take.
 
 mod resolver;
 mod connect_timeout;
@@ -35,14 +35,14 @@ use crate::server::{Body, BodyError, BodyLimits, has_content_encoding};
 use connect_timeout::ConnectTimeout;
 use resolver::{NotAllowed, PublicResolver};
 
-/// Fetches that run; more wait for one to end, within their deadlines.
+/// The most fetches at once; further ones wait for one to end, within their deadlines.
 const AT_ONCE: usize = 256;
 
-/// Of one attempt, so that another one fits into the deadline.
+/// The connect timeout of one attempt, so that a second attempt fits into the deadline.
 const CONNECTED_WITHIN: Duration = Duration::from_millis(1500);
 const ANSWERED_WITHIN: Duration = Duration::from_secs(3);
 
-/// Between two attempts, doubled each time.
+/// Back-off between two attempts, doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 const IDLE_CONNECTIONS_PER_HOST: usize = 16;
@@ -53,35 +53,35 @@ const BUFFER: usize = 64 << 10;
 
 const AGENT: &str = concat!("terra-bridge/", env!("CARGO_PKG_VERSION"));
 
-/// Why there are no bytes. Says nothing of the link.
+/// Why a fetch failed. Says nothing of the link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FetchError {
-    /// No `https` URL.
+    /// Not an `https` URL.
     Malformed,
     /// Not a host of `s3.hosts`, or an address that no link may lead to.
     NotAllowed,
-    /// The store says no, after the time that Terra gave the link.
+    /// The store denied it, after the link's validity had ended.
     Expired,
-    /// The store says no.
+    /// The store denied it.
     Denied,
-    /// The store names another place; nobody here goes there.
+    /// The store redirected it; redirects are not followed.
     Redirected,
     /// Larger than `server.max_body`.
     TooLarge,
-    /// With a content coding that nobody asked for.
+    /// Has a content coding that was not requested.
     Encoded,
     /// The link leads to another link.
     Nested,
-    /// No name, no connection, or one that broke.
+    /// The name does not resolve, or the connection failed or broke.
     NoConnection,
-    /// The store proves itself with a certificate that nobody here trusts.
+    /// The store's certificate is not trusted.
     Untrusted,
     TooSlow,
-    /// The store has a trouble of its own: 408, 429, 5xx.
+    /// The store has a problem of its own: 408, 429, 5xx.
     Unavailable,
-    /// The bytes ended before the end.
+    /// The body ended early.
     Truncated,
-    /// `server.bytes_in_flight` is spent, or too many fetches run.
+    /// `server.bytes_in_flight` is spent, or too many fetches are running.
     NoRoom,
 }
 
@@ -106,7 +106,7 @@ impl FetchError {
         }
     }
 
-    /// Whether the same link may lead to its bytes a little later.
+    /// Whether the same link may work a little later.
     pub fn is_temporary(self) -> bool {
         match self {
             Self::NoConnection | Self::Untrusted | Self::TooSlow => true,
@@ -145,7 +145,7 @@ pub struct Fetcher {
 
 impl Fetcher {
     /// # Errors
-    /// Where `s3.ca` has no certificate in it.
+    /// `s3.ca` contains no certificate.
     pub fn new(config: &config::S3) -> Result<Self, TrustError> {
         let resolver = PublicResolver::new(&config.allow_networks);
         let mut plain = HttpConnector::new_with_resolver(resolver.clone());
@@ -163,11 +163,11 @@ impl Fetcher {
         Ok(Self { client, hosts, resolver, running: Arc::new(Semaphore::new(AT_ONCE)) })
     }
 
-    /// Fetches; what fails for the moment is tried again until the deadline. Takes of the budget what
-    /// it has got so far. Cancel-safe.
+    /// Fetches, and retries temporary failures until the deadline. Takes its share of the budget as bytes arrive.
+    /// Cancel-safe.
     ///
     /// # Errors
-    /// The last reason why not.
+    /// The reason of the last attempt.
     pub async fn fetch(&self, link: &Link, limits: BodyLimits, budget: &Budget) -> Result<Payload, FetchError> {
         let uri = self.allowed(link)?;
         let Ok(running) = tokio::time::timeout_at(limits.deadline, self.running.acquire()).await else {
@@ -189,7 +189,7 @@ impl Fetcher {
         }
     }
 
-    /// Where the link leads, as far as the link alone decides.
+    /// The URL, if the link alone does not rule it out.
     fn allowed(&self, link: &Link) -> Result<Uri, FetchError> {
         let uri: Uri = std::str::from_utf8(link.url().expose())
             .ok()
@@ -201,7 +201,7 @@ impl Fetcher {
             return Err(FetchError::Malformed);
         }
         let address = authority.host().trim_start_matches('[').trim_end_matches(']').parse().ok();
-        // A name's addresses are checked when it is connected to.
+        // The addresses of a name are checked when connecting.
         let allowed = self.hosts.allow(authority) && address.is_none_or(|address| self.resolver.allows(address));
         if allowed { Ok(uri) } else { Err(FetchError::NotAllowed) }
     }
@@ -217,7 +217,7 @@ impl Fetcher {
     }
 }
 
-/// What the head of an answer decides.
+/// Checks the head of a response.
 fn check(answer: &Response<Incoming>) -> Result<(), FetchError> {
     match answer.status() {
         StatusCode::OK if has_content_encoding(answer.headers()) => Err(FetchError::Encoded),
@@ -251,7 +251,7 @@ impl From<BodyError> for FetchError {
     }
 }
 
-/// Which of its causes an error without an answer has.
+/// Classifies an error without a response by its causes.
 fn unconnected(error: &hyper_util::client::legacy::Error) -> FetchError {
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(error) = cause {
@@ -261,7 +261,7 @@ fn unconnected(error: &hyper_util::client::legacy::Error) -> FetchError {
         if let Some(rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
             return FetchError::Untrusted;
         }
-        // An I/O error leaves out of its sources what it was made of.
+        // An I/O error omits the error it wraps from its sources.
         cause = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
             Some(within) => Some(within),
             None => error.source(),
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_link_leads_over_https_to_a_host_that_is_allowed_or_nowhere() {
+    async fn a_link_leads_over_https_to_an_allowed_host_or_nowhere() {
         let s3 = "https://terra-payload-bucket.s3.eu-west-2.amazonaws.com/a%2Fb+c.json?X-Amz-Signature=a%3D&b=c";
         assert_eq!(allowed(s3).as_deref(), Ok(s3));
         assert_eq!(allowed("https://store.example/").as_deref(), Ok("https://store.example/"));

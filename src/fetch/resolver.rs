@@ -1,5 +1,5 @@
-//! Which addresses a link may lead to: checked after DNS, on the very address that is connected to, so that no name leads
-//! into a private network.
+//! Which addresses a link may lead to: checked after DNS, on the very address that is connected to, so that no name
+//! leads into a private network.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::pin::Pin;
@@ -11,12 +11,12 @@ use ipnet::IpNet;
 use tokio::sync::Semaphore;
 use tower_service::Service;
 
-/// Names that are looked up at once. While DNS is away each holds a thread for ten seconds and more, long
-/// after whoever asked has gone, and these threads are everybody's: more lookups wait for one to end.
+/// The most DNS lookups at once. While DNS is down, each one blocks a thread of the shared pool for ten seconds or
+/// more, even after its caller has gone. Further lookups wait for one to end.
 const LOOKUPS: usize = 32;
 
-/// Networks that are not the internet, by IANA's registries of special-purpose addresses (RFC 6890),
-/// and multicast.
+/// Networks that are not the public internet, by IANA's registries of special-purpose addresses (RFC 6890), and
+/// multicast.
 const INNER: &[&str] = &[
     "0.0.0.0/8",
     "10.0.0.0/8",
@@ -50,12 +50,12 @@ const INNER: &[&str] = &[
 static INNER_NETWORKS: LazyLock<Vec<IpNet>> =
     LazyLock::new(|| INNER.iter().map(|network| network.parse().expect("is a network")).collect());
 
-/// Every address of a name is inner.
+/// Every address of a name is in an inner network.
 #[derive(Debug, thiserror::Error)]
 #[error("leads into an inner network")]
 pub(super) struct NotAllowed;
 
-/// Resolves names to addresses that are allowed. Cloning shares what is allowed.
+/// Resolves names to allowed addresses only. Cloning shares the allow list.
 #[derive(Clone)]
 pub(super) struct PublicResolver {
     lookups: Arc<Semaphore>,
@@ -75,8 +75,7 @@ impl PublicResolver {
     }
 }
 
-/// The IPv4 address that a translator or a tunnel makes of an IPv6 one: NAT64 (RFC 6052) and 6to4
-/// (RFC 3056).
+/// The IPv4 address embedded in an IPv6 one by a translator or a tunnel: NAT64 (RFC 6052) and 6to4 (RFC 3056).
 fn carried(address: IpAddr) -> Option<IpAddr> {
     let IpAddr::V6(address) = address else { return None };
     let octets = address.octets();
@@ -116,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_addresses_of_the_internet_and_those_allowed_are() {
+    fn only_public_and_allowed_addresses_pass() {
         let resolver = PublicResolver::new(&["10.1.0.0/16".parse().unwrap(), "fd00::7/128".parse().unwrap()]);
         for address in [
             "52.95.150.1",
@@ -165,7 +164,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn lookups_beyond_the_bound_wait_and_those_that_nobody_awaits_keep_their_place_to_the_end() {
+    async fn lookups_over_the_limit_wait_and_abandoned_ones_keep_their_slot_to_the_end() {
         let mut resolver = PublicResolver::new(&["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
         let taken = resolver.lookups.clone().acquire_many_owned(LOOKUPS as u32).await.unwrap();
         let mut waiting = resolver.call("localhost".parse().unwrap());
@@ -176,7 +175,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_of_this_machine_leads_nowhere_unless_that_is_allowed() {
+    async fn a_name_of_this_machine_leads_nowhere_unless_allowed() {
         let name = || "localhost".parse().unwrap();
         let refused = PublicResolver::new(&[]).call(name()).await.unwrap_err();
         assert!(refused.is::<NotAllowed>(), "{refused}");

@@ -1,4 +1,4 @@
-//! Which root certificates count for the stores: those of a PEM file, or this machine's.
+//! Which root certificates are trusted for the stores: those of a PEM file, or this machine's.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,15 +11,15 @@ use rustls::{ClientConfig, RootCertStore};
 
 use crate::config::files::read_regular;
 
-/// Bytes: many times what all authorities of a machine take.
+/// Bytes: many times the size of a machine's root certificates.
 const LARGEST: u64 = 4 << 20;
 
-/// Why nobody could be trusted, with the remedy.
+/// Why no certificate could be trusted, with the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`s3.ca`: {0}")]
 pub struct TrustError(String);
 
-/// Trusts the authorities in the file; where there is none, the machine's own.
+/// Trusts the authorities in the file; without a file, the machine's own.
 pub(super) fn client(ca: Option<&Path>) -> Result<ClientConfig, TrustError> {
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
@@ -39,16 +39,16 @@ pub(super) fn client(ca: Option<&Path>) -> Result<ClientConfig, TrustError> {
 }
 
 fn authorities(ca: &Path) -> Result<RootCertStore, TrustError> {
-    let said = |what: String| TrustError(format!("{} {what}", ca.display()));
-    let pem = read_regular(ca, LARGEST).map_err(|error| said(format!("cannot be read: {error}")))?;
+    let trust_error = |what: String| TrustError(format!("{} {what}", ca.display()));
+    let pem = read_regular(ca, LARGEST).map_err(|error| trust_error(format!("cannot be read: {error}")))?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    let certificates = certificates.map_err(|error| said(format!("is no PEM: {error}")))?;
+    let certificates = certificates.map_err(|error| trust_error(format!("is no PEM: {error}")))?;
     let mut roots = RootCertStore::empty();
     for certificate in certificates {
-        roots.add(certificate).map_err(|_| said("has a certificate that is no X.509 one".to_owned()))?;
+        roots.add(certificate).map_err(|_| trust_error("has a certificate that is no X.509 one".to_owned()))?;
     }
     if roots.is_empty() {
-        return Err(said("has no certificate in it; name a PEM file of the authorities to trust".to_owned()));
+        return Err(trust_error("has no certificate in it; name a PEM file of the authorities to trust".to_owned()));
     }
     Ok(roots)
 }
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_without_an_authority_is_said() {
+    fn a_file_without_an_authority_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("ca.pem");
         let error = || client(Some(&file)).unwrap_err().to_string();

@@ -1,6 +1,6 @@
-//! How the log is encoded on disk: keys that sort a topic by offset, records, whether they are pending, the index of
-//! deliveries, and the head of a segment. A value that does not decode to its last byte is [`Corrupt`], never a shorter one;
-//! so is a record that is whole but belongs elsewhere.
+//! How the log is encoded on disk: keys that sort a topic by offset, records, pending marks, the index of deliveries,
+//! and the head of a segment. A value that does not decode to its last byte is [`Corrupt`], and so is an intact
+//! record stored in the wrong place.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use crate::record::Record;
 /// The first byte of every value.
 const VERSION: u8 = 1;
 
-/// Topic names have no NUL in them, so that no topic's keys lie between another's.
+/// A topic name contains no NUL, so the keys of two topics never interleave.
 const END_OF_TOPIC: u8 = 0;
 
 const RECORD: u8 = b'r';
@@ -26,43 +26,43 @@ const WHETHER_PENDING: u8 = b'p';
 /// The key of a segment's head.
 pub(super) const HEAD: &[u8] = b"h";
 
-/// Of a segment behind which others have gone: where it ends itself. Written as a head is.
+/// Where a segment ends, if the segments after it have been removed. Encoded like a head.
 pub(super) const END: &[u8] = b"e";
 
 /// All records of a segment lie in `RECORDS..RECORDS_END`.
 pub(super) const RECORDS: &[u8] = &[RECORD];
 pub(super) const RECORDS_END: &[u8] = &[RECORD + 1];
 
-/// What a segment of a spool says of its records lies in `PENDING..PENDING_END`.
+/// The pending marks of a spool's segment lie in `PENDING..PENDING_END`.
 pub(super) const PENDING: &[u8] = &[WHETHER_PENDING];
 pub(super) const PENDING_END: &[u8] = &[WHETHER_PENDING + 1];
 
-/// Said of a record that is no longer pending.
+/// The mark of a record that is no longer pending.
 pub(super) const DONE: &[u8] = &[VERSION];
 
-/// What stands on disk is not what this program wrote.
+/// The bytes on disk are not what this program wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0} on disk does not decode")]
 pub(super) struct Corrupt(pub(super) &'static str);
 
-/// How far a topic is: the offset of its next record, and the bytes of all its records before that.
+/// How far a topic has got: the offset of its next record, and the total bytes of the records before it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Mark {
     pub(super) next: u64,
     pub(super) position: u64,
 }
 
-/// What a segment begins with: when it began, and how far each topic was then.
+/// The head of a segment: when it began, and how far each topic had got by then.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Head {
     pub(super) created: Timestamp,
     pub(super) marks: BTreeMap<Arc<str>, Mark>,
 }
 
-/// A record before it has a place in a topic.
+/// A record before it has an offset in a topic.
 pub(super) struct Draft<'a> {
     pub(super) time: Timestamp,
-    /// The bytes of all records of the topic before this one.
+    /// The total bytes of the topic's records before this one.
     pub(super) position: u64,
     pub(super) key: &'a str,
     pub(super) payload: &'a [u8],
@@ -72,7 +72,7 @@ pub(super) fn record_key(topic: &str, offset: u64) -> Vec<u8> {
     place_key(RECORD, topic, offset)
 }
 
-/// Where it says whether a record is pending.
+/// The key of a record's pending mark.
 pub(super) fn pending_key(topic: &str, offset: u64) -> Vec<u8> {
     place_key(WHETHER_PENDING, topic, offset)
 }
@@ -86,7 +86,7 @@ fn place_key(kind: u8, topic: &str, offset: u64) -> Vec<u8> {
     key
 }
 
-/// Where the log looks whether it has a delivery: either is enough.
+/// The index keys of a delivery. A match on either means that the log has it.
 pub(super) fn index_keys(digests: [&[u8; 32]; 2]) -> [[u8; 33]; 2] {
     let key = |kind, digest: &[u8; 32]| {
         let mut key = [kind; 33];
@@ -96,7 +96,7 @@ pub(super) fn index_keys(digests: [&[u8; 32]; 2]) -> [[u8; 33]; 2] {
     [key(ID, digests[0]), key(SIGNED, digests[1])]
 }
 
-/// The first key behind all records of the topic.
+/// The first key after all records of the topic.
 pub(super) fn after_topic(topic: &str) -> Vec<u8> {
     let mut key = Vec::with_capacity(topic.len() + 2);
     key.push(RECORD);
@@ -105,12 +105,12 @@ pub(super) fn after_topic(topic: &str) -> Vec<u8> {
     key
 }
 
-/// Topic and offset of a record's key.
+/// Decodes topic and offset from a record's key.
 pub(super) fn read_record_key(key: &[u8]) -> Result<(&str, u64), Corrupt> {
     read_place_key(RECORD, key).ok_or(Corrupt("a record's key"))
 }
 
-/// Topic and offset of the record of which it is said whether it is pending.
+/// Decodes topic and offset from the key of a pending mark.
 pub(super) fn read_pending_key(key: &[u8]) -> Result<(&str, u64), Corrupt> {
     read_place_key(WHETHER_PENDING, key).ok_or(Corrupt("what is pending"))
 }
@@ -122,12 +122,12 @@ fn read_place_key(kind: u8, key: &[u8]) -> Option<(&str, u64)> {
     Some((std::str::from_utf8(topic).ok()?, u64::from_be_bytes(*offset)))
 }
 
-/// Said of a record that is pending: the digest of its key.
+/// The mark of a pending record: the digest of its key.
 pub(super) fn encode_pending(key: u64) -> [u8; 9] {
     encode_offset(key)
 }
 
-/// The digest of the record's key; `None` where it is done.
+/// The digest of the record's key; `None` if the record is done.
 pub(super) fn decode_pending(value: &[u8]) -> Result<Option<u64>, Corrupt> {
     if value == DONE {
         return Ok(None);
@@ -145,7 +145,7 @@ pub(super) fn encode_offset(offset: u64) -> [u8; 9] {
     value
 }
 
-/// What a record takes of `max_bytes`: its key, its value and its places in the index.
+/// What a record counts towards `max_bytes`: its key, its value and its index entries.
 pub(super) fn footprint(topic: &str, value: &[u8]) -> u64 {
     const KEYS: usize = 2 + 8 + 2 * (33 + 9);
     (value.len() + topic.len() + KEYS) as u64
@@ -178,8 +178,8 @@ pub(super) fn encode_record<'h>(
     value
 }
 
-/// Binds a record to its place. fjall's own hashes tell a changed value from a whole one, but not a whole
-/// one from another that a disk or a copy put in its place.
+/// Binds a record to its topic and offset. fjall's checksums detect a changed value, but not an intact value that a
+/// disk or a copy put in the wrong place.
 fn seal(topic: &str, offset: u64, value: &[u8]) -> [u8; 8] {
     let mut hash = Xxh3::new();
     hash.update(topic.as_bytes());
@@ -189,7 +189,7 @@ fn seal(topic: &str, offset: u64, value: &[u8]) -> [u8; 8] {
     hash.digest().to_be_bytes()
 }
 
-/// The record, and the bytes of all records of its topic before it. The payload shares `value`.
+/// The record, and the total bytes of its topic's records before it. The payload shares `value`.
 pub(super) fn decode_record(topic: &str, offset: u64, value: Bytes) -> Result<(Record, u64), Corrupt> {
     const WRONG: Corrupt = Corrupt("a record");
     let (sealed, found) = value.split_last_chunk().ok_or(WRONG)?;
@@ -213,7 +213,7 @@ pub(super) fn decode_record(topic: &str, offset: u64, value: Bytes) -> Result<(R
     Ok((record, position))
 }
 
-/// When the record was taken and the bytes before it, without its headers and payload.
+/// When the record was written and the bytes before it, without decoding headers and payload.
 pub(super) fn decode_place(value: &[u8]) -> Result<(Timestamp, u64), Corrupt> {
     let mut cursor = Cursor { rest: value, what: Corrupt("a record") };
     cursor.version()?;
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_comes_back_as_it_went_in() {
+    fn a_record_round_trips() {
         let (record, position) = decode_record("terra.daily", 5, sample().into()).unwrap();
         assert_eq!(position, 77);
         assert_eq!(record.topic, "terra.daily");
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_cut_short_or_too_long_is_corrupt() {
+    fn a_truncated_or_overlong_record_is_corrupt() {
         let whole = sample();
         for len in 0..whole.len() {
             assert!(decode_record("terra.daily", 5, Bytes::copy_from_slice(&whole[..len])).is_err(), "{len} bytes");
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_with_another_byte_or_in_another_place_is_corrupt() {
+    fn a_record_with_a_changed_byte_or_in_the_wrong_place_is_corrupt() {
         let whole = sample();
         for at in 0..whole.len() {
             let mut changed = whole.clone();
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn whether_a_record_is_pending_is_said_with_every_byte() {
+    fn a_pending_mark_needs_every_byte() {
         let pending = encode_pending(u64::MAX);
         assert_eq!(decode_pending(&pending), Ok(Some(u64::MAX)));
         assert_eq!(decode_pending(DONE), Ok(None));
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_comes_back_as_it_went_in() {
+    fn a_head_round_trips() {
         let marks = BTreeMap::from([("a".into(), Mark { next: 3, position: 9 }), ("b".into(), Mark::default())]);
         let head = Head { created: Timestamp::from_millisecond(12).unwrap(), marks };
         let value = encode_head(&head);

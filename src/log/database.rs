@@ -1,5 +1,5 @@
-//! The log on disk: topics in segments, of one fjall database. One writer appends, with an fsync before each receipt; readers
-//! read by offset, without a gap. `opening` is how it begins.
+//! The log on disk: topics in segments of one fjall database. One writer appends, with an fsync before each receipt.
+//! Readers read by offset, without a gap. `opening` opens it.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -22,8 +22,8 @@ use super::segment::{self, Count, Marks, Segment};
 use super::watermark::{Level, Watermark};
 use crate::record::Record;
 
-/// fjall waits without end inside a commit from the fourth sealed memtable, or the thirtieth table
-/// in level 0, on, even when the threads that would write them out have died.
+/// From the fourth sealed memtable or the thirtieth level-0 table on, fjall waits without a limit inside a commit,
+/// even if its flush threads have died.
 const SEALED_MEMTABLES: usize = 3;
 const LEVEL_0_TABLES: usize = 20;
 
@@ -31,26 +31,26 @@ const LEVEL_0_TABLES: usize = 20;
 const ROOM: Duration = Duration::from_secs(2);
 const ROOM_STEP: Duration = Duration::from_millis(2);
 
-/// How long opening after a failure waits for what was recovered to be written anew.
+/// How long reopening after a failure waits until the recovered records are rewritten.
 const REWRITE: Duration = Duration::from_secs(30);
 
 /// The log while it is open.
 pub(super) struct Log {
     pub(super) database: Database,
-    /// Oldest first, never empty; the last is written.
+    /// Oldest first, never empty; the last one is being written.
     pub(super) segments: Vec<Segment>,
     pub(super) tally: Mutex<Tally>,
     pub(super) watermark: Watermark,
     pub(super) journal: Newest,
-    /// Of a log whose records are kept until they are done.
+    /// Only a spool has one: its log keeps records until they are done.
     pub(super) ledger: Option<Ledger>,
 }
 
-/// What only the writer changes between two segments.
+/// Counters that only the writer changes, for the current segment.
 #[derive(Default)]
 pub(super) struct Tally {
     pub(super) ends: Marks,
-    /// When the last record of the last segment was taken.
+    /// When the last record of the last segment was written.
     pub(super) newest: Option<Timestamp>,
 }
 
@@ -60,7 +60,7 @@ pub(super) struct Appended {
 }
 
 impl Log {
-    /// What is acknowledged where topics have these ends.
+    /// The watermark level for topics that end here.
     pub(super) fn level(&self, ends: &Marks) -> Level {
         let first = self.segments.first().map_or(0, |segment| segment.number);
         ends.values().fold(Level { first, ..Level::default() }, |level, end| Level {
@@ -70,7 +70,7 @@ impl Log {
         })
     }
 
-    /// Makes a segment, or the rest of one, with its head on disk.
+    /// Creates a segment, or completes one whose head is missing; the head is then on disk.
     pub(super) fn begin(&mut self, number: u64) -> Result<(), Failure> {
         let keyspace = segment::keyspace(&self.database, number)?;
         let head = Head { created: Timestamp::now(), marks: self.ends() };
@@ -113,7 +113,7 @@ impl Log {
 
     /// Waits, for a bounded time, until a commit cannot get stuck inside fjall.
     pub(super) fn wait_for_write_capacity(&self) -> Result<(), AppendError> {
-        // Of a spool any segment is: what is done may lie in it.
+        // A spool writes to every segment: a record that becomes done may be in any of them.
         let from = if self.ledger.is_some() { 0 } else { self.segments.len() - 1 };
         let segments = self.segments[from..].iter().map(|segment| &segment.keyspace);
         let written: Vec<_> = segments.chain(self.ledger.as_ref().map(Ledger::written)).collect();
@@ -228,7 +228,7 @@ impl Log {
         Some(codec::decode_place(&value).ok()?.0)
     }
 
-    /// Bytes of the record's value, without reading it; 0 where there is none.
+    /// The size of the record's value in bytes, without reading it; 0 if there is none.
     pub(super) fn size(&self, topic: &str, offset: u64) -> usize {
         let key = codec::record_key(topic, offset);
         let mut found = self.segments.iter().filter_map(|segment| segment.keyspace.size_of(&key).ok().flatten());
@@ -252,7 +252,7 @@ impl Log {
         facts
     }
 
-    /// How far each topic is behind each segment, where it is at `last` behind the last one.
+    /// How far each topic has got at the end of each segment; `last` is the end of the last one.
     pub(super) fn segment_ends<'l>(&'l self, last: &'l Marks) -> impl Iterator<Item = &'l Marks> {
         let begins = self.segments.iter().skip(1).map(|segment| &segment.head.marks).chain([last]);
         self.segments.iter().zip(begins).map(|(segment, next)| segment.end.as_ref().unwrap_or(next))
@@ -262,7 +262,7 @@ impl Log {
         let last = self.last();
         let (number, full) = (last.number, last.keyspace.clone());
         self.begin(number + 1)?;
-        // A memtable that is written no more would keep its journals for as long as the segment.
+        // A memtable that is no longer written would pin its journals for as long as the segment exists.
         full.rotate_memtable()?;
         Ok(())
     }
@@ -272,16 +272,16 @@ impl Log {
             return Ok(());
         }
         let oldest = self.segments.remove(0);
-        // Before the segment goes: one that is missing without this is damage.
+        // Before the segment is removed: a missing segment without this mark counts as damage.
         self.watermark.set_synced(self.level(&self.ends()))?;
         self.database.delete_keyspace(oldest.keyspace)?;
-        // A journal holds on to the keyspaces that were written to it; fjall looks for journals to
-        // remove when a memtable is closed.
+        // A journal is pinned by the keyspaces that were written to it, and fjall removes journals only when it seals
+        // a memtable.
         self.last().keyspace.rotate_memtable()?;
         Ok(())
     }
 
-    /// Waits until all that the journals held is in tables of their own, with an fsync.
+    /// Waits until all records in the journals are in tables, with an fsync.
     pub(super) fn rewrite(&self) -> Result<(), Failure> {
         let until = Instant::now() + REWRITE;
         for segment in &self.segments {
@@ -299,13 +299,13 @@ impl Log {
 
 #[cfg(test)]
 impl Log {
-    /// To the topic `a`.
+    /// Appends to the topic `a`.
     pub(super) fn append_samples(&self, numbers: Range<u8>) {
         let messages: Vec<_> = numbers.map(|n| crate::message::Message::sample("a", "key", [n; 32], vec![n])).collect();
         self.append(messages.iter()).unwrap();
     }
 
-    /// Of the last segment.
+    /// Removes a record from the last segment.
     pub(super) fn lose(&self, topic: &str, offset: u64) {
         self.last().keyspace.remove(codec::record_key(topic, offset)).unwrap();
     }
@@ -322,7 +322,7 @@ mod tests {
     use crate::message::Message;
 
     #[test]
-    fn a_hole_in_a_topic_is_an_error_and_not_fewer_records() {
+    fn a_gap_in_a_topic_is_an_error_and_not_fewer_records() {
         let dir = tempfile::tempdir().unwrap();
         let open = Log::open(&Settings::sample(dir.path())).unwrap();
         open.append_samples(0..5);
@@ -333,11 +333,11 @@ mod tests {
     }
 
     #[test]
-    fn a_record_in_the_place_of_another_is_an_error_and_not_that_record() {
+    fn a_record_in_the_place_of_another_is_an_error() {
         const MAGIC: &[u8] = b"BLOB";
         let dir = tempfile::tempdir().unwrap();
         let open = Log::open(&Settings::sample(dir.path())).unwrap();
-        // Long enough to lie in a file of their own, where some take as many bytes as others.
+        // Long enough for a file of their own; some have equal lengths.
         let payload = |n: u8| (0..4000u32).map(move |at| xxh3_64(&(at * 256 + u32::from(n)).to_be_bytes()) as u8);
         let messages = (0..40).map(|n| Message::sample("a", "key", [n; 32], payload(n).collect::<Vec<_>>()));
         let messages: Vec<_> = messages.collect();
@@ -352,7 +352,7 @@ mod tests {
         let (one, other) = pairs.find(|(one, other)| len(*one) == len(*other)).unwrap();
         bytes.copy_within(frames[one]..frames[one + 1], frames[other]);
         std::fs::write(file, bytes).unwrap();
-        // The journal would repair it.
+        // Or the journal would repair it.
         File::options().write(true).open(dir.path().join("0.jnl")).unwrap().set_len(0).unwrap();
         let open = Log::open(&Settings::sample(dir.path())).unwrap();
         let other = other as u64;

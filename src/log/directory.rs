@@ -1,15 +1,15 @@
-//! Whether the files of a log are still at their paths. Does not know what is in them.
+//! Checks that the files of a log are still at their paths. Does not know their contents.
 //!
-//! Whoever removes or moves a directory takes open files along: writing and fsyncing them goes on succeeding, and
-//! nothing of it is there at the next start. The files stay open here, since the system gives the inode number of
-//! a file that nobody has open to the next one.
+//! If somebody removes or moves the directory, open files go with it: writes and fsyncs still succeed, but the next
+//! start finds none of it. The files stay open here because the system reuses the inode number of a file that nobody
+//! has open.
 
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// A path leads to another file than the one that was opened, or to none.
+/// A path leads to a different file than the one that was opened, or to none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{} is not what was opened: it was moved or removed while the bridge runs", .0.display())]
 pub(crate) struct Gone(pub(super) PathBuf);
@@ -17,19 +17,19 @@ pub(crate) struct Gone(pub(super) PathBuf);
 pub(super) struct Directory(Vec<Held>);
 
 impl Directory {
-    /// Of the log that is open in `dir`; `within` are the files and directories that stay.
+    /// Watches the log that is open in `dir`; `within` are the files and directories that must stay.
     pub(super) fn hold(dir: &Path, within: &[&str]) -> io::Result<Self> {
         let below = within.iter().map(|name| dir.join(name));
         std::iter::once(dir.to_owned()).chain(below).map(Held::open).collect::<io::Result<_>>().map(Self)
     }
 
-    /// A few microseconds: a look at each path.
+    /// Takes a few microseconds: one `stat` for each path.
     pub(super) fn check(&self) -> Result<(), Gone> {
         self.0.iter().try_for_each(Held::check)
     }
 }
 
-/// One file, or directory, under the path that it was opened by.
+/// One file or directory, with the path it was opened by.
 pub(super) struct Held {
     path: PathBuf,
     id: (u64, u64),
@@ -43,7 +43,7 @@ impl Held {
     }
 
     pub(super) fn check(&self) -> Result<(), Gone> {
-        // What cannot be looked at cannot be relied upon either.
+        // A path that cannot be checked cannot be relied on either.
         match std::fs::metadata(&self.path) {
             Ok(found) if id(&found) == self.id => Ok(()),
             Ok(_) | Err(_) => Err(Gone(self.path.clone())),
@@ -61,7 +61,7 @@ mod tests {
 
     /// What somebody does to the directory, and whether the log is still there.
     #[test]
-    fn only_the_very_files_that_were_opened_will_do() {
+    fn only_the_files_that_were_opened_pass_the_check() {
         type Act = fn(&Path);
         let acts: [(Act, bool); 8] = [
             (|_| {}, true),

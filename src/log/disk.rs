@@ -1,5 +1,4 @@
-//! The directory and the disk under it: made with mode 0700, measured, and explained where it
-//! cannot be used.
+//! The directory and the disk under it: creates it with mode 0700, measures it, and explains why it cannot be used.
 
 use std::fs::{DirBuilder, File};
 use std::io;
@@ -8,10 +7,10 @@ use std::path::Path;
 
 use super::entry::OpenError;
 
-/// fjall's own name for the file that it locks.
+/// The file that fjall locks.
 pub(crate) const LOCK_FILE: &str = "lock";
 
-/// Makes the directory where it is missing, for nobody else to read.
+/// Creates the directory if it is missing, readable by its owner only.
 pub(crate) fn prepare(section: &str, dir: &Path) -> Result<(), OpenError> {
     if dir.is_dir() {
         if let Some((says, remedy)) = open_to_others(dir) {
@@ -21,19 +20,19 @@ pub(crate) fn prepare(section: &str, dir: &Path) -> Result<(), OpenError> {
     }
     let above = above_new(dir);
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| unusable(section, dir, &error))?;
-    // A new name is on disk only once the directory above is.
+    // A new name is on disk only after an fsync of its parent directory.
     let synced = above.into_iter().try_for_each(|above| File::open(above)?.sync_all());
     synced.map_err(|error| unusable(section, dir, &error))
 }
 
-/// The directories that get a new name where this one is made, with all that are missing above it.
+/// The directories that get a new entry when this one is created with its missing parents.
 fn above_new(dir: &Path) -> Vec<&Path> {
     let missing = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.is_dir());
     let above = missing.filter_map(Path::parent);
     above.map(|above| if above.as_os_str().is_empty() { Path::new(".") } else { above }).collect()
 }
 
-/// What is to be said of a directory in which others than its owner have rights, and what to do.
+/// The warning for a directory that users other than its owner can access, and the remedy.
 pub(crate) fn open_to_others(dir: &Path) -> Option<(String, String)> {
     const OTHERS: u32 = 0o077;
     let (mode, dir) = (dir.metadata().ok()?.permissions().mode() & 0o777, dir.display());
@@ -47,12 +46,12 @@ pub(crate) fn free(dir: &Path) -> io::Result<u64> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
-/// Whether a process has the log open. `Ok(false)` too where there is none yet.
+/// Whether a process has the log open. `Ok(false)` also if there is no log yet.
 pub(crate) fn locked(dir: &Path) -> io::Result<bool> {
     Ok(dir.join(LOCK_FILE).try_exists()? && lock(dir)?.is_none())
 }
 
-/// The log's lock, until it is dropped; `None` where there is no log yet, or where a process has it open.
+/// The log's lock, held until it is dropped; `None` if there is no log yet, or a process has it open.
 pub(super) fn lock(dir: &Path) -> io::Result<Option<File>> {
     let file = match File::options().read(true).write(true).open(dir.join(LOCK_FILE)) {
         Ok(file) => file,
@@ -66,7 +65,7 @@ pub(super) fn lock(dir: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Bytes of disk that all files below take, where they can be read.
+/// Disk bytes used by all files below this directory, as far as they can be read.
 pub(crate) fn used(dir: &Path) -> io::Result<u64> {
     use std::os::unix::fs::MetadataExt;
     const BLOCK: u64 = 512;
@@ -76,7 +75,7 @@ pub(crate) fn used(dir: &Path) -> io::Result<u64> {
         match entry.metadata() {
             Ok(metadata) if metadata.is_dir() => bytes += used(&entry.path())?,
             Ok(metadata) => bytes += metadata.blocks() * BLOCK,
-            // A running log removes files under our eyes.
+            // A running log removes files while this looks at them.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
@@ -103,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_directory_is_made_for_its_owner_alone() {
+    fn a_missing_directory_is_created_for_its_owner_only() {
         let above = tempfile::tempdir().unwrap();
         let dir = above.path().join("a/b");
         prepare("embedded", &dir).unwrap();
@@ -114,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn every_directory_that_gets_a_new_name_is_synced() {
+    fn every_directory_that_gets_a_new_entry_is_synced() {
         let above = tempfile::tempdir().unwrap();
         let above = above.path();
         assert_eq!(above_new(&above.join("a/b")), [above.join("a"), above.to_owned()]);
@@ -124,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_in_the_way_is_named_with_the_remedy() {
+    fn a_file_in_place_of_the_directory_is_named_with_the_remedy() {
         let above = tempfile::tempdir().unwrap();
         let file = above.path().join("file");
         std::fs::write(&file, "").unwrap();

@@ -1,4 +1,4 @@
-//! What a log is given, what it answers, and why it does not open.
+//! What a log takes, what it answers, and why it does not open.
 
 use std::borrow::Cow;
 
@@ -9,9 +9,9 @@ use jiff::Timestamp;
 pub(crate) trait Entry: Send + Sync {
     fn topic(&self) -> &str;
     fn key(&self) -> &str;
-    /// Of messages with equal keys it is equal.
+    /// Equal for messages with equal keys.
     fn key_digest(&self) -> u64;
-    /// A log keeps no second entry that has either of them in common.
+    /// A log stores no second entry that shares either digest.
     fn digests(&self) -> [&[u8; 32]; 2];
     fn headers(&self) -> Box<dyn Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> + '_>;
     fn payload(&self) -> &Bytes;
@@ -19,17 +19,17 @@ pub(crate) trait Entry: Send + Sync {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Receipt {
-    /// On disk.
+    /// Now on disk.
     Kept,
     /// On disk already.
     Duplicate,
 }
 
-/// Why an entry is not kept. It may well be later.
+/// Why an entry was not stored. A later attempt may store it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NotKept(pub(crate) Cow<'static, str>);
 
-/// A delivery that something else keeps.
+/// A delivery that is stored elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LedgerEntry {
     pub(crate) kept: Timestamp,

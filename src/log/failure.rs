@@ -1,4 +1,4 @@
-//! What can go wrong with a log on disk, and whether to try again or what somebody has to do.
+//! Errors of a log on disk: whether to retry, and what an operator has to do.
 
 use std::io;
 use std::panic::AssertUnwindSafe;
@@ -10,16 +10,16 @@ use super::entry::OpenError;
 use super::extent::Extent;
 use super::settings::Settings;
 
-/// Why nothing was kept.
+/// Why nothing was stored.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AppendError {
-    /// Nothing was written; the next attempt may well succeed.
+    /// Nothing was written; a retry may succeed.
     #[error("the disk is behind with its writes")]
     Behind,
-    /// Some of it may be on disk. The log takes nothing more until it is opened anew.
+    /// Some of it may be on disk. The log takes nothing more until it is reopened.
     #[error("{0}")]
     Failed(String),
-    /// It may be on disk, where nothing will find it.
+    /// It may be on disk, in a place where nothing will find it.
     #[error("{0}")]
     Gone(#[from] Gone),
 }
@@ -29,7 +29,7 @@ pub(crate) enum AppendError {
 pub(crate) enum ReadError {
     #[error("no such topic")]
     UnknownTopic,
-    /// Removed by retention.
+    /// Retention has removed it.
     #[error("the log begins at offset {}", .0.earliest)]
     Gone(Extent),
     #[error("the log is closed")]
@@ -59,7 +59,7 @@ pub(super) enum Failure {
     Corrupt(#[from] Corrupt),
     #[error("what the journal held could not be written anew")]
     Rewrite,
-    /// What was acknowledged is not there.
+    /// Acknowledged messages are missing.
     #[error("acknowledged messages are missing from its end, {0} of them")]
     Short(u64),
     #[error("{0}")]
@@ -73,7 +73,7 @@ impl From<fjall::Error> for Failure {
 }
 
 impl Gone {
-    /// Where a person has to choose: opening what is there now would hide that something is lost.
+    /// For the cases where an operator must decide: opening what is left would hide a loss.
     pub(super) fn explain(&self, settings: &Settings) -> OpenError {
         OpenError(format!(
             "{}.dir: {self}; put it back, and the log goes on by itself, or restart the bridge: it begins with what is \
@@ -108,13 +108,13 @@ impl Failure {
     }
 }
 
-/// Whether files lack what should be in them; else the disk is to blame.
+/// Whether the content of files is missing; otherwise the disk is at fault.
 fn is_damage(error: &io::Error) -> bool {
     use io::ErrorKind::{AlreadyExists, InvalidData, NotFound, UnexpectedEof};
     matches!(error.kind(), AlreadyExists | InvalidData | NotFound | UnexpectedEof)
 }
 
-/// fjall answers some damage with a panic; here it is an error like any other.
+/// fjall panics on some damage; this turns the panic into an error.
 pub(super) fn guarded<T, E: From<Corrupt>>(asked: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     let answer = std::panic::catch_unwind(AssertUnwindSafe(asked));
     answer.unwrap_or_else(|_| Err(Corrupt("something that fjall reads").into()))
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_over_damage_is_an_error() {
+    fn a_panic_caused_by_damage_is_an_error() {
         let read: Result<(), ReadError> = guarded(|| panic!("value handle did not match any blob"));
         assert!(matches!(read, Err(ReadError::Failed(_))));
     }

@@ -1,9 +1,9 @@
-//! Has fjall go on with a new journal behind the others, so that it writes to none of them any more, and checks that the
-//! journal it writes is still there ([`Newest`]).
+//! Makes fjall continue with a new journal, so that it writes to none of the older ones, and checks that the current
+//! journal still exists ([`Newest`]).
 //!
-//! Where a write of the system's failed, the memory has what the disk has not, and nothing tells which pages
-//! those are. A power cut would leave a hole there, and fjall takes a hole for the end of the journal: all that
-//! was acknowledged since would go with it, as far as it is in no table yet.
+//! After a failed write, the page cache may have bytes that the disk does not, and nothing tells which pages those
+//! are. A power cut would leave a hole there, and fjall takes a hole for the end of the journal: everything
+//! acknowledged after it would be lost, unless it is already in a table.
 
 use std::fs::File;
 use std::io;
@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use super::directory::{Gone, Held};
 use super::disk;
 
-/// Ends what there is with an empty journal. Does nothing where there is no log, or where a process has it open.
+/// Adds an empty journal after the existing ones. Does nothing if there is no log, or a process has it open.
 pub(super) fn seal(dir: &Path) -> io::Result<()> {
     let Some(_locked) = disk::lock(dir)? else { return Ok(()) };
     match newest(dir)? {
@@ -25,29 +25,29 @@ pub(super) fn seal(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// The journal that fjall writes: that with the highest number.
+/// The journal that fjall writes: the one with the highest number.
 pub(super) struct Newest {
     dir: PathBuf,
     written: Mutex<(u64, Held)>,
 }
 
 impl Newest {
-    /// Of the log that is open in `dir`.
+    /// Watches the journal of the log that is open in `dir`.
     pub(super) fn hold(dir: &Path) -> io::Result<Self> {
         let number = newest(dir)?.ok_or(io::ErrorKind::NotFound)?;
         Ok(Self { dir: dir.to_owned(), written: Mutex::new((number, Held::open(path(dir, number))?)) })
     }
 
-    /// Whether all that was committed lies in files that are still there, where fjall has not removed them
-    /// itself. A few microseconds.
+    /// Whether every commit lies in files that still exist, apart from those that fjall removed itself. Takes a few
+    /// microseconds.
     pub(super) fn check(&self) -> Result<(), Gone> {
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        // fjall goes on with the next number at any time.
+        // fjall may switch to the next number at any time.
         while let Ok(next) = Held::open(path(&self.dir, written.0 + 1)) {
             *written = (written.0 + 1, next);
         }
         written.1.check().or_else(|gone| {
-            // fjall removes one whose records are all in tables, but only behind another.
+            // fjall removes a journal once all its records are in tables, but only if a newer one exists.
             let newest = newest(&self.dir).ok().flatten().filter(|newest| *newest > written.0);
             let (number, held) = newest.and_then(|n| Some((n, Held::open(path(&self.dir, n)).ok()?))).ok_or(gone)?;
             *written = (number, held);
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn the_journal_that_is_written_is_missed_and_those_before_it_are_not() {
+    fn a_missing_current_journal_is_noticed_and_a_missing_older_one_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let made = |number: u64| std::fs::write(path(dir.path(), number), "x").unwrap();
         let gone = |number: u64| std::fs::remove_file(path(dir.path(), number)).unwrap();
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_after_sealing_needs_nothing_of_the_journals_before() {
+    fn records_written_after_sealing_do_not_depend_on_older_journals() {
         let dir = tempfile::tempdir().unwrap();
         let settings = Settings::sample(dir.path());
         seal(dir.path()).unwrap();
@@ -126,7 +126,7 @@ mod tests {
         open.rewrite().unwrap();
         open.append_samples(3..5);
         drop(open);
-        // As if none of it had ever reached the disk.
+        // As if none of it had reached the disk.
         if let Ok(before) = File::options().write(true).open(dir.path().join("0.jnl")) {
             before.set_len(0).unwrap();
         }

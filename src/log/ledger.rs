@@ -1,5 +1,5 @@
-//! What a spool remembers beside its records: deliveries that are kept elsewhere. What is lost of it costs at most a second
-//! copy.
+//! What a spool remembers besides its records: deliveries that are stored elsewhere. Losing an entry costs at most a
+//! second copy.
 
 use std::collections::VecDeque;
 
@@ -12,30 +12,30 @@ use super::failure::Failure;
 
 const KNOWN_PREFIX: &str = "known-";
 
-/// What is known lies in so many parts of which the oldest goes whole, and one more being written.
+/// The ledger is split into this many parts plus the one being written. The oldest part is removed as a whole.
 const PARTS: usize = 4;
 
 pub(super) struct Ledger {
-    /// Oldest first, never empty; the last is written.
+    /// Oldest first, never empty; the last one is being written.
     known: VecDeque<Part>,
-    /// Deliveries.
+    /// Deliveries in a full part.
     part: usize,
 }
 
 struct Part {
     number: u64,
     keyspace: Keyspace,
-    /// Of the last one alone.
+    /// Counted only for the last part.
     len: usize,
 }
 
-/// Whether the database's keyspace of this name is a ledger's.
+/// Whether the database's keyspace of this name belongs to a ledger.
 pub(super) fn owns(name: &str) -> bool {
     name.starts_with(KNOWN_PREFIX)
 }
 
 impl Ledger {
-    /// Keeps `known` deliveries in mind, and at most a half more.
+    /// Remembers `known` deliveries, and at most half as many more.
     pub(super) fn open(database: &Database, known: usize) -> Result<Self, Failure> {
         let mut ledger = Self { known: VecDeque::new(), part: known.div_ceil(PARTS).max(1) };
         let names = database.list_keyspace_names();
@@ -46,14 +46,14 @@ impl Ledger {
             ledger.known.push_back(Part { number, keyspace: part(database, number)?, len: 0 });
         }
         match ledger.known.back_mut() {
-            // Counting reads all of it; only the last one's count is asked for.
+            // Counting reads the whole part; only the last one's count is needed.
             Some(last) => last.len = last.keyspace.len()?,
             None => ledger.known.push_back(Part { number: 0, keyspace: part(database, 0)?, len: 0 }),
         }
         Ok(ledger)
     }
 
-    /// Whose memtables count when a commit must not get stuck.
+    /// The keyspace being written. Its memtables count in the check that a commit cannot get stuck.
     pub(super) fn written(&self) -> &Keyspace {
         &self.known.back().expect("never empty").keyspace
     }
@@ -83,7 +83,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// All that is known, the oldest first.
+    /// All remembered deliveries, oldest first.
     pub(super) fn known(&self, mut each: impl FnMut(LedgerEntry)) -> Result<(), Failure> {
         const WRONG: Corrupt = Corrupt("what is known to be kept");
         for part in &self.known {
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_comes_back_in_order_and_the_oldest_goes() {
+    fn remembered_deliveries_come_back_in_order_without_the_oldest() {
         let dir = tempfile::tempdir().unwrap();
         let (database, mut ledger) = opened(dir.path(), 8);
         for number in 0..5 {

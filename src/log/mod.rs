@@ -1,15 +1,16 @@
-//! A durable log in a directory of this machine: what the embedded bus and the spool are made of. Each receipt comes after
-//! an fsync; records are read by topic and offset.
+//! A durable log in a directory of this machine, used by the embedded bus and by the spool. Each receipt comes after
+//! an fsync. Records are read by topic and offset.
 //!
-//! A receipt rests on this: fjall has written the batch to its journal, and the system says of that file that it is
-//! on the disk. A commit that fails says nothing of its messages: none gets a receipt, and the log is opened again and
-//! written anew before it gives another one, also for what it finds there by its id. That a disk which says so has the
-//! bytes is assumed.
+//! A receipt means: fjall has written the batch to its journal, and fsync of that file has returned. A failed commit
+//! says nothing about its messages: none gets a receipt, and the log is reopened and rewritten before it gives the
+//! next receipt, also for messages that it then finds by their id. The log trusts a disk that reports a successful
+//! fsync.
 //!
-//! `entry` is what it is given and what it answers, `settings` where it is. `database` is the log on disk (`opening`: how it begins, `segment`: its parts, `codec`: their bytes, `pending`:
-//! what of a spool is still to be sent, `ledger`: what a spool keeps beside that, `watermark`: what must be there,
-//! `journal`: which one fjall goes on with, `failure`: what can go wrong), `store` how threads share it, `writer` the
-//! one that writes, `retention` what is kept, `disk` what it lies on, `directory` whether it lies there still.
+//! `entry` is what the log takes and answers, `settings` where it lies. `database` is the log on disk: `opening`
+//! opens it, `segment` is one part, `codec` the encoding, `pending` what a spool still has to send, `ledger` what a
+//! spool remembers besides that, `watermark` the minimum that must be there, `journal` the current journal, `failure`
+//! the errors. `store` shares the log between threads, `writer` is the one thread that writes, `retention` decides
+//! what to remove, `disk` is the file system under it, and `directory` checks that the files are still there.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -49,23 +50,23 @@ pub(crate) use settings::{Keep, Settings};
 pub(crate) use store::Store;
 pub(crate) use writer::Done;
 
-/// Messages that wait for the writer, at most. Their bytes are bounded by `server.bytes_in_flight`.
+/// The most messages that wait for the writer. `server.bytes_in_flight` bounds their bytes.
 const WAITING: usize = 8192;
 
-/// The writing end. Its writer ends, and closes the log, with [`Log::close`] or the last of its clones.
+/// The writing end. [`Log::close`], or dropping the last clone, ends the writer and closes the log.
 #[derive(Clone)]
 pub(crate) struct Log {
     pub(crate) store: Arc<Store>,
     commands: SyncSender<Command>,
     taking: watch::Receiver<bool>,
     reopened: watch::Receiver<u64>,
-    /// Ends with the writer.
+    /// Closes when the writer ends.
     closed: watch::Receiver<()>,
 }
 
 impl Log {
-    /// Opens the log, making it where there is none. `on_taking` is told whenever it begins or ceases to take entries,
-    /// and dropped when it takes none any more. An error has its remedy.
+    /// Opens the log, or creates it if there is none. Calls `on_taking` whenever the log starts or stops taking
+    /// entries, and drops it when the log takes none any more. An error names its remedy.
     pub(crate) fn open(
         settings: Settings,
         topics: impl Iterator<Item = Arc<str>>,
@@ -74,7 +75,7 @@ impl Log {
         let (commands, received) = sync_channel(WAITING);
         let (taking, opened_again) = (watch::Sender::new(true), watch::Sender::new(0));
         let (closing, closed) = watch::channel(());
-        // The last process may have seen an fsync fail: then the disk lacks what reading finds.
+        // The last process may have seen an fsync fail: then reading finds records that are not on the disk.
         let sealed = journal::seal(&settings.dir);
         let store = Arc::new(Store::open(&settings, topics)?);
         let sound = sealed.map_err(|error| disk::unusable(settings.section, &settings.dir, &error));
@@ -98,7 +99,7 @@ impl Log {
         Ok(log)
     }
 
-    /// Hands the entry over at once. `Ok` means that it is on disk.
+    /// Submits the entry at once. `Ok` means that it is on disk.
     pub(crate) fn append(
         &self,
         entry: Arc<dyn Entry>,
@@ -111,18 +112,18 @@ impl Log {
         }
     }
 
-    /// These records are no longer needed. Survives `kill -9` as soon as the future is done.
+    /// Marks these records as done. Survives `kill -9` once the future completes.
     pub(crate) fn done(&self, done: Done) -> impl Future<Output = ()> + Send + use<> {
         let (commands, (written, was_written)) = (self.commands.clone(), oneshot::channel());
         async move {
-            // Waits where the channel is full: what is done has to be said.
+            // Blocks while the channel is full: a done mark must not be dropped.
             let _ = tokio::task::spawn_blocking(move || commands.send(Command::Done(done, written))).await;
             let _ = was_written.await;
         }
     }
 
-    /// Keeps in mind what the bus keeps. Survives `kill -9` as soon as the future is done; where the
-    /// disk does not take it, or nothing at present, it is not kept in mind and nothing else happens.
+    /// Remembers a delivery that the bus has stored. Survives `kill -9` once the future completes. If the log cannot
+    /// write now, the delivery is not remembered and nothing else happens.
     pub(crate) fn remember(&self, known: LedgerEntry) -> impl Future<Output = ()> + Send + use<> {
         let (written, was_written) = oneshot::channel();
         let taking = *self.taking.borrow();
@@ -134,13 +135,13 @@ impl Log {
         }
     }
 
-    /// How many times the log was opened again after a failure. One that keeps its records until they are done
-    /// takes nothing then until it is told that they were [counted](Self::counted).
+    /// How many times the log was reopened after a failure. A spool's log then takes nothing until it is told that
+    /// its records were [counted](Self::counted).
     pub(crate) fn reopened(&self) -> watch::Receiver<u64> {
         self.reopened.clone()
     }
 
-    /// What is pending was recalled since the log was opened again for the `nth` time.
+    /// Reports that the pending records were recalled after the `nth` reopening.
     pub(crate) fn counted(&self, nth: u64) -> impl Future<Output = ()> + Send + use<> {
         let commands = self.commands.clone();
         async move {
@@ -155,17 +156,17 @@ impl Log {
         })
     }
 
-    /// Returns when the writer is no more: nothing is taken from then on.
+    /// Returns when the writer has ended: the log takes nothing from then on.
     pub(crate) async fn ended(&self) {
         let _ = self.closed.clone().changed().await;
     }
 
-    /// Commits all that was handed over before, then closes.
+    /// Commits everything submitted before, then closes.
     pub(crate) fn close(&self) -> impl Future<Output = ()> + Send + use<> {
         let commands = self.commands.clone();
         let mut closed = self.closed.clone();
         async move {
-            // Waits where the channel is full; the writer empties it. Fails where it has ended.
+            // Blocks while the channel is full; the writer drains it. Fails if the writer has ended.
             let _ = tokio::task::spawn_blocking(move || drop(commands.send(Command::Close))).await;
             let _ = closed.changed().await;
         }

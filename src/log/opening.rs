@@ -1,5 +1,5 @@
-//! Opens the log with all that it acknowledged, or says what is wrong with it; never a shorter one. What is pending in a
-//! spool is read when it is asked for.
+//! Opens the log with everything that it acknowledged, or says what is wrong with it; never a shorter log. A spool's
+//! pending records are read later, on demand.
 
 use std::sync::Mutex;
 
@@ -15,10 +15,10 @@ use super::segment::{self, Count, Segment};
 use super::settings::{Keep, Settings};
 use super::watermark::{self, Level, Watermark};
 
-/// What lies in the directory for as long as the log does.
+/// Files that exist for as long as the log does.
 pub(super) const STAYS: [&str; 3] = [disk::LOCK_FILE, watermark::NAME, "keyspaces"];
 
-/// Above this fjall writes out what keeps the oldest journal from being removed.
+/// Above this size fjall flushes whatever pins the oldest journal.
 const JOURNALS: u64 = 128 * 1024 * 1024;
 
 impl Log {
@@ -28,8 +28,7 @@ impl Log {
 
     fn open_checked(settings: &Settings) -> Result<Self, Failure> {
         let dir = &settings.dir;
-        // Looked at before fjall opens, and so perhaps removes, anything; read for good after that has
-        // locked the directory.
+        // Checked before fjall opens, and so perhaps removes, anything. It is read again once fjall holds the lock.
         Watermark::open(dir)?;
         let database = Database::builder(dir).max_journaling_size(JOURNALS).open()?;
         let mut numbers = Vec::new();
@@ -62,16 +61,16 @@ impl Log {
         if open.segments.is_empty() {
             open.begin(0)?;
         }
-        // What was on disk without having been acknowledged is, from now on: a retry is a duplicate.
+        // Records that were on disk without a receipt count as acknowledged from now on: a retry is a duplicate.
         open.watermark.set(found)?;
         Ok(open)
     }
 
-    /// Takes up a segment found on disk, checking that it begins where the one before it ended.
+    /// Adds a segment found on disk, after checking that it begins where the previous one ended.
     fn adopt(&mut self, number: u64) -> Result<(), Failure> {
         let keyspace = segment::keyspace(&self.database, number)?;
         let Some(head) = keyspace.get(codec::HEAD)? else {
-            // Cut off between its creation and its head: nothing was written to it.
+            // A crash came between its creation and its head: nothing was written to it.
             return if keyspace.is_empty()? { self.begin(number) } else { Err(Corrupt("a segment's head").into()) };
         };
         let head = codec::decode_head(&head)?;
@@ -102,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_segment_that_was_never_begun_is_begun_at_the_next_start() {
+    fn a_segment_without_a_head_is_completed_at_the_next_start() {
         let dir = tempfile::tempdir().unwrap();
         let open = Log::open(&Settings::sample(dir.path())).unwrap();
         open.append_samples(0..2);
@@ -126,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seam_that_does_not_fit_is_not_opened() {
+    fn segments_that_do_not_join_are_not_opened() {
         let dir = tempfile::tempdir().unwrap();
         let mut open = Log::open(&Settings::sample(dir.path())).unwrap();
         open.append_samples(0..2);
@@ -148,7 +147,7 @@ mod tests {
         let journal = dir.path().join("0.jnl");
         let whole = std::fs::read(&journal).unwrap();
         let held = whole.iter().rposition(|byte| *byte != 0).unwrap() + 1;
-        // One bit of the last commit, and one byte less than it.
+        // One bit of the last commit, and a truncation by one byte.
         for torn in
             [[&whole[..held - 2], &[whole[held - 2] ^ 1], &whole[held - 1..]].concat(), whole[..held - 1].to_vec()]
         {
@@ -165,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_and_never_acknowledged_may_be_there_or_not() {
+    fn an_unacknowledged_record_may_be_there_or_not() {
         let dir = tempfile::tempdir().unwrap();
         let open = Log::open(&Settings::sample(dir.path())).unwrap();
         open.append_samples(0..3);
@@ -177,13 +176,13 @@ mod tests {
         let open = Log::open(&Settings::sample(dir.path())).unwrap();
         assert_eq!(open.read("a", 0..5, 9, usize::MAX).unwrap().len(), 5);
         drop(open);
-        // A retry of those has been answered as a duplicate since: now they have to be there.
+        // A retry of these would be answered as a duplicate, so they have to be there from now on.
         let (_, least) = Watermark::open(dir.path()).unwrap().unwrap();
         assert_eq!(least.records, 5);
     }
 
     #[test]
-    fn a_segment_that_is_missing_is_damage_unless_retention_removed_it() {
+    fn a_missing_segment_is_damage_unless_retention_removed_it() {
         let dir = tempfile::tempdir().unwrap();
         let mut open = Log::open(&Settings::sample(dir.path())).unwrap();
         for number in 0..4 {
@@ -219,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_pending_lies_where_its_records_do_and_is_done_one_by_one() {
+    fn pending_marks_lie_beside_their_records_and_are_cleared_one_by_one() {
         let dir = tempfile::tempdir().unwrap();
         let mut open = Log::open(&spool(dir.path())).unwrap();
         open.append_samples(0..4);
@@ -228,7 +227,7 @@ mod tests {
         open.done([("a", 1), ("a", 2), ("a", 4)].into_iter()).unwrap();
         open.rewrite().unwrap();
         drop(open);
-        // All that is in no table yet is lost with it; so nothing may be there alone.
+        // Everything that is in no table yet is lost with it, so no mark may be there without its record.
         File::options().write(true).open(dir.path().join("0.jnl")).unwrap().set_len(0).unwrap();
         let mut open = Log::open(&spool(dir.path())).unwrap();
         assert_eq!(pending(&open).unwrap(), [0, 3, 5]);
@@ -240,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_done_goes_from_between_what_is_not_and_the_rest_is_whole_at_the_next_start() {
+    fn a_done_segment_between_others_is_removed_and_the_rest_is_whole_at_the_next_start() {
         let dir = tempfile::tempdir().unwrap();
         let mut open = Log::open(&spool(dir.path())).unwrap();
         for number in 0..6 {
@@ -264,7 +263,7 @@ mod tests {
             drop(open);
             open = Log::open(&spool(dir.path())).unwrap();
         }
-        // Marks of what has gone must not be taken for marks of something else.
+        // Marks for records that are gone must not be taken for other marks.
         open.done([("a", 0), ("a", 3), ("a", 6), ("a", 7)].into_iter()).unwrap();
         assert_eq!(open.remove_done().unwrap(), 0, "what is pending was not counted yet");
         assert_eq!(pending(&open).unwrap(), [1, 10, 11, 12]);
@@ -278,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_spool_that_forgot_whether_a_record_is_pending_says_so() {
+    fn a_spool_with_a_missing_pending_mark_reports_it() {
         for forgotten in 0..3 {
             let dir = tempfile::tempdir().unwrap();
             let open = Log::open(&spool(dir.path())).unwrap();
@@ -292,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_was_no_spool_is_not_taken_for_one_that_is_drained() {
+    fn a_log_that_was_no_spool_is_not_taken_for_a_drained_one() {
         let dir = tempfile::tempdir().unwrap();
         Log::open(&Settings::sample(dir.path())).unwrap().append_samples(0..1);
         assert!(matches!(pending(&Log::open(&spool(dir.path())).unwrap()), Err(Failure::Corrupt(_))));

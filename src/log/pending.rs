@@ -1,4 +1,4 @@
-//! What a spool still has to send, and the space of what it has sent. Knows nothing of who sends it.
+//! What a spool still has to send, and the space freed by what it has sent. Does not know the sender.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -13,22 +13,22 @@ use super::entry::LedgerEntry;
 use super::failure::{Failure, ReadError, guarded};
 use crate::record::Record;
 
-/// Entries that are looked at for one [`Chunk`], at most: most of them may be of no use.
+/// The most entries to scan for one [`Chunk`]: most of them may not be wanted.
 const LOOKED_AT: usize = 1 << 16;
 
-/// What of a topic is pending and wanted, from some offset on.
+/// The pending and wanted records of a topic from some offset on.
 #[derive(Debug, Default)]
 pub(crate) struct Chunk {
     pub(crate) records: Vec<Record>,
-    /// Offsets of what should be here and cannot be read.
+    /// Offsets of records that should be here but cannot be read.
     pub(crate) damaged: Vec<u64>,
-    /// All before this offset that is pending and wanted is here.
+    /// The chunk has every pending and wanted record before this offset.
     pub(crate) until: u64,
 }
 
 impl Log {
-    /// Of a spool: what is pending and, by its offset and the digest of its key, wanted. No payload is read
-    /// of anything else. A damaged record hides no other.
+    /// Spools only: the pending records that `wanted` accepts by offset and key digest. Reads no other payload. A
+    /// damaged record hides no other.
     pub(super) fn read_pending(
         &self,
         topic: &str,
@@ -68,16 +68,16 @@ impl Log {
         })
     }
 
-    /// How many of the oldest segments have nothing pending, where each topic has nothing pending before
-    /// its mark in `cursors`.
+    /// How many of the oldest segments have nothing pending, given that no topic has anything pending before its mark
+    /// in `cursors`.
     pub(super) fn drained(&self, cursors: &BTreeMap<Arc<str>, u64>) -> usize {
         let before = |(topic, mark): (&Arc<str>, &Mark)| cursors.get(topic).is_some_and(|cursor| mark.next <= *cursor);
         let begins = self.segments.iter().skip(1).map(|segment| &segment.head.marks);
         begins.take_while(|marks| marks.iter().all(before)).count()
     }
 
-    /// These records are pending no more. Survives `kill -9`, and a power cut only with the next fsync: what
-    /// is pending again then is sent again, under the same id.
+    /// Marks these records as done. Survives `kill -9`, and a power cut only after the next fsync: a record that
+    /// becomes pending again is sent again, under the same id.
     pub(super) fn done<'r>(&self, records: impl Iterator<Item = (&'r str, u64)>) -> Result<(), Failure> {
         if self.ledger.is_none() {
             return Ok(());
@@ -85,11 +85,11 @@ impl Log {
         let mut batch = self.database.batch().durability(Some(PersistMode::Buffer));
         let mut counts = vec![0; self.segments.len()];
         for (topic, offset) in records {
-            // What lies in none, or between two, is done.
+            // A record in no segment, or between two, is already done.
             let Some(at) = self.segments.iter().rposition(|segment| segment.begin(topic) <= offset) else { continue };
             let (keyspace, key) = (&self.segments[at].keyspace, codec::pending_key(topic, offset));
-            let Some(said) = keyspace.get(&key)? else { continue };
-            if codec::decode_pending(&said)?.is_some() {
+            let Some(mark) = keyspace.get(&key)? else { continue };
+            if codec::decode_pending(&mark)?.is_some() {
                 batch.insert(keyspace, key, codec::DONE);
                 counts[at] += 1;
             }
@@ -99,8 +99,8 @@ impl Log {
         Ok(())
     }
 
-    /// Of a spool: every pending record, each topic's by offset, with the digest of its key; an error where
-    /// it is not known of all. Blocks on the disk.
+    /// Spools only: every pending record with the digest of its key, each topic by offset. An error if any record has
+    /// no pending mark. Blocks on the disk.
     pub(super) fn pending(&self, mut each: impl FnMut(Arc<str>, u64, u64)) -> Result<(), Failure> {
         if self.ledger.is_none() {
             return Ok(());
@@ -112,25 +112,25 @@ impl Log {
         })
     }
 
-    /// Keeps in mind what is kept elsewhere.
+    /// Remembers deliveries that are stored elsewhere.
     pub(super) fn remember(&mut self, known: &[LedgerEntry]) -> Result<(), Failure> {
         let Some(ledger) = &mut self.ledger else { return Ok(()) };
         ledger.remember(&self.database, known)
     }
 
-    /// Of a spool: all that is known to be kept elsewhere, the oldest first.
+    /// Spools only: all deliveries known to be stored elsewhere, oldest first.
     pub(super) fn known(&self, each: impl FnMut(LedgerEntry)) -> Result<(), Failure> {
         guarded(|| self.ledger.as_ref().map_or(Ok(()), |ledger| ledger.known(each)))
     }
 
-    /// Of a spool: whether a segment between others has nothing pending.
+    /// Spools only: whether a segment between two others has nothing pending.
     pub(super) fn has_done(&self) -> bool {
         let closed = &self.segments[..self.segments.len() - 1];
         self.ledger.is_some() && closed.iter().skip(1).any(|segment| segment.pending.is_none())
     }
 
-    /// Of a spool: removes each segment with nothing pending that lies between others, so that what is stuck in
-    /// one costs no more than that one. Goes out: the bytes that it held.
+    /// Spools only: removes each segment between two others that has nothing pending, so that a stuck record keeps no
+    /// more than its own segment. Returns the bytes freed.
     pub(super) fn remove_done(&mut self) -> Result<u64, Failure> {
         let (mut removed, mut at) = (0, 1);
         while self.ledger.is_some() && at + 1 < self.segments.len() {
@@ -151,7 +151,7 @@ impl Log {
         Ok(removed)
     }
 
-    /// Says on disk where the segment before this one ends: one that is missing without this is damage.
+    /// Records on disk where the previous segment ends: a missing segment without this record counts as damage.
     fn end_before(&mut self, at: usize) -> Result<(), Failure> {
         let end = Head { created: Timestamp::now(), marks: self.segments[at].head.marks.clone() };
         let keyspace = &self.segments[at - 1].keyspace;

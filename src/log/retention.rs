@@ -1,6 +1,6 @@
 //! When to begin a new segment, and how many of the oldest to remove. Touches no disk.
 //!
-//! The log consists of segments that are removed whole, which frees their files at once.
+//! The log consists of segments. Removing a whole segment frees its files at once.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use jiff::Timestamp;
 
 use crate::clock::Clock;
 
-/// A segment spans this part of the retention. More of them hold the limits more closely, but each
-/// is asked whether it has a delivery: an eighth costs at most an eighth of what may be kept.
+/// A segment spans this fraction of the retention. More segments would keep closer to the limits, but every lookup of
+/// a delivery asks each one. With eight, the log exceeds its limits by at most an eighth.
 const PARTS: u32 = 8;
 
-/// Below this a segment costs more than it frees.
+/// A smaller segment costs more than it frees.
 const SMALLEST_SEGMENT: u64 = 1024 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,25 +21,25 @@ pub(crate) struct Retention {
     pub(crate) bytes: u64,
 }
 
-/// What retention needs to know of a segment.
+/// What retention needs to know about a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Facts {
     pub(super) created: Timestamp,
-    /// When its last record was taken; `None` while it has none.
+    /// When its last record was written; `None` if it has none.
     pub(super) newest: Option<Timestamp>,
     pub(super) bytes: u64,
 }
 
 impl Retention {
-    /// Whether what comes next belongs into a new segment.
+    /// Whether the next record belongs in a new segment.
     pub(super) fn rolls(&self, active: &Facts, clock: &Clock) -> bool {
         active.newest.is_some()
             && (active.bytes >= (self.bytes / u64::from(PARTS)).max(SMALLEST_SEGMENT)
                 || clock.is_older(active.created, self.age / PARTS))
     }
 
-    /// How many of the oldest segments go. Never the last one, which is being written. A record
-    /// stays for `age` unless `bytes` are exceeded, and goes within an eighth more.
+    /// How many of the oldest segments to remove. Never the last one, which is being written. A record stays for
+    /// `age` unless the log exceeds `bytes`, and is removed within a further eighth.
     pub(super) fn removes(&self, segments: &[Facts], clock: &Clock) -> usize {
         let mut bytes: u64 = segments.iter().map(|segment| segment.bytes).sum();
         let Some((_, closed)) = segments.split_last() else { return 0 };
@@ -67,7 +67,7 @@ mod tests {
         Timestamp::from_second(seconds).unwrap()
     }
 
-    /// So many seconds after the epoch.
+    /// The clock, that many seconds after the epoch.
     fn clock(seconds: i64) -> Clock {
         Clock::at(at(seconds))
     }
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_go_until_the_rest_fits() {
+    fn the_oldest_segments_are_removed_until_the_rest_fits() {
         let segments = [segment(0, 1, 30), segment(1, 2, 30), segment(2, 3, 30), segment(3, 4, 30)];
         assert_eq!(RETENTION.removes(&segments, &clock(5)), 2);
         assert_eq!(RETENTION.removes(&segments[2..], &clock(5)), 0);
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_leaps_removes_nothing_and_time_that_passes_does() {
+    fn a_clock_jump_removes_nothing_and_elapsed_time_does() {
         let set = Set::new(at(-3600));
         set.run(Duration::from_secs(3600));
         let segments = [segment(0, 0, 1), segment(0, 0, 1)];

@@ -1,5 +1,5 @@
-//! A part of the log that retention removes whole: a keyspace with a head, records, their index, and, of a spool, what is
-//! pending of them.
+//! A part of the log that retention removes as a whole: a keyspace with a head, records, their index, and a spool's
+//! pending marks.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -14,27 +14,27 @@ use super::codec::{self, Corrupt, Head, Mark};
 use super::failure::{Failure, ReadError, guarded};
 use crate::record::Record;
 
-/// Held in memory before it is written as a table.
+/// Bytes held in memory before they are written as a table.
 const MEMTABLE: u64 = 32 * 1024 * 1024;
 
 const PREFIX: &str = "segment-";
 
-/// How far each topic is.
+/// How far each topic has got.
 pub(super) type Marks = BTreeMap<Arc<str>, Mark>;
 
 pub(super) struct Segment {
     pub(super) number: u64,
     pub(super) head: Head,
     pub(super) keyspace: Keyspace,
-    /// How far each topic is behind it, where the next segment does not begin there: those between have gone.
+    /// How far each topic has got at the end of this segment, if segments after it have been removed.
     pub(super) end: Option<Marks>,
-    /// Of a spool: how many of its records are pending, once they were counted.
+    /// Spools only: how many of its records are pending, once they have been counted.
     pub(super) pending: Count,
-    /// When its last record was taken; for the last segment see [`super::database::Tally::newest`].
+    /// When its last record was written; for the last segment see [`super::database::Tally::newest`].
     pub(super) newest: Option<Timestamp>,
 }
 
-/// Of records that are pending. Nothing is known of those of an earlier process before they are recalled.
+/// The number of pending records. Unknown for a segment of an earlier process until its records are recalled.
 pub(super) struct Count(AtomicU64);
 
 impl Count {
@@ -61,22 +61,22 @@ impl Count {
     }
 }
 
-/// The number of the segment whose keyspace has this name.
+/// The number of the segment with this keyspace name.
 pub(super) fn number(name: &str) -> Result<u64, Corrupt> {
     let number = name.strip_prefix(PREFIX).and_then(|number| number.parse().ok());
     number.ok_or(Corrupt("a segment's name"))
 }
 
-/// Whether each topic is as far in `later` as in `marks`, or farther.
+/// Whether each topic has got at least as far in `later` as in `marks`.
 pub(super) fn is_behind(later: &Marks, marks: &Marks) -> bool {
     let farther = |mark: &Mark, than: &Mark| mark.next >= than.next && mark.position >= than.position;
     marks.iter().all(|(topic, mark)| later.get(topic).is_some_and(|later| farther(later, mark)))
 }
 
-/// Made where it is missing.
+/// Opens the keyspace, or creates it if it is missing.
 pub(super) fn keyspace(database: &Database, number: u64) -> Result<Keyspace, Failure> {
     let name = format!("{PREFIX}{number:020}");
-    // Payloads go to files of their own: compaction then moves keys alone.
+    // Payloads go to files of their own, so that compaction moves only keys.
     let separation = KvSeparationOptions::default();
     Ok(database.keyspace(&name, || {
         KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE).with_kv_separation(Some(separation))
@@ -84,12 +84,12 @@ pub(super) fn keyspace(database: &Database, number: u64) -> Result<Keyspace, Fai
 }
 
 impl Segment {
-    /// The offset of the topic's first record here, or in the segments behind it.
+    /// The offset of the topic's first record in this segment or a later one.
     pub(super) fn begin(&self, topic: &str) -> u64 {
         self.head.marks.get(topic).map_or(0, |mark| mark.next)
     }
 
-    /// The topic's records at `offsets`, as far as they are here. An error where one is missing between two.
+    /// The topic's records at `offsets`, as far as this segment has them. A gap is an error.
     pub(super) fn records(
         &self,
         topic: &str,
@@ -103,7 +103,7 @@ impl Segment {
         })
     }
 
-    /// The record at the offset, and how long its value is.
+    /// The record at the offset, and the length of its value.
     pub(super) fn record(&self, topic: &str, offset: u64) -> Result<(Record, usize), ReadError> {
         guarded(|| {
             let value = self.keyspace.get(codec::record_key(topic, offset))?;
@@ -113,8 +113,8 @@ impl Segment {
         })
     }
 
-    /// Of the topic's records at `offsets`, as far as they are here, the digests of their keys; `None` where
-    /// they are done.
+    /// The topic's pending marks at `offsets`, as far as this segment has them: the digest of the record's key, or
+    /// `None` if it is done.
     pub(super) fn whether_pending(
         &self,
         topic: &str,
@@ -128,9 +128,8 @@ impl Segment {
         })
     }
 
-    /// Every record that is pending, by topic and then by offset, with the digest of its key. Each record
-    /// says whether it is, so that none is taken for done because nothing is known of it: that is an error.
-    /// `ends` is how far each topic is behind this segment.
+    /// Every pending record by topic and offset, with the digest of its key. Every record has a mark, so a missing
+    /// mark is an error and never means "done". `ends` is how far each topic has got at the end of this segment.
     pub(super) fn pending(&self, ends: &Marks, mut each: impl FnMut(Arc<str>, u64, u64)) -> Result<(), Failure> {
         const WRONG: Corrupt = Corrupt("what is pending");
         let nexts = |marks: &Marks| marks.iter().map(|(topic, mark)| (topic.clone(), mark.next)).collect();
@@ -161,8 +160,8 @@ impl Segment {
     }
 }
 
-/// Goes through the topics of a segment, checking their first and last records against how far
-/// each topic was, and carries `ends` on to the segment's end. Goes out: when its last record was taken.
+/// Walks the topics of a segment, checks their first and last records against `ends`, and advances `ends` to the end
+/// of the segment. Returns when its last record was written.
 pub(super) fn survey(keyspace: &Keyspace, ends: &mut Marks) -> Result<Option<Timestamp>, Failure> {
     let mut newest = None;
     let mut from = codec::RECORDS.to_vec();

@@ -1,20 +1,19 @@
-//! Where a log is, and what it keeps for how long.
+//! Where a log lies, what it keeps and for how long.
 
 use std::path::PathBuf;
 
 use super::retention::Retention;
 use crate::clock::Clock;
 
-/// Where a log lies and what it keeps.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    /// The section of the configuration whose `dir`, `reserve` and `max_bytes` these are.
+    /// The configuration section that has its `dir`, `reserve` and `max_bytes`.
     pub(crate) section: &'static str,
     pub(crate) dir: PathBuf,
-    /// Bytes of free space below which nothing more is taken.
+    /// With less free space than this many bytes, the log takes nothing more.
     pub(crate) reserve: u64,
     pub(crate) keep: Keep,
-    /// By which its records get old.
+    /// The clock that ages its records.
     pub(crate) clock: Clock,
 }
 
@@ -27,15 +26,15 @@ impl Settings {
     }
 }
 
-/// What goes from a log, and when.
+/// What is removed from a log, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Keep {
-    /// The oldest goes when it is too old or the log too large.
+    /// The oldest segment, when it is too old or the log is too large.
     For(Retention),
-    /// Each record until it is said to be done; beyond `bytes` nothing more is taken.
+    /// Each record once it is done. Beyond `bytes` the log takes nothing more.
     UntilDone {
         bytes: u64,
-        /// Kept deliveries to keep in mind.
+        /// How many stored deliveries to remember.
         known: usize,
     },
 }

@@ -1,5 +1,5 @@
-//! The log as threads share it: one writes, any number read, and the database under them can be closed and opened again.
-//! Decides neither how long a record is kept (`retention`) nor when to give up (`writer`).
+//! Shares the log between threads: one writes, any number read, and the database can be closed and reopened under
+//! them. Decides neither how long a record is kept (`retention`) nor when to give up (`writer`).
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -25,17 +25,17 @@ use crate::record::Record;
 
 pub(crate) struct Store {
     settings: Settings,
-    /// That of the first opening, which no later one may differ from.
+    /// Set by the first opening; a later one must find the same directory.
     directory: Directory,
-    /// `None` while nothing can be read or written: being reopened, or closed.
+    /// `None` while nothing can be read or written: during a reopening, or once closed.
     open: RwLock<Option<Log>>,
     topics: RwLock<BTreeMap<Arc<str>, watch::Sender<Extent>>>,
-    /// Of all records, as of the last change: whoever asks must not wait for the disk.
+    /// Bytes of all records as of the last change. Cached, so that a caller does not wait for the disk.
     bytes: AtomicU64,
 }
 
 impl Store {
-    /// Opens the log, makes it where there is none, and reads enough of it to know that it is whole.
+    /// Opens the log, or creates it if there is none, and reads enough of it to know that it is intact.
     pub(crate) fn open(settings: &Settings, topics: impl Iterator<Item = Arc<str>>) -> Result<Self, OpenError> {
         disk::prepare(settings.section, &settings.dir)?;
         let open = Log::open(settings).map_err(|error| error.explain(settings))?;
@@ -49,11 +49,11 @@ impl Store {
         Ok(store)
     }
 
-    /// After a failure: lets the database go, opens it again, checks it, and writes anew what its
-    /// journal still had, as a failed fsync leaves it unknown whether the disk has it.
-    /// `Err`: to be tried again; what can be read can be until then.
+    /// After a failure: closes the database, opens it again, checks it, and rewrites the records still in its
+    /// journal, because a failed fsync leaves it unknown whether the disk has them. After `Err` the caller retries;
+    /// whatever is readable stays readable until then.
     pub(super) fn reopen(&self) -> Result<(), OpenError> {
-        // What is open may be all that is left of it: it is not let go for something else.
+        // The open files may be the only copy left, so they are not closed in favour of another directory.
         self.in_place().map_err(|gone| gone.explain(&self.settings))?;
         let mut slot = write(&self.open);
         drop(slot.take());
@@ -70,19 +70,18 @@ impl Store {
         Ok(())
     }
 
-    /// Writes to tables what the journals still hold.
+    /// Writes the records still in the journals to tables.
     pub(super) fn rewrite(&self) -> Result<(), OpenError> {
         let slot = read(&self.open);
         slot.as_ref().map_or(Ok(()), Log::rewrite).map_err(|error| error.explain(&self.settings))
     }
 
-    /// Lets the database go. Readers get [`ReadError::Closed`] from now on.
+    /// Closes the database. Readers get [`ReadError::Closed`] from now on.
     pub(super) fn close(&self) {
         drop(write(&self.open).take());
     }
 
-    /// Keeps all messages or none. `Ok` means that the disk has them: it comes after the fsync.
-    /// Only the writer calls it.
+    /// Stores all messages or none. `Ok` comes after the fsync, so the disk has them. Only the writer calls this.
     pub(crate) fn append<'m, E: Entry + ?Sized + 'm>(
         &self,
         entries: impl ExactSizeIterator<Item = &'m E>,
@@ -91,20 +90,20 @@ impl Store {
         let open = slot.as_ref().ok_or_else(|| AppendError::Failed("the log is closed".to_owned()))?;
         open.wait_for_write_capacity()?;
         let appended = open.append(entries).map_err(|error| AppendError::Failed(error.to_string()))?;
-        // A duplicate, too, is kept only where the log will be found.
+        // A duplicate, too, counts as stored only if the next start will find the log.
         self.directory.check()?;
         open.journal.check()?;
         self.publish(open, &appended.ends);
         Ok(appended.receipts)
     }
 
-    /// Whether what was opened is still where it was opened.
+    /// Whether the opened files are still at their paths.
     pub(super) fn in_place(&self) -> Result<(), Gone> {
         self.directory.check()?;
         read(&self.open).as_ref().map_or(Ok(()), |open| open.journal.check())
     }
 
-    /// Whether fjall still takes writes. It stops for good after any failure of its own threads.
+    /// Whether fjall still takes writes. Any failure of its own threads stops it for good.
     pub(super) fn healthy(&self) -> bool {
         read(&self.open).as_ref().is_some_and(Log::healthy)
     }
@@ -114,7 +113,7 @@ impl Store {
         read(&self.open).as_ref().map(Log::facts).unwrap_or_default()
     }
 
-    /// These records are pending no more; it survives `kill -9`.
+    /// Marks these records as done. Survives `kill -9`.
     pub(super) fn done<'r>(&self, records: impl Iterator<Item = (&'r str, u64)>) -> Result<(), AppendError> {
         let slot = read(&self.open);
         let Some(open) = slot.as_ref() else { return Ok(()) };
@@ -122,7 +121,7 @@ impl Store {
         open.done(records).map_err(|error| AppendError::Failed(error.to_string()))
     }
 
-    /// Keeps in mind what is kept elsewhere; it survives `kill -9`.
+    /// Remembers deliveries that are stored elsewhere. Survives `kill -9`.
     pub(super) fn remember(&self, known: &[LedgerEntry]) -> Result<(), AppendError> {
         let mut slot = write(&self.open);
         let Some(open) = slot.as_mut() else { return Ok(()) };
@@ -135,9 +134,9 @@ impl Store {
         read(&self.open).as_ref().map_or(0, |open| open.drained(cursors))
     }
 
-    /// What a spool has to know after a restart: every pending record, each topic's by offset, with the
-    /// digest of its key; and what is known to be kept, the oldest first. An error where it is not said of
-    /// every record whether it is pending. Blocks on the disk.
+    /// What a spool needs to know after a restart: every pending record with the digest of its key, each topic by
+    /// offset; and the deliveries known to be stored, oldest first. An error if any record has no pending mark.
+    /// Blocks on the disk.
     pub(crate) fn recall(
         &self,
         pending: impl FnMut(Arc<str>, u64, u64),
@@ -149,43 +148,43 @@ impl Store {
         all.map_err(|error| error.explain(&self.settings))
     }
 
-    /// Bytes of all records. Does not wait for the disk, nor does anything that asks for topics.
+    /// Bytes of all records. Like every query about topics, it does not wait for the disk.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Relaxed)
     }
 
-    /// When the record was taken; `None` where there is none. Blocks on the disk.
+    /// When the record was written; `None` if there is none. Blocks on the disk.
     pub(crate) fn time(&self, topic: &str, offset: u64) -> Option<Timestamp> {
         read(&self.open).as_ref()?.time(topic, offset)
     }
 
-    /// Bytes that the record takes; 0 where there is none. Blocks on the disk.
+    /// Bytes that the record takes; 0 if there is none. Blocks on the disk.
     pub(crate) fn size(&self, topic: &str, offset: u64) -> usize {
         read(&self.open).as_ref().map_or(0, |open| open.size(topic, offset))
     }
 
-    /// Begins a new segment; the last one is written no more.
+    /// Begins a new segment; the previous one is no longer written.
     pub(crate) fn roll(&self) -> Result<(), AppendError> {
         let mut slot = write(&self.open);
         let Some(open) = slot.as_mut() else { return Ok(()) };
         open.roll().map_err(|error| AppendError::Failed(error.to_string()))
     }
 
-    /// Removes the oldest segments and their files. Offsets begin later from then on.
+    /// Removes the oldest segments and their files, which moves the earliest offsets forward.
     pub(crate) fn remove_oldest(&self, count: usize) -> Result<(), AppendError> {
         let mut slot = write(&self.open);
         let Some(open) = slot.as_mut() else { return Ok(()) };
         for _ in 0..count {
             open.remove_oldest().map_err(|error| AppendError::Failed(error.to_string()))?;
-            // A reader must not see an earliest offset that is gone.
+            // A reader must not see an earliest offset that is already removed.
             self.publish(open, &open.ends());
         }
         Ok(())
     }
 
-    /// Of a spool: removes the segments that lie between others and have nothing pending. Goes out: their bytes.
+    /// Spools only: removes the segments between others that have nothing pending. Returns the bytes freed.
     pub(super) fn remove_done(&self) -> Result<u64, AppendError> {
-        // Readers are held up only where there is something to remove.
+        // Takes the lock that blocks readers only if there is something to remove.
         if !read(&self.open).as_ref().is_some_and(Log::has_done) {
             return Ok(0);
         }
@@ -196,7 +195,7 @@ impl Store {
         removed
     }
 
-    /// Topics that are known from now on, before their first message.
+    /// Registers topics before their first message.
     pub(crate) fn know(&self, topics: impl Iterator<Item = Arc<str>>) {
         let mut known = write(&self.topics);
         for topic in topics {
@@ -204,18 +203,18 @@ impl Store {
         }
     }
 
-    /// The topic's extent, now and from now on; `None`: no such topic.
+    /// Watches the topic's extent; `None` if there is no such topic.
     pub(crate) fn watch(&self, topic: &str) -> Option<watch::Receiver<Extent>> {
         read(&self.topics).get(topic).map(watch::Sender::subscribe)
     }
 
-    /// Every topic, in order of its name.
+    /// Every topic, sorted by name.
     pub(crate) fn topics(&self) -> Vec<(Arc<str>, Extent)> {
         read(&self.topics).iter().map(|(topic, extent)| (topic.clone(), *extent.borrow())).collect()
     }
 
-    /// Records from offset `from` on, without a gap: as many as there are before `until`, at most
-    /// `records` and, the first apart, `bytes`. Blocks on the disk. Empty where there are none yet.
+    /// Records from offset `from` on, without a gap: as many as there are before `until`, at most `records` records
+    /// and `bytes` bytes, though always at least one. Empty if there are none yet. Blocks on the disk.
     pub(crate) fn read(
         &self,
         topic: &str,
@@ -233,8 +232,8 @@ impl Store {
         open.read(topic, from..until.min(extent.next), records, bytes)
     }
 
-    /// Of a spool: what is pending at `offsets` and, by its offset and the digest of its key, wanted; at most
-    /// `records` and, the first apart, `bytes`. Blocks on the disk.
+    /// Spools only: the pending records at `offsets` that `wanted` accepts by offset and key digest; at most
+    /// `records` records and `bytes` bytes, though always at least one. Blocks on the disk.
     pub(crate) fn read_pending(
         &self,
         topic: &str,
@@ -263,12 +262,12 @@ impl Store {
 
 #[cfg(test)]
 impl Store {
-    /// Until what is returned is dropped, the disk answers nobody.
+    /// Blocks all disk access until the guard is dropped.
     pub(crate) fn hang(&self) -> impl Drop {
         write(&self.open)
     }
 
-    /// What is committed next reaches the disk, and is refused all the same.
+    /// The next commit reaches the disk but is reported as failed.
     pub(crate) fn fail_after_the_next_commit(&self) {
         let mut slot = write(&self.open);
         slot.as_mut().unwrap().watermark = super::watermark::Watermark::read_only(&self.settings.dir);
@@ -321,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn offsets_are_dense_per_topic_and_go_on_after_reopening() {
+    fn offsets_are_dense_per_topic_and_continue_after_reopening() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path());
         append(&store, "a", 0..3);
@@ -338,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_delivery_is_kept_once_wherever_it_would_go_now() {
+    fn a_delivery_is_stored_once_whatever_its_route_is_now() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path());
         let batch = [message("a", 1), message("a", 1), message("b", 1)];
@@ -368,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn reading_goes_on_across_segments_and_stops_at_its_bounds() {
+    fn reading_continues_across_segments_and_stops_at_its_limits() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path());
         append(&store, "a", 0..2);
@@ -406,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn reopening_keeps_everything_and_lets_writes_go_on() {
+    fn reopening_keeps_everything_and_lets_writes_continue() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path());
         append(&store, "a", 0..3);
@@ -421,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_into_a_directory_that_is_gone_is_not_kept_and_no_other_is_opened_in_its_place() {
+    fn a_write_into_a_removed_directory_is_not_stored_and_no_other_directory_is_opened() {
         let above = tempfile::tempdir().unwrap();
         let (dir, away) = (above.path().join("log"), above.path().join("away"));
         let store = open(&dir);
@@ -446,7 +445,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_log_that_begins_again_relies_on_no_journal_of_the_last_process() {
+    async fn a_restarted_log_relies_on_no_journal_of_the_last_process() {
         let dir = tempfile::tempdir().unwrap();
         let begin = || crate::log::Log::open(Settings::sample(dir.path()), std::iter::empty(), |_| {}).unwrap();
         for number in 0..2 {
@@ -458,7 +457,7 @@ mod tests {
         assert_eq!(offsets(&begin().store, "a", 0), [0, 1]);
     }
 
-    /// As if nothing of it had ever reached the disk.
+    /// As if none of it had reached the disk.
     fn without_the_first_journal(dir: &Path) {
         if let Ok(journal) = std::fs::File::options().write(true).open(dir.join("0.jnl")) {
             journal.set_len(0).unwrap();

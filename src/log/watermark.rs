@@ -1,8 +1,8 @@
-//! What a log must hold at least: how much of it was acknowledged, and which segment it begins with. Written before each
+//! The minimum that a log must contain: how much of it was acknowledged, and its first segment. Written before each
 //! receipt, read at the next opening. Knows no records.
 //!
-//! fjall takes the first entry of a journal that does not decode for the end of an unfinished write, so a
-//! damaged journal makes a log that is shorter and fits together. Only what stands beside it can tell.
+//! fjall takes the first journal entry that does not decode for the end of an unfinished write, so a damaged journal
+//! yields a log that is shorter but consistent. Only a record outside the journal can reveal that.
 
 use std::fs::File;
 use std::io;
@@ -11,20 +11,20 @@ use std::path::Path;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-/// In the log's directory.
+/// The file in the log's directory.
 pub(super) const NAME: &str = "watermark";
-/// Before it is whole.
+/// The file while it is being created.
 const NEW: &str = "watermark.new";
 
 const VERSION: u8 = 1;
-/// Version, three numbers, and the hash of them all: within one sector, so that it is written whole.
+/// Version, three numbers, and a hash over them. It fits in one sector, so a write is atomic.
 const LEN: usize = 1 + 3 * 8 + 8;
 
-/// Without these fjall takes the directory for a new one, and removes what it does not know of. They
-/// are there before the watermark is.
+/// Without these, fjall takes the directory for a new one and removes what it does not know. They exist before the
+/// watermark does.
 const NEEDED: [&str; 2] = ["version", "keyspaces/0/current"];
 
-/// Records and bytes of all topics together, ever acknowledged, and the number of the first segment.
+/// Records and bytes of all topics ever acknowledged, and the number of the first segment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Level {
     pub(super) records: u64,
@@ -35,8 +35,8 @@ pub(super) struct Level {
 pub(super) struct Watermark(File);
 
 impl Watermark {
-    /// Of the log in `dir`; `None` where none was ever begun. An error of the kind `InvalidData` says
-    /// that it, or what stood beside it, is no longer what was written.
+    /// Opens the watermark of the log in `dir`; `None` if no log was ever begun. An error of the kind `InvalidData`
+    /// means that the watermark, or a file beside it, is not what was written.
     pub(super) fn open(dir: &Path) -> io::Result<Option<(Self, Level)>> {
         let file = match File::options().read(true).write(true).open(dir.join(NAME)) {
             Ok(file) => file,
@@ -58,7 +58,7 @@ impl Watermark {
         Ok(Some((Self(file), level)))
     }
 
-    /// Of a log that has just been made in `dir`. On disk when it returns.
+    /// Creates the watermark of a new log in `dir`. It is on disk when this returns.
     pub(super) fn create(dir: &Path) -> io::Result<Self> {
         let watermark = Self(File::create(dir.join(NEW))?);
         watermark.set_synced(Level::default())?;
@@ -67,8 +67,8 @@ impl Watermark {
         Ok(watermark)
     }
 
-    /// Survives `kill -9`. A power cut may bring back an earlier level, which is true as well: what is
-    /// acknowledged has been on disk before.
+    /// Survives `kill -9`. A power cut may restore an earlier level, which is still true: whatever it counts was on
+    /// disk before.
     pub(super) fn set(&self, level: Level) -> io::Result<()> {
         self.0.write_all_at(&encode(level), 0)
     }
@@ -82,14 +82,14 @@ impl Watermark {
 
 #[cfg(test)]
 impl Watermark {
-    /// One that cannot be set.
+    /// A watermark that cannot be written.
     pub(super) fn read_only(dir: &Path) -> Self {
         Self(File::open(dir.join(NAME)).unwrap())
     }
 }
 
-/// Without any journal fjall numbers what is written from zero on, and takes it at the next opening for
-/// older than its tables: it would drop what was acknowledged in between.
+/// Without any journal, fjall numbers its writes from zero. The next opening then takes them for older than the
+/// tables, and would drop what was acknowledged in between.
 fn has_journal(dir: &Path) -> io::Result<bool> {
     for entry in std::fs::read_dir(dir)? {
         if Path::new(&entry?.file_name()).extension().is_some_and(|end| end == "jnl") {
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_level_comes_back_as_it_was_set_and_no_other_bytes_are_one() {
+    fn a_level_round_trips_and_no_other_bytes_decode() {
         let dir = dir();
         assert!(Watermark::open(dir.path()).unwrap().is_none());
         Watermark::create(dir.path()).unwrap().set(LEVEL).unwrap();
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_database_that_would_be_made_anew_is_not_opened() {
+    fn a_database_that_would_be_recreated_is_not_opened() {
         for missing in NEEDED.into_iter().chain(["0.jnl"]) {
             let dir = dir();
             Watermark::create(dir.path()).unwrap();

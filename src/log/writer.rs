@@ -1,5 +1,5 @@
-//! The one thread that writes: takes what waits, commits it at once, and hands out receipts after the fsync. Between commits
-//! it checks the disk's free space, removes what may go, and reopens a log that failed.
+//! The one thread that writes: it takes the waiting messages, commits them together, and hands out receipts after the
+//! fsync. Between commits it checks free disk space, applies retention, and reopens a failed log.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,36 +21,37 @@ use super::settings::{Keep, Settings};
 use super::store::Store;
 use crate::telemetry::{LOG_EVERY, Throttle};
 
-/// Messages and bytes of one commit, at most; one message may exceed the bytes.
+/// The most messages and bytes in one commit; a single message may exceed the bytes.
 const BATCH_MESSAGES: usize = 1024;
 const BATCH_BYTES: usize = 16 * 1024 * 1024;
 
-/// How often free space, retention and the database's health are looked at.
+/// How often free space, retention and the database's health are checked.
 const ROUND: Duration = Duration::from_secs(1);
 
-/// Waits between two attempts to open a failed log again.
+/// Back-off between two attempts to reopen a failed log.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
-/// Refusing ends only with this part of the reserve above it: a journal comes and goes with 64 MB.
+/// The log takes messages again only once free space exceeds the reserve by this fraction of it: a journal of 64 MB
+/// comes and goes.
 const RESERVE_MARGIN: u64 = 4;
 
-/// A log whose records are kept until they are done gives a segment back only when all of it is done;
-/// one of this many bytes is closed so that it can be given back once nothing is pending.
+/// A spool's segment is removed only when all its records are done. A segment of this size is closed, so that it can
+/// be removed once nothing in it is pending.
 const WORTH_GIVING_BACK: u64 = 1024 * 1024;
 
-/// What is asked of the writer.
+/// A request to the writer.
 pub(super) enum Command {
     Append(Append),
     Done(Done, oneshot::Sender<()>),
     Remember(LedgerEntry, oneshot::Sender<()>),
-    /// What is pending was counted anew since the log was opened again for so many times.
+    /// The pending records were recounted after this many reopenings.
     Counted(u64),
-    /// Commit all that was handed over before, then close the log.
+    /// Commits everything submitted before, then closes the log.
     Close,
 }
 
-/// A message that waits for its receipt. Its share of the memory budget is held until then.
+/// A message that waits for its receipt. It holds its share of the memory budget until then.
 pub(super) struct Append {
     pub(super) entry: Arc<dyn Entry>,
     pub(super) receipt: oneshot::Sender<Result<Receipt, NotKept>>,
@@ -60,7 +61,7 @@ pub(super) struct Append {
 #[derive(Debug, Default)]
 pub(crate) struct Done {
     pub(crate) records: Vec<(Arc<str>, u64)>,
-    /// Offsets before which their topic has nothing pending.
+    /// For each topic, the offset before which nothing is pending.
     pub(crate) cursors: Vec<(Arc<str>, u64)>,
     /// Whether nothing at all is pending.
     pub(crate) empty: bool,
@@ -73,11 +74,11 @@ pub(super) struct Writer {
     settings: Settings,
     state: State,
     cursors: BTreeMap<Arc<str>, u64>,
-    /// How many times the log was opened again.
+    /// How many times the log was reopened.
     reopened: watch::Sender<u64>,
 }
 
-/// What one commit is made of.
+/// The contents of one commit.
 #[derive(Default)]
 struct Batch {
     appends: Vec<Append>,
@@ -113,15 +114,15 @@ impl Batch {
     }
 }
 
-/// Whether messages are taken.
+/// Whether the log takes messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
     Taking,
     /// Less free space than the reserve.
     Full,
-    /// Open again: some of what was refused may be on disk all the same, and has to be counted first.
+    /// Reopened, but not recounted: some refused messages may be on disk all the same.
     Uncounted,
-    /// fjall takes nothing more until it is opened again.
+    /// fjall takes nothing more until it is reopened.
     Failed {
         retry: Instant,
         wait: Duration,
@@ -139,7 +140,7 @@ impl Writer {
         Self { store, commands, taking, settings, state: State::Taking, cursors: BTreeMap::new(), reopened }
     }
 
-    /// Runs until it is told to close or nobody can ask any more; the log is closed then.
+    /// Runs until [`Command::Close`] or until all senders are gone; then closes the log.
     pub(super) fn run(mut self) {
         self.round();
         let mut next_round = Instant::now() + ROUND;
@@ -165,7 +166,7 @@ impl Writer {
         self.store.close();
     }
 
-    /// The first and what waits behind it.
+    /// The first command and those queued behind it.
     fn gather(&self, first: Command) -> Batch {
         let mut batch = Batch::default();
         batch.add(first);
@@ -212,7 +213,7 @@ impl Writer {
                 Ok(receipts) => receipts.next().ok_or_else(|| self.not_kept("gave no receipt")),
                 Err(reason) => Err(self.not_kept(reason)),
             };
-            // The caller may have stopped waiting; the message is kept all the same.
+            // The caller may have stopped waiting; the message is stored all the same.
             let _ = append.receipt.send(answer);
         }
     }
@@ -222,7 +223,7 @@ impl Writer {
         NotKept(format!("the {what} {reason}").into())
     }
 
-    /// Whether it may hold no more; one that forgets the oldest always may.
+    /// Whether the log has reached its size limit. A log that removes its oldest records never does.
     fn is_full(&self, more: u64) -> bool {
         match self.settings.keep {
             Keep::For(_) => false,
@@ -252,7 +253,7 @@ impl Writer {
     }
 
     fn remember(&mut self, known: &[LedgerEntry]) {
-        // What is not kept in mind costs at most a second copy; what is written at the wrong time, the log.
+        // A delivery that is not remembered costs at most a second copy; a write in the wrong state can cost the log.
         if self.state != State::Taking {
             return;
         }
@@ -284,7 +285,7 @@ impl Writer {
         }
     }
 
-    /// What has to be done from time to time, with or without messages.
+    /// The periodic work, with or without messages.
     fn round(&mut self) {
         self.settings.clock.look();
         if let Err(gone) = self.store.in_place() {
@@ -297,7 +298,7 @@ impl Writer {
             State::Taking | State::Full | State::Uncounted if !self.store.healthy() => {
                 self.fail("fjall's own threads have failed")
             }
-            // Retention frees space, above all where the disk is full.
+            // Retention frees space, which matters most when the disk is full.
             State::Taking | State::Full | State::Uncounted => self.retain(),
         }
     }
@@ -377,7 +378,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Takes nothing until the log was opened again.
+    /// Takes nothing until the log is reopened.
     pub(super) fn fail(&mut self, reason: &str) {
         let section = self.settings.section;
         if matches!(self.state, State::Failed { .. }) {
@@ -387,7 +388,7 @@ impl Writer {
         self.enter(State::Failed { retry: Instant::now(), wait: FIRST_RETRY });
     }
 
-    /// Takes nothing until what was opened is back.
+    /// Takes nothing until the original directory is back.
     fn gone(&mut self, gone: &Gone) {
         if matches!(self.state, State::Failed { .. }) {
             return;
@@ -431,7 +432,7 @@ fn total(facts: &[Facts]) -> u64 {
     facts.iter().map(|segment| segment.bytes).sum()
 }
 
-/// Whether messages are taken. Without the writer none are, however it ended.
+/// Whether the log takes messages. Reports `false` when the writer ends, however it ended.
 pub(super) struct Taking {
     pub(super) state: watch::Sender<bool>,
     pub(super) on_change: Box<dyn Fn(bool) + Send>,

@@ -1,4 +1,4 @@
-//! The first step: a request becomes a [`Delivery`], or is refused before anything of it is read as an event.
+//! The first step: a request becomes a [`Delivery`], or is refused before it is read as an event.
 
 use std::net::IpAddr;
 
@@ -15,8 +15,8 @@ use crate::reply::Outcome;
 use crate::server::{Body, BodyError, Peer, has_content_encoding};
 use crate::signature::{Delivery, Rejection, SignatureHeader, Verifier};
 
-/// Checks the sender's address and the signature header, reads the body, and checks the signature over it. `Err`: how
-/// the request ended.
+/// Checks the sender's address and the signature header, reads the body, and checks the signature over it. `Err` is
+/// how the request ended.
 pub(super) async fn authenticate(
     pipeline: &Pipeline,
     active: &ActiveEndpoint,
@@ -26,7 +26,7 @@ pub(super) async fn authenticate(
     let ActiveEndpoint { endpoint, signatures } = active;
     let (head, incoming) = request.into_parts();
     let signature = SignatureHeader::read(&head.headers).map_err(Outcome::Rejected)?;
-    // Before a byte of the body is read. Such a sender gets what a forger gets, byte for byte.
+    // Before a byte of the body is read. Such a sender gets the same bytes as a forger.
     let peer: Option<IpAddr> = head.extensions.get().map(|Peer(address)| *address);
     if !is_allowed(&pipeline.limits.senders, peer, &head.headers) {
         return Err(Outcome::Rejected(Rejection::Address));

@@ -18,15 +18,15 @@ use crate::spool::{DeliveryPath, KeySlot, Spool};
 pub(super) struct Destination {
     pub(super) bus: Arc<dyn Bus>,
     pub(super) spool: Option<Spool>,
-    /// The last part of the time to deliver, which is the spool's alone.
+    /// The last part of the time to deliver, reserved for the spool.
     pub(super) spool_time: Duration,
     pub(super) metrics: Metrics,
 }
 
-/// What became of a message by its deadline.
+/// The result for a message by its deadline.
 pub(super) struct Delivered {
     pub(super) outcome: Outcome,
-    /// What the bus may still answer, where nothing else keeps the message.
+    /// The bus's late answer, if nothing else keeps the message.
     pub(super) late: Option<Pending<Result<Receipt, Refusal>>>,
 }
 
@@ -37,8 +37,8 @@ impl From<Outcome> for Delivered {
 }
 
 impl Destination {
-    /// Has the bus keep the message, or the spool where there is one and the bus does not. A success of the outcome
-    /// means that one of them keeps it.
+    /// Publishes the message to the bus, or spools it if there is a spool and the bus does not keep it. A successful
+    /// outcome means that one of them keeps it.
     pub(super) async fn deliver(&self, message: Message, deadline: Instant) -> Delivered {
         let message = Arc::new(message);
         match &self.spool {
@@ -79,7 +79,7 @@ impl Destination {
         Delivered { outcome, late }
     }
 
-    /// Publishes to the bus, with the deadline, the metrics and the gauge that every bus shares.
+    /// Publishes to the bus with a deadline, metrics and the in-flight gauge, the same for every bus.
     async fn publish(&self, message: Arc<Message>, deadline: Instant) -> Delivered {
         let (id, topic, started) = (message.id(), message.topic().clone(), Instant::now());
         let _in_flight = CountedAlive::new(&self.metrics.publishes);
@@ -99,7 +99,7 @@ impl Destination {
         }
     }
 
-    /// Has the spool remember that the delivery is kept, so that it is a duplicate after a restart too.
+    /// Has the spool remember that the delivery is kept, so that it is still a duplicate after a restart.
     pub(super) async fn remember(&self, entry: DedupeEntry, deadline: Instant) {
         if let Some(spool) = &self.spool {
             let _ = timeout_at(deadline, spool.remember(entry)).await;

@@ -1,5 +1,5 @@
-//! Fetches the event that a link leads to. What cannot be fetched goes to the bus as the link itself, with the
-//! reason; or is refused, where a retry of Terra's may still fetch it.
+//! Fetches the event behind a link. If that fails, the link itself is published with the reason, or the delivery is
+//! refused if a retry by Terra may still succeed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,24 +15,24 @@ use crate::fetch::FetchError;
 use crate::message::Message;
 use crate::reply::Outcome;
 
-/// What a link has to stay open so that a retry may still fetch it: the first may come after five minutes.
+/// How long a link must still be valid for a retry to fetch it: the first retry may come after five minutes.
 const OPEN_FOR_A_RETRY: Duration = Duration::from_secs(6 * 60);
 
-/// What becomes of a link that could not be fetched.
+/// What to do with a link that could not be fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Then {
-    /// Terra's retry may fetch it.
+    /// Wait for Terra's retry to fetch it.
     Retry,
-    /// The link itself goes to the bus.
+    /// Publish the link itself.
     PublishLink,
 }
 
-/// As far as anybody knows: from when Terra emitted the event, at the latest from when it signed it.
+/// The best estimate: counted from when Terra emitted the event, at the latest from when it signed it.
 fn open_until(event: &Event, link: &Link) -> Timestamp {
     event.delivery().emitted_at() + link.expires_in()
 }
 
-/// What a failure `now` means for a link that is open until then.
+/// What a failure at `now` means for a link that is valid until `open_until`.
 fn classify(error: FetchError, open_until: Timestamp, now: Timestamp) -> (FetchError, Then) {
     let error = match error {
         FetchError::Denied if open_until <= now => FetchError::Expired,
@@ -68,7 +68,7 @@ pub(super) async fn fetch_link(
     }
 }
 
-/// What the link leads to, read and routed.
+/// Fetches, reads and routes the event behind the link.
 async fn fetch(
     pipeline: &Arc<Pipeline>,
     LinkEvent { event, link, .. }: &LinkEvent,
@@ -96,7 +96,7 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
-    /// Of a link that is good for ten minutes, signed at 1700000000.
+    /// The expiry of a link that is valid for ten minutes, signed at 1700000000.
     fn good_until(ordering_timestamp: Option<&'static str>) -> Timestamp {
         let stamp = ordering_timestamp.map(HeaderValue::from_static);
         let headers: HeaderMap =
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_is_left_what_fails_for_the_moment_while_the_link_stays_open_for_six_minutes() {
+    fn a_temporary_failure_is_left_to_a_retry_while_the_link_is_valid_for_six_more_minutes() {
         use FetchError::{
             Denied, Encoded, Expired, Malformed, Nested, NoConnection, NoRoom, NotAllowed, Redirected, TooLarge,
             TooSlow, Truncated, Unavailable, Untrusted,

@@ -1,9 +1,9 @@
-//! One delivery from request to reply: authenticate → read → route → deduplicate → fetch (where it is a link) →
-//! deliver → reply.
+//! One delivery from request to reply: authenticate → read → route → deduplicate → fetch (if it is a link) → deliver
+//! → reply.
 //!
-//! `pipeline` holds what every delivery passes. `authenticate`, `prepare` (read and route), `fetch_link` and `deliver`
-//! (bus and spool) are steps of their own; the others stand here. `report` logs and counts outcomes, `signature_log`
-//! signatures that match no secret.
+//! `pipeline` holds what every delivery uses. `authenticate`, `prepare` (read and route), `fetch_link` and `deliver`
+//! (bus and spool) are steps in files of their own; the other steps are here. `report` logs and counts outcomes,
+//! `signature_log` logs signatures that match no secret.
 
 use std::sync::Arc;
 
@@ -39,7 +39,7 @@ use pipeline::{ActiveEndpoint, Pipeline};
 use prepare::{Content, Prepared, prepare};
 use report::report;
 
-/// Takes deliveries to the bus. Cloning shares it. Each request keeps the pipeline that it found.
+/// Delivers requests to the bus. Cloning shares it. Each request keeps the pipeline that it started with.
 #[derive(Clone)]
 pub struct Relay(watch::Sender<Arc<Pipeline>>);
 
@@ -48,7 +48,7 @@ impl Relay {
         Self(watch::Sender::new(Arc::new(Pipeline::new(config, stages))))
     }
 
-    /// For every request that begins from now on. The bus has to know the topics of `routes` already.
+    /// Applies to every request that begins from now on. The bus must already know the topics of `routes`.
     pub fn apply(&self, config: &config::Config, routes: Arc<RouteTable>) {
         self.0.send_modify(|pipeline| *pipeline = Arc::new(pipeline.reloaded(config, routes)));
     }
@@ -58,7 +58,7 @@ impl Relay {
     }
 
     /// Waits until every authenticated delivery has its outcome, whether or not its client still waits. The caller
-    /// bounds it in time, and has seen to it that no new ones come.
+    /// sets a time limit, and has stopped new deliveries.
     pub async fn drained(&self) {
         let pipeline = self.pipeline();
         pipeline.deliveries.close();
@@ -90,7 +90,7 @@ fn is_signed(request: &Request<Incoming>) -> bool {
     SignatureHeader::read(request.headers()).is_ok()
 }
 
-/// One delivery: authenticated while its client waits, then kept whether or not the client still does.
+/// One delivery: authenticated while its client waits, then kept even if the client disconnects.
 async fn relay(
     pipeline: &Arc<Pipeline>,
     active: &ActiveEndpoint,
@@ -102,7 +102,7 @@ async fn relay(
         Ok(delivery) => delivery,
         Err(outcome) => return outcome,
     };
-    // From here on the event is worth keeping even if its client goes away: hyper would drop this future then, but
+    // From here on the event is worth keeping even if its client disconnects: hyper would drop this future then, but
     // not the task.
     let (to, outcome) = oneshot::channel();
     let answer = Answer { to, metrics: pipeline.metrics.clone(), endpoint: active.endpoint.clone(), arrived };
@@ -110,7 +110,7 @@ async fn relay(
     outcome.await.unwrap_or(Outcome::Unanswered)
 }
 
-/// Has the bus or the spool keep the event, unless one of them keeps it already.
+/// Publishes or spools the event, unless it is already kept.
 async fn keep(pipeline: Arc<Pipeline>, delivery: Delivery, deadline: Instant, answer: Answer) {
     let content = match prepare(&pipeline, delivery, deadline).await {
         Ok(content) => content,
@@ -133,7 +133,7 @@ async fn keep(pipeline: Arc<Pipeline>, delivery: Delivery, deadline: Instant, an
     }
 }
 
-/// `Ok` for the first of several that are the same delivery. `Err`: how it ended, as one of the others.
+/// `Ok` for the first of several copies of one delivery. `Err`: the outcome that another copy got.
 async fn deduplicate(pipeline: &Pipeline, content: &Content, deadline: Instant) -> Result<Ticket<Outcome>, Outcome> {
     let identity: &Identity = content.identity();
     let waits_until = match content {
@@ -168,7 +168,7 @@ async fn deliver(pipeline: &Pipeline, prepared: Prepared, deadline: Instant, tic
     let Delivered { outcome, late } = delivered;
     if let Some(late) = late {
         answer.send(outcome);
-        // The retry should learn what became of this attempt.
+        // The retry should learn the outcome of this attempt.
         return match timeout_at(deadline + pipeline.limits.publish_timeout, late).await {
             Ok(Ok(_)) => ticket.kept(Timestamp::now(), Outcome::Duplicate(id)),
             Ok(Err(refusal)) => ticket.refused(Outcome::Refused(refusal)),
@@ -185,7 +185,7 @@ async fn deliver(pipeline: &Pipeline, prepared: Prepared, deadline: Instant, tic
     answer.send(outcome);
 }
 
-/// Who waits for the outcome of one delivery, if anybody still does.
+/// The client that waits for the outcome of one delivery, if it still does.
 struct Answer {
     to: oneshot::Sender<Outcome>,
     metrics: Metrics,
@@ -194,7 +194,7 @@ struct Answer {
 }
 
 impl Answer {
-    /// Whoever waits reports the outcome; where nobody does any more, this does.
+    /// If the client still waits, its task reports the outcome; otherwise this does.
     fn send(self, outcome: Outcome) {
         if let Err(outcome) = self.to.send(outcome) {
             report(&self.metrics, &self.endpoint.name, &outcome, self.arrived.elapsed());

@@ -1,4 +1,4 @@
-//! What every delivery passes, as one configuration makes it: endpoints, routes, limits and the stages themselves.
+//! What every delivery uses, built from one configuration: endpoints, routes, limits and the stages themselves.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,13 +20,13 @@ use crate::route::RouteTable;
 use crate::server::BodyLimits;
 use crate::spool::Spool;
 
-/// What must be left for the bus when the body is complete; a body that comes later is too slow.
+/// The time that must be left for the bus when the body is complete; a later body is too slow.
 const LEAST_FOR_THE_BUS: Duration = Duration::from_secs(1);
 
-/// What a relay is made of.
+/// The parts of a relay.
 pub struct Stages {
     pub routes: Arc<RouteTable>,
-    /// `None`: a link is an event like any other.
+    /// `None`: a link is published like any other event.
     pub fetcher: Option<Fetcher>,
     pub dedupe: Dedupe<Outcome>,
     pub bus: Arc<dyn Bus>,
@@ -35,7 +35,7 @@ pub struct Stages {
     pub metrics: Metrics,
 }
 
-/// Cloning shares all but what the configuration alone decides.
+/// Cloning shares everything except what comes from the configuration alone.
 #[derive(Clone)]
 pub(super) struct Pipeline {
     endpoints: Endpoints,
@@ -50,10 +50,10 @@ pub(super) struct Pipeline {
     pub(super) deliveries: TaskTracker,
 }
 
-/// By path, without a final slash.
+/// By path, without a trailing slash.
 type Endpoints = HashMap<String, ActiveEndpoint>;
 
-/// Where deliveries go in.
+/// A path that accepts deliveries.
 #[derive(Clone)]
 pub(super) struct ActiveEndpoint {
     pub(super) endpoint: Arc<Endpoint>,
@@ -77,7 +77,7 @@ impl Pipeline {
         }
     }
 
-    /// The same with another configuration's endpoints, routes and limits.
+    /// The same stages with the endpoints, routes and limits of another configuration.
     pub(super) fn reloaded(&self, config: &Config, routes: Arc<RouteTable>) -> Self {
         let endpoints = by_path(&config.endpoints, &self.endpoints);
         Self { endpoints, routes, limits: config.server.clone(), ..self.clone() }
@@ -87,20 +87,20 @@ impl Pipeline {
         self.endpoints.get(canonical(path))
     }
 
-    /// How a body is bounded, so that the bus and the spool have their least time before `deadline`.
+    /// The limits of a body, which leave the bus and the spool their minimum time before `deadline`.
     pub(super) fn body_limits(&self, deadline: Instant) -> BodyLimits {
         let reserved = LEAST_FOR_THE_BUS + self.destination.spool_time;
         let deadline = deadline - reserved.min(self.limits.deadline);
         BodyLimits { max: self.limits.max_body, min_rate: self.limits.min_body_rate, deadline }
     }
 
-    /// When the bus is waited for no longer, if the message is published now.
+    /// When to stop waiting for the bus, if the message is published now.
     pub(super) fn publish_deadline(&self, deadline: Instant) -> Instant {
         deadline.min(Instant::now() + self.limits.publish_timeout)
     }
 }
 
-/// An endpoint whose secrets are as they were `before` goes on with its log of signatures.
+/// An endpoint with unchanged secrets keeps its signature log.
 fn by_path(endpoints: &[Endpoint], before: &Endpoints) -> Endpoints {
     let same = |one: &Endpoint, other: &Endpoint| one.name == other.name && one.secrets == other.secrets;
     let active = |endpoint: &Endpoint| {
@@ -111,7 +111,7 @@ fn by_path(endpoints: &[Endpoint], before: &Endpoints) -> Endpoints {
     endpoints.iter().map(active).collect()
 }
 
-/// A proxy between a sender and the bridge may add or remove a final slash.
+/// A proxy between a sender and the bridge may add or remove a trailing slash.
 fn canonical(path: &str) -> &str {
     path.strip_suffix('/').unwrap_or(path)
 }

@@ -12,10 +12,10 @@ use crate::reply::Outcome;
 use crate::route::{Route, RouteTable, Topic};
 use crate::signature::Delivery;
 
-/// Bytes. A larger body takes longer to read than other connections should wait for a worker.
+/// Bytes. A larger body takes longer to parse than other connections should wait for a worker.
 const BLOCKING_FROM: usize = 256 << 10;
 
-/// What a delivery turned out to be.
+/// What a delivery contains.
 pub(super) enum Content {
     Message(Prepared),
     /// The event has to be fetched first.
@@ -26,7 +26,7 @@ pub(super) enum Content {
 pub(super) struct Prepared {
     pub(super) message: Message,
     pub(super) unreadable: Option<Unreadable>,
-    /// Of a fetched event, its link: better than nothing where the event is too large for the bus.
+    /// For a fetched event, its link: published instead if the event is too large for the bus.
     pub(super) link: Option<Box<Message>>,
 }
 
@@ -34,7 +34,7 @@ pub(super) struct Prepared {
 pub(super) struct LinkEvent {
     pub(super) event: Box<Event>,
     pub(super) link: Link,
-    /// Of the link itself, where nothing can be fetched.
+    /// The topic of the link itself, for when the fetch fails.
     pub(super) topic: Topic,
     identity: Identity,
 }
@@ -66,7 +66,7 @@ fn content(pipeline: &Pipeline, delivery: Delivery) -> Result<Content, Outcome> 
         Ok(event) => event,
         Err(dead_letter) => return Ok(Content::Message(Prepared::of_dead_letter(dead_letter, routes))),
     };
-    // Before a link: nobody fetches what the user's route drops.
+    // Before the fetch: an event that the user's route drops is not fetched.
     let topic = topic(&event, routes)?.clone();
     match event.link().filter(|_| pipeline.fetcher.is_some()) {
         Some(link) => {
@@ -85,7 +85,7 @@ fn topic<'r>(event: &Event, routes: &'r RouteTable) -> Result<&'r Topic, Outcome
 }
 
 impl Prepared {
-    /// Of an event that was fetched, which is routed by its own type.
+    /// Prepares a fetched event, which is routed by its own type.
     pub(super) fn of_fetched(event: Event, routes: &RouteTable) -> Result<Self, Outcome> {
         let topic = topic(&event, routes)?.clone();
         Ok(Self::of_event(event, topic))
@@ -102,8 +102,8 @@ impl Prepared {
     }
 }
 
-/// Runs `read`, which reads so many bytes, on a thread of its own where others would wait for it; `None` where that
-/// did not end in time.
+/// Runs `read`, which reads that many bytes, on a blocking thread if it would delay others; `None` if it did not end
+/// in time.
 pub(super) async fn run_blocking_if_large<T: Send + 'static>(
     bytes: usize,
     deadline: Instant,

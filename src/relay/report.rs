@@ -1,5 +1,5 @@
-//! Counts and logs how deliveries ended: at most one line of a kind and endpoint in ten seconds. Says nothing of what
-//! was in a delivery.
+//! Counts and logs how deliveries ended: at most one line per kind and endpoint in ten seconds. Logs nothing of a
+//! delivery's content.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use crate::reply::Outcome;
 use crate::signature::Rejection;
 use crate::telemetry::{LOG_EVERY, Throttles};
 
-/// Between two lines on what any scanner on the internet causes.
+/// The interval between two lines about something that any internet scanner causes.
 const SCANNER_EVERY: Duration = Duration::from_secs(3600);
 
 static THROTTLES: Throttles = Throttles::new();
 
-/// One line of the log.
+/// One log line.
 struct Line {
     is_error: bool,
     every: Duration,
@@ -30,7 +30,7 @@ impl Line {
         Self { is_error: false, every: LOG_EVERY, message, reason: None, remedy: None }
     }
 
-    /// Something is lost, or only a person can fix it.
+    /// An event is lost, or only an operator can fix it.
     fn error(message: &'static str) -> Self {
         Self { is_error: true, ..Self::warn(message) }
     }
@@ -43,7 +43,7 @@ impl Line {
         Self { remedy: Some(remedy), ..self }
     }
 
-    /// Logs it, unless the endpoint had one of its kind a moment ago.
+    /// Logs the line, unless the endpoint had one of the same kind a moment ago.
     fn log(self, endpoint: Option<&str>) {
         let Self { is_error, every, message, reason, remedy } = self;
         match THROTTLES.pass(endpoint.unwrap_or_default(), message, every) {
@@ -54,7 +54,7 @@ impl Line {
     }
 }
 
-/// Counts an outcome, and logs it where somebody should know.
+/// Counts an outcome, and logs it if an operator should know.
 pub(super) fn report(metrics: &Metrics, endpoint: &str, outcome: &Outcome, took: Duration) {
     metrics.ended(endpoint, outcome.as_str(), took);
     if let Outcome::Rejected(reason) = outcome {
@@ -69,7 +69,7 @@ pub(super) fn report(metrics: &Metrics, endpoint: &str, outcome: &Outcome, took:
 fn line(outcome: &Outcome) -> Option<Line> {
     Some(match outcome {
         Outcome::Kept(_) | Outcome::Duplicate(_) | Outcome::Spooled(_) | Outcome::Dropped => return None,
-        // Logged where it happened.
+        // Already logged at its source.
         Outcome::UnknownPath | Outcome::WrongMethod | Outcome::Unfetched(_) => return None,
         Outcome::Refused(Refusal::Unconfirmed { .. }) => return None,
         Outcome::TooSlow => Line::warn("answered 408: the body came too slowly to leave time for the bus")
@@ -108,7 +108,7 @@ fn dead_letter(reason: Unreadable) -> &'static str {
     }
 }
 
-/// `None`: `signature_log` tells forged ones from a wrong secret.
+/// `None` for forged ones: `signature_log` tells them from a wrong secret.
 fn rejected(reason: Rejection) -> Option<Line> {
     const UNTIMELY: &str = "rejected a delivery that Terra signed: its time is outside max_age and max_skew";
     let line = match reason {
@@ -134,7 +134,7 @@ fn rejected(reason: Rejection) -> Option<Line> {
     Some(line.reason(reason.as_str()))
 }
 
-/// Counts a request to a path that no endpoint has, and logs it where it is signed.
+/// Counts a request to an unknown path, and logs it if it is signed.
 pub(super) fn unknown_path(metrics: &Metrics, is_signed: bool) {
     metrics.unknown_path();
     if is_signed {
@@ -144,7 +144,7 @@ pub(super) fn unknown_path(metrics: &Metrics, is_signed: bool) {
     }
 }
 
-/// Logs a signed request by another method than POST.
+/// Logs a signed request with another method than POST.
 pub(super) fn wrong_method(endpoint: &str, is_signed: bool) {
     if is_signed {
         Line::warn("answered 405 to what looks like a delivery, by another method than POST")
@@ -163,7 +163,7 @@ pub(super) fn ordering_timestamp_ignored(metrics: &Metrics, endpoint: &str) {
         .log(Some(endpoint));
 }
 
-/// Logs a link of Terra's that could not be fetched. `retry`: Terra's retry will fetch it.
+/// Logs that a link from Terra could not be fetched. `retry`: Terra's retry will fetch it.
 pub(super) fn link_not_fetched(endpoint: &str, error: FetchError, retry: bool) {
     let message = if retry {
         "could not fetch what an event links to, answered 503: Terra will retry"

@@ -1,33 +1,33 @@
-//! Logs where no signature fits a secret any more: a wrong signing secret, as far as that can be told from a scanner's
-//! guesses. Knows no secret.
+//! Logs when signatures stop matching any secret: a sign of a wrong signing secret, as far as that differs from a
+//! scanner's guesses. Knows no secret.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// So many have to be forged in a row.
+/// How many must be forged in a row.
 const SEVERAL: u64 = 5;
 
-/// From the last signature that fitted to the first line, and between two lines.
+/// The time from the last valid signature to the first line, and the time between two lines.
 const FIRST_AFTER: Duration = Duration::from_secs(300);
 const AGAIN_AFTER: Duration = Duration::from_secs(3600);
 
-/// What one endpoint's signatures came to, since it has the secrets that it has.
+/// The history of one endpoint's signatures since its secrets last changed.
 #[derive(Debug, Default)]
 pub(super) struct SignatureLog(Mutex<History>);
 
 #[derive(Debug, Default)]
 struct History {
-    /// The last one that fitted.
+    /// The last valid one.
     fitted: Option<Instant>,
-    /// Since then.
+    /// Forged ones since then.
     forged: u64,
     logged: Option<Instant>,
 }
 
 impl SignatureLog {
-    /// `fits`: a secret of the endpoint made the signature, whatever else may be wrong with the delivery.
+    /// `fits`: a secret of the endpoint made the signature, whatever else is wrong with the delivery.
     pub(super) fn record(&self, endpoint: &str, fits: bool) {
         let now = Instant::now();
         let mut history = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -66,22 +66,22 @@ impl History {
 mod tests {
     use super::*;
 
-    /// What is said of so many forged ones, and in which minute, of one a minute.
-    fn said(history: &mut History, from: Instant, minutes: std::ops::Range<u64>) -> Vec<(u64, u64)> {
+    /// The lines logged for one forged signature a minute: how many in a row, and in which minute.
+    fn lines(history: &mut History, from: Instant, minutes: std::ops::Range<u64>) -> Vec<(u64, u64)> {
         let at = |minute: u64| from + Duration::from_secs(60 * minute);
         minutes.filter_map(|minute| Some((minute, history.record(false, at(minute))?))).collect()
     }
 
     #[test]
-    fn the_fifth_in_a_row_is_said_and_then_one_an_hour_while_it_lasts() {
+    fn the_fifth_in_a_row_is_logged_and_then_one_an_hour_while_it_lasts() {
         let (mut history, start) = (History::default(), Instant::now());
-        assert_eq!(said(&mut history, start, 0..150), [(4, 5), (64, 65), (124, 125)]);
+        assert_eq!(lines(&mut history, start, 0..150), [(4, 5), (64, 65), (124, 125)]);
         let later = start + Duration::from_secs(24 * 3600);
-        assert_eq!(said(&mut history, later, 0..59), [(0, 151)], "nothing came meanwhile, and nothing was said");
+        assert_eq!(lines(&mut history, later, 0..59), [(0, 151)], "nothing came meanwhile, and nothing was said");
     }
 
     #[test]
-    fn among_deliveries_that_fit_a_scanner_is_not_worth_a_line() {
+    fn a_scanner_among_valid_deliveries_is_not_logged() {
         let (mut history, start) = (History::default(), Instant::now());
         for second in 0..10_000 {
             assert_eq!(history.record(second % 290 == 0, start + Duration::from_secs(second)), None);
@@ -89,11 +89,11 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_was_reset_is_said_minutes_after_the_last_that_fitted_and_over_with_the_next() {
+    fn a_reset_secret_is_logged_minutes_after_the_last_valid_signature_until_the_next() {
         let (mut history, start) = (History::default(), Instant::now());
         assert_eq!(history.record(true, start), None);
-        assert_eq!(said(&mut history, start, 1..100), [(5, 5), (65, 65)]);
+        assert_eq!(lines(&mut history, start, 1..100), [(5, 5), (65, 65)]);
         assert_eq!(history.record(true, start + Duration::from_secs(100 * 60)), None);
-        assert_eq!(said(&mut history, start, 100..104), []);
+        assert_eq!(lines(&mut history, start, 100..104), []);
     }
 }

@@ -1,4 +1,4 @@
-//! What becomes of a delivery whose bus takes its time, on a bus that answers when the test says so.
+//! Deliveries to a slow bus, which answers when the test tells it to.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ fn pipeline_with(spool: Option<config::Spool>) -> (Arc<SlowBus>, Arc<Pipeline>) 
         .config()
         .clone();
     if spool.is_some() {
-        // No test with one is about running out of it.
+        // No test that uses one depends on it running out.
         config.server.publish_timeout = LONG;
     }
     config.spool = spool;
@@ -40,12 +40,12 @@ fn pipeline_with(spool: Option<config::Spool>) -> (Arc<SlowBus>, Arc<Pipeline>) 
     (bus, relay.pipeline())
 }
 
-/// An attempt at always the same delivery, with five seconds for the bus.
+/// Starts an attempt at always the same delivery, with five seconds for the bus.
 fn attempt(pipeline: &Arc<Pipeline>) -> oneshot::Receiver<Outcome> {
     attempt_at(pipeline, r#"{"type":"daily"}"#, Duration::from_secs(5))
 }
 
-/// With so much time for bus and spool.
+/// With that much time for bus and spool.
 fn attempt_at(pipeline: &Arc<Pipeline>, body: &str, within: Duration) -> oneshot::Receiver<Outcome> {
     assert_eq!(endpoint(&["secret"]).name, "terra");
     let delivery = delivery(body.as_bytes(), HeaderMap::new());
@@ -80,7 +80,7 @@ async fn a_receipt_that_comes_too_late_makes_the_retry_a_duplicate() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_second_attempt_shares_the_refusal_and_a_third_asks_again() {
+async fn a_second_attempt_shares_the_refusal_and_a_third_publishes_again() {
     let (bus, pipeline) = pipeline();
     let (first, second) = (attempt(&pipeline), attempt(&pipeline));
     settled().await;
@@ -95,7 +95,7 @@ async fn a_second_attempt_shares_the_refusal_and_a_third_asks_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_bus_does_not_confirm_is_counted_as_that_and_not_remembered() {
+async fn an_unconfirmed_message_is_counted_as_such_and_not_remembered() {
     let (bus, pipeline) = pipeline();
     let first = attempt(&pipeline);
     settled().await;
@@ -124,7 +124,7 @@ async fn a_second_attempt_waits_for_the_first_no_longer_than_its_own_deadline() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_becomes_of_a_delivery_is_counted_also_where_its_client_left() {
+async fn an_outcome_is_counted_even_if_its_client_disconnected() {
     let (bus, pipeline) = pipeline();
     let counted = || pipeline.metrics.text().contains(r#"endpoint="terra",outcome="kept"} 1"#);
     let kept = attempt(&pipeline);
@@ -137,7 +137,7 @@ async fn what_becomes_of_a_delivery_is_counted_also_where_its_client_left() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bus_that_never_answers_is_given_up_and_asked_again() {
+async fn a_bus_that_never_answers_times_out_and_is_tried_again() {
     let (bus, pipeline) = pipeline();
     assert_eq!(attempt(&pipeline).await, Ok(Outcome::Unanswered));
     tokio::time::sleep(Duration::from_secs(6)).await;
@@ -170,7 +170,7 @@ async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 #[tokio::test]
-async fn a_spool_that_takes_nothing_leaves_the_bus_to_be_asked() {
+async fn a_full_spool_leaves_only_the_bus() {
     let dir = tempfile::tempdir().unwrap();
     let (bus, pipeline) = pipeline_with(spool(&dir, Duration::ZERO));
     let first = attempt_at(&pipeline, &of_user("a", 0), LONG);
@@ -194,7 +194,7 @@ async fn a_spool_that_takes_nothing_leaves_the_bus_to_be_asked() {
 }
 
 #[tokio::test]
-async fn nothing_is_spooled_ahead_of_an_earlier_message_of_its_key_that_the_bus_still_has() {
+async fn a_message_is_not_spooled_while_the_bus_holds_an_earlier_one_of_its_key() {
     let dir = tempfile::tempdir().unwrap();
     let (bus, pipeline) = pipeline_with(spool(&dir, HOUR));
     let held = pipeline.destination.spool.clone().unwrap();
@@ -229,7 +229,7 @@ async fn nothing_is_spooled_ahead_of_an_earlier_message_of_its_key_that_the_bus_
 }
 
 #[tokio::test]
-async fn where_no_time_is_left_for_the_bus_it_is_not_asked_and_not_taken_to_refuse() {
+async fn a_bus_without_time_left_is_not_tried_and_not_counted_as_refusing() {
     let dir = tempfile::tempdir().unwrap();
     let (bus, pipeline) = pipeline_with(spool(&dir, HOUR));
     let mut hurried = Pipeline::clone(&pipeline);

@@ -1,5 +1,5 @@
-//! One layer of routes, an endpoint's own or the common one: for each type its route, with the key of the configuration
-//! that gives it. And the errors that only all topics together show.
+//! One layer of routes, an endpoint's own or the common one: the route of each type, with its configuration key. And
+//! the errors that only the whole set of topics shows.
 
 use std::collections::BTreeMap;
 
@@ -10,16 +10,16 @@ use crate::vocabulary::KNOWN;
 /// An error that only the whole table shows. Each names its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RouteError {
-    /// A template and a type that are legal apart may be too long together.
+    /// A template and a type that are legal on their own may be too long together.
     Illegal { key: String, topic: Topic, problem: &'static str },
-    /// Kafka refuses two topics that differ only in `.` and `_`: their metrics would collide.
+    /// Kafka refuses two topics that differ only in `.` and `_`, because their metrics would collide.
     Confusable { key: String, topic: Topic, other: Topic, others_key: String },
 }
 
-/// A route, and the key of the configuration that gives it.
+/// A route, and the configuration key that defines it.
 pub(super) type RouteWithKey = (Route, String);
 
-/// One of the two sections that say where an endpoint's events go.
+/// One of the two sections that define where an endpoint's events go.
 pub(super) struct Layer<'a> {
     endpoint: &'a str,
     /// The name of its table.
@@ -70,7 +70,7 @@ impl<'a> Layer<'a> {
         self.with_key(&format!("types.{name}"), topic.as_deref())
     }
 
-    /// Prefixes, the longest first.
+    /// Prefixes, longest first.
     pub(super) fn patterns(&self) -> Vec<(String, RouteWithKey)> {
         let prefix = |name: &'a String| name.strip_suffix('*');
         let mut patterns: Vec<_> = self
@@ -104,7 +104,7 @@ impl<'a> Layer<'a> {
     }
 }
 
-/// Every topic, with the first key that makes it.
+/// Every topic, with the first key that defines it.
 #[derive(Default)]
 pub(super) struct TopicRegistry(BTreeMap<Topic, String>);
 
@@ -116,7 +116,7 @@ impl TopicRegistry {
         route
     }
 
-    /// One of a sort for each key.
+    /// At most one of each kind per key.
     pub(super) fn errors(&self) -> Vec<RouteError> {
         let mut errors = BTreeMap::new();
         let mut shapes: BTreeMap<String, (&Topic, &String)> = BTreeMap::new();

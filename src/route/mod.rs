@@ -1,7 +1,7 @@
 //! Which topic an event goes to, by its endpoint and its type.
 //!
-//! `topic` is the answer, `table` has it for every type, `layers` are the two parts of the configuration that a table is
-//! made of: an endpoint's own routes, and the common ones.
+//! `topic` is the result, `table` has it for every type, and `layers` are the two parts of the configuration behind a
+//! table: an endpoint's own routes, and the common ones.
 
 mod layers;
 mod table;

@@ -1,5 +1,5 @@
-//! Every type's route from every endpoint, resolved once from the configuration and the known vocabulary. A sender can
-//! choose among the topics that are in the table, and can make none.
+//! Every type's route from every endpoint, resolved once from the configuration and the known vocabulary. A sender
+//! can choose among the topics in the table, but cannot create one.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -12,29 +12,29 @@ use crate::vocabulary::KNOWN;
 #[derive(Debug)]
 pub struct RouteTable(BTreeMap<String, Ways>);
 
-/// From one endpoint.
+/// The routes of one endpoint.
 #[derive(Debug)]
 struct Ways {
-    /// Every type that anybody names, whatever decides on it.
+    /// Every type that is named anywhere, whichever layer defines its route.
     named: HashMap<String, Route>,
-    /// Prefixes, the first that fits first.
+    /// Prefixes; the first match counts.
     patterns: Vec<(String, Route)>,
     unknown: Route,
     dead_letter: Topic,
 }
 
 impl RouteTable {
-    /// Of a whole configuration.
+    /// Resolves a whole configuration.
     ///
     /// # Errors
-    /// As [`Self::build`].
+    /// As for [`Self::build`].
     pub fn of(config: &config::Config) -> Result<Self, Vec<RouteError>> {
         let own = config.endpoints.iter().map(|endpoint| (endpoint.name.as_str(), &endpoint.routes));
         Self::build(&config.routes, own)
     }
 
-    /// Resolves the routes of every endpoint. What it says itself comes before all common routes: its
-    /// types, then for known types its template and for others its `unknown`.
+    /// Resolves the routes of every endpoint. Its own settings take precedence over all common routes: first its
+    /// types, then its template for known types and its `unknown` for others.
     ///
     /// # Errors
     /// All mistakes that only the whole table shows.
@@ -55,18 +55,18 @@ impl RouteTable {
         self.0.get(endpoint).expect("the table was made with every endpoint")
     }
 
-    /// The way of one event. The endpoint is one of those that the table was made with.
+    /// The route of one event. The endpoint must be one of those in the table.
     pub fn resolve(&self, endpoint: &str, event_type: &str) -> &Route {
         let ways = self.ways(endpoint);
         ways.named.get(event_type).or_else(|| fitting(&ways.patterns, event_type)).unwrap_or(&ways.unknown)
     }
 
-    /// Where goes what Terra signed and nobody can read.
+    /// The topic for signed bodies that cannot be read.
     pub fn dead_letter(&self, endpoint: &str) -> &Topic {
         &self.ways(endpoint).dead_letter
     }
 
-    /// Every topic that a message can go to, once, sorted.
+    /// Every topic that a message can go to, sorted and unique.
     pub fn topics(&self) -> Vec<Topic> {
         let mut topics = BTreeSet::new();
         for ways in self.0.values() {
@@ -76,7 +76,7 @@ impl RouteTable {
         topics.into_iter().collect()
     }
 
-    /// The topics of the types that are wanted, once, sorted; a pattern may stand for any.
+    /// The topics of the wanted types, sorted and unique; a pattern may match any type.
     pub fn topics_of(&self, wanted: impl Fn(&str) -> bool) -> Vec<Topic> {
         let mut topics = BTreeSet::new();
         for ways in self.0.values() {
@@ -86,8 +86,8 @@ impl RouteTable {
         topics.into_iter().collect()
     }
 
-    /// The table for people: endpoint, type or pattern, and the route. What is the same for every endpoint
-    /// beyond the types that have names comes last, once.
+    /// The table for display: endpoint, type or pattern, and the route. Rows that are the same for every endpoint,
+    /// apart from the named types, come last and once.
     pub fn rows(&self) -> Vec<(String, String, Route)> {
         let all: Vec<_> = self.0.values().map(Ways::others).collect();
         let shared = |row: &(String, Route)| all.iter().all(|others| others.contains(row));
@@ -125,12 +125,12 @@ impl Ways {
         Self { named, patterns, unknown: registry.register(unknown), dead_letter }
     }
 
-    /// The ways of types without a name.
+    /// The routes of unnamed types.
     fn unnamed(&self) -> impl Iterator<Item = &Route> {
         self.patterns.iter().map(|(_, route)| route).chain([&self.unknown])
     }
 
-    /// Beside the types that have names.
+    /// The rows besides the named types.
     fn others(&self) -> Vec<(String, Route)> {
         let patterns = self.patterns.iter().map(|(prefix, route)| (format!("{prefix}*"), route.clone()));
         let unknown = ("(any other type)".to_owned(), self.unknown.clone());

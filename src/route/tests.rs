@@ -1,4 +1,4 @@
-//! Every way that two layers of routes can be given, on values.
+//! Every combination of two layers of routes, on values.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,7 +34,7 @@ fn to(topic: &str) -> Route {
 }
 
 #[test]
-fn known_types_follow_the_template_and_strangers_go_to_unknown() {
+fn known_types_follow_the_template_and_other_types_go_to_unknown() {
     let table = table(&[]);
     assert_eq!(*table.resolve("terra", "daily"), to("terra.daily"));
     assert_eq!(*table.resolve("terra", "lab_report.completed"), to("terra.lab_report.completed"));
@@ -66,16 +66,16 @@ fn exact_beats_pattern_and_longer_beats_shorter() {
 }
 
 #[test]
-fn a_pattern_of_everything_leaves_nothing_unknown() {
+fn a_pattern_that_matches_everything_leaves_nothing_unknown() {
     let table = table(&[("*", Some("all")), ("sleep", Some("nights"))]);
     assert_eq!(*table.resolve("terra", "daily"), to("all"));
     assert_eq!(*table.resolve("terra", "whatever"), to("all"));
     assert_eq!(*table.resolve("terra", "sleep"), to("nights"));
 }
 
-/// One column for each endpoint, by what it says itself.
+/// One column for each endpoint, according to its own settings.
 #[test]
-fn what_an_endpoint_says_comes_before_all_common_routes_and_the_rest_follows_them() {
+fn an_endpoints_own_routes_come_before_all_common_routes() {
     let common = routes(&[
         ("sleep", Some("nights")),
         ("lab_report.*", Some("labs")),
@@ -121,7 +121,7 @@ fn what_an_endpoint_says_comes_before_all_common_routes_and_the_rest_follows_the
 }
 
 #[test]
-fn every_endpoint_has_a_place_for_dead_letters() {
+fn every_endpoint_has_a_dead_letter_topic() {
     let common = config::Routes { dead_letter: "{endpoint}.dead".into(), ..routes(&[]) };
     let own = config::OwnRoutes { dead_letter: Some("staging.letters".into()), ..config::OwnRoutes::default() };
     let table = build(&common, &[("live", config::OwnRoutes::default()), ("staging", own)]).unwrap();
@@ -131,7 +131,7 @@ fn every_endpoint_has_a_place_for_dead_letters() {
 }
 
 #[test]
-fn topics_of_some_types_are_theirs_and_those_of_strangers() {
+fn topics_of_some_types_include_those_of_unknown_types() {
     let table = table(&[("sleep", Some("nights")), ("daily", None), ("new.*", Some("new")), ("auth", Some("nights"))]);
     let topics = table.topics_of(|name| ["sleep", "daily", "body"].contains(&name));
     let topics: Vec<_> = topics.iter().map(|topic| &**topic).collect();
@@ -139,7 +139,7 @@ fn topics_of_some_types_are_theirs_and_those_of_strangers() {
 }
 
 #[test]
-fn rows_tell_apart_what_differs_and_say_once_what_does_not() {
+fn rows_differ_per_endpoint_only_where_routes_do() {
     let own = config::OwnRoutes {
         unknown: Some(None),
         types: types(&[("brand.*", Some("brand"))]),

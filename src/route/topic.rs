@@ -33,7 +33,7 @@ impl Topic {
         Self(name.into())
     }
 
-    /// Of a kept message: the table that routed it there may be another one by now.
+    /// For a stored message, which an earlier table may have routed.
     pub(crate) fn of_record(name: &str) -> Self {
         Self(name.into())
     }
@@ -50,7 +50,7 @@ impl From<&str> for Topic {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
     To(Topic),
-    /// The user's own table drops this type.
+    /// The user's routes drop this type.
     Drop,
 }
 

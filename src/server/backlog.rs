@@ -1,25 +1,24 @@
-//! Whether a client reads what is written to it, and until when what waits may go on waiting.
+//! Whether a client reads what is written to it, and how long unread bytes may wait.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long a client may keep what is written to it waiting, and how many bytes it has to take in that
-/// time: more than a reply now and then.
+/// A client that lets written bytes wait must take `LEAST_TAKEN` bytes in this time: more than a reply now and then.
 const STALL: Duration = Duration::from_secs(30);
 const LEAST_TAKEN: usize = 64 << 10;
 
-/// Nothing was held up for so long: the client reads again.
+/// After this long without a blocked write, the client counts as reading again.
 const FLOWS_AGAIN: Duration = Duration::from_secs(2);
 
-/// What a client does not take of what is written to it. One that reads nothing still has the kernel
-/// take a small reply now and then: that alone is no progress.
+/// Tracks bytes that the client does not read. The kernel takes a small reply now and then even for a client that
+/// reads nothing, so that alone is no progress.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
-    /// Since when, or since enough was taken the last time; and how much was since.
+    /// When the backlog began, or when enough was last taken; and how many bytes were taken since.
     since: Option<Instant>,
     taken: usize,
-    /// When something was last held up, and whether it still is.
+    /// When a write last blocked, and whether one blocks now.
     last: Option<Instant>,
     waits: bool,
 }
@@ -40,7 +39,7 @@ impl Backlog {
         self.took(taken);
     }
 
-    /// A client that takes enough has its time anew.
+    /// A client that takes enough gets the full time again.
     fn took(&mut self, bytes: usize) {
         self.taken += bytes;
         if self.taken >= LEAST_TAKEN {
@@ -53,7 +52,7 @@ impl Backlog {
         self.since.is_some() && (self.waits || self.last.is_some_and(|last| now < last + FLOWS_AGAIN))
     }
 
-    /// Until when it may last.
+    /// The deadline of the current backlog.
     pub(super) fn end(&self) -> Option<Instant> {
         Some(self.since.filter(|_| self.lasts(Instant::now()))? + STALL)
     }
@@ -64,7 +63,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_reply_now_and_then_is_no_progress_and_a_stream_that_moves_is() {
+    async fn an_occasional_small_reply_is_no_progress_and_a_moving_stream_is() {
         let mut backlog = Backlog::default();
         assert_eq!(backlog.end(), None);
         let began = Instant::now();
@@ -86,7 +85,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_reads_again_is_not_reminded() {
+    async fn a_client_that_reads_again_has_no_deadline() {
         let mut backlog = Backlog::default();
         backlog.held_up(0);
         backlog.flowed(170);

@@ -12,14 +12,14 @@ use tokio::time::Instant;
 
 use crate::payload::{Budget, Payload};
 
-/// What a body may lag behind the least rate: a round trip or two, a retransmission.
+/// How far a body may lag behind the minimum rate: a round trip or two, or a retransmission.
 const RATE_GRACE: Duration = Duration::from_secs(2);
 
-/// Bytes reserved for a body that does not come whole, before more of it has come.
+/// Bytes reserved for a body that does not arrive in one frame.
 const FIRST_CAPACITY: usize = 4 << 10;
 
-/// Bytes. A complete body counts as this much at least: key, headers and what a bus's client keeps
-/// beside it cost a quarter of this, however small it is.
+/// Bytes. The least that a complete body counts as: key, headers and the bus client's bookkeeping cost a quarter of
+/// this, even for a tiny body.
 const LEAST_SHARE: usize = 16 << 10;
 
 /// Why a body was not read to its end.
@@ -29,29 +29,29 @@ pub enum BodyError {
     TooSlow,
     /// The budget is spent.
     NoRoom,
-    /// The client went away or broke the framing.
+    /// The client disconnected or broke the framing.
     Broken,
 }
 
-/// Whether a body has a content coding other than identity. An empty list names none.
+/// Whether a body has a content coding other than identity. An empty list means none.
 pub fn has_content_encoding(headers: &HeaderMap) -> bool {
     let lists = headers.get_all(CONTENT_ENCODING).iter();
     let mut codings = lists.flat_map(|list| list.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
     codings.any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
 }
 
-/// What bounds one body.
+/// The limits of one body.
 #[derive(Debug, Clone, Copy)]
 pub struct BodyLimits {
     /// Bytes.
     pub max: usize,
-    /// Bytes a second.
+    /// Bytes per second.
     pub min_rate: u64,
     pub deadline: Instant,
 }
 
-/// A body that is being read. The budget is taken as bytes arrive, so an announced body costs nothing until it is
-/// sent; dropping it gives back what was taken.
+/// A body that is being read. It takes its share of the budget as bytes arrive, so an announced length costs nothing
+/// until the bytes are sent. Dropping it returns the share.
 pub struct Body<'b> {
     incoming: Incoming,
     limits: BodyLimits,
@@ -61,7 +61,7 @@ pub struct Body<'b> {
 }
 
 impl<'b> Body<'b> {
-    /// Starts with the head: refuses a body whose announced length alone is over the limit.
+    /// Starts with the head: refuses a body whose announced length exceeds the limit.
     pub fn start(
         incoming: Incoming,
         headers: &HeaderMap,
@@ -76,7 +76,7 @@ impl<'b> Body<'b> {
         Ok(Self { incoming, limits, started: Instant::now(), budget, buffer: Buffer::new(budget, most)? })
     }
 
-    /// The next frame, which is part of the payload now; `None` at the end of the body. Cancel-safe.
+    /// The next frame, already appended to the payload; `None` at the end of the body. Cancel-safe.
     pub async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
         let Some(frame) = self.receive().await? else { return Ok(None) };
         if self.buffer.bytes.len() + frame.len() > self.limits.max {
@@ -86,7 +86,7 @@ impl<'b> Body<'b> {
         Ok(Some(frame))
     }
 
-    /// After the last frame. Too slow past the deadline, even where all frames had come by then.
+    /// Call after the last frame. Too slow after the deadline, even if all frames had arrived by then.
     pub fn finish(self) -> Result<Payload, BodyError> {
         if Instant::now() > self.limits.deadline {
             return Err(BodyError::TooSlow);
@@ -102,7 +102,7 @@ impl<'b> Body<'b> {
                 Err(_) => return Err(BodyError::TooSlow),
                 Ok(None) => return Ok(None),
                 Ok(Some(Err(_))) => return Err(BodyError::Broken),
-                // Anything but data is a trailer, and nobody here reads those.
+                // Anything but data is a trailer, which is ignored.
                 Ok(Some(Ok(frame))) => match frame.into_data() {
                     Ok(data) => return Ok(Some(data)),
                     Err(_) => continue,
@@ -112,12 +112,12 @@ impl<'b> Body<'b> {
     }
 }
 
-/// One buffer that grows with what arrives, and its share of the budget: what was reserved, not what
-/// was filled. Frames are copied into it, since one of a few bytes would keep all of the connection's
-/// read buffer, and the announced size is not reserved at once, since an announcement costs nothing.
+/// One growing buffer and its share of the budget, which counts the reserved capacity and not the filled part. Frames
+/// are copied into it, because a frame of a few bytes would pin the connection's whole read buffer. It does not
+/// reserve the announced size at once, because an announcement costs the client nothing.
 struct Buffer {
     bytes: Vec<u8>,
-    /// The most that can come.
+    /// The most that can arrive.
     most: usize,
     share: OwnedSemaphorePermit,
 }
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_charged_what_it_reserves_and_never_much_more_than_came() {
+    fn a_body_is_charged_its_capacity_and_never_much_more_than_arrived() {
         let budget = Budget::new(4 * MIB);
         let mut buffer = Buffer::new(&budget, MIB).unwrap();
         assert_eq!(budget.taken(), 0, "an announcement costs nothing");
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_comes_at_once_is_reserved_to_the_byte_and_counts_as_the_least_share() {
+    fn a_body_that_arrives_in_one_frame_reserves_its_exact_size_and_counts_as_the_minimum_share() {
         let budget = Budget::new(MIB);
         let mut buffer = Buffer::new(&budget, 2000).unwrap();
         buffer.push(&[b' '; 2000], &budget).unwrap();
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused_and_gives_back_what_it_had() {
+    fn a_body_over_the_budget_is_refused_and_returns_its_share() {
         let budget = Budget::new(10_000);
         let mut buffer = Buffer::new(&budget, MIB).unwrap();
         buffer.push(&[b' '; 4000], &budget).unwrap();

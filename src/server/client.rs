@@ -1,5 +1,5 @@
-//! How the commands reach the bridge that runs on this machine, and how they trust it: by the very certificate that their
-//! common configuration names, whatever its names and whoever signed it.
+//! How the commands reach and trust the bridge on this machine: they accept exactly the certificate that the shared
+//! configuration names, whatever its names and issuer.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -19,19 +19,19 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootC
 
 use crate::config::CertificatePair;
 
-/// Whom a client of the commands trusts.
+/// What a command's client trusts.
 pub(crate) enum Trust<'a> {
-    /// A listener that proves itself with this pair, by exactly the first certificate of its file; one without a pair
+    /// A listener that presents exactly the first certificate of this pair's file. Without a pair, the listener
     /// speaks plain HTTP.
     Pair(Option<&'a CertificatePair>),
-    /// The certificate authorities of this machine; HTTPS alone.
+    /// The certificate authorities of this machine, over HTTPS only.
     System,
 }
 
 /// A client for the commands.
 ///
 /// # Errors
-/// In words, where a certificate cannot be used.
+/// A message that says why a certificate cannot be used.
 pub(crate) fn client<B>(trust: Trust<'_>) -> Result<Client<HttpsConnector<HttpConnector>, B>, String>
 where
     B: Body<Data = Bytes> + Send,
@@ -64,7 +64,7 @@ fn pinned(pair: Option<&CertificatePair>) -> Result<ClientConfig, String> {
     Ok(config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
 }
 
-/// Where a listener can be reached from this machine: one on every address is reached over loopback.
+/// The address that reaches a listener from this machine: loopback if it listens on every address.
 pub(crate) fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),

@@ -1,40 +1,40 @@
-//! File descriptors: each connection takes one, and so do the bus, the logs and whoever asks for health.
-//! Connections leave the others theirs. The usual soft limit of 1024 is for programs that use `select`,
-//! which nothing here does.
+//! File descriptors: each connection takes one, and so do the bus, the logs and health checks. Connections leave a
+//! reserve for the others. The usual soft limit of 1024 exists for programs that use `select`, which nothing here
+//! does.
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-/// What is open when the listeners begin, where the system does not tell; roughly what there is.
+/// The open descriptors when the listeners start, if the system does not tell: an estimate.
 const USUALLY_OPEN: usize = 64;
 
-/// Of the limit, the part that connections leave to bus, fetches and logs, within these bounds.
+/// Connections leave this fraction of the limit to the bus, fetches and logs, within these bounds.
 const RESERVED_PART: usize = 8;
 const LEAST_RESERVE: usize = 16;
 const MOST_RESERVE: usize = 512;
 
-/// Connections of an internal listener: its part of what is left, within these bounds.
+/// Connections of an internal listener: this fraction of the rest, within these bounds.
 const INTERNAL_PART: usize = 8;
 const FEWEST_INTERNAL: usize = 4;
 const MOST_INTERNAL: usize = 1024;
 
-/// Listeners beside that for deliveries: admin, and the embedded log's.
+/// The listeners besides the one for deliveries: admin, and the embedded log's.
 const INTERNAL_LISTENERS: usize = 2;
 
 /// How many connections each listener may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shares {
     pub deliveries: usize,
-    /// For each listener beside it.
+    /// For each internal listener.
     pub internal: usize,
 }
 
 impl Shares {
-    /// Where so many descriptors may be open in all (`None`: any number), and so many are already, while
-    /// `max_connections` are wanted for deliveries. One at least for each listener, however few there are.
+    /// Splits `limit` descriptors (`None`: unlimited), of which `open` are in use, when deliveries want
+    /// `max_connections`. Each listener gets at least one.
     pub fn of(limit: Option<u64>, open: usize, max_connections: usize) -> Self {
         let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
         let reserve = (limit / RESERVED_PART).clamp(LEAST_RESERVE, MOST_RESERVE);
-        // Each listener accepts one more than it has a place for.
+        // Each listener accepts one connection more than it has slots.
         let free = limit.saturating_sub(open + reserve + INTERNAL_LISTENERS + 1);
         let internal = (free / INTERNAL_PART).clamp(FEWEST_INTERNAL, MOST_INTERNAL);
         let deliveries = free.saturating_sub(INTERNAL_LISTENERS * internal).clamp(1, max_connections.max(1));
@@ -42,7 +42,7 @@ impl Shares {
     }
 }
 
-/// Raises the soft limit to the hard one. Returns how many descriptors may be open then; `None`: any number.
+/// Raises the soft limit to the hard one. Returns how many descriptors may then be open; `None`: unlimited.
 pub fn raise_limit() -> Option<u64> {
     let mut limit = getrlimit(Resource::Nofile);
     let soft = limit.current;
@@ -50,7 +50,7 @@ pub fn raise_limit() -> Option<u64> {
     if setrlimit(Resource::Nofile, limit).is_ok() { limit.maximum } else { soft }
 }
 
-/// How many descriptors a bridge that starts here could have; `None`: any number.
+/// How many descriptors a bridge started here could open; `None`: unlimited.
 pub fn hard_limit() -> Option<u64> {
     getrlimit(Resource::Nofile).maximum
 }
@@ -60,7 +60,7 @@ pub fn open() -> usize {
     std::fs::read_dir("/proc/self/fd").map_or(USUALLY_OPEN, Iterator::count)
 }
 
-/// What a bridge has open when its listeners begin, roughly.
+/// Roughly how many descriptors a bridge has open when its listeners start.
 pub fn usually_open() -> usize {
     USUALLY_OPEN
 }

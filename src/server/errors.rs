@@ -1,5 +1,5 @@
-//! What becomes of a connection without a request, or one that is closed early or made to wait: each kind is counted, and
-//! logged at most once in ten seconds, with what to do about it.
+//! Counts and logs connections that end without a request, are closed early, or have to wait. Each kind is logged at
+//! most once in ten seconds, with what to do about it.
 
 use std::borrow::Cow;
 use std::io;
@@ -14,7 +14,7 @@ use super::timer::Expired;
 use crate::metrics::Metrics;
 use crate::telemetry::{LOG_EVERY, Throttle};
 
-/// Names the `reason` of a metric.
+/// Names the `reason` label of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantNames)]
 #[strum(serialize_all = "snake_case")]
 pub(super) enum ConnectionError {
@@ -26,32 +26,32 @@ pub(super) enum ConnectionError {
     HeadTooLarge,
     ProxyProtocol,
     Http2,
-    /// TLS to a listener that speaks plain HTTP.
+    /// TLS sent to a listener that speaks plain HTTP.
     Tls,
-    /// Plain HTTP to a listener that speaks TLS.
+    /// Plain HTTP sent to a listener that speaks TLS.
     PlainHttp,
     TlsHandshake,
     HeadIncomplete,
-    /// Not a byte came in the time of a head.
+    /// No byte arrived within the head timeout.
     Silent,
     ReplyNotRead,
-    /// Others wanted its place.
+    /// Evicted for a new connection.
     ClosedForRoom,
-    /// All slots are taken, and nobody rests.
+    /// All slots are taken, and no connection is idle.
     NoPlace,
     TooManyOpenFiles,
-    /// The system did not give what an accepted connection needs.
+    /// The system lacked the resources for an accepted connection.
     NotAccepted,
 }
 
 impl ConnectionError {
-    /// What hyper says of a request's head.
+    /// Classifies hyper's error about a request's head.
     pub(super) fn of_hyper(error: &hyper::Error, in_head: bool) -> Option<Self> {
         if error.is_parse_version_h2() {
             return Some(Self::Http2);
         }
         if error.is_parse_too_large() {
-            // Its two kinds differ in their words alone.
+            // hyper distinguishes the two kinds only by their text.
             let of_uri = error.to_string().contains("URI");
             return Some(if of_uri { Self::UriTooLong } else { Self::HeadTooLarge });
         }
@@ -61,19 +61,19 @@ impl ConnectionError {
         in_head.then_some(Self::HeadIncomplete)
     }
 
-    /// `None` where that is how connections end.
+    /// `None` if connections normally end this way.
     pub(super) fn of_expired(expired: Expired) -> Option<Self> {
         match expired {
             Expired::Silent => Some(Self::Silent),
             Expired::Head => Some(Self::HeadIncomplete),
             Expired::Unread => Some(Self::ReplyNotRead),
-            // Was recorded when it was asked to.
+            // Recorded when the eviction was requested.
             Expired::Evicted => None,
             Expired::Idle | Expired::Left => None,
         }
     }
 
-    /// What speaks this to a listener of plain HTTP.
+    /// The error for this protocol on a plain HTTP listener.
     pub(super) fn of_protocol(protocol: Protocol) -> Option<Self> {
         match protocol {
             Protocol::Proxy => Some(Self::ProxyProtocol),
@@ -83,7 +83,7 @@ impl ConnectionError {
         }
     }
 
-    /// What speaks this to a listener of TLS.
+    /// The error for this protocol on a TLS listener.
     pub(super) fn of_protocol_over_tls(protocol: Protocol) -> Option<Self> {
         match protocol {
             Protocol::Proxy => Some(Self::ProxyProtocol),
@@ -92,11 +92,11 @@ impl ConnectionError {
         }
     }
 
-    /// What happened, and what to do about it; `None` where nobody has to hear of it. `section`: the
-    /// listener's, in the configuration.
+    /// What happened, and what to do about it; `None` if it is not worth a log line. `section` is the listener's in
+    /// the configuration.
     fn says(self, section: &str) -> Option<(&'static str, Cow<'static, str>)> {
         Some(match self {
-            // As health checks and browsers do that open connections ahead.
+            // Health checks do this, and browsers that open connections ahead.
             Self::Silent => return None,
             Self::Malformed => (
                 "answered 400 to what is no HTTP/1.1 request",
@@ -159,7 +159,7 @@ impl ConnectionError {
     }
 }
 
-/// What to do about more connections than there is room for.
+/// What to do about more connections than there are slots.
 fn of_crowd(section: &str) -> Cow<'static, str> {
     match section {
         "server" => {
@@ -170,7 +170,7 @@ fn of_crowd(section: &str) -> Cow<'static, str> {
     }
 }
 
-/// Counts and says what becomes of one listener's connections. Cloning shares it.
+/// Counts and logs what happens to one listener's connections. Cloning shares it.
 #[derive(Clone)]
 pub struct ConnectionLog(Arc<Inner>);
 
@@ -182,7 +182,7 @@ struct Inner {
 }
 
 impl ConnectionLog {
-    /// Of the listener of this section of the configuration; `open` counts its connections.
+    /// For the listener of this configuration section; `open` counts its connections.
     pub fn new(section: &'static str, metrics: &Metrics, open: Arc<AtomicI64>) -> Self {
         let throttles = ConnectionError::VARIANTS.iter().map(|_| Throttle::new(LOG_EVERY)).collect();
         Self(Arc::new(Inner { section, metrics: metrics.clone(), open, throttles }))
@@ -198,7 +198,7 @@ impl ConnectionLog {
         }
     }
 
-    /// `reason`: rustls' own words.
+    /// `reason` is rustls' own text.
     pub(super) fn handshake_failed(&self, reason: &str) {
         let error = ConnectionError::TlsHandshake;
         if let (Some(more), Some((message, remedy))) = (self.count(error), error.says(self.0.section)) {

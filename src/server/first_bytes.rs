@@ -1,5 +1,5 @@
-//! Which protocol the first bytes of a connection are of, where it is not the one that this listener speaks. For the log
-//! alone.
+//! Recognises the protocol of a connection by its first bytes, when the listener does not speak it. Used only for the
+//! log.
 
 use std::io;
 use std::pin::Pin;
@@ -8,13 +8,13 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Enough to tell.
+/// Enough bytes to recognise each protocol.
 const LENGTH: usize = 16;
 
-/// What something in front of the bridge may speak by mistake.
+/// A protocol that a proxy in front of the bridge may speak by mistake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Protocol {
-    /// HAProxy's, of version 1 or 2.
+    /// HAProxy's PROXY protocol, version 1 or 2.
     Proxy,
     /// With prior knowledge.
     Http2,
@@ -22,7 +22,7 @@ pub(super) enum Protocol {
     Http1,
 }
 
-/// The first bytes of one connection, as far as the first read has brought them. Cloning shares them.
+/// The first bytes of one connection, as delivered by the first read. Cloning shares them.
 #[derive(Clone, Default)]
 pub(super) struct Opening(Arc<OnceLock<[u8; LENGTH]>>);
 
@@ -37,7 +37,7 @@ impl Opening {
             (b"PROXY UNKNOWN", Protocol::Proxy),
             (b"\r\n\r\n\0\r\nQUIT\n", Protocol::Proxy),
             (b"PRI * HTTP/2", Protocol::Http2),
-            // A record of a handshake.
+            // A TLS handshake record.
             (b"\x16\x03", Protocol::Tls),
             (b"POST /", Protocol::Http1),
             (b"GET /", Protocol::Http1),
@@ -68,7 +68,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for FirstBytes<S> {
             let length = read.len().min(LENGTH);
             let mut first = [0; LENGTH];
             first[..length].copy_from_slice(&read[..length]);
-            // Set by nobody else.
+            // Nothing else sets it.
             let _ = opening.0.set(first);
         }
         Poll::Ready(Ok(()))

@@ -1,4 +1,4 @@
-//! Whether a request comes from this machine, for a listener that trusts it.
+//! Checks that a request comes from this machine, for a listener that trusts this machine.
 
 use std::net::IpAddr;
 
@@ -6,8 +6,8 @@ use http::HeaderMap;
 use http::header::HOST;
 use http::uri::Authority;
 
-/// Whether `Host` names this machine. A page in a browser can make a name of its own resolve to
-/// 127.0.0.1 (DNS rebinding), but it cannot make the browser send another `Host` than that name.
+/// Whether `Host` names this machine. A web page can make its own name resolve to 127.0.0.1 (DNS rebinding), but it
+/// cannot make the browser send any other `Host` than that name.
 pub(crate) fn loopback_host(headers: &HeaderMap) -> bool {
     let mut hosts = headers.get_all(HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
@@ -20,7 +20,7 @@ pub(crate) fn loopback_host(headers: &HeaderMap) -> bool {
     name.eq_ignore_ascii_case("localhost") || address.is_ok_and(is_loopback)
 }
 
-/// Whether only this machine reaches the address, written as IPv6 or not.
+/// Whether only this machine can reach the address, also when written as IPv6.
 pub(crate) fn is_loopback(address: IpAddr) -> bool {
     address.to_canonical().is_loopback()
 }

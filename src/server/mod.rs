@@ -1,8 +1,9 @@
 //! Connections, limits and deadlines of a listener; hands requests to a [`Service`]. Knows nothing of Terra or of a bus.
 //!
-//! `timer` times a connection, `backlog` a client that does not read, `slots` bounds their number; `body` reads a body, `tls`
-//! serves certificates; `errors` logs connections that fail, with the help of `first_bytes`; `descriptors` shares out file
-//! descriptors, `host` checks the `Host` header, `client` is the other end, for the commands.
+//! `timer` times a connection, `backlog` watches for a client that does not read, `slots` limits the connections,
+//! `body` reads a body, and `tls` serves certificates. `errors` logs connections that fail, with the help of
+//! `first_bytes`. `descriptors` splits the file descriptors, `host` checks the `Host` header, and `client` is the
+//! client side, for the commands.
 
 mod backlog;
 mod body;
@@ -50,22 +51,22 @@ use first_bytes::{FirstBytes, Opening};
 use slots::ConnectionSlots;
 use timer::{ConnectionTimer, Expired, TimedStream};
 
-/// What any listener answers with: a small body, or a stream.
+/// The reply of any listener: a small body, or a stream.
 pub type Reply = http::Response<UnsyncBoxBody<Bytes, std::io::Error>>;
 
-/// How long to wait after an accept error: they come from a lack of file descriptors, which a busy
-/// loop only makes worse.
+/// How long to wait after an accept error: it comes from a lack of file descriptors, which a busy loop would make
+/// worse.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The other end of the socket, an extension of every request.
+/// The remote address, as an extension of every request.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub IpAddr);
 
 /// Bytes of a connection's read buffer, unless a head may be larger.
 const READ_BUFFER: usize = 16 << 10;
 
-/// Room for a hundred replies to deliveries. Left to itself, Linux keeps up to 4 MiB for a client that
-/// reads none of them, and that client is at work for as long before anybody notices.
+/// Enough for a hundred replies to deliveries. By default Linux buffers up to 4 MiB for a client that reads nothing,
+/// which would hide a stalled client until they are full.
 const SEND_BUFFER: usize = 32 << 10;
 
 /// Answers requests.
@@ -74,7 +75,7 @@ pub trait Service: Clone + Send + Sync + 'static {
     fn call(&self, request: Request<Incoming>, arrived: Instant) -> impl Future<Output = Reply> + Send;
 }
 
-/// The bounds of one listener.
+/// The limits of one listener.
 #[derive(Debug, Clone)]
 pub struct Limits {
     pub max_connections: usize,
@@ -83,8 +84,8 @@ pub struct Limits {
     pub header_timeout: Duration,
     pub idle_timeout: Duration,
     pub drain_timeout: Duration,
-    /// No reply is a stream, and each has a deadline: the kernel keeps few of them, a client takes one as a
-    /// whole in time, and one that left is noticed by then.
+    /// No reply is a stream, and each has a deadline. The kernel buffers few replies, a client must take each one
+    /// within its time, and a disconnect is noticed by the deadline.
     pub small_replies: bool,
 }
 
@@ -103,7 +104,7 @@ impl From<&config::Server> for Limits {
 }
 
 impl Limits {
-    /// For a listener beside the line: few connections, and nobody to wait for at the end.
+    /// For an internal listener: few connections, and no drain at the end.
     pub fn internal(max_connections: usize) -> Self {
         Self {
             max_connections,
@@ -117,8 +118,8 @@ impl Limits {
     }
 }
 
-/// Serves until `stop`, then lets running requests finish within the drain timeout and aborts the
-/// rest. Returns how many connections were aborted.
+/// Serves until `stop`, then lets running requests finish within the drain timeout and aborts the rest. Returns how
+/// many connections were aborted.
 pub async fn serve(
     listener: TcpListener,
     tls: Option<Certificates>,
@@ -129,13 +130,13 @@ pub async fn serve(
 ) -> usize {
     let slots = ConnectionSlots::new(limits.max_connections);
     if limits.small_replies {
-        // Accepted sockets inherit it. Where it cannot be set, the kernel's own bound holds.
+        // Accepted sockets inherit it. If it cannot be set, the kernel's own limit applies.
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(&listener, SEND_BUFFER);
     }
     let connections = TaskTracker::new();
     let abort = CancellationToken::new();
     loop {
-        // What is over the cap, one aside, waits in the kernel.
+        // Connections over the limit, apart from one, wait in the kernel's backlog.
         let next = async {
             let stream = accept(&listener, &log).await;
             let timer = Arc::new(ConnectionTimer::new(limits.header_timeout, limits.idle_timeout));
@@ -192,7 +193,7 @@ async fn connection(
     log: &ConnectionLog,
     stop: CancellationToken,
 ) -> Option<ConnectionError> {
-    // A reply is one small write: waiting to fill a packet only delays it.
+    // A reply is one small write: waiting to fill a packet would only delay it.
     let _ = stream.set_nodelay(true);
     let peer = stream.peer_addr().map(|peer| Peer(peer.ip())).ok();
     let opening = Opening::default();
@@ -215,7 +216,7 @@ async fn connection(
             _ => "it was not complete in time".to_owned(),
         },
     };
-    // A health check opens a connection, and closes it.
+    // Health checks open a connection and close it.
     let protocol = if opening.is_silent() { return None } else { opening.protocol() };
     let error = protocol.and_then(ConnectionError::of_protocol_over_tls);
     if error.is_none() {
@@ -224,8 +225,8 @@ async fn connection(
     error
 }
 
-/// The timer stands above TLS: a byte of a head is one that could be decrypted. Returns what is to be said
-/// of its end.
+/// The timer sits above TLS, so it counts a head's byte only once that is decrypted. Returns the error to record when
+/// the connection ends.
 async fn http(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     timer: &Arc<ConnectionTimer>,
@@ -241,7 +242,7 @@ async fn http(
         async move {
             let mut reply = service.call(request, arrived).await;
             if reply.body().size_hint().exact().is_none() {
-                // A stream may rest longer than a connection may; the connection ends with it.
+                // A stream may be idle longer than a connection may; the connection ends with it.
                 reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             } else {
                 timer.answered(reply.headers().get(CONNECTION).is_some_and(|value| value == "close"));
@@ -251,14 +252,14 @@ async fn http(
     };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        // The timer knows an idle connection from one that dribbles a head; hyper's timer does not.
+        // The timer tells an idle connection from one that sends a head slowly; hyper's timer does not.
         .header_read_timeout(None)
         .max_header_size(limits.max_header_bytes)
         .max_headers(limits.max_headers)
-        // As large as one read may be; hyper's own choice is 408 KiB for each connection, kept while it rests.
+        // As large as one read may be. hyper's default is 408 KiB for each connection, kept while it is idle.
         .max_buf_size(limits.max_header_bytes.max(READ_BUFFER))
-        // Who has sent a whole request may say so and still gets the answer. Who has left for good looks the
-        // same until then: only where each answer comes within a deadline.
+        // A client may close its sending side after a complete request and still get the answer. A client that is
+        // gone looks the same until then, so this needs a deadline on each answer.
         .half_close(limits.small_replies)
         .serve_connection(TokioIo::new(TimedStream::new(stream, timer.clone())), service_fn(answer));
     let mut connection = pin!(connection);
@@ -266,9 +267,9 @@ async fn http(
     let mut stopping = false;
     loop {
         tokio::select! {
-            // In this order: a request that is complete is served, whoever wants the slot.
+            // In this order: a complete request is served even if its slot is wanted.
             biased;
-            // Other errors are how clients leave, or are reported with their request.
+            // Other errors mean that the client closed, or are reported with their request.
             ended = connection.as_mut() => {
                 return ConnectionError::of_hyper(&ended.err()?, timer.in_head());
             }
@@ -281,7 +282,7 @@ async fn http(
     }
 }
 
-/// A body of bytes at hand.
+/// A body of bytes in memory.
 pub fn full(bytes: impl Into<Bytes>) -> UnsyncBoxBody<Bytes, std::io::Error> {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
@@ -295,7 +296,7 @@ pub fn json(status: http::StatusCode, body: &serde_json::Value) -> Reply {
     reply
 }
 
-/// The reply, which ends its connection where it is a denial: who was denied has no reason to stay.
+/// Adds `connection: close` to a denial: a denied client has no reason to stay.
 pub(crate) fn closing_if_denied(mut reply: Reply) -> Reply {
     if reply.status().is_client_error() {
         reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

@@ -1,4 +1,5 @@
-//! Slots for connections, as many as there may be at once. Where all are taken, an idle connection is closed for a new one.
+//! Connection slots, as many as there may be connections at once. When all are taken, an idle connection is evicted
+//! for a new one.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -10,11 +11,11 @@ use tokio::time::Instant;
 use super::errors::{ConnectionError, ConnectionLog};
 use super::timer::{ConnectionTimer, Evictable};
 
-/// How long to wait for a slot before looking again who could give way.
+/// How long to wait for a slot before looking again for a connection to evict.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// Looking at all connections costs more than asking one to leave: the first of one look to go, this
-/// part of all, go one after the other.
+/// A scan of all connections costs more than an eviction, so one scan picks this fraction of them, to be evicted one
+/// by one as slots are needed.
 const PART_OF_A_LOOK: usize = 8;
 
 pub(super) struct ConnectionSlots {
@@ -27,11 +28,11 @@ pub(super) struct ConnectionSlots {
 struct Taken {
     next: u64,
     timers: HashMap<u64, Arc<ConnectionTimer>>,
-    /// The first to go last.
+    /// Sorted so that the first to evict comes last.
     evictable: Vec<(Evictable, Weak<ConnectionTimer>)>,
 }
 
-/// One connection's slot. Dropping it frees it.
+/// One connection's slot. Dropping it frees the slot.
 pub(super) struct ConnectionSlot {
     slots: Arc<ConnectionSlots>,
     number: u64,
@@ -44,8 +45,8 @@ impl ConnectionSlots {
         Arc::new(Self { free: Arc::new(Semaphore::new(most)), most, taken: Mutex::default() })
     }
 
-    /// A slot for the connection of this timer. Where all are taken, the connection that has rested longest
-    /// has to leave; where none rests, this waits until one does. Cancel-safe.
+    /// Takes a slot for the connection of this timer. When all are taken, this evicts the connection that has been
+    /// idle longest, or waits until one is idle. Cancel-safe.
     pub(super) async fn take(self: &Arc<Self>, timer: &Arc<ConnectionTimer>, log: &ConnectionLog) -> ConnectionSlot {
         let permit = match self.free.clone().try_acquire_owned() {
             Ok(permit) => permit,
@@ -63,7 +64,7 @@ impl ConnectionSlots {
         let mut leaving: Option<Weak<ConnectionTimer>> = None;
         let mut waits = false;
         loop {
-            // One that was asked and has not left yet is on its way.
+            // An eviction that was requested but has not finished will free a slot soon.
             if leaving.as_ref().and_then(Weak::upgrade).is_none_or(|timer| !timer.is_evicting()) {
                 leaving = self.make_room();
                 match &leaving {
@@ -79,7 +80,7 @@ impl ConnectionSlots {
         }
     }
 
-    /// Asks one connection to leave; `None` where all are at work.
+    /// Evicts one connection; `None` if all are busy.
     fn make_room(&self) -> Option<Weak<ConnectionTimer>> {
         let mut taken = self.taken();
         for look in [false, true] {

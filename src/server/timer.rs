@@ -1,4 +1,4 @@
-//! Times one connection: whether it is idle too long, too slow with a head, too slow to read a reply or to close.
+//! Times one connection: detects one that is idle too long, or too slow to send a head, to read a reply, or to close.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -13,47 +13,47 @@ use tokio::time::Instant;
 
 use super::backlog::Backlog;
 
-/// How long, and how much, a client that was answered early may go on sending: closing under it
-/// would reset the connection and destroy the reply before it is read.
+/// How long, and how many bytes, a client that was answered early may go on sending. Closing earlier would reset the
+/// connection and destroy the reply before the client reads it.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 32 << 20;
 
-/// A connection that is silent, slow or leaving has at least this time, however many want its slot: longer
-/// than the first bytes of an honest one take after it was opened.
+/// The least time for a connection that is silent, slow or closing, however many wait for its slot: longer than an
+/// honest client takes to send its first bytes.
 const LEAST_PATIENCE: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Clone, Copy)]
 enum Phase {
-    /// Open since then, and silent.
+    /// Open since then, without a byte.
     New(Instant),
-    /// Nothing of a head has come since then.
+    /// Idle since then: no byte of the next head has arrived.
     Idle(Instant),
-    /// The first byte of a head came then; it is not complete.
+    /// The first byte of a head arrived then; the head is not complete.
     Head(Instant),
-    /// A request is with the service.
+    /// The service is handling a request.
     Busy,
-    /// Answered for the last time: the client may read the reply and leave.
+    /// The last reply was sent then; the client may read it and close.
     Leaving(Instant),
-    /// Others want its slot.
+    /// Another connection needs the slot.
     Evicting,
 }
 
 /// Why a connection's time is up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Expired {
-    /// It was opened and never said anything.
+    /// It was opened and never sent a byte.
     Silent,
     Idle,
-    /// A head that was begun is not complete.
+    /// A head was begun but not completed.
     Head,
-    /// The client does not take what is written to it.
+    /// The client does not read what is written to it.
     Unread,
-    /// Answered for the last time, and not closed by the client.
+    /// The last reply was sent, but the client did not close.
     Left,
     Evicted,
 }
 
-/// Who gives way to others: the least first, and of those the longest.
+/// Which connections to evict first: the least in this order, and among equals the one that has waited longest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Evictable {
     Idle(Instant),
@@ -69,14 +69,13 @@ pub(super) struct ConnectionTimer {
 }
 
 impl ConnectionTimer {
-    /// A connection that never says anything has the time of a head, not the time of an idle one.
+    /// A connection that never sends a byte gets the head timeout, not the idle timeout.
     pub(super) fn new(header_timeout: Duration, idle_timeout: Duration) -> Self {
         let phase = Mutex::new(Phase::New(Instant::now()));
         Self { phase, backlog: Mutex::default(), evicting: Notify::new(), header_timeout, idle_timeout }
     }
 
-    /// Whatever the connection had to wait for is over: a head, or the handshake before it, has its time from
-    /// now on.
+    /// Restarts the head timeout: the connection has its slot, or its TLS handshake is done.
     pub(super) fn begin(&self) {
         let mut phase = self.phase();
         if let Phase::New(_) = *phase {
@@ -84,12 +83,12 @@ impl ConnectionTimer {
         }
     }
 
-    /// The head is complete; returns when its first byte came.
+    /// The head is complete; returns when its first byte arrived.
     pub(super) fn head_complete(&self) -> Instant {
         let mut phase = self.phase();
         let arrived = match *phase {
             Phase::Head(since) => since,
-            // A pipelined head was read together with the request before it.
+            // A pipelined head was read together with the previous request.
             Phase::New(_) | Phase::Idle(_) | Phase::Busy | Phase::Leaving(_) | Phase::Evicting => Instant::now(),
         };
         *phase = Phase::Busy;
@@ -108,12 +107,12 @@ impl ConnectionTimer {
         }
     }
 
-    /// Whether a head was begun and is not complete.
+    /// Whether a head was begun but is not complete.
     pub(super) fn in_head(&self) -> bool {
         matches!(*self.phase(), Phase::Head(_))
     }
 
-    /// Whether others may have its slot; `None` while it is at work, or as good as new.
+    /// Whether the connection may be evicted; `None` while it is busy or too new.
     pub(super) fn evictable(&self, now: Instant) -> Option<Evictable> {
         let patient = |since: &Instant| *since + LEAST_PATIENCE <= now;
         match *self.phase() {
@@ -125,7 +124,7 @@ impl ConnectionTimer {
         }
     }
 
-    /// Ends the connection's time where it is still as `evictable`. A request that is complete by then is served.
+    /// Ends the connection's time if it is still as `evictable` says. A request that is complete by then is served.
     pub(super) fn evict(&self, evictable: Evictable) -> bool {
         let mut phase = self.phase();
         let still = match (*phase, evictable) {
@@ -162,7 +161,7 @@ impl ConnectionTimer {
             if end <= now {
                 return why;
             }
-            // No phase that begins meanwhile can end earlier than this, so none is overslept.
+            // No phase that begins meanwhile can end before this, so the wait misses none.
             let sleep = tokio::time::sleep_until(end.min(now + self.header_timeout.min(LINGER)));
             tokio::select! {
                 () = sleep => {}
@@ -171,7 +170,7 @@ impl ConnectionTimer {
         }
     }
 
-    /// `offered` bytes were to be written.
+    /// Records a write of `offered` bytes.
     fn wrote(&self, written: &Poll<io::Result<usize>>, offered: usize) {
         let mut backlog = self.backlog.lock().expect("no holder of this lock can panic");
         match written {
@@ -187,7 +186,7 @@ impl ConnectionTimer {
     }
 }
 
-/// A stream that tells its timer of every byte read, and lingers on leaving.
+/// A stream that reports every byte read to its timer, and lingers when it closes.
 pub(super) struct TimedStream<S> {
     stream: S,
     timer: Arc<ConnectionTimer>,
@@ -233,7 +232,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // TLS takes some of an answer that the client does not; then only the flush waits.
+        // TLS buffers part of a reply that the client does not read; then only the flush blocks.
         let flushed = Pin::new(&mut self.stream).poll_flush(cx).map_ok(|()| 0);
         self.timer.wrote(&flushed, 0);
         flushed.map_ok(|_| ())
@@ -279,7 +278,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_that_says_nothing_has_the_time_of_a_head() {
+    async fn a_silent_connection_gets_the_head_timeout() {
         let timer = ConnectionTimer::new(Duration::from_secs(5), Duration::from_secs(75));
         let opened = Instant::now();
         timer.expired().await;
@@ -287,7 +286,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_had_to_wait_for_a_place_has_the_time_of_a_head_from_then_on() {
+    async fn a_connection_that_waited_for_a_slot_gets_the_full_head_timeout() {
         let timer = ConnectionTimer::new(Duration::from_secs(5), Duration::from_secs(75));
         tokio::time::advance(Duration::from_secs(60)).await;
         timer.begin();
@@ -297,7 +296,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_rests_gives_way_and_who_is_at_work_does_not() {
+    async fn an_idle_connection_is_evicted_and_a_busy_one_is_not() {
         let timer = ConnectionTimer::new(Duration::from_secs(5), Duration::from_secs(75));
         let opened = Instant::now();
         assert_eq!(timer.evictable(opened), None, "its first bytes are on their way");

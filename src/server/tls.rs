@@ -1,5 +1,5 @@
-//! HTTPS with a certificate and key from PEM files. The files may change while the listener runs; a pair that does not fit
-//! is never served.
+//! HTTPS with a certificate and key from PEM files. The files may change while the listener runs. A pair that does
+//! not fit is never served.
 
 use std::fmt;
 use std::path::Path;
@@ -19,21 +19,21 @@ use tokio_rustls::server::TlsStream;
 use crate::config::CertificatePair;
 use crate::config::files::{TimedOut, TimedReads, read_regular};
 
-/// How often the files are looked at.
+/// How often the files are checked.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// What a look at both files may take.
+/// The time limit for one check of both files.
 const LOOK_WITHIN: Duration = Duration::from_secs(2);
 
 /// Bytes of a file: far more than any chain needs.
 const LARGEST: u64 = 4 << 20;
 
-/// A certificate and its key, served and kept current. Cloning shares them.
+/// A certificate and its key, kept current and served. Cloning shares them.
 #[derive(Clone)]
 pub struct Certificates(Arc<Inner>);
 
 struct Inner {
-    /// The section of the configuration whose `tls` this is.
+    /// The configuration section that has this `tls`.
     section: &'static str,
     files: CertificatePair,
     served: Arc<Served>,
@@ -42,12 +42,13 @@ struct Inner {
     reading: TimedReads<Result<Pem, CertificateError>>,
 }
 
-/// What was last read of the files.
+/// The last known content of the files.
 struct Seen {
     served: Pem,
-    /// A pair that does not fit, and whether somebody was told: files are replaced one after the other.
+    /// A pair that does not fit, and whether that was logged. Files are replaced one after the other, so the first
+    /// check that fails is not logged.
     unfit: Option<(Pem, bool)>,
-    /// Somebody was told that looking at the files has no end.
+    /// It was logged that reading the files hangs.
     hangs: bool,
 }
 
@@ -58,17 +59,17 @@ struct Pem {
     key: Vec<u8>,
 }
 
-/// Why a pair cannot be served, with the remedy. Has nothing of the key in it.
+/// Why a pair cannot be served, with the remedy. Contains nothing of the key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{key}`: {wrong}")]
 pub struct CertificateError {
     key: String,
     wrong: String,
-    /// Nothing is known of the files.
+    /// The files could not be read in time, so their content is unknown.
     hangs: bool,
 }
 
-/// What looking at the files again came to.
+/// The result of checking the files again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reloaded {
     Unchanged,
@@ -79,7 +80,7 @@ impl Certificates {
     /// Reads the pair that `<section>.tls` names.
     ///
     /// # Errors
-    /// A file that cannot be read, or a pair that cannot be served.
+    /// A file cannot be read, or the pair cannot be served.
     pub fn load(section: &'static str, files: &CertificatePair) -> Result<Self, CertificateError> {
         let pem = read(section, files)?;
         let served = Arc::new(Served(RwLock::new(parse(section, &pem)?)));
@@ -99,17 +100,17 @@ impl Certificates {
         })))
     }
 
-    /// Looks at the files again. A pair that cannot be served leaves the one that is.
+    /// Checks the files again. If the new pair cannot be served, the old one stays in use.
     ///
     /// # Errors
-    /// As with [`Self::load`], or files whose disk does not answer in time.
+    /// As for [`Self::load`], or the disk does not answer in time.
     pub fn reload(&self) -> Result<Reloaded, CertificateError> {
         let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
         self.refresh(&mut seen).map_err(|(error, _)| error)
     }
 
-    /// The error comes with what was read, as far as it was. Reads under the lock, for so long as a look may
-    /// take: of two that look at once, none serves what the other has seen replaced.
+    /// The error carries whatever was read. The lock is held while reading, at most for the time limit: of two
+    /// concurrent checks, neither can serve a pair that the other has already replaced.
     fn refresh(&self, seen: &mut Seen) -> Result<Reloaded, (CertificateError, Option<Pem>)> {
         let (section, files) = (self.0.section, self.0.files.clone());
         let found = self.0.reading.within(LOOK_WITHIN, move || read(section, &files));
@@ -129,7 +130,7 @@ impl Certificates {
         Ok(Reloaded::Changed)
     }
 
-    /// Looks at the files from time to time. Never ends.
+    /// Checks the files at intervals. Never returns.
     pub async fn watch(self) {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
@@ -141,18 +142,18 @@ impl Certificates {
     fn look(&self) {
         let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let Err((error, pem)) = self.refresh(&mut seen) else { return };
-        let told = std::mem::replace(&mut seen.hangs, error.hangs);
+        let logged = std::mem::replace(&mut seen.hangs, error.hangs);
         if error.hangs {
-            if !told {
+            if !logged {
                 tracing::warn!(%error, "reading the certificate files takes too long; the old pair stays in use");
             }
             return;
         }
         let pem = pem.unwrap_or(Pem { certificate: Vec::new(), key: Vec::new() });
         match &mut seen.unfit {
-            // The same as at the last look: nobody is in the middle of replacing it.
-            Some((before, told)) if *before == pem => {
-                if !std::mem::replace(told, true) {
+            // Unchanged since the last check: nobody is in the middle of replacing it.
+            Some((before, logged)) if *before == pem => {
+                if !std::mem::replace(logged, true) {
                     tracing::error!(%error, "the new certificate and key cannot be used; the old pair stays in use");
                 }
             }
@@ -160,10 +161,10 @@ impl Certificates {
         }
     }
 
-    /// Makes the stream a TLS one.
+    /// Runs the TLS handshake on the stream.
     ///
     /// # Errors
-    /// Why there is none, in rustls' words.
+    /// The handshake failed: rustls' text.
     pub(super) async fn accept<S>(&self, stream: S) -> Result<TlsStream<S>, String>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -212,7 +213,7 @@ fn parse(section: &str, pem: &Pem) -> Result<Arc<CertifiedKey>, CertificateError
         let says = "has no certificate in it; put the certificate first, then those that vouch for it";
         return Err(wrong("certificate", says.to_owned()));
     }
-    // What the parser says of a key could quote it.
+    // The parser's error could quote the key.
     let key = PrivateKeyDer::from_pem_slice(&pem.key)
         .map_err(|_| wrong("key", "has no private key in PEM; PKCS#8, PKCS#1 and SEC1 will do".to_owned()))?;
     let pair = CertifiedKey::from_der(chain, key, &ring::default_provider());
@@ -247,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_served_is_said_with_its_key_and_without_the_secret() {
+    fn a_pair_that_cannot_be_served_is_reported_with_its_config_key_and_without_the_secret() {
         let dir = tempfile::tempdir().unwrap();
         let files = files(&dir);
         let (one, other) = (made(), made());
@@ -272,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fifo_in_place_of_a_file_is_no_wait_and_leaves_what_is_served() {
+    fn a_fifo_in_place_of_a_file_does_not_block_and_the_old_pair_stays() {
         let dir = tempfile::tempdir().unwrap();
         let files = files(&dir);
         let (one, other) = (made(), made());
@@ -290,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_does_not_answer_is_said_once_and_the_next_look_finds_the_new_pair() {
+    fn a_hanging_disk_is_logged_once_and_the_next_check_finds_the_new_pair() {
         let dir = tempfile::tempdir().unwrap();
         let files = files(&dir);
         let (one, other) = (made(), made());
@@ -303,7 +304,7 @@ mod tests {
             let read = move || answers.recv().unwrap();
             assert_eq!(certificates.0.reading.within(Duration::ZERO, read).err(), Some(TimedOut));
         };
-        // As many as are left behind: no other is begun.
+        // The limit of abandoned reads: no further one is started.
         for _ in 0..4 {
             hang(&mut disks);
         }
@@ -320,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_pair_that_fits_replaces_the_one_that_is_served() {
+    fn only_a_valid_pair_replaces_the_old_one() {
         let dir = tempfile::tempdir().unwrap();
         let files = files(&dir);
         let (one, other) = (made(), made());
@@ -333,10 +334,10 @@ mod tests {
         assert!(certificates.reload().is_err());
         assert!(Arc::ptr_eq(&first, &served()));
         certificates.look();
-        let told = || certificates.0.seen.lock().unwrap().unfit.as_ref().unwrap().1;
-        assert!(!told(), "it may be on its way");
+        let logged = || certificates.0.seen.lock().unwrap().unfit.as_ref().unwrap().1;
+        assert!(!logged(), "it may be on its way");
         certificates.look();
-        assert!(told());
+        assert!(logged());
         std::fs::write(&files.key, &other.key).unwrap();
         assert_eq!(certificates.reload(), Ok(Reloaded::Changed));
         assert!(!Arc::ptr_eq(&first, &served()));

@@ -1,5 +1,6 @@
 //! Sends one batch of every topic from the spool to the bus. Each key keeps its order: its next message is sent after
-//! the receipt of the one before. What the bus refuses permanently is set aside, so that nothing waits behind it.
+//! the receipt of the previous one. A message that the bus refuses permanently is set aside, so that none waits
+//! behind it.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -20,25 +21,25 @@ use crate::message::Message;
 use crate::record::Record;
 use crate::telemetry::{LOG_EVERY, Throttle};
 
-/// One batch of one topic, at most; one message may exceed the bytes.
+/// The most messages and bytes in one batch of one topic; a single message may exceed the bytes.
 pub(super) const BATCH_MESSAGES: usize = 1024;
 const BATCH_BYTES: usize = 4 << 20;
 
-/// Topics that are drained at once, and messages of one topic that are.
+/// How many topics are drained at once, and how many messages of one topic.
 const TOPICS: usize = 4;
 const IN_FLIGHT: usize = 256;
 
-/// How often it is logged again that the bus takes nothing.
+/// How often to log again that the bus takes nothing.
 const REMIND_EVERY: Duration = Duration::from_secs(60);
 
 const UNANSWERED: Refusal = Refusal::Transient { reason: Cow::Borrowed("the bus did not confirm the message in time") };
 
-/// What became of a batch.
+/// The result of a batch.
 #[derive(Default, Clone, Copy)]
 pub(super) struct Tally {
     pub(super) sent: u64,
     pub(super) failed: u64,
-    /// Looked at, also where it was not sent: done before, or behind one of its key that failed.
+    /// Messages looked at, including those not sent: done before, or behind a failed one of the same key.
     pub(super) seen: u64,
 }
 
@@ -56,7 +57,7 @@ pub(super) struct Sender {
     pub(super) bus: Arc<dyn Bus>,
     pub(super) publish_timeout: Duration,
     pub(super) stop: CancellationToken,
-    /// Of what is logged while a part of the spool waits.
+    /// Throttles the log while a part of the spool waits.
     spooled: Throttle,
     set_aside: Throttle,
 }
@@ -72,7 +73,7 @@ impl Sender {
         Self { inner, bus, publish_timeout, stop, spooled: reminder(), set_aside: reminder() }
     }
 
-    /// One batch of every topic.
+    /// Sends one batch of every topic.
     pub(super) async fn round(&self, part: &Part, most: usize) -> Tally {
         let topics: Vec<_> = part.log.store.topics().into_iter().map(|(topic, extent)| (topic, extent.next)).collect();
         let batches = stream::iter(topics).map(|(topic, end)| self.batch(part, topic, end, most));
@@ -105,8 +106,8 @@ impl Sender {
         tally + Tally { failed, seen: until - from, ..Tally::default() }
     }
 
-    /// The next pending messages of a topic, apart from those that wait behind a failed one; `None`, which is logged,
-    /// where they cannot be read.
+    /// The next pending messages of a topic, without those behind a failed one of the same key; `None`, after
+    /// logging, if they cannot be read.
     async fn read(&self, part: &Part, topic: Arc<str>, offsets: Range<u64>, most: usize) -> Option<Chunk> {
         let (inner, name, set_aside) = (self.inner.clone(), topic.clone(), self.is_set_aside(part));
         let reading = move || {
@@ -119,7 +120,7 @@ impl Sender {
         };
         match tokio::task::spawn_blocking(reading).await.ok()? {
             Ok(chunk) => Some(chunk),
-            // It is being opened again, which the log itself logs.
+            // The log is reopening, and logs that itself.
             Err(ReadError::Closed) => None,
             Err(error) => {
                 unread(&topic, &error);
@@ -132,17 +133,17 @@ impl Sender {
         std::ptr::eq(part, &self.inner.set_aside)
     }
 
-    /// Whether nothing more may be sent for now.
+    /// Whether to stop sending for now.
     fn halts(&self) -> bool {
         self.stop.is_cancelled() || self.inner.recounts.load(Relaxed)
     }
 
-    /// Sends the messages of one key, each after the receipt of the one before, up to the first that fails.
+    /// Sends the messages of one key, each after the receipt of the previous one, up to the first failure.
     async fn send_chain(&self, part: &Part, key: u64, messages: Vec<(u64, Message)>) -> Chain {
         let mut chain = Chain { key, sent: Vec::with_capacity(messages.len()), stuck: false, halted: false };
         for (offset, message) in messages {
             if self.halts() {
-                // The later ones must not go in this pass.
+                // The later ones must not be sent in this pass.
                 chain.halted = true;
                 break;
             }
@@ -155,7 +156,7 @@ impl Sender {
         chain
     }
 
-    /// Whether the message was sent, or set aside.
+    /// Whether the message was sent or set aside.
     async fn send(&self, part: &Part, message: Arc<Message>) -> bool {
         let answer = timeout(self.publish_timeout, self.bus.publish(message.clone())).await;
         match answer.unwrap_or(Err(UNANSWERED)) {
@@ -171,8 +172,7 @@ impl Sender {
         }
     }
 
-    /// While the bus as a whole cannot be reached, or takes nothing, nothing is set aside: what is wrong then is
-    /// not the message.
+    /// While the bus cannot be reached or takes nothing, no message is set aside: the message is not at fault then.
     fn may_set_aside(&self, part: &Part, refusal: &Refusal) -> bool {
         !self.is_set_aside(part)
             && refusal.is_message_specific()
@@ -204,7 +204,7 @@ impl Sender {
         kept.is_ok()
     }
 
-    /// Logs that a message stays.
+    /// Logs that a message stays in the spool.
     fn not_taken(&self, part: &Part, topic: &str, refusal: &Refusal) {
         if self.is_set_aside(part) {
             if let Some(more) = self.set_aside.pass() {
@@ -244,7 +244,7 @@ impl Sender {
             part.fewer(tally.sent);
             return tally;
         }
-        // Only now: a message that goes straight to the bus must not overtake.
+        // Only now: a message that goes straight to the bus must not overtake these.
         for chain in &chains {
             for _ in &chain.sent {
                 self.inner.release(chain.key);
@@ -254,23 +254,23 @@ impl Sender {
     }
 }
 
-/// What became of the messages of one key in one batch.
+/// The result for the messages of one key in one batch.
 struct Chain {
     key: u64,
-    /// Or set aside: their offsets.
+    /// Offsets of the messages that were sent or set aside.
     sent: Vec<u64>,
-    /// Whether one failed, so that the later ones were not sent.
+    /// Whether a message failed, so that the later ones were not sent.
     stuck: bool,
     /// Whether the later ones were not sent for another reason.
     halted: bool,
 }
 
-/// The message that the spool keeps as this record.
+/// Decodes the spooled record into its message.
 fn message(record: Record) -> Option<Message> {
     Message::restore(&record.topic, record.key?, record.headers, record.payload)
 }
 
-/// Waits for the disk, and logs where that takes long.
+/// Waits for the disk, and logs if that takes long.
 async fn disk<T>(awaited: impl Future<Output = T>) -> T {
     let mut awaited = pin!(awaited);
     loop {

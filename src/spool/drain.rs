@@ -1,4 +1,4 @@
-//! Brings spooled messages to the bus, and tries what was set aside again from time to time.
+//! Drains spooled messages to the bus, and periodically retries those that were set aside.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,31 +15,30 @@ use super::progress::Progress;
 use super::state::Part;
 use crate::bus::{Bus, ConnectionState};
 
-/// While the bus takes nothing each topic sends so many, and after each round so many times more.
+/// While the bus takes nothing, each topic sends this many messages, and this many times more after each round.
 const PROBE_MESSAGES: usize = 4;
 const PROBE_GROWTH: usize = 16;
 
-/// Waits after a round in which the bus took nothing.
+/// Back-off after a round in which the bus took nothing.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// A pass in which nothing was sent is followed by a rest of so many times its length, at most so long: a spool that is
-/// large is not read all the time, and one message is tried again within seconds.
+/// After a pass in which nothing was sent, the drain rests for this many times the length of the pass, up to a
+/// maximum. So a large spool is not read all the time, and a single message is retried within seconds.
 const REST: u32 = 3;
 const LONGEST_REST: Duration = Duration::from_secs(5);
 
-/// How often a bus that is away is tried.
+/// How often to probe a bus that is down.
 const PROBE_EVERY: Duration = Duration::from_secs(5);
 
-/// How often what was set aside is tried again: somebody may have fixed what was wrong.
+/// How often to retry messages that were set aside: somebody may have fixed the cause.
 const SET_ASIDE_EVERY: Duration = Duration::from_secs(300);
 
-/// How often the age of the oldest message is read.
+/// How often to read the age of the oldest message.
 const AGE_EVERY: Duration = Duration::from_secs(1);
 
-/// Drains until it is stopped: nothing more is sent from then on, and what is in flight is waited for, as
-/// long as `publish_timeout` at most. Nothing is lost by dropping it at any point; what is in flight then
-/// is sent again after the next start.
+/// Drains until `stop`. Then it sends nothing more, and waits for the messages in flight for `publish_timeout` at
+/// most. Dropping the future at any point loses nothing: messages in flight are sent again after the next start.
 pub async fn drain(spool: Spool, bus: Arc<dyn Bus>, publish_timeout: Duration, stop: CancellationToken) {
     let drainer = Drainer(Sender::new(spool.0, bus, publish_timeout, stop));
     tokio::select! {
@@ -66,7 +65,7 @@ impl Drainer {
         }
     }
 
-    /// For what is awaited, or for the stop.
+    /// Waits for the future or the stop.
     async fn wait<T>(&self, awaited: impl Future<Output = T>) {
         tokio::select! {
             _ = awaited => {}
@@ -74,7 +73,7 @@ impl Drainer {
         }
     }
 
-    /// Tries what was set aside, where it is due.
+    /// Retries the messages that were set aside, if that is due.
     async fn try_set_aside(&self, connection: &watch::Receiver<ConnectionState>, due: &mut Instant) {
         if Instant::now() < *due || *connection.borrow() != ConnectionState::Up {
             return;
@@ -85,7 +84,7 @@ impl Drainer {
         *due = Instant::now() + SET_ASIDE_EVERY;
     }
 
-    /// Until nothing is spooled, or the stop.
+    /// Runs until nothing is spooled, or until the stop.
     async fn empty(&self, connection: &mut watch::Receiver<ConnectionState>, set_aside_due: &mut Instant) {
         let spooled = &self.0.inner.spooled;
         let (began, mut pause, mut batch) = (self.0.inner.drained.load(Relaxed), FIRST_PAUSE, PROBE_MESSAGES);
@@ -109,7 +108,7 @@ impl Drainer {
             if tally.sent > 0 {
                 (pause, batch) = (FIRST_PAUSE, BATCH_MESSAGES);
             } else if tally.failed > 0 {
-                // The bus as a whole, or only where the first messages go? More of them tell.
+                // Is the whole bus down, or only the topics of the first messages? Sending more of them tells.
                 if *connection.borrow() != ConnectionState::Up {
                     batch = PROBE_MESSAGES;
                 }
@@ -124,7 +123,7 @@ impl Drainer {
                 continue;
             }
             self.try_set_aside(connection, set_aside_due).await;
-            // What comes meanwhile belongs to this pass, and need not wait for what is stuck.
+            // Messages that arrive meanwhile belong to this pass, and need not wait for stuck ones.
             let until = *rest.get_or_insert_with(|| pass.rest(pause));
             tokio::select! {
                 () = self.0.inner.wake.notified() => {}
@@ -151,7 +150,7 @@ impl Drainer {
     }
 }
 
-/// One pass over what is spooled, from the oldest on.
+/// One pass over the spooled messages, oldest first.
 struct Pass {
     began: Instant,
     sent: u64,
@@ -163,7 +162,7 @@ impl Pass {
         Self { began: Instant::now(), sent: 0 }
     }
 
-    /// When the next one begins: the longer this one took for nothing, the later.
+    /// When the next pass begins: the longer this one ran without success, the later.
     fn rest(&self, pause: Duration) -> Instant {
         let long = if self.sent == 0 { (self.began.elapsed() * REST).min(LONGEST_REST) } else { Duration::ZERO };
         Instant::now() + long.max(pause)

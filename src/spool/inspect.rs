@@ -1,4 +1,4 @@
-//! What `check` says of the spool. Opens the directory only where no bridge has it open.
+//! What `check` reports about the spool. Opens the directory only if no bridge has it open.
 
 use std::collections::BTreeMap;
 
@@ -10,13 +10,13 @@ use crate::config;
 use crate::log::{Store, disk};
 use crate::message::SET_ASIDE as REASON;
 
-/// Reasons that are named, at most.
+/// The most reasons to list.
 const REASONS: usize = 10;
 
-/// What can be said of the spool now. Blocks on the disk.
+/// The current state of the spool. Blocks on the disk.
 ///
 /// # Errors
-/// Where the directory cannot be used, with the remedy.
+/// The directory cannot be used; the error names the remedy.
 pub fn inspect(config: &config::Spool) -> Result<Vec<Finding>, OpenError> {
     let mut findings = vec![place(config)];
     for dir in [config.dir.clone(), config.dir.join(SET_ASIDE)] {
@@ -64,7 +64,7 @@ fn held(config: &config::Spool) -> Result<Finding, OpenError> {
     })
 }
 
-/// What was set aside, by topic and reason.
+/// The messages that were set aside, by topic and reason.
 fn set_aside(config: &config::Spool) -> Result<Vec<Finding>, OpenError> {
     let dir = config.dir.join(SET_ASIDE);
     if !dir.is_dir() {

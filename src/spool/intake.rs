@@ -1,4 +1,4 @@
-//! The spool as the relay sees it: takes messages that the bus does not, each key's in order.
+//! The spool as the relay sees it: takes messages that the bus does not take, each key in order.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
@@ -18,16 +18,16 @@ use crate::log::{self, LedgerEntry, Settings};
 use crate::message::Message;
 use crate::metrics::SpoolGauges;
 
-/// How long an answer may wait until the spool remembers that the bus keeps a message.
+/// How long an answer may wait until the spool has remembered a stored message.
 const REMEMBER_WITHIN: Duration = Duration::from_millis(250);
 
-/// Holds messages until the bus has them. Cloning shares it.
+/// Stores messages until the bus has them. Cloning shares it.
 #[derive(Clone)]
 pub struct Spool(pub(super) Arc<Inner>);
 
 impl Spool {
-    /// Opens the spool with all that it held. Remembers `entries` kept deliveries, and hands over those that it remembers
-    /// from before, the oldest first. Blocks on the disk. An error has its remedy.
+    /// Opens the spool with everything in it. Remembers `entries` deliveries, and passes on those it remembers from
+    /// before, oldest first. Blocks on the disk. An error names its remedy.
     pub fn open(
         config: &config::Spool,
         entries: usize,
@@ -54,23 +54,23 @@ impl Spool {
         })))
     }
 
-    /// A slot in the order of the message's key, behind all that are held now. Dropping it releases it.
+    /// A slot in the order of the message's key, behind all current ones. Dropping it releases the slot.
     pub fn acquire(&self, message: &Message) -> KeySlot {
         KeySlot { spool: self.0.clone(), slot: self.0.slots.acquire(message.key_digest()) }
     }
 
-    /// The bus did not take a message: until it takes one, messages go to the spool first.
+    /// Reports that the bus refused a message: until it takes one, messages go to the spool first.
     pub fn bus_refused(&self) {
         self.0.bus_refuses.store(true, Relaxed);
     }
 
-    /// The bus took a message.
+    /// Reports that the bus took a message.
     pub fn bus_kept(&self) {
         self.0.bus_refuses.store(false, Relaxed);
     }
 
-    /// Remembers a kept delivery, so that it is a duplicate after a restart too. Does not wait for a slow disk: what is
-    /// not remembered costs at most a second copy.
+    /// Remembers a stored delivery, so that it is still a duplicate after a restart. Does not wait for a slow disk: a
+    /// forgotten delivery costs at most a second copy.
     pub async fn remember(&self, entry: DedupeEntry) {
         let _ = tokio::time::timeout(REMEMBER_WITHIN, self.0.spooled.log.remember(entry.into())).await;
     }
@@ -97,7 +97,7 @@ impl Spool {
         }
     }
 
-    /// Returns when a part of it can take nothing any more: nobody closed it, but its writer has ended.
+    /// Returns when a part of the spool can take nothing more: its writer has ended without being closed.
     pub async fn ended(&self) {
         tokio::select! {
             () = self.0.spooled.log.ended() => {}
@@ -105,14 +105,14 @@ impl Spool {
         }
     }
 
-    /// Commits what was handed over, then closes. The drainer has ended before.
+    /// Commits everything submitted before, then closes. Call it after the drain has ended.
     pub async fn close(&self) {
         self.0.spooled.log.close().await;
         self.0.set_aside.log.close().await;
     }
 }
 
-/// The place of one message in the order of its key, on its way to the bus or the spool.
+/// The slot of one message in the order of its key, on its way to the bus or the spool.
 pub struct KeySlot {
     spool: Arc<Inner>,
     slot: Slot,
@@ -122,16 +122,16 @@ pub struct KeySlot {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeliveryPath {
     BusFirst,
-    /// To the bus only where the spool is full: the bus refused the last message.
+    /// The bus refused the last message. It is tried only if the spool is full.
     SpoolFirst,
-    /// Others of its key are in the spool, or on their way there.
+    /// Other messages of this key are in the spool, or on their way there.
     SpoolOnly,
 }
 
 impl KeySlot {
     pub fn path(&self) -> DeliveryPath {
         let spool = &self.spool;
-        // In this order: a message is held before its slot is released.
+        // The order matters: a message counts as held before its slot is released.
         let behind = self.slot.is_behind() || spool.held().contains_key(&self.slot.key());
         match spool.spooled.waiting.load(Relaxed) > 0 && spool.bus_refuses.load(Relaxed) {
             _ if behind => DeliveryPath::SpoolOnly,
@@ -140,8 +140,8 @@ impl KeySlot {
         }
     }
 
-    /// Writes the message to the spool. `Ok` means that it is on disk, and will be on the bus or set aside. All of its
-    /// key that hold an earlier slot go before it. Dropping the future does not take it back.
+    /// Writes the message to the spool, after all messages of its key with an earlier slot. `Ok` means that it is on
+    /// disk, and will reach the bus or be set aside. Dropping the future does not undo the write.
     pub async fn spool(self, message: Arc<Message>) -> Result<Receipt, Refusal> {
         let refused = |reason: &'static str| Err(Refusal::Transient { reason: reason.into() });
         self.slot.wait().await;

@@ -1,11 +1,11 @@
-//! Keeps what the bus refuses for the moment, and brings it there later: every message ends on the bus, or set aside.
+//! Stores what the bus refuses for the moment, and delivers it later: every message ends on the bus or is set aside.
 //!
-//! A receipt of the spool rests on an fsync, as `log` says. A message counts as sent with a receipt of the bus, and with
-//! nothing else: what the bus refuses, leaves unanswered or does not confirm stays.
+//! A receipt from the spool rests on an fsync, as in `log`. A message counts as sent only with a receipt from the
+//! bus: one that the bus refuses, leaves unanswered or does not confirm stays in the spool.
 //!
-//! `intake` takes messages, in the order that `slots` keeps for each key. `drain` brings them to the bus, batch by batch
-//! (`batch`); `progress` is how far it is in a topic, `recall` what the disk holds (`recount`: again, after a
-//! failure), `state` what they all share.
+//! `intake` takes messages, in the order that `slots` keeps for each key. `drain` sends them to the bus in batches
+//! (`batch`). `progress` tracks how far a topic is drained, `recall` reads what the disk holds, `recount` repeats
+//! that after a failure, and `state` is what they all share.
 //! `inspect` is for `check`.
 
 mod batch;

@@ -1,24 +1,24 @@
-//! How far a topic is drained, and where to read on. Touches no disk.
+//! How far a topic is drained, and where to continue reading. Touches no disk.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 
-/// Of one topic.
+/// The progress of one topic.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Progress {
-    /// Everything before it is done.
+    /// Everything before this offset is done.
     cursor: u64,
-    /// What is done behind the cursor: where each run of it begins, and where it ends.
+    /// The runs of done offsets after the cursor: the start and the end of each.
     done: BTreeMap<u64, u64>,
-    /// Where this pass goes on. A pass goes once from the cursor to the end.
+    /// Where this pass continues. A pass goes once from the cursor to the end.
     from: u64,
-    /// Digests of keys of which a message failed in this pass: the later ones wait for the next.
+    /// Digests of keys with a failed message in this pass: their later messages wait for the next pass.
     stuck: HashSet<u64>,
 }
 
 impl Progress {
-    /// Of a topic whose first message that is pending is at `first`. The next are to be said by
-    /// [`Self::pending`], in order, and then the end by [`Self::until`].
+    /// For a topic whose first pending message is at `first`. Pass the further ones to [`Self::pending`] in order,
+    /// and then the end to [`Self::until`].
     pub(super) fn starting(first: u64) -> Self {
         Self { cursor: first, from: first, ..Self::default() }
     }
@@ -66,12 +66,12 @@ impl Progress {
         self.cursor
     }
 
-    /// Where this pass goes on; `None` where it has been at all records up to `end`.
+    /// Where this pass continues; `None` if it has visited all records up to `end`.
     pub(super) fn next(&self, end: u64) -> Option<u64> {
         (self.from < end).then_some(self.from)
     }
 
-    /// The next pass begins now.
+    /// Starts the next pass.
     pub(super) fn begin_again(&mut self) {
         self.from = self.cursor;
         self.stuck.clear();
@@ -86,7 +86,7 @@ impl Progress {
         self.stuck.contains(&key)
     }
 
-    /// What became of the records before `until`, where this pass goes on.
+    /// Records the result for the records before `until`, where this pass continues.
     pub(super) fn advance(&mut self, until: u64, done: &[u64], stuck: impl IntoIterator<Item = u64>) {
         done.iter().for_each(|offset| self.insert(*offset..offset + 1));
         self.stuck.extend(stuck);
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_done_out_of_order_is_known_after_a_restart() {
+    fn messages_done_out_of_order_stay_done_after_a_restart() {
         let progress = recalled(&[3, 4, 7], 9);
         assert_eq!(progress.cursor(), 3);
         let done: Vec<_> = (0..9).filter(|offset| progress.is_done(*offset)).collect();
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pass_goes_on_behind_what_is_stuck_and_the_next_begins_with_it() {
+    fn a_pass_skips_stuck_messages_and_the_next_pass_begins_with_them() {
         let mut progress = recalled(&[0, 1, 2, 3], 4);
         progress.advance(2, &[1], [77]);
         assert!(progress.is_stuck(77));
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_done_is_remembered_in_runs_whatever_the_order() {
+    fn done_messages_are_stored_as_runs_in_any_order() {
         let mut progress = recalled(&(0..100).collect::<Vec<_>>(), 100);
         let offsets: Vec<_> = (1..100).map(|n| n * 37 % 100).collect();
         for (index, offset) in offsets.iter().enumerate() {

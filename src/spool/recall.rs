@@ -1,4 +1,4 @@
-//! What is pending in a part of the spool, as its disk has it: read at the start, and counted again after a failure.
+//! Reads from disk what is pending in a part of the spool, at the start and again after a failure.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -11,11 +11,11 @@ pub(super) struct Recalled {
     /// How many messages of each key are pending, by the digest of the key.
     pub(super) held: HashMap<u64, u32>,
     pub(super) waiting: u64,
-    /// What the disk takes for pending that was `done`.
+    /// Records that are `done` but still pending on disk.
     pub(super) unmarked: Vec<(Arc<str>, u64)>,
 }
 
-/// Blocks on the disk. An error where the log is closed, or not sure of every record; it has its remedy.
+/// Blocks on the disk. An error if the log is closed, or not sure of every record; it names its remedy.
 pub(super) fn recall(
     store: &Store,
     done: &BTreeMap<Arc<str>, Progress>,

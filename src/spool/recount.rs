@@ -1,4 +1,4 @@
-//! Counts again what a part of the spool holds, whenever its log was opened again after a failure.
+//! Recounts the messages in a part of the spool whenever its log was reopened after a failure.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -8,11 +8,11 @@ use super::recall::recall;
 use super::state::{Inner, Part};
 use crate::log::{Done, OpenError};
 
-/// Waits after a count that failed.
+/// Back-off after a count that failed.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 impl Inner {
-    /// What was refused as the log failed may be on disk all the same, and what was done not be marked there.
+    /// A message that was refused when the log failed may be on disk all the same, and a done one may lack its mark.
     pub(super) async fn recount_on_reopen(self: &Arc<Self>, part: fn(&Inner) -> &Part) {
         let mut reopened = part(self).log.reopened();
         while reopened.changed().await.is_ok() {

@@ -1,12 +1,12 @@
-//! The order within each key on the way to the bus or the spool. Each message acquires a slot as it arrives, and may be
-//! spooled once all earlier slots of its key are released. Touches no disk.
+//! Keeps the order within each key on the way to the bus or the spool. Each message acquires a slot on arrival, and
+//! may be spooled once all earlier slots of its key are released. Touches no disk.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-/// Of all keys, by their digests.
+/// The slots of all keys, by key digest.
 #[derive(Default)]
 pub(super) struct Slots(Mutex<Inner>);
 
@@ -16,15 +16,15 @@ struct Inner {
     held: HashMap<u64, Vec<Held>>,
 }
 
-/// A message that is neither kept nor spooled yet.
+/// A message that is neither stored nor spooled yet.
 struct Held {
     number: u64,
-    /// It goes to the spool for certain.
+    /// It will certainly go to the spool.
     spooling: bool,
     released: CancellationToken,
 }
 
-/// One message's. Released when dropped.
+/// One message's slot. Dropping it releases it.
 pub(super) struct Slot {
     slots: Arc<Slots>,
     key: u64,
@@ -36,7 +36,7 @@ impl Slots {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Behind all that have one now.
+    /// Acquires a slot behind all current ones of the key.
     pub(super) fn acquire(self: &Arc<Self>, key: u64) -> Slot {
         let mut state = self.lock();
         let number = state.next;
@@ -52,14 +52,14 @@ impl Slot {
         self.key
     }
 
-    /// Whether one before it goes to the spool, so that the bus must not have this one first.
+    /// Whether an earlier message goes to the spool, so that this one must not reach the bus first.
     pub(super) fn is_behind(&self) -> bool {
         let state = self.slots.lock();
         let mut before = self.before(&state);
         before.any(|one| one.spooling)
     }
 
-    /// Waits until all before it are released: from now on this one goes to the spool.
+    /// Waits until all earlier slots are released, and marks this message as going to the spool.
     pub(super) async fn wait(&self) {
         loop {
             let before = {
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_is_spooled_after_all_of_its_key_that_came_before() {
+    fn a_message_is_spooled_after_all_earlier_ones_of_its_key() {
         let slots = Arc::new(Slots::default());
         let (first, second, other, third) = (slots.acquire(7), slots.acquire(7), slots.acquire(8), slots.acquire(7));
         assert!(other.wait().now_or_never().is_some() && first.wait().now_or_never().is_some());
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_to_the_spool_holds_later_ones_back_from_the_bus() {
+    fn a_message_bound_for_the_spool_keeps_later_ones_off_the_bus() {
         let slots = Arc::new(Slots::default());
         let (first, second, third) = (slots.acquire(7), slots.acquire(7), slots.acquire(7));
         assert!(!second.is_behind(), "both may be asked for at once");

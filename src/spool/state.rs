@@ -1,4 +1,4 @@
-//! What the parts of a spool share: two logs, and what is counted of them.
+//! What the parts of a spool share: two logs, and their counts.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -15,42 +15,42 @@ use crate::clock::Clock;
 use crate::config;
 use crate::log::{Keep, LedgerEntry, Log, OpenError, Settings};
 
-/// The directory, below the spool's own, of what the bus refused permanently.
+/// The directory, inside the spool's own, for messages that the bus refused permanently.
 pub(super) const SET_ASIDE: &str = "set-aside";
 
 pub(super) struct Inner {
     pub(super) config: config::Spool,
     pub(super) clock: Clock,
     pub(super) spooled: Part,
-    /// What the bus refused permanently.
+    /// Messages that the bus refused permanently.
     pub(super) set_aside: Part,
     /// How many messages of each key are spooled, by the digest of the key.
     pub(super) held: Mutex<HashMap<u64, u32>>,
     pub(super) slots: Arc<Slots>,
-    /// Held by who changes what is counted: whoever counts anew holds it alone.
+    /// Held shared while counts change, and exclusively during a recount.
     pub(super) counting: Arc<RwLock<()>>,
-    /// Somebody waits to count anew: nothing more is begun.
+    /// A recount is waiting: no new work may start.
     pub(super) recounts: AtomicBool,
-    /// The bus refused, and has taken nothing since.
+    /// The bus refused a message, and has taken none since.
     pub(super) bus_refuses: AtomicBool,
-    /// Unix milliseconds: when the oldest spooled message came; 0 without any.
+    /// Unix milliseconds: when the oldest spooled message arrived; 0 if there is none.
     pub(super) oldest: AtomicI64,
     pub(super) drained: AtomicU64,
     /// A message was spooled.
     pub(super) wake: Notify,
-    /// The last spooled message has gone.
+    /// The last spooled message was sent.
     pub(super) emptied: Notify,
 }
 
-/// A log of messages that are still to be brought to the bus.
+/// A log of messages that still have to reach the bus.
 pub(super) struct Part {
     pub(super) log: Log,
     pub(super) topics: Mutex<BTreeMap<Arc<str>, Progress>>,
-    /// Messages in it, those being written included.
+    /// Messages in the log, including those being written.
     pub(super) waiting: AtomicU64,
 }
 
-/// Of the log in `dir`, which remembers `known` deliveries.
+/// The settings of the log in `dir`, which remembers `known` deliveries.
 pub(super) fn settings(config: &config::Spool, dir: &Path, known: usize) -> Settings {
     let keep = Keep::UntilDone { bytes: config.max_bytes, known };
     Settings { section: "spool", dir: dir.to_owned(), reserve: config.reserve, keep, clock: Clock::system() }
@@ -58,7 +58,7 @@ pub(super) fn settings(config: &config::Spool, dir: &Path, known: usize) -> Sett
 
 impl Inner {
     pub(super) fn oldest(&self) -> Option<Timestamp> {
-        // What was looked up a moment ago may have gone since.
+        // The message may have been sent since its time was read.
         let oldest = if self.spooled.waiting.load(Relaxed) > 0 { self.oldest.load(Relaxed) } else { 0 };
         (oldest > 0).then(|| Timestamp::from_millisecond(oldest).ok()).flatten()
     }
@@ -93,7 +93,7 @@ impl Inner {
 }
 
 impl Part {
-    /// With it, how many messages of each key are pending.
+    /// Also returns how many messages of each key are pending.
     pub(super) fn open(
         settings: Settings,
         known: impl FnMut(LedgerEntry),
@@ -104,13 +104,13 @@ impl Part {
         Ok((Self { log, topics, waiting }, recalled.held))
     }
 
-    /// How many wait now that so many have gone.
+    /// Subtracts `gone` messages; returns how many still wait.
     pub(super) fn fewer(&self, gone: u64) -> u64 {
         let less = |waiting: u64| Some(waiting.saturating_sub(gone));
         self.waiting.fetch_update(Relaxed, Relaxed, less).map_or(0, |waiting| waiting.saturating_sub(gone))
     }
 
-    /// Before which offset of each topic nothing is pending.
+    /// For each topic, the offset before which nothing is pending.
     pub(super) fn cursors(&self) -> Vec<(Arc<str>, u64)> {
         self.topics().iter().map(|(topic, progress)| (topic.clone(), progress.cursor())).collect()
     }

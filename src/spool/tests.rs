@@ -1,4 +1,4 @@
-//! Draining against a bus that refuses as the test says.
+//! Drains to a bus that refuses as the test decides.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -24,20 +24,20 @@ use crate::telemetry::lines::Lines;
 
 type Judge = dyn Fn(&Message, usize) -> Result<Receipt, Refusal> + Send + Sync;
 
-/// Keeps what its judge lets it, and answers a little later, in any order.
+/// A bus that keeps what its `judge` lets it, and answers a little later, in any order.
 struct Moody {
     judge: Box<Judge>,
     asked: AtomicU64,
     kept: Mutex<Vec<(String, String)>>,
-    /// Whether it is of no interest what was kept.
+    /// Set if the test does not care what was kept.
     forgets: AtomicBool,
-    /// A client may let go of a message after its answer.
+    /// A client may release a message after its answer.
     last: Mutex<Option<Arc<Message>>>,
     connection: watch::Sender<ConnectionState>,
 }
 
 impl Moody {
-    /// The judge sees the message and how many were asked before it.
+    /// The judge sees the message and the number of messages before it.
     fn new(judge: impl Fn(&Message, usize) -> Result<Receipt, Refusal> + Send + Sync + 'static) -> Arc<Self> {
         let connection = watch::Sender::new(ConnectionState::Up);
         Arc::new(Self {
@@ -56,7 +56,7 @@ impl Moody {
     }
 }
 
-/// What the trait is implemented for, so that the test keeps its own hold on the bus.
+/// A newtype for the trait, so that the test keeps its own handle on the bus.
 struct Shared(Arc<Moody>);
 
 impl Bus for Shared {
@@ -100,7 +100,7 @@ fn message(key: &str, n: usize) -> Arc<Message> {
     Arc::new(Message::sample("t", key, id, format!("{n:04}")))
 }
 
-/// Waits for what a test expects.
+/// Waits for a condition with a deadline.
 async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let end = tokio::time::Instant::now() + Duration::from_secs(60);
     while !is_so() {
@@ -135,7 +135,7 @@ fn for_good() -> Refusal {
 }
 
 #[tokio::test]
-async fn each_key_keeps_its_order_whatever_fails_on_the_way() {
+async fn each_key_keeps_its_order_whatever_fails() {
     const KEYS: usize = 20;
     const EACH: usize = 30;
     let dir = tempfile::tempdir().unwrap();
@@ -154,7 +154,7 @@ async fn each_key_keeps_its_order_whatever_fails_on_the_way() {
 }
 
 #[tokio::test]
-async fn what_is_refused_for_good_is_set_aside_and_nothing_waits_behind_it() {
+async fn a_permanently_refused_message_is_set_aside_and_blocks_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path(), |_| {});
     for n in 0..10 {
@@ -184,7 +184,7 @@ async fn what_is_refused_for_good_is_set_aside_and_nothing_waits_behind_it() {
 }
 
 #[tokio::test]
-async fn what_is_refused_whatever_is_sent_stays_in_the_spool_in_its_order() {
+async fn a_bus_that_refuses_everything_leaves_the_spool_in_order() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path(), |_| {});
     for n in 0..10 {
@@ -198,7 +198,7 @@ async fn what_is_refused_whatever_is_sent_stays_in_the_spool_in_its_order() {
 }
 
 #[tokio::test]
-async fn what_the_bus_does_not_confirm_is_sent_again_and_not_counted_until_it_does() {
+async fn an_unconfirmed_message_is_sent_again_and_not_counted_until_confirmed() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path(), |_| {});
     for n in 0..10 {
@@ -219,12 +219,12 @@ async fn what_the_bus_does_not_confirm_is_sent_again_and_not_counted_until_it_do
 }
 
 #[tokio::test]
-async fn a_bus_that_is_away_as_a_whole_sets_nothing_aside() {
+async fn a_bus_that_is_down_sets_nothing_aside() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path(), |_| {});
     take(&spool, message("k", 0)).await.unwrap();
     let bus = Moody::new(|_, asked| if asked < 5 { Err(for_good()) } else { Ok(Receipt::Kept) });
-    // Each word of the link ends a pause.
+    // Each change of the connection state ends a back-off.
     let stays_away = async {
         loop {
             bus.connection.send_replace(ConnectionState::Away);
@@ -239,7 +239,7 @@ async fn a_bus_that_is_away_as_a_whole_sets_nothing_aside() {
 }
 
 #[tokio::test]
-async fn what_was_drained_and_what_is_known_stays_so_after_a_restart() {
+async fn drained_messages_and_remembered_deliveries_survive_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path(), |_| {});
     for n in 0..100 {
@@ -247,7 +247,7 @@ async fn what_was_drained_and_what_is_known_stays_so_after_a_restart() {
     }
     let known = DedupeEntry { kept: Timestamp::from_second(7).unwrap(), keys: [[1; 16], [2; 16]] };
     spool.remember(known).await;
-    // Some, as if it had been stopped in the middle.
+    // Drains a part, as if stopped in the middle.
     let first = Moody::new(|message, _| if message.key() < "k5" { Ok(Receipt::Kept) } else { Err(transient()) });
     let (stop, bus) = (CancellationToken::new(), Arc::new(Shared(first.clone())));
     let drainer = tokio::spawn(drain(spool.clone(), bus, Duration::from_secs(5), stop.clone()));
@@ -274,7 +274,7 @@ async fn what_was_drained_and_what_is_known_stays_so_after_a_restart() {
 }
 
 #[tokio::test]
-async fn a_bus_that_refused_is_not_asked_until_it_takes_one_from_the_spool() {
+async fn a_bus_that_refused_is_not_tried_until_it_takes_a_spooled_message() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path(), |_| {});
     assert_eq!(path(&spool, "a"), DeliveryPath::BusFirst, "nothing is spooled");
@@ -289,7 +289,7 @@ async fn a_bus_that_refused_is_not_asked_until_it_takes_one_from_the_spool() {
 }
 
 #[tokio::test]
-async fn beyond_max_age_nothing_more_is_taken_until_the_oldest_has_gone() {
+async fn beyond_max_age_nothing_is_taken_until_the_oldest_message_is_sent() {
     let dir = tempfile::tempdir().unwrap();
     const HOUR: Duration = Duration::from_secs(3600);
     let (max_age, clock) = (Duration::from_secs(60), Set::new(Timestamp::now() - HOUR));
@@ -306,7 +306,7 @@ async fn beyond_max_age_nothing_more_is_taken_until_the_oldest_has_gone() {
 }
 
 #[tokio::test]
-async fn space_is_given_back_once_all_is_drained() {
+async fn space_is_freed_once_everything_is_drained() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path(), |_| {});
     for n in 0..40 {
@@ -325,7 +325,7 @@ async fn space_is_given_back_once_all_is_drained() {
 }
 
 #[test]
-fn a_disk_that_hangs_holds_up_nobody_but_those_who_wait_for_a_receipt() {
+fn a_hanging_disk_blocks_only_callers_that_wait_for_a_receipt() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path(), |_| {});
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
@@ -333,7 +333,7 @@ fn a_disk_that_hangs_holds_up_nobody_but_those_who_wait_for_a_receipt() {
     let hanging = spool.0.spooled.log.store.hang();
     let (answer, answered) = std::sync::mpsc::channel();
     let asked = spool.clone();
-    // Of its own, so that a thread that waits for the disk is seen, not waited for.
+    // On a thread of its own, so that the test notices one that waits for the disk instead of waiting for it.
     std::thread::spawn(move || {
         runtime.block_on(async {
             let taking = take(&asked, message("k", 1));
@@ -347,7 +347,7 @@ fn a_disk_that_hangs_holds_up_nobody_but_those_who_wait_for_a_receipt() {
 }
 
 #[tokio::test]
-async fn a_disk_that_hangs_does_not_hold_up_what_the_bus_has_kept() {
+async fn a_hanging_disk_does_not_delay_a_delivery_that_the_bus_has_kept() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path(), |_| {});
     let hanging = spool.0.spooled.log.store.hang();
@@ -357,7 +357,7 @@ async fn a_disk_that_hangs_does_not_hold_up_what_the_bus_has_kept() {
 }
 
 #[tokio::test]
-async fn what_was_refused_by_a_failing_disk_and_is_there_all_the_same_is_counted_and_sent_in_order() {
+async fn a_message_refused_by_a_failing_disk_but_stored_is_counted_and_sent_in_order() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path(), |_| {});
     take(&spool, message("k", 0)).await.unwrap();
@@ -386,7 +386,7 @@ async fn what_was_refused_by_a_failing_disk_and_is_there_all_the_same_is_counted
 }
 
 #[tokio::test]
-async fn what_is_in_flight_as_the_drain_stops_is_waited_for_and_not_sent_again() {
+async fn a_message_in_flight_when_the_drain_stops_is_awaited_and_not_sent_again() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path(), |_| {});
     for n in 0..3 {
@@ -406,7 +406,7 @@ async fn what_is_in_flight_as_the_drain_stops_is_waited_for_and_not_sent_again()
 }
 
 #[tokio::test]
-async fn a_message_that_cannot_be_read_stays_and_keeps_no_other_from_the_bus() {
+async fn an_unreadable_message_stays_and_blocks_no_other() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path(), |_| {});
     for n in 0..20 {
@@ -427,7 +427,7 @@ async fn a_message_that_cannot_be_read_stays_and_keeps_no_other_from_the_bus() {
 }
 
 #[tokio::test]
-async fn what_is_stuck_keeps_neither_what_comes_later_nor_what_was_set_aside_from_the_bus() {
+async fn a_stuck_message_blocks_neither_later_ones_nor_those_set_aside() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path(), |_| {});
     take(&spool, message("aside", 0)).await.unwrap();
@@ -456,7 +456,7 @@ async fn what_is_stuck_keeps_neither_what_comes_later_nor_what_was_set_aside_fro
 }
 
 #[tokio::test]
-async fn what_is_stuck_does_not_make_the_spool_full_of_what_has_gone() {
+async fn a_stuck_message_does_not_fill_the_spool_with_sent_ones() {
     let dir = tempfile::tempdir().unwrap();
     let (max_age, max_bytes) = (Duration::from_secs(3600), 16 << 20);
     let config = config::Spool { dir: dir.path().to_owned(), max_bytes, max_age, reserve: 0 };
@@ -487,7 +487,7 @@ async fn what_is_stuck_does_not_make_the_spool_full_of_what_has_gone() {
 }
 
 #[tokio::test]
-async fn what_was_sent_and_has_no_mark_on_disk_is_not_counted_as_pending() {
+async fn a_sent_message_without_a_mark_on_disk_is_not_counted_as_pending() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path(), |_| {});
     for n in 0..3 {
@@ -503,7 +503,7 @@ async fn what_was_sent_and_has_no_mark_on_disk_is_not_counted_as_pending() {
 }
 
 #[tokio::test]
-async fn a_spool_whose_writer_is_no_more_says_so() {
+async fn a_spool_whose_writer_has_ended_reports_it() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path(), |_| {});
     let ended = spool.clone();
@@ -514,9 +514,9 @@ async fn a_spool_whose_writer_is_no_more_says_so() {
     tokio::time::timeout(Duration::from_secs(30), ended).await.unwrap().unwrap();
 }
 
-/// On one thread, whose lines are read; time passes where nothing else does.
+/// Single-threaded, so that its log lines can be captured; the paused clock advances when nothing else runs.
 #[tokio::test(start_paused = true)]
-async fn what_the_bus_does_not_confirm_is_sent_again_within_seconds_and_said() {
+async fn an_unconfirmed_message_is_sent_again_within_seconds_and_logged() {
     const CONFIRMS_WITHIN: Duration = Duration::from_secs(5);
     let (lines, _guard) = Lines::taken();
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What a test's thread logs.
+//! Captures what a test's thread logs.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -19,10 +19,10 @@ impl Write for Lines {
 }
 
 impl Lines {
-    /// Those of this thread, until the guard goes.
+    /// Captures this thread's lines until the guard is dropped.
     pub(crate) fn taken() -> (Self, tracing::subscriber::DefaultGuard) {
-        // Where a process has one subscriber alone, tracing asks the thread that first meets a line whether anybody
-        // reads it, and that thread may be another test's.
+        // With a single subscriber in the process, tracing caches whether the thread that first reaches a log line
+        // reads it, and that may be another test's thread.
         static SECOND: OnceLock<Dispatch> = OnceLock::new();
         SECOND.get_or_init(|| Dispatch::new(tracing_subscriber::registry()));
         let lines = Self::default();

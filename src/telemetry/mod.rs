@@ -1,5 +1,5 @@
-//! Where log lines go: to standard output, through a bounded writer that never makes the bridge wait.
-//! Every line may be read by strangers: no payload, user id, reference id, URL or secret is in any.
+//! Writes log lines to standard output, through a bounded writer that never blocks the bridge. Strangers may read any
+//! line, so none contains a payload, user id, reference id, URL or secret.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -14,34 +14,34 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 use crate::config::{Log, LogFormat};
 
-/// Lines that wait for a slow reader; what comes after them is dropped and counted.
+/// The most lines that wait for a slow reader; further ones are dropped and counted.
 const WAITING_LINES: usize = 8192;
 
-/// What writing those may take at the end.
+/// How long writing those lines may take at the end.
 const LAST_LINES: Duration = Duration::from_secs(2);
 
-/// Keeps the log writer running; dropping it writes what waits, as far as somebody reads it.
+/// Keeps the log writer running. Dropping it writes the waiting lines, as far as the reader takes them.
 pub struct Telemetry {
     dropped: ErrorCounter,
     filter: Filter,
     writer: Option<WorkerGuard>,
 }
 
-/// Starts logging for the process, once.
+/// Starts logging for the process; call it once.
 pub fn start(log: &Log) -> Telemetry {
     let (writer, guard) =
         NonBlockingBuilder::default().buffered_lines_limit(WAITING_LINES).lossy(true).finish(std::io::stdout());
     let dropped = writer.error_counter();
     let filter = EnvFilter::try_new(&log.filter).unwrap_or_else(|_| EnvFilter::new("info"));
     let (filter, handle) = reload::Layer::new(filter);
-    // What libraries log names brokers, paths and worse: none of it, at any level.
+    // Libraries log broker names, paths and worse, so none of their lines are written, at any level.
     let ours = filter_fn(|metadata| metadata.target().starts_with(env!("CARGO_CRATE_NAME")));
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let lines = match log.format {
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
         LogFormat::Text => lines.with_ansi(std::io::stdout().is_terminal()).boxed(),
     };
-    // A second subscriber in one process can only be a test's.
+    // Only a test can install a second subscriber in one process.
     let _ = tracing_subscriber::registry().with(lines.with_filter(filter.and(ours))).try_init();
     Telemetry { dropped, filter: Filter(handle), writer: Some(guard) }
 }
@@ -60,7 +60,7 @@ impl Telemetry {
 impl Drop for Telemetry {
     fn drop(&mut self) {
         let (writer, (ended, end)) = (self.writer.take(), mpsc::channel());
-        // On a thread of its own: a guard that finds its queue full prints that, and waits for a reader.
+        // On a thread of its own: if the guard's queue is full, its drop prints that and waits for a reader.
         let letting_go = move || {
             drop(writer);
             let _ = ended.send(());
@@ -76,19 +76,19 @@ impl Drop for Telemetry {
 pub struct Filter(reload::Handle<EnvFilter, Registry>);
 
 impl Filter {
-    /// From now on; a filter that is none changes nothing.
+    /// Applies from now on; an invalid filter changes nothing.
     pub fn apply(&self, filter: &str) {
         if let Ok(filter) = EnvFilter::try_new(filter) {
-            // Fails where this process has another subscriber, as a test may.
+            // Fails if the process has another subscriber, as a test may.
             let _ = self.0.reload(filter);
         }
     }
 }
 
-/// Between two log lines of one kind.
+/// The interval between two log lines of one kind.
 pub(crate) const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// Lets one event of a kind through in a while, so that a flood of refusals is no flood of lines.
+/// Lets one event of a kind through per interval, so that a flood of refusals does not flood the log.
 pub struct Throttle {
     every: Duration,
     state: Mutex<(Option<Instant>, u64)>,
@@ -99,7 +99,7 @@ impl Throttle {
         Self { every, state: Mutex::new((None, 0)) }
     }
 
-    /// How many were held back since the last one that passed, if this one passes.
+    /// `Some` if this event passes: how many were suppressed since the last one that did.
     pub fn pass(&self) -> Option<u64> {
         let mut state = self.state.lock().expect("no holder of this lock can panic");
         if state.0.is_some_and(|last| last.elapsed() < self.every) {
@@ -119,7 +119,7 @@ impl Throttles {
         Self(Mutex::new(BTreeMap::new()))
     }
 
-    /// As [`Throttle::pass`].
+    /// Like [`Throttle::pass`].
     pub(crate) fn pass(&self, endpoint: &str, message: &'static str, every: Duration) -> Option<u64> {
         let mut throttles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         throttles.entry((endpoint.to_owned(), message)).or_insert_with(|| Throttle::new(every)).pass()
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn no_endpoint_and_no_message_is_throttled_by_another() {
+    fn endpoints_and_messages_are_throttled_separately() {
         let (throttles, hour) = (Throttles::new(), Duration::from_secs(3600));
         for (endpoint, message) in [("a", "one"), ("a", "two"), ("b", "one")] {
             assert_eq!(throttles.pass(endpoint, message, hour), Some(0), "{endpoint} {message}");

@@ -1,5 +1,5 @@
-//! What an operator does to topics and streams: makes them again, limits them, removes them, asks who
-//! leads. Goes around the proxies. Every refusal of the cluster's is tried again until a deadline.
+//! What an operator does to topics and streams: recreates them, limits them, removes them, looks up the leader.
+//! Bypasses the proxies. Whatever the cluster refuses is retried until a deadline.
 
 use std::time::Duration;
 
@@ -18,21 +18,21 @@ use crate::support::until;
 
 const DONE_WITHIN: Duration = Duration::from_secs(30);
 const ASK: Duration = Duration::from_secs(5);
-/// Bytes. What a message with its headers may have while a limit is lowered.
+/// Bytes of a message with its headers while the limit is lowered.
 const LOWERED: i32 = 3000;
-/// As the bridge makes its topics.
+/// The limit with which the bridge creates its topics.
 const KAFKA_LIMIT: i32 = 12_845_056;
 
 pub struct Admin {
     pub bus: BusName,
-    /// Where the brokers are, around the proxies.
+    /// The brokers' addresses, bypassing the proxies.
     pub directly: String,
-    /// Of all topics' names; on NATS the stream.
+    /// The prefix of all topics; on NATS the stream.
     pub prefix: String,
 }
 
 impl Admin {
-    /// Deletes the topic, or on NATS the stream, and makes it again, unless the bridge is faster.
+    /// Deletes the topic, or on NATS the stream, and recreates it, unless the bridge is faster.
     pub fn remake(&self, topic: &str) {
         if self.bus.is_nats() {
             return self.remake_stream();
@@ -73,7 +73,7 @@ impl Admin {
         });
     }
 
-    /// Lowers how large a message the topic, or on NATS the stream, takes; or puts it back.
+    /// Lowers the largest message that the topic, or on NATS the stream, accepts; or restores it.
     pub fn limit(&self, topic: &str, lowered: bool) {
         if self.bus.is_nats() {
             until("the stream's limit is changed", DONE_WITHIN, || {
@@ -105,7 +105,7 @@ impl Admin {
         })
     }
 
-    /// Removes what a seed left.
+    /// Removes what a seed left behind.
     pub fn clean_up(&self) {
         if self.bus.is_nats() {
             self.jetstream(async |context| context.delete_stream(&self.prefix).await.ok());
@@ -126,7 +126,7 @@ impl Admin {
         self.jetstream(async |context| Some(context.get_stream(&self.prefix).await.ok()?.cached_info().clone()))
     }
 
-    /// `None` too where no server answers in time.
+    /// `None` also if no server answers in time.
     pub fn jetstream<T>(&self, ask: impl AsyncFnOnce(jetstream::Context) -> Option<T>) -> Option<T> {
         runtime().block_on(async {
             let client = nats_client(&self.directly).await?;
@@ -143,7 +143,7 @@ fn options() -> AdminOptions {
     AdminOptions::new().request_timeout(Some(ASK)).operation_timeout(Some(ASK))
 }
 
-/// Of the servers that are listed, stays with those: what they advertise are the proxies.
+/// Uses only the listed servers, because the servers advertise the proxies.
 pub async fn nats_client(servers: &str) -> Option<async_nats::Client> {
     let options = async_nats::ConnectOptions::new().ignore_discovered_servers().request_timeout(Some(ASK));
     let servers: Vec<&str> = servers.split(',').collect();

@@ -1,5 +1,4 @@
-//! The bytes of a planned delivery. Comes in: the plan of one. Goes out: its body, always the same,
-//! and the end of the name of the topic where it belongs.
+//! The bytes of a planned delivery: its body, always the same, and the last part of its topic's name.
 
 use fastrand::Rng;
 use terra_bridge::vocabulary::KNOWN;
@@ -8,7 +7,7 @@ use crate::plan::{Content, Planned, Unreadable};
 
 const TEXT: &[u8; 64] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 -";
 
-/// What stands for the type in `routes.template`, or the last part of the other two topics.
+/// The type in `routes.template`, or the last part of the other two topics.
 pub fn topic(content: Content) -> &'static str {
     match content {
         Content::Known(at) => KNOWN[at].name,
@@ -17,7 +16,7 @@ pub fn topic(content: Content) -> &'static str {
     }
 }
 
-/// No two deliveries of a plan have the same.
+/// Unique within a plan.
 pub fn body(planned: &Planned) -> Vec<u8> {
     let mark = format!("{}-{:016x}", planned.number, planned.salt);
     let user = format!(r#""user":{{"user_id":"u{}","provider":"OURA","reference_id":"é"}}"#, planned.user);

@@ -1,5 +1,5 @@
-//! Carries out the rounds of a burst: senders go on as fast as answers come, and the broker (on the embedded
-//! log the bridge) is taken away, or refuses, while the first deliveries are on their way.
+//! Runs the rounds of a burst: senders continue as fast as answers arrive, and the broker (on the embedded log the
+//! bridge) is stopped, or refuses, while the first deliveries are in flight.
 
 use std::time::{Duration, Instant};
 
@@ -12,15 +12,15 @@ use crate::rounds::{New, Round};
 use crate::terra::Terra;
 use crate::world::World;
 
-/// For as many deliveries to be sent as the plan wants first.
+/// For the number of deliveries that the plan wants sent first.
 const SENT_WITHIN: Duration = Duration::from_secs(5);
-/// For the first batch to come, on a machine that is busy.
+/// For the first batch to arrive, on a busy machine.
 const REFUSED_WITHIN: Duration = Duration::from_secs(20);
-/// Deliveries that make the first batches, of at least twice as many connections.
+/// How many deliveries make the first batches, with at least twice as many connections.
 const FIRST: usize = 6;
-/// After the broker is back, for what was on its way and for some more.
+/// How long sending continues after the broker is back, for what was in flight and for some more.
 const GOES_ON: Duration = Duration::from_millis(2500);
-/// A round may be over sooner than one look of [`World::pass`] is long.
+/// A round may be shorter than one step of [`World::pass`].
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 pub fn carry_out(plan: &Plan, world: &mut World<'_>, terra: &Terra) {
@@ -46,12 +46,12 @@ pub fn carry_out(plan: &Plan, world: &mut World<'_>, terra: &Terra) {
     }
 }
 
-/// The first batch for each partition is answered that the broker does not lead it.
+/// Refuses the first batch for each partition with "not the leader".
 fn refuse(round: &Round, world: &mut World<'_>, terra: &Terra) {
     let begun = world.ledger.now();
     link(world, Mode::Refusing);
     let (first, end) = (round.deliveries.start, round.deliveries.end);
-    // Nothing would follow a batch that has a delivery of every connection.
+    // No further batch would follow one that has a delivery of every connection.
     terra.send_as_fast_as_answers_come(first..first + FIRST);
     let late = Instant::now() + REFUSED_WITHIN;
     while refused(world) == 0 && Instant::now() < late {
@@ -74,7 +74,7 @@ fn refused(world: &World<'_>) -> usize {
     world.cluster.as_ref().expect("Kafka has brokers").refused()
 }
 
-/// The broker, on the embedded log the bridge.
+/// Stops the broker, or on the embedded log the bridge.
 fn take_away(bus: BusName, round: &Round, world: &mut World<'_>, terra: &Terra) {
     let topic = world.topic(world.ledger.entries[round.deliveries.start].topic());
     let node = if bus.brokers() > 1 { world.admin().leader(&topic) } else { 0 };
@@ -103,7 +103,7 @@ fn take_away(bus: BusName, round: &Round, world: &mut World<'_>, terra: &Terra) 
     world.pass(GOES_ON, |_| terra.is_done());
 }
 
-/// A fault that stood until now.
+/// Records a fault that has lasted until now.
 fn note(world: &World<'_>, kind: Kind, begun: Duration) {
     let ended = world.ledger.now();
     world.ledger.fault(Fault { kind, begun, ended, topic: None, taken: None });

@@ -1,4 +1,4 @@
-//! Busy loops, so that everything else on the machine waits for a processor. Bounded in number and time.
+//! Busy loops that make everything else on the machine wait for a processor. Limited in number and time.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// For each processor.
+/// Loops per processor.
 const LOOPS: usize = 2;
-/// Whoever started them may never come to end them.
+/// A limit, in case they are never dropped.
 const AT_MOST: Duration = Duration::from_secs(12);
-/// Turns of a loop between two looks at the clock.
+/// Iterations of a loop between two checks of the clock.
 const TURNS: u64 = 1 << 16;
 
 /// They end when this is dropped.

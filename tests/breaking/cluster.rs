@@ -1,5 +1,5 @@
-//! One broker or three, each behind a proxy of its own, kept from seed to seed. Clients that come
-//! through the proxies are led back to them; the program's own clients go around them.
+//! One broker or three, each behind a proxy of its own, kept from seed to seed. The brokers advertise the proxies to
+//! clients that connect through them; the program's own clients bypass them.
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,7 +15,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Started, and answering; `None` where the machine has none to start, or the bus needs none.
+    /// Started and answering; `None` if this machine has no broker to start, or the bus needs none.
     pub fn start(bus: BusName) -> Option<Self> {
         let kind = match bus {
             BusName::Embedded => return None,
@@ -26,7 +26,7 @@ impl Cluster {
         Some(started.unwrap_or_else(|| panic!("brokers ended at their start, {TRIES} times")))
     }
 
-    /// `None` where one of them ended: somebody else may have taken its port.
+    /// `None` if one of them ended: another process may have taken its port.
     fn try_start(bus: BusName, kind: &Kind) -> Option<Self> {
         let nodes = bus.brokers();
         let ports = || (0..nodes).map(|_| free_port()).collect::<Vec<_>>();
@@ -52,7 +52,7 @@ impl Cluster {
         up.then_some(Self { bus, brokers, proxies })
     }
 
-    /// Where the bridge finds it.
+    /// The brokers' addresses for the bridge.
     pub fn through_proxies(&self) -> String {
         self.addresses(self.proxies.iter().map(Proxy::port))
     }
@@ -74,12 +74,12 @@ impl Cluster {
         (0..self.proxies.len()).for_each(|node| self.link_to(node, mode));
     }
 
-    /// To one broker alone.
+    /// Changes the link to one broker only.
     pub fn link_to(&self, node: usize, mode: Mode) {
         self.proxies[node].set(mode);
     }
 
-    /// How many partitions had a batch refused by the proxies.
+    /// How many partitions had a batch refused by a proxy.
     pub fn refused(&self) -> usize {
         self.proxies.iter().map(Proxy::refused).sum()
     }
@@ -93,14 +93,14 @@ impl Cluster {
 
 struct Places<'a> {
     direct: u16,
-    /// Of Kafka: the listener whose clients are led back to the proxy.
+    /// Kafka only: the listener that advertises the proxy.
     behind: u16,
     proxy: u16,
-    /// Of all nodes: where they talk to each other.
+    /// The ports on which the nodes talk to each other.
     among: &'a [u16],
 }
 
-/// How soon a broker that is silent is given up by the others.
+/// How soon the others give up a silent broker.
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(3);
 
 fn kafka(node: usize, places: &Places<'_>, dir: &Path) -> String {
@@ -151,12 +151,12 @@ fn nats(node: usize, places: &Places<'_>, dir: &Path) -> String {
         "server_name: \"{name}\"\nlisten: \"127.0.0.1:{direct}\"\nclient_advertise: \"127.0.0.1:{proxy}\"\n\
          max_payload: {max_payload}\njetstream {{ store_dir: {store:?}, max_file: 20GB }}\n{cluster}",
         name = node_name(node),
-        // A cluster has what is larger as claim checks.
+        // On a cluster, larger payloads become claim checks.
         max_payload = if among.len() == 1 { "16MB" } else { "1MB" },
     )
 }
 
-/// What a NATS server calls itself, and the leader of a stream.
+/// The name of a NATS server, which also names the leader of a stream.
 pub fn node_name(node: usize) -> String {
     format!("n{node}")
 }

@@ -1,6 +1,5 @@
-//! A small disk of its own under the embedded log: ext4 in a file, so that it can be full, and so that
-//! it can lose its power: everything that was not fsynced is gone then, as no kill -9 makes it.
-//! Needs root, loop devices and mkfs.ext4.
+//! A small disk of its own under the embedded log: ext4 in a file. It can be full, and it can lose power: then
+//! everything that was not fsynced is gone, which `kill -9` cannot cause. Needs root, loop devices and mkfs.ext4.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -11,11 +10,11 @@ use rustix::io::Errno;
 use tempfile::TempDir;
 
 const SIZE: u64 = 1 << 30;
-/// What filling tries less and less of.
+/// The first chunk size for filling, which then shrinks.
 const STEP: u64 = 1 << 18;
 
-/// The file system's own way to stop at once without writing out anything (`EXT4_IOC_SHUTDOWN` with
-/// `EXT4_GOING_FLAGS_NOLOGFLUSH`); from Python, as an ioctl of one's own is unsafe in Rust.
+/// Stops the file system at once without writing anything (`EXT4_IOC_SHUTDOWN` with `EXT4_GOING_FLAGS_NOLOGFLUSH`).
+/// It runs in Python, because an ioctl needs unsafe code in Rust.
 const SHUTDOWN: &str = "import array, fcntl, os, sys\n\
     fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587d, array.array('I', [2]))\n";
 
@@ -25,7 +24,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// `Err`: why this machine cannot.
+    /// `Err`: why this machine cannot mount one.
     pub fn mount() -> Result<Self, String> {
         let dir = TempDir::new().map_err(|error| error.to_string())?;
         let mut disk = Self { dir, mounted: false };
@@ -50,7 +49,7 @@ impl Disk {
         self.root().join("filler")
     }
 
-    /// Takes what room there is, but for so many bytes.
+    /// Fills the disk except for that many bytes.
     pub fn fill(&self, but: u64) {
         let file = File::create(self.filler()).expect("the disk is ours");
         let free = || {
@@ -65,26 +64,26 @@ impl Disk {
             }
             match fallocate(&file, FallocateFlags::empty(), length, more) {
                 Ok(()) => length += more,
-                // The bridge takes room at the same time.
+                // The bridge takes space at the same time.
                 Err(Errno::NOSPC) => {}
                 Err(error) => panic!("the disk cannot be filled: {error}"),
             }
         }
     }
 
-    /// For good: also where the power is cut next.
+    /// Permanently, even if the power is cut next.
     pub fn free(&self) {
         let removed = std::fs::remove_file(self.filler());
         removed.and_then(|()| File::open(self.root())?.sync_all()).expect("the disk is ours");
     }
 
-    /// Nothing is written any more, and what was not on disk never will be.
+    /// Nothing is written any more, and whatever was not on disk never will be.
     pub fn cut_power(&self) -> Result<(), String> {
         let python = std::env::var_os("TERRA_BRIDGE_TEST_PYTHON").unwrap_or_else(|| "python3".into());
         run(Command::new(python).args(["-c", SHUTDOWN]).arg(self.root()))
     }
 
-    /// Mounted again, as after a start of the machine; nobody may be using it.
+    /// Mounts it again, as after a reboot; nobody may be using it.
     pub fn remount(&mut self) -> Result<(), String> {
         self.unmount();
         run(Command::new("mount").args(["-o", "loop"]).arg(self.image()).arg(self.root()))?;

@@ -1,10 +1,10 @@
-//! The promise, held against ledger and bus: a 2xx means that the bus keeps the event; nothing else
-//! gets a 2xx; nothing that Terra signed is lost while anyone could still have saved it.
+//! Checks the promise against ledger and bus: a 2xx means that the bus keeps the event; nothing else gets a 2xx;
+//! nothing that Terra signed is lost while anyone could still have saved it.
 //!
-//! Only a 2xx creates an obligation. It ends where the topic was deleted after the bus had kept the
-//! delivery: when its 2xx came from an attempt that began before the topic was there again, or was a
-//! `duplicate` of such an attempt. The same where somebody took away the directory of the embedded log, or of
-//! the spool that had the delivery.
+//! Only a 2xx creates an obligation. The obligation ends if the topic was deleted after the bus had kept the
+//! delivery: when its 2xx came from an attempt that began before the topic was recreated, or was a `duplicate` of
+//! such an attempt. The same holds if somebody removed the directory of the embedded log, or of the spool that had
+//! the delivery.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -17,26 +17,25 @@ use crate::plan::{Manner, Plan};
 use crate::report::Line;
 use crate::support::consumers::Got;
 
-/// Beyond `server.publish_timeout`: the way of the largest body, and a busy machine.
+/// Tolerance beyond `server.publish_timeout`: for the transfer of the largest body, and a busy machine.
 const SLACK: Duration = Duration::from_secs(3);
-/// Before a message of the spool is sent again, at least: the shortest `server.publish_timeout`, without what
-/// the spool needs of it.
+/// The minimum time before a spooled message is sent again: the shortest `server.publish_timeout` minus the spool's
+/// share.
 const SENT_AGAIN: Duration = Duration::from_millis(1500);
-/// How long after a fault is mended an attempt may still have to do with it: the longest
-/// `server.publish_timeout`.
+/// How long after a fault ends it may still affect an attempt: the longest `server.publish_timeout`.
 const SETTLES: Duration = Duration::from_secs(5);
 
-/// Attempts of one delivery that a violation names.
+/// The most attempts of one delivery to list in a violation.
 const TOLD: usize = 8;
 
 pub struct Judge<'l> {
     ledger: &'l Ledger,
     bus: BusName,
-    /// From this number on they are a burst's, which ends before all of them are sent.
+    /// Deliveries from this number on belong to a burst, which may end before all are sent.
     burst: usize,
     remembers: Memory,
     in_time: Duration,
-    /// From this on, a refusal means that the bus was waited for in vain.
+    /// A refusal after this time means that the bus did not answer in time.
     slow: Duration,
     prefix: String,
     seen: usize,
@@ -45,7 +44,7 @@ pub struct Judge<'l> {
     line: Line,
 }
 
-/// Where the bridge remembers what was kept.
+/// Where the bridge remembers kept deliveries.
 enum Memory {
     Process,
     Spool,
@@ -53,7 +52,7 @@ enum Memory {
 }
 
 struct Copy {
-    /// Among all that the bus has: of one topic in its order.
+    /// The position among all messages of the bus: per topic in its order.
     place: usize,
     topic: String,
     key: Option<String>,
@@ -75,11 +74,11 @@ impl<'l> Judge<'l> {
         Self { ledger, bus, burst, remembers, in_time, slow, prefix, seen: 0, numbers, copies, line }
     }
 
-    /// One message of the bus.
+    /// Takes one message of the bus.
     pub fn sees(&mut self, got: Got) {
         let topic = got.topic.strip_prefix(&self.prefix).unwrap_or(&got.topic).trim_start_matches('.').to_owned();
         if SAMPLES.iter().any(|sample| sample.body.as_bytes() == got.payload) {
-            // Of the warming-up.
+            // A warm-up message.
             return;
         }
         let Some(number) = self.numbers.get(&hash(&got.payload)) else {
@@ -96,7 +95,7 @@ impl<'l> Judge<'l> {
         self.copies.entry(*number).or_default().push(Copy { place, topic, key, id });
     }
 
-    /// When everything was seen.
+    /// Call it when every message was seen.
     pub fn judges(mut self) -> Line {
         let faults = self.ledger.faults();
         self.line.faults = faults.iter().map(|fault| fault.kind.to_string()).collect();
@@ -144,8 +143,8 @@ impl<'l> Judge<'l> {
             if under(Kind::takes_the_bridge_away) {
                 continue;
             }
-            // Nobody is in time who waits for a processor; an answer has to come all the same. 408 means that
-            // the sender was late.
+            // With starved processors nobody meets a deadline, but an answer must still arrive. 408 means that the
+            // sender was late.
             let starved = under(|kind| kind == Kind::CpuStarved);
             let number = entry.planned.number;
             match attempt.end {
@@ -209,8 +208,8 @@ impl<'l> Judge<'l> {
         ended(attempts, last, was_there)
     }
 
-    /// One id, of messages and answers. Under another trace id a delivery has another, which only an answer
-    /// may say, unless the bridge has forgotten.
+    /// Messages and answers must have one id. Under another trace id a delivery has another id, which only an answer
+    /// may contain, unless the bridge has forgotten the delivery.
     fn ids(&mut self, number: usize, copies: &[Copy], attempts: &[Attempt], forgot: usize, replayed: usize) {
         let of_messages: BTreeSet<_> = copies.iter().map(|copy| copy.id.as_deref()).collect();
         let answered = attempts.iter().filter_map(|attempt| attempt.receipt()).map(|(id, _)| id);
@@ -221,9 +220,9 @@ impl<'l> Judge<'l> {
         }
     }
 
-    /// Of one key on one topic, what was acknowledged before the next was sent comes first, whether the bus
-    /// kept it or the spool. Judged of deliveries that were sent once and are there once, and only where
-    /// nothing was deleted, or refused for good and set aside.
+    /// For one key on one topic: a delivery acknowledged before the next was sent comes first, whether the bus or the
+    /// spool kept it. Checked only for deliveries that were sent once and are there once, and only if nothing was
+    /// deleted, or refused permanently and set aside.
     fn order(&mut self, faults: &[Fault]) {
         if faults.iter().any(|fault| matches!(fault.kind, Kind::TopicDeleted | Kind::TopicLimit)) {
             return;
@@ -254,8 +253,8 @@ impl<'l> Judge<'l> {
         self.line.violations.extend(wrong);
     }
 
-    /// Whether the bridge may have forgotten between the first attempt and the last what it had kept. A
-    /// spool's memory of that outlives the process; a power cut may take the end of it.
+    /// Whether the bridge may have forgotten the kept delivery between the first attempt and the last. A spool's
+    /// memory survives the process; a power cut may lose its end.
     fn forgets(&self, attempts: &[Attempt], faults: &[Fault]) -> bool {
         let (Some(first), Some(last)) = (attempts.first(), attempts.last()) else { return false };
         let between = |fault: &Fault| fault.begun <= last.ended && fault.ended >= first.begun;
@@ -267,8 +266,8 @@ impl<'l> Judge<'l> {
         faults.iter().any(|fault| forgets(fault) && between(fault))
     }
 
-    /// When the bus was too slow for some delivery, whatever the plan did to it: on a machine that is busy with
-    /// something else, what was on its way at the same time may be sent twice.
+    /// When the bus was too slow for some delivery, independent of the plan: on a machine under other load,
+    /// deliveries in flight at the same time may be sent twice.
     fn slowness(&self) -> Vec<Fault> {
         let attempts = self.ledger.entries.iter().flat_map(Entry::attempts);
         let refused = |attempt: &Attempt| matches!(attempt.end, End::Answered { status: 503, .. }) || attempt.spooled();
@@ -285,11 +284,10 @@ impl<'l> Judge<'l> {
         slowness
     }
 
-    /// Where the bus itself tells copies apart there is one. Elsewhere one more for each attempt that
-    /// a fault, or its own client, may have kept from reading what the bus answered: even a client
-    /// library that numbers its messages sends them anew under another number after a time-out. What
-    /// was spooled is sent by the bridge, as often as there is time for while a fault stands before it has
-    /// left the spool.
+    /// One copy if the bus itself removes duplicates. Otherwise one more for each attempt whose answer from the bus a
+    /// fault, or its own client, may have lost: even a client library that numbers its messages resends them under
+    /// another number after a timeout. The bridge resends a spooled message as often as time allows, if a fault lasts
+    /// before the message has left the spool.
     fn doubled(&mut self, number: usize, copies: usize, forgot: usize, attempts: &[Attempt], faults: &[Fault]) {
         let excused = |attempt: &&Attempt| {
             matches!(attempt.end, End::Left) || faults.iter().any(|fault| attempt.overlaps(fault, SETTLES))
@@ -297,7 +295,7 @@ impl<'l> Judge<'l> {
         let sent_again = |attempt: &Attempt| {
             let drained = self.ledger.drained(attempt.ended).unwrap_or(Duration::MAX);
             let again = |fault: &Fault| {
-                // What had left the spool may be in it again after a power cut.
+                // A message that had left the spool may be in it again after a power cut.
                 let end = if fault.kind == Kind::PowerLoss { Duration::MAX } else { drained };
                 let (from, to) = (fault.begun.max(attempt.begun), (fault.ended + SETTLES).min(end));
                 to.checked_sub(from).map_or(0, |time| 1 + time.div_duration_f64(SENT_AGAIN) as usize)
@@ -309,7 +307,7 @@ impl<'l> Judge<'l> {
                 let spooled = attempts.iter().filter(|attempt| attempt.spooled());
                 1 + forgot + attempts.iter().filter(excused).count() + spooled.map(sent_again).sum::<usize>()
             }
-            // Under another trace id it is another message to a bus.
+            // Under another trace id it is a different message to the bus.
             false => 1 + forgot,
         };
         if copies <= allowed {
@@ -330,8 +328,8 @@ fn deleted(topic: &str, attempts: &[Attempt], faults: &[Fault]) -> bool {
     ended(attempts, last, |_| true)
 }
 
-/// Whether one of the 2xx is of an attempt that `was_there` and began before what had it was taken away, or is
-/// a `duplicate` of an attempt that did.
+/// Whether one of the 2xx belongs to an attempt that `was_there` and began before the removal, or is a `duplicate` of
+/// such an attempt.
 fn ended(attempts: &[Attempt], taken: Duration, was_there: impl Fn(&Attempt) -> bool) -> bool {
     let earlier = attempts.iter().any(|attempt| attempt.begun <= taken);
     attempts.iter().any(|attempt| match attempt.receipt() {
@@ -341,7 +339,7 @@ fn ended(attempts: &[Attempt], taken: Duration, was_there: impl Fn(&Attempt) -> 
     })
 }
 
-/// What happened to a delivery, for whoever has to find out why: the last attempts.
+/// The last attempts of a delivery, for an investigation.
 fn story(attempts: &[Attempt]) -> String {
     let told = attempts.iter().map(|attempt| {
         let end = match &attempt.end {

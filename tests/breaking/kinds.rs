@@ -1,5 +1,4 @@
-//! The buses and the kinds of fault, by name: which bus knows which fault, what a fault is done to,
-//! and what it needs.
+//! The buses and the kinds of fault, by name: which bus a fault applies to, its target, and its requirements.
 
 use std::fmt;
 use std::str::FromStr;
@@ -35,8 +34,8 @@ macro_rules! names {
 }
 
 names! {
-    /// Three brokers where the name says so: replication factor 3 with `min.insync.replicas=2`, or a
-    /// stream of three replicas.
+    /// Three brokers where the name says so: replication factor 3 with `min.insync.replicas=2`, or a stream with
+    /// three replicas.
     BusName {
         Kafka = "kafka",
         Nats = "nats",
@@ -66,61 +65,61 @@ impl BusName {
 
 names! {
     Kind {
-        /// kill -9, and started again as a supervisor would.
+        /// `kill -9`, then a restart as by a supervisor.
         BridgeKill = "bridge_kill",
         /// SIGTERM; it has to end with 0 in time.
         BridgeTerm = "bridge_term",
         BrokerKill = "broker_kill",
         /// SIGSTOP, later SIGCONT.
         BrokerStop = "broker_stop",
-        /// SIGTERM and started again.
+        /// SIGTERM and a restart.
         BrokerRestart = "broker_restart",
         /// kill -9 of the broker that leads the stream, or a topic's partition.
         LeaderKill = "leader_kill",
         /// All connections to the brokers closed, new ones refused.
         Cut = "cut",
-        /// Every piece of both directions comes late.
+        /// Every piece in both directions is delayed.
         Delay = "delay",
-        /// Connections stay open and carry nothing; later they go on, or turn out to be dead.
+        /// Connections stay open but carry nothing; later they recover, or turn out to be dead.
         HalfOpen = "half_open",
-        /// A file takes what room there is under the embedded log, or under the spool.
+        /// A file fills the disk under the embedded log, or under the spool.
         DiskFull = "disk_full",
-        /// What was not fsynced is gone from the disk under the embedded log, or under the spool.
+        /// Whatever was not fsynced is lost from the disk under the embedded log, or under the spool.
         PowerLoss = "power_loss",
-        /// Nobody reads what the bridge prints, at its most talkative.
+        /// Nobody reads the bridge's output, at its most verbose.
         StdoutBlocked = "stdout_blocked",
-        /// A topic, or on NATS the stream, is deleted and made again.
+        /// A topic, or on NATS the stream, is deleted and recreated.
         TopicDeleted = "topic_deleted",
-        /// The topic, or the stream, takes no large messages for a while.
+        /// The topic, or the stream, rejects large messages for a while.
         TopicLimit = "topic_limit",
-        /// Several copies of a delivery at once on several connections.
+        /// Several concurrent copies of a delivery on several connections.
         Duplicates = "duplicates",
-        /// A captured delivery is sent again with another trace id.
+        /// A captured delivery is replayed with another trace id.
         Replays = "replays",
         /// SIGHUP while the configuration file is broken.
         SighupBroken = "sighup_broken",
-        /// A new signing secret, the old ones kept beside it.
+        /// A new signing secret; the old ones stay valid.
         SecretRotated = "secret_rotated",
-        /// Deliveries come over HTTPS, and its certificate is replaced.
+        /// Deliveries arrive over HTTPS, and its certificate is replaced.
         CertificateSwapped = "certificate_swapped",
-        /// The brokers are cut off for so long that a small spool is full.
+        /// The brokers are cut off long enough to fill a small spool.
         SpoolFull = "spool_full",
         /// The directory of the embedded log, or of the spool, is moved away or removed while the bridge runs.
         DirectoryReplaced = "directory_replaced",
-        /// Busy loops beside the bridge and the brokers.
+        /// Busy loops on the machine of the bridge and the brokers.
         CpuStarved = "cpu_starved",
-        /// Deliveries as fast as answers come, to topics or from a bridge that are new: kill -9 of the broker,
-        /// on the embedded log of the bridge.
+        /// Deliveries as fast as answers arrive, to new topics or from a new bridge: `kill -9` of the broker, on the
+        /// embedded log of the bridge.
         BurstKill = "burst_kill",
         /// The same with SIGSTOP, later SIGCONT, of the broker.
         BurstStop = "burst_stop",
-        /// The same, and of each partition the first batch is refused, as by a broker that becomes its leader only
+        /// The same, and the first batch for each partition is refused, as by a broker that becomes its leader only
         /// before the second.
         BurstRefusal = "burst_refusal",
     }
 }
 
-/// What a fault is done to: two faults at once have two targets.
+/// The target of a fault: two concurrent faults have two targets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
     Bridge,
@@ -129,9 +128,9 @@ pub enum Target {
     Disk,
     Stdout,
     Machine,
-    /// Part of a burst, before the other faults.
+    /// A part of a burst, before the other faults.
     Burst,
-    /// Of what is sent, not of what carries it.
+    /// The deliveries themselves, not what carries them.
     Traffic,
 }
 
@@ -151,7 +150,7 @@ impl Kind {
         }
     }
 
-    /// Whether the bus has what it is done to.
+    /// Whether the bus has the fault's target.
     pub fn fits(self, bus: BusName) -> bool {
         match self.target() {
             Target::Broker if self == Self::LeaderKill => bus.brokers() > 1,
@@ -162,36 +161,35 @@ impl Kind {
         }
     }
 
-    /// Whether the bridge needs a spool for it, on a bus of brokers.
+    /// Whether the bridge needs a spool for it, on a bus with brokers.
     pub fn needs_spool(self) -> bool {
         self.strikes_the_directory() || self == Self::SpoolFull
     }
 
-    /// Whether it is done to the directory of the embedded log or of the spool.
+    /// Whether its target is the directory of the embedded log or of the spool.
     pub fn strikes_the_directory(self) -> bool {
         self.needs_disk() || self == Self::DirectoryReplaced
     }
 
-    /// Whether the bridge's directory has to be on a disk of its own.
+    /// Whether the bridge's directory must be on a disk of its own.
     pub fn needs_disk(self) -> bool {
         matches!(self, Self::DiskFull | Self::PowerLoss)
     }
 
-    /// Whether it stands between the bus's keeping a message and the sender's reading of the answer:
-    /// where copies are told apart by nobody, one of these excuses a second one. So does a link that is
-    /// only late: the largest message crosses it in 160 pieces, one after the other, in more time than any
-    /// answer has.
+    /// Whether it can come between the bus's storing a message and the sender's reading the answer: if nothing
+    /// removes duplicates, each of these excuses a second copy. So does a link that is merely slow: the largest
+    /// message crosses it in 160 pieces, one after the other, which takes longer than any timeout.
     pub fn excuses_a_copy(self) -> bool {
         !matches!(self.target(), Target::Disk | Target::Stdout | Target::Traffic)
             && !matches!(self, Self::SighupBroken | Self::SecretRotated | Self::CertificateSwapped | Self::TopicLimit)
     }
 
-    /// Whether a bus of brokers takes nothing, or nothing for a topic that they lead.
+    /// Whether a bus with brokers takes nothing, or nothing for a topic that they lead.
     pub fn takes_the_bus_away(self) -> bool {
         self.target() == Target::Link || matches!(self, Self::BrokerKill | Self::BrokerStop | Self::LeaderKill)
     }
 
-    /// Whether the bridge may be away meanwhile.
+    /// Whether the bridge may be down meanwhile.
     pub fn takes_the_bridge_away(self) -> bool {
         matches!(self, Self::BridgeKill | Self::BridgeTerm | Self::PowerLoss | Self::DirectoryReplaced)
     }

@@ -1,5 +1,5 @@
-//! What was sent, when, and what came back; when which fault stood. Written by the pretend Terra and
-//! by whoever breaks things, read by the judge.
+//! What was sent, when, and the answer; and when which fault lasted. Written by the pretend Terra and the faults,
+//! read by the judge.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
@@ -22,20 +22,20 @@ pub struct Ledger {
     pub entries: Vec<Entry>,
     sent: AtomicUsize,
     faults: Mutex<Vec<Fault>>,
-    /// When the spool was asked and when it had said that nothing is in it.
+    /// When the spool was queried, and when it had answered that it is empty.
     emptied: Mutex<Vec<(Duration, Duration)>>,
     violations: Mutex<Vec<String>>,
 }
 
 pub struct Entry {
     pub planned: Planned,
-    /// The first signature's `t` and secret, where all attempts carry that one.
+    /// The first signature's `t` and secret, if all attempts use that one.
     pub signed: OnceLock<(i64, String)>,
     body: OnceLock<Vec<u8>>,
     attempts: Mutex<Vec<Attempt>>,
 }
 
-/// One request. Times since the ledger's start.
+/// One request. Times are relative to the ledger's start.
 #[derive(Debug, Clone)]
 pub struct Attempt {
     pub begun: Duration,
@@ -50,11 +50,11 @@ pub enum End {
         outcome: String,
         id: Option<String>,
     },
-    /// The client left by itself.
+    /// The client disconnected by itself.
     Left,
-    /// No connection, or none any more.
+    /// No connection, or a broken one.
     Broken,
-    /// The client's patience ended.
+    /// The client timed out.
     Unanswered,
 }
 
@@ -67,7 +67,7 @@ impl Attempt {
         matches!(&self.end, End::Answered { status: 200..=299, outcome, .. } if outcome == "spooled")
     }
 
-    /// The id and whether the bridge called it a duplicate, of a 2xx.
+    /// For a 2xx, the id and whether the bridge called it a duplicate.
     pub fn receipt(&self) -> Option<(Option<&str>, bool)> {
         match &self.end {
             End::Answered { status: 200..=299, outcome, id } => Some((id.as_deref(), outcome == "duplicate")),
@@ -80,15 +80,15 @@ impl Attempt {
     }
 }
 
-/// From before it was done until after it was mended. Times since the ledger's start.
+/// From before the fault began until after it ended. Times are relative to the ledger's start.
 #[derive(Debug, Clone)]
 pub struct Fault {
     pub kind: Kind,
     pub begun: Duration,
     pub ended: Duration,
-    /// The end of the topic's name, where it was done to one topic alone.
+    /// The last part of the topic's name, if the fault affects only one topic.
     pub topic: Option<&'static str>,
-    /// When everything that it takes from the bus was gone, where that was before its end.
+    /// When everything that it removes from the bus was gone, if that was before its end.
     pub taken: Option<Duration>,
 }
 
@@ -132,7 +132,7 @@ impl Ledger {
         self.started.elapsed()
     }
 
-    /// A delivery goes out for the first time.
+    /// Records the first attempt of a delivery.
     pub fn sends(&self) {
         self.sent.fetch_add(1, Ordering::Relaxed);
     }
@@ -153,18 +153,18 @@ impl Ledger {
         self.faults.lock().unwrap().clone()
     }
 
-    /// The spool was asked and has said that nothing is in it. Times since the ledger's start.
+    /// The spool was queried and has answered that it is empty. Times are relative to the ledger's start.
     pub fn spool_is_empty(&self, asked: Duration, said: Duration) {
         self.emptied.lock().unwrap().push((asked, said));
     }
 
-    /// When what was spooled before `at` had certainly left the spool.
+    /// When everything spooled before `at` had certainly left the spool.
     pub fn drained(&self, at: Duration) -> Option<Duration> {
         let emptied = self.emptied.lock().unwrap();
         emptied.iter().filter(|(asked, _)| *asked >= at).map(|(_, said)| *said).min()
     }
 
-    /// Something that must not be, whatever the judge finds.
+    /// Records a violation, whatever the judge finds.
     pub fn violation(&self, what: String) {
         self.violations.lock().unwrap().push(what);
     }

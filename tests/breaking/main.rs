@@ -1,10 +1,10 @@
-//! Breaks things while a pretend Terra delivers, and judges by the promise. See `./tests/faults --help`.
+//! Breaks things while a pretend Terra delivers, and checks the promise. See `./tests/faults --help`.
 //!
-//! - `kinds`, `plan`, `rounds`, `bodies`: what a seed means; values alone
-//! - `terra`, `wire`, `ledger`: who sends, over what, and what is written down of it
-//! - `world`, `settings`, `cluster`, `proxy`, `refused`, `disk`, `busy`, `admin`: what things are done to, and with;
-//!   `burst`, `strikes`: who does them
-//! - `readers`, `judge`, `report`: what the bus has in the end, what it means, and for whom
+//! - `kinds`, `plan`, `rounds`, `bodies`: the meaning of a seed; pure values
+//! - `terra`, `wire`, `ledger`: the sender, its connections, and its records
+//! - `world`, `settings`, `cluster`, `proxy`, `refused`, `disk`, `busy`, `admin`: the targets and tools of faults;
+//!   `burst`, `strikes`: carry them out
+//! - `readers`, `judge`, `report`: the final content of the bus, the verdict, and its report
 
 #![expect(unreachable_pub, reason = "a test crate has no public")]
 
@@ -51,7 +51,7 @@ use report::Line;
 use terra::Terra;
 use world::World;
 
-/// From the last mending until everything has its 2xx.
+/// From the last repair until every delivery has its 2xx.
 const DONE_WITHIN: Duration = Duration::from_secs(90);
 
 /// Breaks things while a pretend Terra delivers, and judges by the promise: a 2xx means that the bus
@@ -95,7 +95,7 @@ impl Arguments {
         }
     }
 
-    /// What `--minutes` alone does not bound.
+    /// The seeds, if not limited only by `--minutes`.
     fn asked(&self, given: bool) -> Option<std::ops::RangeInclusive<u64>> {
         (self.seed.is_some() || self.minutes.is_none() || given).then(|| self.seeds(given))
     }
@@ -104,7 +104,7 @@ impl Arguments {
         Narrowed { bus: self.bus, kinds: self.kinds.clone() }
     }
 
-    /// As on the command line.
+    /// In command-line notation.
     fn narrowed_text(&self) -> String {
         let bus = self.bus.map(|bus| format!("--bus {bus}"));
         let names = |kinds: &Vec<Kind>| kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(",");
@@ -170,8 +170,8 @@ fn run() -> Result<bool, String> {
     Ok(enough && lines.iter().all(|line| line.violations.is_empty()))
 }
 
-/// Says that the time was up before everything had its turn. Where `CI` is set that is enough only if every
-/// kind of fault had one.
+/// Reports that the time ran out before everything had its turn. With `CI` set, that passes only if every kind of
+/// fault had one.
 fn cut_short(first: u64, asked: std::ops::RangeInclusive<u64>, lines: &[Line], narrowed: &Narrowed) -> bool {
     let left = asked.end() - first + 1;
     println!("CUT SHORT by --minutes: {left} of {} seeds were not begun", asked.clone().count());
@@ -183,7 +183,7 @@ fn cut_short(first: u64, asked: std::ops::RangeInclusive<u64>, lines: &[Line], n
     missing.is_empty() || !in_ci()
 }
 
-/// Where nothing may be left out in silence.
+/// Where nothing may be skipped silently.
 fn in_ci() -> bool {
     std::env::var_os("CI").is_some()
 }
@@ -195,7 +195,7 @@ fn list() {
     }
 }
 
-/// Brokers take long to start: they are kept from seed to seed.
+/// Brokers start slowly, so they are kept from seed to seed.
 #[derive(Default)]
 struct Clusters(BTreeMap<BusName, Cluster>);
 
@@ -207,7 +207,7 @@ impl Clusters {
         bus == BusName::Embedded || self.0.contains_key(&bus)
     }
 
-    /// Where the seed cannot be carried out or judged at all, that is the violation.
+    /// A seed that cannot be run or judged at all is itself a violation.
     fn judged(&mut self, plan: &Plan, line: Line) -> Line {
         let began = Instant::now();
         let cluster = self.0.get_mut(&plan.bus);
@@ -218,7 +218,7 @@ impl Clusters {
         });
         line.took_ms = began.elapsed().as_millis() as u64;
         if !line.violations.is_empty() {
-            // The next seed is not to suffer from it.
+            // The next seed must not suffer from it.
             self.0.remove(&plan.bus);
         }
         line
@@ -249,7 +249,7 @@ fn carry_out(plan: &Plan, line: Line, cluster: Option<&mut Cluster>) -> Line {
     let mut judge = Judge::new(&ledger, plan, world.topic(""), line);
     match plan.bus {
         BusName::Embedded => {
-            // What is on disk, not what a process may still hold.
+            // Counts what is on disk, not what a process may still hold.
             world.bring_back();
             readers::embedded(world.bridge.as_ref().expect("it starts on its own log"), |got| judge.sees(got));
         }

@@ -1,6 +1,5 @@
-//! What one seed means: every delivery, every fault, and the point in the ledger where it strikes.
-//! Comes in: a seed and what it is narrowed down to. Goes out: a [`Plan`], always the same one.
-//! Knows no clock, no process and no machine.
+//! The meaning of a seed: every delivery, every fault, and the point in the ledger where the fault strikes. The same
+//! seed and filters always give the same [`Plan`]. Knows no clock, no process and no machine.
 
 use fastrand::Rng;
 use terra_bridge::vocabulary::KNOWN;
@@ -9,16 +8,16 @@ use crate::kinds::{BusName, Kind, Target};
 use crate::rounds::{self, Round};
 
 const DELIVERIES: std::ops::Range<usize> = 500..1400;
-/// New deliveries a second.
+/// New deliveries per second.
 const RATES: std::ops::Range<u64> = 110..190;
 const CONNECTIONS: std::ops::Range<usize> = 12..25;
-/// Of a seed with a burst, and of one without.
+/// Faults of a seed with a burst, and of one without.
 const STRIKES: [usize; 2] = [3, 4];
-/// Topics that get most of the deliveries, so that what happens to one of them is felt.
+/// Topics that get most of the deliveries, so that a fault in one of them has an effect.
 pub const BUSY: [&str; 3] = ["daily", "sleep", "activity"];
 /// Few, so that new deliveries meet older ones of their key in the spool.
 const USERS: u64 = 8;
-/// What the memory of the bridge's bodies is set to, and what the whole process may take at its peak.
+/// The setting for the memory of the bridge's bodies; the process's peak limit follows from it.
 pub const BYTES_IN_FLIGHT: u64 = 64 << 20;
 pub const MEMORY: u64 = 384 << 20;
 
@@ -26,17 +25,17 @@ pub const MEMORY: u64 = 384 << 20;
 pub struct Plan {
     pub seed: u64,
     pub bus: BusName,
-    /// Those that go out at their rate, then those of the burst.
+    /// First those sent at the plan's rate, then those of the burst.
     pub deliveries: Vec<Planned>,
     pub burst: Vec<Round>,
     pub strikes: Vec<Strike>,
     pub connections: usize,
     pub rate: u64,
-    /// Of the bridge: `server.publish_timeout`, in seconds.
+    /// The bridge's `server.publish_timeout`, in seconds.
     pub publish_timeout: u64,
-    /// Of the embedded log, and of the spool.
+    /// For the embedded log, and for the spool.
     pub reserve: &'static str,
-    /// On a bus of brokers.
+    /// On a bus with brokers.
     pub spool: bool,
     pub https: bool,
     pub talkative: bool,
@@ -44,42 +43,42 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Of all its faults.
+    /// The kinds of all its faults.
     pub fn kinds(&self) -> impl Iterator<Item = Kind> {
         let hits = self.strikes.iter().flat_map(|strike| &strike.hits).map(|hit| hit.kind);
         self.burst.iter().flat_map(Round::kinds).chain(hits)
     }
 
-    /// Whether any fault is of that kind.
+    /// Whether some fault's kind satisfies `is`.
     pub fn has(&self, is: impl Fn(Kind) -> bool) -> bool {
         self.kinds().any(is)
     }
 
-    /// How many deliveries go out at their rate.
+    /// How many deliveries are sent at the plan's rate.
     pub fn at_rate(&self) -> usize {
         self.burst.first().map_or(self.deliveries.len(), |round| round.deliveries.start)
     }
 }
 
-/// One thing that Terra, or somebody else, sends.
+/// One delivery from Terra, or from somebody else.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Planned {
     pub number: usize,
     pub content: Content,
-    /// Bytes, about.
+    /// Approximately, in bytes.
     pub size: usize,
-    /// What the body's filling is made from.
+    /// The seed of the body's filler.
     pub salt: u64,
     pub user: u64,
     pub traced: bool,
-    /// Whether a retry is signed anew.
+    /// Whether a retry is signed again.
     pub signed_anew: bool,
     pub manner: Manner,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Content {
-    /// By its place in the vocabulary.
+    /// By its index in the vocabulary.
     Known(usize),
     Unknown,
     Unreadable(Unreadable),
@@ -96,11 +95,11 @@ pub enum Unreadable {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Manner {
     Plain,
-    /// So many copies at the same time.
+    /// That many copies at the same time.
     AtOnce(usize),
-    /// The first attempt's client leaves in the middle of the body.
+    /// The first attempt's client disconnects in the middle of the body.
     LeavesEarly,
-    /// The first attempt's client leaves without reading the answer.
+    /// The first attempt's client disconnects without reading the answer.
     LeavesUnanswered,
     /// Once kept, it is sent again under another trace id.
     Replayed,
@@ -122,10 +121,10 @@ impl Manner {
     }
 }
 
-/// Faults that come upon each other: the first one holds while the next one strikes.
+/// Overlapping faults: the first one lasts while the next one strikes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Strike {
-    /// Strikes when so many deliveries were sent for the first time.
+    /// Strikes when this many deliveries were sent for the first time.
     pub after: usize,
     pub hits: Vec<Hit>,
 }
@@ -133,25 +132,25 @@ pub struct Strike {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hit {
     pub kind: Kind,
-    /// Milliseconds before what comes next.
+    /// Milliseconds before the next one.
     pub hold: u64,
-    /// Which broker, topic or variant.
+    /// Selects a broker, topic or variant.
     pub pick: u64,
 }
 
 impl Hit {
-    /// Of a cluster: whether a stop or a restart is the leader's, as a kill has a kind of its own for it.
+    /// On a cluster: whether a stop or a restart targets the leader, since a kill of the leader is a kind of its own.
     pub fn strikes_the_leader(&self) -> bool {
         matches!(self.kind, Kind::BrokerStop | Kind::BrokerRestart) && self.pick.is_multiple_of(2)
     }
 
-    /// Of a cluster: whether the bridge loses one broker and keeps the others.
+    /// On a cluster: whether the bridge loses one broker and keeps the others.
     pub fn cuts_off_one(&self) -> bool {
         matches!(self.kind, Kind::Cut | Kind::Delay | Kind::HalfOpen) && self.pick.is_multiple_of(2)
     }
 }
 
-/// What a run was narrowed down to.
+/// The filters of a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Narrowed {
     pub bus: Option<BusName>,
@@ -179,7 +178,7 @@ pub fn plan(seed: u64, narrowed: &Narrowed) -> Plan {
     let strikes = strikes(&mut rng, bus, round, &faults, count);
     let struck = |is: fn(Kind) -> bool| strikes.iter().flat_map(|strike| &strike.hits).any(|hit| is(hit.kind));
     let mut deliveries: Vec<_> = (0..count).map(|number| planned(&mut rng, number, &traffic)).collect();
-    // Where a run is narrowed down, it is so for the sake of what remains.
+    // A filtered run exists for the kinds that remain.
     let with_burst = has_burst(round) || narrowed.kinds.is_some();
     let burst = if with_burst { rounds::rounds(&mut rng, bus, &kinds, &mut deliveries) } else { Vec::new() };
     Plan {
@@ -189,7 +188,7 @@ pub fn plan(seed: u64, narrowed: &Narrowed) -> Plan {
         connections: rng.usize(CONNECTIONS),
         rate: rng.u64(RATES),
         publish_timeout: [5, 3, 2][rng.usize(0..3)],
-        // Small ones let the disk fill up under a commit, not only before it.
+        // Small ones let the disk fill up during a commit, not only before it.
         reserve: ["1 MiB", "16 MiB", "64 MiB"][rng.usize(0..3)],
         spool: bus.brokers() > 0 && (rng.bool() || struck(Kind::needs_spool)),
         https: struck(|kind| kind == Kind::CertificateSwapped),
@@ -200,17 +199,17 @@ pub fn plan(seed: u64, narrowed: &Narrowed) -> Plan {
     }
 }
 
-/// Of a bus's rounds every second one.
+/// Every second round of a bus has one.
 fn has_burst(round: u64) -> bool {
     round.is_multiple_of(2)
 }
 
-/// Goes through the kinds from round to round, so that few seeds have them all.
+/// Cycles through the kinds from round to round, so that few seeds cover them all.
 fn strikes(rng: &mut Rng, bus: BusName, round: u64, kinds: &[Kind], deliveries: usize) -> Vec<Strike> {
     if kinds.is_empty() {
         return Vec::new();
     }
-    // Of two buses of one family each begins with another half: half as many seeds have every kind somewhere.
+    // Two buses of one family begin with different halves, so that half as many seeds cover every kind.
     let begin = if matches!(bus, BusName::Nats | BusName::Kafka3) { kinds.len() / 2 } else { 0 };
     let [with_burst, without] = STRIKES;
     let count = if has_burst(round) { with_burst } else { without };
@@ -219,11 +218,11 @@ fn strikes(rng: &mut Rng, bus: BusName, round: u64, kinds: &[Kind], deliveries: 
     let mut strikes: Vec<_> = (0..count).map(|n| vec![hit(rng, bus, turn(n))]).collect();
     for hits in &mut strikes {
         let first = hits[0].kind;
-        // A disk is not full and without power at once.
+        // A disk cannot be full and without power at once.
         let directory = |kind: Kind| kind.strikes_the_directory();
         let apart = |kind: &Kind| kind.target() != first.target() && !(directory(*kind) && directory(first));
         let others: Vec<_> = kinds.iter().copied().filter(apart).collect();
-        // A spool has something to lose only while the brokers are away.
+        // A spool can lose something only while the brokers are down.
         let wanted = directory(first) && bus.brokers() > 0;
         if !others.is_empty() && (wanted || rng.u8(0..5) < 2) {
             let away: Vec<_> = others.iter().copied().filter(|kind| kind.takes_the_bus_away()).collect();
@@ -243,13 +242,13 @@ fn strikes(rng: &mut Rng, bus: BusName, round: u64, kinds: &[Kind], deliveries: 
 
 fn hit(rng: &mut Rng, bus: BusName, kind: Kind) -> Hit {
     let hold = match kind {
-        // Some longer than any answer may take.
+        // Some last longer than any answer may take.
         Kind::BrokerStop | Kind::HalfOpen | Kind::BrokerKill if rng.u8(0..4) == 0 => rng.u64(5000..7000),
         Kind::BridgeKill | Kind::BridgeTerm | Kind::PowerLoss => rng.u64(0..700),
         Kind::SpoolFull => rng.u64(5000..9000),
-        // Until what the bus does not take is in the spool.
+        // Until the spool has what the bus does not take.
         Kind::DirectoryReplaced if bus.brokers() > 0 => rng.u64(3000..6000),
-        // The pipe and whoever reads it have taken their last line after half a second.
+        // The pipe and its reader have taken their last line after half a second.
         Kind::StdoutBlocked => rng.u64(2000..5000),
         _ => rng.u64(500..2500),
     };
@@ -282,8 +281,8 @@ fn planned(rng: &mut Rng, number: usize, traffic: &[Kind]) -> Planned {
         salt: rng.u64(..),
         user: rng.u64(0..USERS),
         traced,
-        // Without a trace id the signature is all that tells a retry from another delivery; and who
-        // has captured one cannot sign.
+        // Without a trace id, only the signature tells a retry from another delivery; and an attacker who captured
+        // one cannot sign.
         signed_anew: traced && manner != Manner::Replayed && rng.bool(),
         manner,
     }

@@ -1,5 +1,5 @@
-//! A small TCP proxy between bridge and broker, which cuts, delays, or lets connections go silent, or refuses
-//! batches in the broker's name. Knows nothing else of what it carries. Lives as long as the program.
+//! A small TCP proxy between bridge and broker, which cuts, delays or silences connections, or refuses batches in the
+//! broker's name. Knows nothing else of its traffic. Exists as long as the program.
 
 use std::collections::HashSet;
 use std::io::{Read, Write};
@@ -15,15 +15,15 @@ const CONNECTS_WITHIN: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     Open,
-    /// Closes what is open and what comes.
+    /// Closes open connections and new ones.
     Cut,
-    /// Every piece of either direction comes so much later.
+    /// Delays every piece in either direction by this much.
     Late(Duration),
-    /// Carries nothing and closes nothing.
+    /// Forwards nothing and closes nothing.
     Silent,
-    /// Of Kafka, to connections that are made from now on: the first batch for each partition is answered that
-    /// this broker does not lead it, the second and all others are carried. So answers a broker that becomes the
-    /// leader between the two.
+    /// Kafka only, for connections opened from now on: the first batch for each partition is answered with "not the
+    /// leader", and all later ones are forwarded. A broker answers like this if it becomes the leader between the
+    /// two.
     Refusing,
 }
 
@@ -44,12 +44,12 @@ struct Shared {
 struct State {
     mode: Mode,
     open: Vec<TcpStream>,
-    /// Topics and partitions that had a batch refused since that began.
+    /// Topics and partitions that had a batch refused since the mode began.
     refused: HashSet<Place>,
 }
 
 impl Proxy {
-    /// To a port of this machine, where somebody may listen later.
+    /// Forwards to a local port, where a broker may listen later.
     pub fn start(to: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("it is bound").port();
@@ -79,7 +79,7 @@ impl Proxy {
         self.shared.changed.notify_all();
     }
 
-    /// How many partitions had a batch refused since that began.
+    /// How many partitions had a batch refused since the mode began.
     pub fn refused(&self) -> usize {
         self.shared.state().refused.len()
     }
@@ -112,7 +112,7 @@ impl Shared {
             let _ = (client.set_nodelay(true), server.set_nodelay(true));
             let refuses = {
                 let mut state = shared.state();
-                // Closed ones stay in the list; it is short and ends with the next cut.
+                // Closed ones stay in the list, which is short and cleared by the next cut.
                 state.open.extend([client_kept, server_kept]);
                 if state.mode == Mode::Cut {
                     let _ = (client.shutdown(Shutdown::Both), server.shutdown(Shutdown::Both));
@@ -132,7 +132,7 @@ impl Shared {
         });
     }
 
-    /// Waits as long as nothing is carried; then how late it is.
+    /// Waits while nothing is forwarded; then returns the delay.
     fn carries(&self) -> Duration {
         let state = self.state();
         match self.changed.wait_while(state, |state| state.mode == Mode::Silent).unwrap().mode {
@@ -146,7 +146,7 @@ impl Shared {
         while let Ok(length @ 1..) = from.read(&mut piece) {
             let late = self.carries();
             if !late.is_zero() {
-                // The fault itself, not a wait for something.
+                // The fault itself, not a wait for an event.
                 std::thread::park_timeout(late);
             }
             if to.write_all(&piece[..length]).is_err() {
@@ -157,7 +157,7 @@ impl Shared {
         let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
     }
 
-    /// Requests whole, but for those that are held back.
+    /// Forwards whole requests, except those held back.
     fn pump_requests(
         &self,
         mut from: TcpStream,
@@ -172,7 +172,7 @@ impl Shared {
                     held.hold(batch);
                     std::thread::spawn(move || {
                         std::thread::park_timeout(SECOND_WITHIN);
-                        // Nobody waits for it any more where the connection is closed.
+                        // If the connection is closed, nobody waits for it any more.
                         let _ = held_back.alone(&place).map(|refusal| client.lock().unwrap().write_all(&refusal));
                     });
                     continue;
@@ -186,14 +186,14 @@ impl Shared {
         let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
     }
 
-    /// Whether this batch is the first for its partition since that began.
+    /// Whether this batch is the first for its partition since the mode began.
     fn refuses(&self, place: &Place) -> bool {
         let mut state = self.state();
         state.mode == Mode::Refusing && state.refused.insert(place.clone())
     }
 }
 
-/// Answers whole, refusals between them.
+/// Forwards whole responses, with refusals between them.
 fn pump_answers(mut from: TcpStream, client: &Mutex<TcpStream>, held: &HeldBack) {
     while let Ok(answer) = frame(&mut from) {
         let both = [held.before(&answer).unwrap_or_default(), answer].concat();

@@ -1,5 +1,5 @@
-//! Everything that a bus keeps, read by clients that the bridge has no part in. Each message is handed
-//! over and let go, as all of them together are large.
+//! Reads everything that a bus keeps, with clients that share no code with the bridge. Each message is passed on and
+//! dropped, because all of them together are large.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -17,12 +17,12 @@ use crate::support::bridge::Bridge;
 use crate::support::consumers::{Got, embedded_take, kafka_client, kafka_got, nats_got, runtime};
 use crate::support::{http, until};
 
-/// For what must be there, until the next message comes.
+/// For an expected message, until the next one arrives.
 const COMES_WITHIN: Duration = Duration::from_secs(30);
 const READ_WITHIN: Duration = Duration::from_secs(120);
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
-/// From the embedded log, over its HTTP.
+/// From the embedded log, over its HTTP API.
 pub fn embedded(bridge: &Bridge, mut each: impl FnMut(Got)) {
     let reader = bridge.reader();
     let topics = http::get(reader, "/topics").json();
@@ -79,7 +79,7 @@ fn nats(admin: &Admin, mut each: impl FnMut(Got)) {
             let config = pull::Config { ack_policy: AckPolicy::None, ..pull::Config::default() };
             stream.create_consumer(config).await.ok()
         };
-        // A cluster that has just got a server back may not have agreed on a leader.
+        // A cluster that just got a server back may not have elected a leader.
         let end = Instant::now() + COMES_WITHIN;
         let consumer = loop {
             match consumer().await {
@@ -95,7 +95,7 @@ fn nats(admin: &Admin, mut each: impl FnMut(Got)) {
             let message = message.unwrap_or_else(|_| panic!("NATS shows {at} of {count} messages"));
             let mut got = match message.expect("no end") {
                 Ok(message) => nats_got(&message),
-                // The leader of the consumer is being chosen.
+                // The consumer's leader election is running.
                 Err(error) => {
                     assert!(Instant::now() < end, "NATS shows {at} of {count} messages: {error}");
                     continue;
@@ -110,7 +110,7 @@ fn nats(admin: &Admin, mut each: impl FnMut(Got)) {
     });
 }
 
-/// What a claim check stands for.
+/// The payload behind a claim check.
 async fn object(context: &jetstream::Context, place: &str) -> Vec<u8> {
     let (bucket, name) = place.split_once('/').expect("a bucket and an object");
     let end = Instant::now() + COMES_WITHIN;

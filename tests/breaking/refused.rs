@@ -1,18 +1,19 @@
-//! As much of Kafka's protocol as a proxy needs to refuse a batch: reads whom a Produce request is for, and
-//! answers it as a broker does that becomes the leader of the partition only before the next one.
+//! As much of Kafka's protocol as a proxy needs to refuse a batch: reads the partition of a Produce request, and
+//! answers it like a broker that becomes the partition's leader only before the next one.
 
 use std::collections::HashMap;
 use std::io::Read;
 use std::sync::Mutex;
 
-/// Bytes of a request or an answer before it cannot be one.
+/// Bytes beyond which a frame cannot be a request or a response.
 const LARGEST: usize = 64 << 20;
 const PRODUCE: i16 = 0;
-/// From this version on, lengths are varints and structures end with tags; up to the other, this file knows it.
+/// From the first version on, lengths are varints and structures end with tags; the last one is the newest that this
+/// file knows.
 const VERSIONS: std::ops::RangeInclusive<i16> = 9..=12;
 const NOT_LEADER_OR_FOLLOWER: i16 = 6;
 
-/// The next request or answer, with its length before it.
+/// The next request or response, including its length field.
 pub fn frame(from: &mut impl Read) -> std::io::Result<Vec<u8>> {
     let mut frame = vec![0; 4];
     from.read_exact(&mut frame)?;
@@ -27,11 +28,11 @@ pub fn frame(from: &mut impl Read) -> std::io::Result<Vec<u8>> {
 
 /// A topic and one of its partitions.
 pub type Place = (Vec<u8>, [u8; 4]);
-/// By which an answer is found to belong to its request.
+/// Matches a response to its request.
 type Correlation = [u8; 4];
 
-/// The batches that one connection holds back from the broker. Each is refused directly before the answer to the
-/// next one for its partition, as one broker answers two requests.
+/// The batches that one connection holds back from the broker. Each is refused directly before the response to the
+/// next one for its partition, in the order in which a broker would answer two requests.
 #[derive(Default)]
 pub struct HeldBack(Mutex<HashMap<Place, (Batch, Option<Correlation>)>>);
 
@@ -40,14 +41,14 @@ impl HeldBack {
         self.0.lock().unwrap().insert(batch.place.clone(), (batch, None));
     }
 
-    /// Another batch is on its way to the broker.
+    /// Another batch was forwarded to the broker.
     pub fn follows(&self, next: &Batch) {
         if let Some((_, second)) = self.0.lock().unwrap().get_mut(&next.place) {
             second.get_or_insert(next.correlation);
         }
     }
 
-    /// What comes before this answer of the broker's.
+    /// What to send before this response of the broker's.
     pub fn before(&self, answer: &[u8]) -> Option<Vec<u8>> {
         let answered = answer.get(4..8)?;
         let mut held = self.0.lock().unwrap();
@@ -56,7 +57,7 @@ impl HeldBack {
         held.remove(&place).map(|(batch, _)| batch.not_leader())
     }
 
-    /// The answer to a batch that no other followed.
+    /// The response to a batch that no other followed.
     pub fn alone(&self, place: &Place) -> Option<Vec<u8>> {
         let mut held = self.0.lock().unwrap();
         let (_, second) = held.get(place)?;
@@ -71,7 +72,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// `None` where the request is another, or in a version that this does not know.
+    /// `None` for another request, or an unknown version.
     pub fn of(frame: &[u8]) -> Option<Self> {
         let mut rest = Rest(frame.get(4..)?);
         let (key, version) = (rest.int16()?, rest.int16()?);
@@ -92,7 +93,7 @@ impl Batch {
         Some(Self { correlation, place: (topic, partition) })
     }
 
-    /// The answer that nothing of it was taken.
+    /// A response that refuses the whole batch.
     pub fn not_leader(&self) -> Vec<u8> {
         const NO_TAGS: &[u8] = &[0];
         const ONE: &[u8] = &[2];
@@ -108,11 +109,11 @@ impl Batch {
             ONE,
             partition,
             &NOT_LEADER_OR_FOLLOWER.to_be_bytes(),
-            // Base offset, time of appending, start of the log.
+            // Base offset, append time, log start.
             &nowhere,
             &nowhere,
             &nowhere,
-            // No errors of single records, and no text.
+            // No errors of single records, and no message.
             &[1, 0],
             NO_TAGS,
             NO_TAGS,

@@ -1,4 +1,4 @@
-//! One line of JSON for each seed, and the table over all of them.
+//! One line of JSON for each seed, and a table of all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
@@ -10,18 +10,18 @@ use serde::{Deserialize, Serialize};
 use crate::kinds::Kind;
 use crate::plan::Plan;
 
-/// What became of one seed.
+/// The result of one seed.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Line {
     pub seed: u64,
     pub bus: String,
-    /// What the run was narrowed down to, as on the command line.
+    /// The run's filters in command-line notation.
     pub narrowed: String,
-    /// By an optimised bridge.
+    /// Whether the bridge was an optimised build.
     pub release: bool,
     pub planned: Vec<String>,
-    /// Of those, what was carried out, in the order in which it was mended.
+    /// The faults that were carried out, ordered by their end.
     pub faults: Vec<String>,
     /// The same with their times.
     pub stood: Vec<String>,
@@ -29,23 +29,23 @@ pub struct Line {
     pub sent: usize,
     pub attempts: usize,
     pub acknowledged: usize,
-    /// Of those, by the spool.
+    /// How many of those the spool took.
     pub spooled: usize,
     pub kept: usize,
-    /// Acknowledged, and gone with a topic that was deleted.
+    /// Acknowledged, but lost with a deleted topic.
     pub deleted: usize,
     pub lost: usize,
     pub given_up: usize,
     pub doubled_allowed: usize,
     pub doubled: usize,
     pub altered: usize,
-    /// Whose place among those of their key was judged.
+    /// How many had their position within their key checked.
     pub ordered: usize,
     pub disordered: usize,
-    /// Sent several times at once.
+    /// Sent in several concurrent copies.
     pub at_once: usize,
     pub replayed: usize,
-    /// Attempts whose client left without its answer.
+    /// Attempts whose client disconnected without an answer.
     pub left: usize,
     pub forged: usize,
     pub forged_accepted: usize,
@@ -53,7 +53,7 @@ pub struct Line {
     pub peak_bytes: u64,
     pub took_ms: u64,
     pub violations: Vec<String>,
-    /// By the bridge, where there are violations.
+    /// The bridge's last log lines, if there are violations.
     pub said: Vec<String>,
 }
 
@@ -69,7 +69,7 @@ impl Line {
         }
     }
 
-    /// For people: one line.
+    /// One line for people.
     pub fn short(&self) -> String {
         let verdict = if self.violations.is_empty() { "kept" } else { "BROKEN" };
         format!(
@@ -87,7 +87,7 @@ impl Line {
         )
     }
 
-    /// How it is run again.
+    /// The command that runs it again.
     pub fn again(&self) -> String {
         let narrowed = if self.narrowed.is_empty() { String::new() } else { format!(" {}", self.narrowed) };
         let release = if self.release { " --release" } else { "" };
@@ -95,8 +95,7 @@ impl Line {
     }
 }
 
-/// The lines of an earlier run; none where there is no file. What a run that was killed left of its last
-/// line is cut off.
+/// The lines of an earlier run; none if there is no file. A partial last line from a killed run is cut off.
 pub fn read(path: &Path) -> Result<Vec<Line>, String> {
     let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
     let mut bytes = match std::fs::read(path) {
@@ -121,14 +120,14 @@ pub fn append(path: &Path, line: &Line) -> std::io::Result<()> {
     OpenOptions::new().create(true).append(true).open(path)?.write_all(text.as_bytes())
 }
 
-/// Kinds of fault that one of these plans has and that were never carried out.
+/// Kinds of fault that one of these plans has but that were never carried out.
 pub fn missing(lines: &[Line], plans: impl Iterator<Item = Plan>) -> BTreeSet<Kind> {
     let planned: BTreeSet<_> = plans.flat_map(|plan| plan.kinds().collect::<Vec<_>>()).collect();
     let struck = |kind: &Kind| lines.iter().flat_map(|line| &line.faults).any(|fault| fault == kind.name());
     planned.into_iter().filter(|kind| !struck(kind)).collect()
 }
 
-/// The table, and what failed with how to run it again.
+/// The table, and the failed seeds with the command to run each again.
 pub fn table(lines: &[Line]) -> String {
     let sum = |of: fn(&Line) -> usize| lines.iter().map(of).sum::<usize>();
     let most = |of: fn(&Line) -> u64| lines.iter().map(of).max().unwrap_or_default();
@@ -189,5 +188,5 @@ pub fn table(lines: &[Line]) -> String {
     text
 }
 
-/// Violations of one seed that the table shows; the report has all.
+/// The most violations of one seed to show in the table; the report has all.
 const SHOWN: usize = 10;

@@ -1,9 +1,8 @@
-//! The rounds of a seed's burst: deliveries that go out as fast as answers come, few keys and topics, and
-//! the broker is taken away while the first of them are on their way. Values alone.
+//! The rounds of a seed's burst: deliveries as fast as answers arrive, with few keys and topics, and the broker is
+//! stopped while the first ones are in flight. Pure values.
 //!
-//! What is looked for are successes that were inferred: a broker that holds nothing of a producer for a
-//! partition takes any batch as the first. So each round has topics that nothing was sent to, or a bridge that
-//! has only just started.
+//! This looks for successes that were merely inferred: a broker without state of a producer for a partition accepts
+//! any batch as the first. So each round has topics that nothing was sent to, or a bridge that has only just started.
 
 use std::ops::Range;
 
@@ -13,13 +12,13 @@ use terra_bridge::vocabulary::KNOWN;
 use crate::kinds::{BusName, Kind, Target};
 use crate::plan::{Content, Manner, Planned};
 
-/// More than there are kinds: the last one comes again.
+/// More than there are kinds: the last kind repeats.
 const ROUNDS: usize = 4;
-/// The most that one round sends, however fast the answers come, and bytes of each. Of the larger ones a few make
-/// a batch, so that several are on their way.
+/// The most deliveries that one round sends, however fast the answers arrive, and the bytes of each. A few of the
+/// larger ones fill a batch, so that several batches are in flight.
 const SMALL: (usize, Range<usize>) = (1500, 500..3000);
 const LARGE: (usize, Range<usize>) = (200, 60_000..250_000);
-/// Fewer than the five requests that Kafka's client has on their way at once.
+/// Fewer than the five requests that Kafka's client keeps in flight.
 const TOPICS: Range<usize> = 1..4;
 const USERS: u64 = 4;
 
@@ -28,11 +27,11 @@ pub struct Round {
     /// One of a burst.
     pub kind: Kind,
     pub new: New,
-    /// Whether busy loops take the processors meanwhile.
+    /// Whether busy loops starve the processors meanwhile.
     pub starved: bool,
     /// By their numbers.
     pub deliveries: Range<usize>,
-    /// The broker is taken away when so many of them were sent.
+    /// The broker is stopped once this many of them were sent.
     pub after: usize,
     /// Milliseconds until it comes back.
     pub hold: u64,
@@ -40,9 +39,9 @@ pub struct Round {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum New {
-    /// Nothing was sent to them before.
+    /// Nothing was sent to these topics before.
     Topics,
-    /// The bridge was killed and started again; the topics are those of the round before.
+    /// The bridge was killed and restarted; the topics are those of the previous round.
     Bridge,
 }
 
@@ -52,11 +51,11 @@ impl Round {
     }
 }
 
-/// None where no kind of a burst is among `kinds`. What they send goes behind the other deliveries.
+/// None if `kinds` has no kind of burst. The burst's deliveries are appended to the others.
 pub fn rounds(rng: &mut Rng, bus: BusName, kinds: &[Kind], deliveries: &mut Vec<Planned>) -> Vec<Round> {
     let mut strikes: Vec<_> = kinds.iter().copied().filter(|kind| kind.target() == Target::Burst).collect();
     rng.shuffle(&mut strikes);
-    // Right after they were made, topics have no leader, and the second batch is refused as well.
+    // New topics have no leader yet, and then the second batch would be refused as well.
     strikes.sort_by_key(|kind| *kind == Kind::BurstRefusal);
     if strikes.is_empty() {
         return Vec::new();
@@ -87,7 +86,7 @@ pub fn rounds(rng: &mut Rng, bus: BusName, kinds: &[Kind], deliveries: &mut Vec<
 
 fn hold(rng: &mut Rng, bus: BusName, kind: Kind) -> u64 {
     match kind {
-        // Longer than the client library's patience.
+        // Longer than the client library's timeout.
         Kind::BurstStop if bus.is_kafka() => rng.u64(2000..4500),
         _ => rng.u64(0..1500),
     }

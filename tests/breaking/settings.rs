@@ -1,5 +1,4 @@
-//! What the bridge of a plan has in its environment, its bus and its ports apart, and the names of the
-//! files that this speaks of.
+//! The environment of a plan's bridge, except its bus and its ports, and the names of the files in it.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +10,7 @@ use crate::plan::{BYTES_IN_FLIGHT, Plan};
 pub const DRAIN_TIMEOUT: u64 = 6;
 /// Signing secrets that are valid at once: more than a plan rotates.
 pub const SECRETS: usize = 8;
-/// The smallest that the bridge takes, so that it is full soon.
+/// The smallest that the bridge accepts, so that it is soon full.
 const SMALL_SPOOL: &str = "16 MiB";
 
 pub const CONFIG: &str = "config.toml";
@@ -22,17 +21,17 @@ pub fn secret(at: usize) -> String {
     format!("secret-{at}")
 }
 
-/// Where a NATS cluster keeps what is too large for a message.
+/// Where a NATS cluster stores payloads that are too large for a message.
 pub fn bucket(prefix: &str) -> String {
     format!("{prefix}-large")
 }
 
-/// Where the bridge keeps what it is to keep itself, below `root`: on a bus of brokers the spool.
+/// The bridge's own storage, below `root`: on a bus with brokers the spool.
 pub fn kept_in(bus: BusName, root: &Path) -> PathBuf {
     root.join(if bus == BusName::Embedded { "log" } else { "spool" })
 }
 
-/// `prefix`: of all topics' names.
+/// `prefix` is that of all topics.
 pub fn of(plan: &Plan, prefix: &str, dir: &Path, disk: Option<&Disk>) -> Vec<(String, String)> {
     let path = |name: &str| dir.join(name).display().to_string();
     let secrets: Vec<_> = (0..SECRETS).map(|at| format!("file:{}", path(&secret(at)))).collect();

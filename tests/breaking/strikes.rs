@@ -1,4 +1,4 @@
-//! Does to the world what the plan says, when the ledger says that it is time, and mends it again.
+//! Applies the plan's faults when the ledger reaches their time, and ends them again.
 
 use std::time::Duration;
 
@@ -8,17 +8,17 @@ use crate::plan::{BUSY, Hit, Plan};
 use crate::proxy::Mode;
 use crate::world::{Replaced, World};
 
-/// For the ledger to get as far as the plan wants it.
+/// For the ledger to reach the point that the plan wants.
 const REACHED_WITHIN: Duration = Duration::from_secs(60);
 
-/// A fault that stands.
+/// A fault in effect.
 struct Standing {
     hit: Hit,
     fault: Fault,
     node: usize,
 }
 
-/// Carries out all of it; which kinds this machine cannot do, and why.
+/// Carries out the whole plan; returns the kinds that this machine cannot do, and why.
 pub fn carry_out(plan: &Plan, world: &mut World<'_>) -> Vec<(Kind, String)> {
     let mut skipped = Vec::new();
     let before = world.ledger.sent();
@@ -35,10 +35,10 @@ pub fn carry_out(plan: &Plan, world: &mut World<'_>) -> Vec<(Kind, String)> {
             }
         }
         if standing.iter().any(|stands| stands.hit.kind == Kind::DirectoryReplaced) {
-            // What it has in memory is not to make good what it no longer has on disk.
+            // Its memory must not make up for what is no longer on its disk.
             world.kill();
         }
-        // A bridge comes back on what has been mended.
+        // The bridge comes back last, on repaired targets.
         standing.sort_by_key(|stands| stands.hit.kind.target() == Target::Bridge);
         for stands in standing {
             mend(world, stands);
@@ -76,8 +76,7 @@ fn inject(world: &mut World<'_>, hit: &Hit) -> Result<Standing, String> {
             world.disk.as_ref().expect("it was mounted").fill(hit.pick % (3 << 20));
         }
         Kind::PowerLoss => {
-            // A machine without power answers nobody: an fsync under which ext4 is shut down may
-            // well succeed.
+            // A machine without power answers nobody: an fsync during which ext4 is shut down may well succeed.
             world.kill();
             let disk = world.disk.as_mut().expect("it was mounted");
             if let Err(why) = disk.cut_power().and_then(|()| disk.remount()) {
@@ -166,7 +165,7 @@ fn cluster<'w>(world: &'w mut World<'_>) -> &'w mut crate::cluster::Cluster {
     world.cluster.as_mut().expect("the plan has no broker's fault on a bus without brokers")
 }
 
-/// To one broker, or to all.
+/// Changes the link to one broker, or to all.
 fn link(world: &mut World<'_>, only: Option<usize>, mode: Mode) {
     match only {
         Some(node) => cluster(world).link_to(node, mode),

@@ -1,6 +1,6 @@
-//! A pretend Terra on several connections: sends what is planned, retries what got no 2xx with the
-//! same bytes and trace id, never gives up, and writes everything into the ledger: at a plan's rate, or as fast
-//! as answers come. Beside it the forger, and clients that leave.
+//! A pretend Terra on several connections: sends the plan's deliveries, retries those without a 2xx with the same
+//! bytes and trace id, never gives up, and records everything in the ledger. It sends at the plan's rate, or as fast
+//! as answers arrive. Also the forger, and clients that disconnect.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -22,7 +22,7 @@ const FIRST_RETRY: Duration = Duration::from_millis(250);
 const LONGEST_RETRY: Duration = Duration::from_secs(2);
 const TOO_OLD: i64 = 27 * 60 * 60;
 
-/// Where the bridge takes deliveries now, what signs them, and over HTTPS whom to trust.
+/// The bridge's current address, the signing secret, and over HTTPS the trusted certificates.
 pub struct Destination {
     pub address: Mutex<Option<SocketAddr>>,
     pub secret: Mutex<String>,
@@ -76,14 +76,14 @@ struct Job {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum What {
     Delivery,
-    /// One of several at once; not retried.
+    /// One of several concurrent copies; not retried.
     Copy,
     /// A captured delivery under another trace id; not retried.
     Replay,
 }
 
 impl Terra {
-    /// With nothing to send yet.
+    /// Starts with nothing to send yet.
     pub fn start(plan: &Plan, ledger: Arc<Ledger>, destination: Arc<Destination>) -> Self {
         let jobs = Mutex::new(Jobs { waiting: BinaryHeap::new(), running: 0, stopped: false });
         let shared = Arc::new(Shared { ledger, destination, jobs, changed: Condvar::new() });
@@ -95,29 +95,29 @@ impl Terra {
         Self { shared, workers }
     }
 
-    /// What is not part of a burst: from now on, so many a second.
+    /// Sends everything outside a burst from now on, at this rate per second.
     pub fn send_at_rate(&self, plan: &Plan) {
         let (pause, now) = (Duration::from_secs(1) / plan.rate as u32, Instant::now());
         self.shared.send(0..plan.at_rate(), |number| now + pause * number as u32);
     }
 
-    /// The next one whenever a connection has had its answer.
+    /// Sends the next one whenever a connection has its answer.
     pub fn send_as_fast_as_answers_come(&self, numbers: Range<usize>) {
         let now = Instant::now();
         self.shared.send(numbers, |_| now);
     }
 
-    /// Nothing that was not sent yet is sent any more; what was sent is still retried.
+    /// Sends nothing new any more; retries continue.
     pub fn keep_back(&self) {
         self.shared.jobs().waiting.retain(|Reverse(job)| job.retries > 0);
     }
 
-    /// Whether everything has been sent and, the forged apart, got its 2xx.
+    /// Whether everything has been sent and, except forgeries, got its 2xx.
     pub fn is_done(&self) -> bool {
         self.shared.jobs().is_empty()
     }
 
-    /// Ends it, and what is on its way with it.
+    /// Stops it, including what is in flight.
     pub fn stop(mut self) {
         self.shared.stop();
         for worker in self.workers.drain(..) {
@@ -185,7 +185,7 @@ impl Shared {
         }
     }
 
-    /// What is to be done about it later.
+    /// Returns the follow-up job, if any.
     fn perform(&self, mut job: Job, line: &mut Line) -> Option<Job> {
         let entry = &self.ledger.entries[job.number];
         if job.what == What::Delivery && entry.acknowledged() {
@@ -224,7 +224,7 @@ impl Shared {
         again.then_some(job)
     }
 
-    /// Sends the head and so many bytes of the body, and is gone.
+    /// Sends the head and that many bytes of the body, then disconnects.
     fn leave(&self, to: SocketAddr, request: &terra::Attempt, bytes: usize) -> End {
         let Ok(mut connection) = self.destination.open(to) else { return End::Broken };
         let sent = connection.write(request.head(request.body.len()).as_bytes());
@@ -260,7 +260,7 @@ fn request(entry: &Entry, job: &Job, t: i64, secret: &str) -> terra::Attempt {
     }
 }
 
-/// A connection that is kept as long as it lasts, and Terra trusts whom it trusted when it was made.
+/// A connection, reused for as long as it lasts; it keeps the trust that Terra had when it was opened.
 #[derive(Default)]
 struct Line(Option<Kept>);
 

@@ -1,4 +1,4 @@
-//! Connections to the bridge, plain or over TLS with a certificate that may be replaced meanwhile.
+//! Connections to the bridge, in plain text or over TLS with a certificate that may be replaced meanwhile.
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -12,15 +12,15 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use crate::support::http::{Connection, connect_within};
 
-/// Longer than any answer may take, so that a late one is seen to be late.
+/// Longer than any answer may take, so that a late one is noticed.
 const PATIENCE: Duration = Duration::from_secs(11);
 
 pub trait Wire: Read + Write + Send {}
 
 impl<T: Read + Write + Send> Wire for T {}
 
-/// What the pretend Terra trusts: the newest certificate that was made for this bridge, and those before it
-/// until it is told to forget them.
+/// The certificates that the pretend Terra trusts: the newest one made for this bridge, and the older ones until they
+/// are dropped.
 #[derive(Clone)]
 pub struct Trust {
     roots: RootCertStore,
@@ -40,7 +40,7 @@ impl Trust {
         Self { config: config(&roots), newest: RootCertStore::empty(), roots }
     }
 
-    /// A new pair, one file after the other, and trust in it.
+    /// Creates a new pair, one file after the other, and trusts it.
     pub fn make(&mut self, certificate: &Path, key: &Path) {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
         self.newest = RootCertStore::empty();
@@ -52,13 +52,13 @@ impl Trust {
         std::fs::write(key, made.signing_key.serialize_pem()).expect("the directory is ours");
     }
 
-    /// From now on only the newest certificate will do.
+    /// From now on only the newest certificate is trusted.
     pub fn forget_the_others(&mut self) {
         self.roots = self.newest.clone();
         self.config = config(&self.roots);
     }
 
-    /// Whether a new connection gets a certificate that is trusted.
+    /// Whether a new connection gets a trusted certificate.
     pub fn is_met_at(&self, to: SocketAddr) -> bool {
         let Ok(mut plain) = connect_within(to, PATIENCE) else { return false };
         let mut tls = client(self);

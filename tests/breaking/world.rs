@@ -1,5 +1,5 @@
-//! The bridge under a supervisor, on its bus, for one seed: started, watched, started again. Everything
-//! that a fault can be done to is here; which and when is not.
+//! The bridge under a supervisor, on its bus, for one seed: started, watched, restarted. Everything that a fault can
+//! do is here; which faults and when is not.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -25,21 +25,21 @@ use crate::terra::Destination;
 use crate::wire::Trust;
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
-/// What bus and spool may take beyond it, and a busy machine.
+/// What bus and spool may take beyond it, plus the tolerance for a busy machine.
 const ENDS_WITHIN: Duration = Duration::from_secs(DRAIN_TIMEOUT + 6);
 const DRAINED_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// Between two looks into the spool, each of which costs the bridge its metrics.
+/// The interval between two queries of the spool, each of which makes the bridge render its metrics.
 const SPOOL_EVERY: Duration = Duration::from_millis(250);
-/// The bridge looks at its files every two seconds.
+/// The bridge checks its files every two seconds.
 const SWAPPED_WITHIN: Duration = Duration::from_secs(15);
-/// Lines of the bridge that are kept for whoever has to find out what went wrong.
+/// How many lines of the bridge to keep for an investigation.
 const SAID: usize = 60;
-/// A supervisor's wait before the next start.
+/// A supervisor's delay before a restart.
 const START_AGAIN: Duration = Duration::from_millis(500);
 
-/// How the directory of the embedded log, or of the spool, goes.
+/// How the directory of the embedded log, or of the spool, is removed.
 #[derive(Debug, Clone, Copy)]
 pub enum Replaced {
     Moved,
@@ -52,15 +52,15 @@ impl Replaced {
 }
 
 pub struct World<'c> {
-    /// Before the disk: who uses it goes first.
+    /// Declared before the disk, so that its user is dropped first.
     pub bridge: Option<Bridge>,
     pub ledger: Arc<Ledger>,
     pub destination: Arc<Destination>,
     pub cluster: Option<&'c mut Cluster>,
     pub disk: Option<Disk>,
-    /// Why a kind of fault cannot be had on this machine.
+    /// Why this machine cannot do a kind of fault.
     pub lacks_disk: Option<String>,
-    /// Faults that stand, under which the bridge may end by itself.
+    /// Faults are in effect under which the bridge may end by itself.
     pub may_end: bool,
     busy: Option<BusyLoops>,
     wanted: bool,
@@ -70,17 +70,17 @@ pub struct World<'c> {
     name: BusName,
     directly: String,
     dir: TempDir,
-    /// The newest first.
+    /// Newest first.
     secrets: Vec<String>,
     spool: bool,
     next_look: Instant,
     peak: u64,
-    /// By bridges that are gone.
+    /// From bridges that have ended.
     said: Vec<String>,
 }
 
 impl<'c> World<'c> {
-    /// The bus, and a bridge that is ready.
+    /// Prepares the bus, and a bridge that is ready.
     pub fn prepare(plan: &Plan, cluster: Option<&'c mut Cluster>) -> Self {
         let (through, directly) =
             cluster.as_ref().map(|cluster| (cluster.through_proxies(), cluster.directly())).unwrap_or_default();
@@ -133,7 +133,7 @@ impl<'c> World<'c> {
         world
     }
 
-    /// On a bus that is in order.
+    /// Requires a healthy bus.
     pub fn await_ready(&self) {
         until("the bridge is ready", READY_WITHIN, || {
             let bridge = self.bridge.as_ref().expect("it starts on a bus that is in order");
@@ -141,8 +141,7 @@ impl<'c> World<'c> {
         });
     }
 
-    /// One delivery on every topic, on the bus itself: brokers that have only just started are slow
-    /// without any fault.
+    /// Sends one delivery to every topic, on the bus itself: newly started brokers are slow without any fault.
     pub fn warm_up(&mut self) {
         let bridge = self.bridge.as_ref().expect("it is ready");
         for sample in SAMPLES {
@@ -171,7 +170,7 @@ impl<'c> World<'c> {
         self.write_secrets();
     }
 
-    /// The oldest first, so that none is missing meanwhile.
+    /// Oldest first, so that none is missing meanwhile.
     fn write_secrets(&self) {
         for (at, text) in self.secrets.iter().enumerate().rev() {
             let (new, file) = (self.dir.path().join("secret.new"), self.dir.path().join(secret(at)));
@@ -185,7 +184,7 @@ impl<'c> World<'c> {
         trust.get_or_insert_with(Trust::nobody).make(&file(CERTIFICATE), &file(KEY));
     }
 
-    /// Waits until new connections get the certificate that was made last; from then on Terra takes no other.
+    /// Waits until new connections get the newest certificate; from then on Terra trusts no other.
     pub fn expect_new_certificate(&mut self) {
         let newest = {
             let mut newest = self.destination.trust.lock().unwrap().clone().expect("the plan has HTTPS");
@@ -223,7 +222,7 @@ impl<'c> World<'c> {
         replaced.expect("the directory is ours");
     }
 
-    /// Until [`Self::feed`], everybody waits for a processor.
+    /// Until [`Self::feed`], every process waits for a processor.
     pub fn starve(&mut self) {
         self.busy = Some(BusyLoops::start());
     }
@@ -246,7 +245,7 @@ impl<'c> World<'c> {
         }
     }
 
-    /// From now on a supervisor starts it whenever it is not there.
+    /// From now on a supervisor restarts it whenever it is down.
     pub fn bring_back(&mut self) {
         self.wanted = true;
         if self.bridge.is_none() {
@@ -254,7 +253,7 @@ impl<'c> World<'c> {
         }
     }
 
-    /// SIGKILL, and not started again before [`Self::bring_back`].
+    /// SIGKILL, without a restart before [`Self::bring_back`].
     pub fn kill(&mut self) {
         self.measure();
         self.wanted = false;
@@ -265,7 +264,7 @@ impl<'c> World<'c> {
         *self.destination.address.lock().unwrap() = None;
     }
 
-    /// SIGTERM, and not started again before [`Self::bring_back`].
+    /// SIGTERM, without a restart before [`Self::bring_back`].
     pub fn terminate(&mut self) {
         self.measure();
         self.wanted = false;
@@ -285,7 +284,7 @@ impl<'c> World<'c> {
         *self.destination.address.lock().unwrap() = None;
     }
 
-    /// Lets time pass as a fault's plan has it, looking after the bridge; less when `over`.
+    /// Lets the plan's time pass while supervising the bridge; ends early when `over`.
     pub fn pass(&mut self, time: Duration, mut over: impl FnMut(&Ledger) -> bool) {
         let end = Instant::now() + time;
         while Instant::now() < end && !over(&self.ledger) {
@@ -315,7 +314,7 @@ impl<'c> World<'c> {
         }
     }
 
-    /// Waits until everything spooled is on the bus; what was set aside is tried again at a start.
+    /// Waits until everything spooled is on the bus; messages set aside are retried at a start.
     pub fn drain_spool(&mut self) {
         if !self.spool {
             return;
@@ -354,19 +353,19 @@ impl<'c> World<'c> {
         self.peak = self.peak.max(kibibytes << 10);
     }
 
-    /// Bytes of memory that any of the bridge's processes had at its peak.
+    /// The peak memory in bytes of any of the bridge's processes.
     pub fn peak(&self) -> u64 {
         self.peak
     }
 
-    /// Notes whether a client that has only just begun gets to the brokers on the bridge's way.
+    /// Records whether a new client reaches the brokers the way the bridge does.
     pub fn looks_itself(&mut self) {
         let Some(cluster) = self.cluster.as_ref().filter(|_| self.name.is_kafka()) else { return };
         let found = kafka_client(&cluster.through_proxies()).fetch_metadata(None, LOOK_WITHIN);
         self.said.push(format!("a new client reaches the brokers through the proxies: {}", found.is_ok()));
     }
 
-    /// What the bridges said last, but for what they say of each delivery.
+    /// The bridges' last log lines, except those about single deliveries.
     pub fn said(&self) -> Vec<String> {
         let lines = self.said.iter().flat_map(|log| log.lines()).filter(|line| !line.contains("\"DEBUG\""));
         let lines: Vec<_> = lines.map(str::to_owned).collect();

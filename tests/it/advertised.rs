@@ -1,4 +1,4 @@
-//! Kafka brokers that give addresses for themselves at which nobody is: said before any delivery comes.
+//! Kafka brokers that advertise an unreachable address: reported before any delivery arrives.
 
 use std::net::TcpStream;
 use std::time::Duration;
@@ -16,7 +16,7 @@ fn delivery() -> Attempt {
     Attempt::of(r#"{"type":"daily","user":{"user_id":"u"}}"#)
 }
 
-/// A bridge that reaches the brokers where `bus` says is not ready, and log and `check --online` say why.
+/// A bridge that connects to the brokers in `bus` is not ready, and log and `check --online` say why.
 fn is_told(bus: &Bus, address: &str) {
     let environment = bus.environment();
     let bridge = Bridge::start(&environment);
@@ -56,7 +56,7 @@ fn brokers_that_give_a_wrong_address_are_named_before_and_after_topics_are_there
     let bus = Bus::kafka_at(format!("127.0.0.1:{other}"));
     let address = format!("127.0.0.1:{nobody}");
     is_told(&bus, &address);
-    // The same topics, made by a bridge that the right listener tells the right address.
+    // Creates the same topics through a bridge that gets the right address from the right listener.
     let mut right = bus.environment();
     for (name, value) in &mut right {
         if name == "TERRA_BRIDGE_KAFKA__BROKERS" {

@@ -1,4 +1,4 @@
-//! Who may try: an address stands beside the signature, and a refused one learns nothing from it.
+//! Allowed addresses: the check adds to the signature, and a refused sender learns nothing from it.
 
 use std::io::Read;
 
@@ -14,7 +14,7 @@ fn through(hops: &str) -> Attempt {
     Attempt::of(BODY).header("x-forwarded-for", hops)
 }
 
-/// Everything that comes back on a connection until the bridge closes it, its clock aside.
+/// All bytes of a connection until the bridge closes it, without the `Date`.
 fn wire(bridge: &Bridge, attempt: &Attempt) -> String {
     let mut connection = Connection::open(bridge.deliveries).expect("a connection");
     let whole = [attempt.head(attempt.body.len()).as_bytes(), &attempt.body].concat();

@@ -1,6 +1,6 @@
-//! The reply table, row by row: what is answered, what Terra and Vantage make of it, and whether the event
-//! survives: after a success it is on the bus or in the spool, after nothing else is it there. An outcome
-//! without a row, and a row of the README that nothing provokes, fail here.
+//! The reply table, row by row: the answer, what Terra and Vantage make of it, and whether the event survives. After
+//! a success it is on the bus or in the spool; after anything else it is not. An outcome without a row, or a row of
+//! the README that no test provokes, fails here.
 
 use std::collections::BTreeSet;
 use std::net::Shutdown;
@@ -26,16 +26,16 @@ enum Ended {
     Answered(Response),
     /// The connection was closed without an answer.
     CutOff,
-    /// There is no broker here to provoke it with.
+    /// No broker is available to provoke it with.
     Skipped,
 }
 
-/// What its sender does then.
+/// What its sender does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Then {
-    /// It holds the event for delivered: the bridge has to have kept it.
+    /// It considers the event delivered, so the bridge must have kept it.
     Done,
-    /// It tries again, and the event survives for as long as it does.
+    /// It retries, and the event survives for as long as it does.
     Again,
     /// It gives up, and the event is lost.
     Lost,
@@ -43,7 +43,7 @@ enum Then {
 
 use Then::{Again, Done, Lost};
 
-/// Any 2xx acknowledges; anything else, or no answer, is tried again.
+/// Any 2xx acknowledges; anything else, or no answer, is retried.
 fn terra(status: Option<u16>) -> Then {
     match status {
         Some(200..=299) => Done,
@@ -61,16 +61,16 @@ fn vantage(status: Option<u16>) -> Then {
     }
 }
 
-/// One way in which a request ends.
+/// One way for a request to end.
 struct Row {
-    /// How its row of the README begins.
+    /// The beginning of its row in the README.
     readme: &'static str,
-    /// In the reply; none where hyper answers, or nobody.
+    /// As in the reply; `None` if hyper answers, or nobody.
     outcome: Option<&'static str>,
     status: Option<u16>,
     terra: Then,
     vantage: Then,
-    /// Given the settings of a bridge, and an event that its destination signed.
+    /// Takes the settings of a bridge, and an event signed for it.
     provoke: fn(&[(&str, &str)], Attempt) -> Ended,
 }
 
@@ -146,7 +146,7 @@ fn start(bus: &Bus, settings: &[(&str, &str)]) -> Bridge {
     Bridge::start(&bus.environment_with(settings))
 }
 
-/// With the embedded log of one test.
+/// A bridge with an embedded log of its own.
 fn embedded(settings: &[(&str, &str)]) -> (Bus, Bridge) {
     let bus = Bus::embedded().expect("needs no broker");
     let bridge = start(&bus, settings);
@@ -157,7 +157,7 @@ fn ended(answer: std::io::Result<Response>) -> Ended {
     answer.map_or(Ended::CutOff, Ended::Answered)
 }
 
-/// How it ended, where what is kept is what the answer says.
+/// How it ended, after checking that what is kept agrees with the answer.
 fn held(bus: &Bus, bridge: &Bridge, attempt: &Attempt, answer: std::io::Result<Response>) -> Ended {
     let success = answer.as_ref().ok().filter(|response| response.status == 200).map(Response::json);
     let outcome = success.as_ref().and_then(|json| json["outcome"].as_str());
@@ -226,7 +226,7 @@ fn broken_framing(settings: &[(&str, &str)], event: Attempt) -> Ended {
     ended(connection.response())
 }
 
-/// A slow body leaves less time than the client library takes to give up, so that the bridge has to answer.
+/// A slow body leaves less time than the client library's own timeout, so the bridge has to answer.
 fn frozen_bus(settings: &[(&str, &str)], event: Attempt) -> Ended {
     let Some(broker) = Broker::nats() else { return Ended::Skipped };
     let bus = Bus::nats_at(format!("nats://127.0.0.1:{}", broker.port()));
@@ -243,7 +243,7 @@ fn frozen_bus(settings: &[(&str, &str)], event: Attempt) -> Ended {
     ended(connection.request("", rest))
 }
 
-/// A link that will be open for long, into nowhere for now.
+/// A link that is valid for long, but leads nowhere yet.
 fn dead_link(settings: &[(&str, &str)], event: Attempt) -> Ended {
     let closed = crate::support::brokers::free_port();
     let (host, url) = (format!("localhost:{closed}"), format!("https://localhost:{closed}/x"));
@@ -268,7 +268,7 @@ fn no_room(settings: &[(&str, &str)], event: Attempt) -> Ended {
     ended(large.try_post(bridge.deliveries))
 }
 
-/// Each row as its table says, at an endpoint with this `rejected_status`.
+/// Every row behaves as its table says, at an endpoint with this `rejected_status`.
 fn every_row_is_answered(rejected_status: u16) {
     let status_is = rejected_status.to_string();
     let settings = [("ENDPOINTS__TERRA__REJECTED_STATUS", status_is.as_str())];
@@ -336,7 +336,7 @@ fn every_row_of_the_readme_is_provoked_with_the_status_that_it_names() {
     }
 }
 
-/// The right secret is installed after the first attempt: what a final answer costs, and what a 503 saves.
+/// The right secret is installed after the first attempt: shows what a final answer loses, and a 503 saves.
 #[test]
 fn an_order_that_vantage_would_lose_at_a_401_survives_at_a_503() {
     for (rejected_status, survivors) in [(401, 0), (503, 1)] {
@@ -352,7 +352,7 @@ fn an_order_that_vantage_would_lose_at_a_401_survives_at_a_503() {
             assert_eq!(vantage(Some(running.status(&order))), Done);
         }
         assert_eq!(bus.count(&running.bridge), survivors, "rejected_status = {rejected_status}");
-        // Terra itself tries again after either.
+        // Terra retries after either.
         assert_eq!(terra(Some(answered)), Again);
     }
 }

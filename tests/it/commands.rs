@@ -12,7 +12,7 @@ use crate::support::terra::Attempt;
 use crate::support::{needed, until};
 
 const BODY: &str = r#"{"type":"daily","user":{"user_id":"reader"}}"#;
-/// A topic that was just made takes its time on a busy broker.
+/// Creating a topic takes time on a busy broker.
 const BUS_KEEPS_WITHIN: Duration = Duration::from_secs(60);
 
 pub fn run(arguments: &[&str], environment: &[(String, String)]) -> Output {
@@ -29,7 +29,7 @@ pub fn err(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// The environment in which a command finds a bridge that runs.
+/// The environment in which a command finds the running bridge.
 pub fn beside(bus: &Bus, bridge: &Bridge) -> Vec<(String, String)> {
     let mut environment = bus.environment();
     environment.retain(|(name, _)| name != "TERRA_BRIDGE_EMBEDDED__LISTEN");
@@ -145,7 +145,7 @@ fn what_begins_as_its_own_variables_do_and_is_ignored_is_said_at_the_start() {
     assert!(!bridge.log().contains("and a secret"));
 }
 
-/// Whoever reads the bus need not hold what Terra signs with.
+/// A reader of the bus needs no signing secret.
 fn reading_needs_no_signing_secret(bus: &Bus) {
     let bridge = Bridge::ready(&bus.environment());
     let environment = beside(bus, &bridge);
@@ -170,7 +170,7 @@ fn reading_needs_no_signing_secret(bus: &Bus) {
     }
 }
 
-/// Some terminals obey U+0080 to U+009F as they obey an escape.
+/// Some terminals obey U+0080 to U+009F like an escape.
 fn no_json_drives_the_terminal(bus: &Bus) {
     const HOSTILE: &str = "{\"type\":\"large_request_sending\",\"expected_payloads\":2,\
                            \"user\":{\"user_id\":\"\u{9d}0;u\u{9c}\",\"provider\":\"\u{9b}2J\u{7f}\"}}";
@@ -221,7 +221,7 @@ fn send_and_tail_show_every_sample(bus: &Bus) {
     assert!(out(&output).contains(&daily) && out(&output).contains("type daily"), "{}", out(&output));
 }
 
-/// One that a newer configuration routes to, say.
+/// For example, one that a newer configuration routes to.
 fn a_topic_that_is_not_there_is_left_out_unless_it_was_named(bus: &Bus) {
     let bridge = Bridge::ready(&bus.environment());
     let mut environment = beside(bus, &bridge);
@@ -380,7 +380,7 @@ fn a_tail_of_a_topic_that_is_none_says_so() {
 fn a_second_signal_ends_it_at_once() {
     let bus = Bus::embedded().expect("needs no broker");
     let mut bridge = Bridge::ready(&bus.environment());
-    // A request that never ends would hold the drain.
+    // A request that never ends would delay the drain.
     let mut held = crate::support::http::Connection::open(bridge.deliveries).expect("a connection");
     held.write(Attempt::of(vec![b' '; 1000]).head(1000).as_bytes()).expect("the head goes out");
     bridge.signal("TERM");

@@ -1,5 +1,5 @@
-//! NATS servers that are not there, are something else, are full, or speak in the clear: what is said, and what is kept
-//! from them.
+//! NATS servers that are down, are something else, are full, or use plain text: what is reported, and what is not
+//! sent to them.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -20,19 +20,19 @@ use crate::support::{unique, until};
 
 const WITHIN: Duration = Duration::from_secs(30);
 
-/// The bridge says why it has no connection in so long a time.
+/// The bridge must report why it has no connection within this time.
 const SAID_WITHIN: Duration = Duration::from_secs(5);
-/// What a busy machine may add.
+/// The tolerance for a busy machine.
 const SLACK: Duration = Duration::from_secs(10);
 
-/// Something that listens on loopback, and what came to it on each connection.
+/// A listener on loopback that records what it receives on each connection.
 struct Listener {
     port: u16,
     heard: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
 impl Listener {
-    /// Greets, then listens until the other side is done.
+    /// Sends the greeting, then reads until the other side is done.
     fn that_says(greeting: &'static [u8]) -> Self {
         Self::that(move |connection| listen(connection, greeting))
     }
@@ -67,16 +67,16 @@ fn listen(mut connection: TcpStream, greeting: &[u8]) -> Vec<u8> {
         if read == 0 || took.len() > 1 << 20 {
             break;
         }
-        // A client that has said something waits for an answer; that there is none ends it soon.
+        // A client that has sent something waits for an answer; the timeout ends that soon.
         let _ = connection.set_read_timeout(Some(Duration::from_millis(200)));
     }
     took
 }
 
-/// A NATS server as far as its greeting, in the clear.
+/// A NATS server's greeting, in plain text.
 const GREETING: &str = r#""server_id":"S","version":"2.15.0","proto":1,"headers":true,"max_payload":1048576"#;
 
-/// One that speaks TLS, names another one, lets in whoever comes, and hangs up.
+/// A server that speaks TLS, announces another one, accepts anybody, and closes the connection.
 fn that_names(other: u16, authority: &Authority) -> Listener {
     let (certificate, key) = authority.issue("server");
     let certificate = CertificateDer::from_pem_file(certificate).expect("just written");
@@ -128,8 +128,8 @@ fn a_server_that_another_one_names_gets_no_credentials_in_the_clear() {
     assert!(!bridge.log().contains(&token), "the secret is shown");
 }
 
-/// Says this before any delivery comes and within five seconds, `check --online` says it as well, and a delivery
-/// that comes then is refused with it.
+/// The bridge reports this before any delivery arrives and within five seconds, `check --online` reports it too, and
+/// a delivery that arrives then is refused with it.
 fn cannot_connect(server: &str, words: &[&str]) {
     let bus = Bus::nats_at(server.to_owned());
     let begun = Instant::now();
@@ -167,7 +167,7 @@ fn a_bad_name_a_refused_port_and_something_else_at_the_port_are_told_apart() {
     });
 }
 
-/// A client of NATS that is let in.
+/// A NATS client that is accepted.
 fn occupy(address: &str) -> std::io::Result<TcpStream> {
     let mut client = TcpStream::connect(address)?;
     client.write_all(b"CONNECT {\"verbose\":false}\r\nPING\r\n")?;
@@ -186,7 +186,7 @@ fn occupy(address: &str) -> std::io::Result<TcpStream> {
 fn a_server_that_is_full_is_quoted_and_let_in_by_as_soon_as_it_has_room() {
     let Some(broker) = Broker::nats_with("max_connections: 1\n") else { return };
     let address = format!("127.0.0.1:{}", broker.port());
-    // What found out that the broker is up may hold the only place for a moment.
+    // The probe that found the broker up may occupy the only slot for a moment.
     let first = until("the only place is taken", WITHIN, || occupy(&address).ok());
     let full = format!("nats://{address}");
     cannot_connect(&full, &["maximum connections exceeded", "max_connections"]);

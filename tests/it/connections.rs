@@ -1,5 +1,5 @@
-//! Who holds a place that others need: connections that rest, are silent or were denied make room at once,
-//! on every listener; and health, log and bus have their file descriptors however many clients there are.
+//! Clients that occupy slots: idle, silent or denied connections make room at once, on every listener. Health, log
+//! and bus keep their file descriptors however many clients there are.
 
 use std::io::Write;
 use std::net::{Shutdown, SocketAddr};
@@ -15,7 +15,7 @@ use crate::support::terra::Attempt;
 use crate::support::until;
 
 const PLACES: usize = 20;
-/// Much less than a connection may rest, or a head may take, in these tests.
+/// Much less than the idle timeout and the head timeout in these tests.
 const SOON: Duration = Duration::from_secs(10);
 const PATIENT: [(&str, &str); 3] =
     [("SERVER__MAX_CONNECTIONS", "20"), ("SERVER__IDLE_TIMEOUT", "1h"), ("SERVER__HEADER_TIMEOUT", "1m")];
@@ -37,7 +37,7 @@ fn open(to: SocketAddr, bytes: &[u8]) -> Connection {
     connection
 }
 
-/// Delivers on new connections while these are held.
+/// Delivers on new connections while these stay open.
 fn expect_fresh_deliveries_beside(bridge: &Bridge, held: Vec<Connection>) {
     let since = Instant::now();
     for n in 1000..1003 {
@@ -82,7 +82,7 @@ fn half_heads_make_room_for_a_fresh_delivery() {
 #[test]
 fn requests_at_work_leave_for_nobody_and_who_waits_for_them_is_told_of() {
     let (bus, bridge) = Bus::embedded_with(&[("SERVER__MAX_CONNECTIONS", "2")]);
-    // Each has sent all but the last byte.
+    // Each has sent everything but the last byte.
     let halves: Vec<_> = (0..2)
         .map(|n| {
             let attempt = numbered(n);
@@ -120,7 +120,7 @@ fn whoever_sends_a_copy_is_answered_and_let_go() {
 #[test]
 fn a_crowd_on_the_admin_listener_keeps_nobody_from_asking_for_health() {
     const MORE_THAN_PLACES: usize = 1100;
-    // Room for so many descriptors.
+    // Raises this process's limit of descriptors.
     drop(runtime());
     let (_bus, bridge) = Bus::embedded_with(&[]);
     for (host, status) in [("localhost", 200), ("attacker.example", 403)] {
@@ -153,7 +153,7 @@ fn who_is_denied_by_the_reader_is_let_go() {
     assert!(connection.closed());
 }
 
-/// The real binary where so few files may be open.
+/// The real binary with a low limit of open files.
 fn with_descriptors(limit: usize, environment: &[(String, String)]) -> Bridge {
     let mut limited = Command::new("sh");
     let bridge = command();
@@ -177,7 +177,7 @@ fn few_descriptors_are_left_to_health_log_and_bus_however_many_clients_rest() {
     let held: Vec<_> = held.into_iter().map(|to| open(to, b"")).collect();
     assert_eq!(bridge.readiness().0, 200);
     assert_eq!(numbered(0).post(bridge.deliveries).status, 200);
-    // The bus finds its way back beside them.
+    // The bus reconnects beside them.
     broker.kill();
     until("the bus is away", SOON, || (bridge.readiness().1["bus"] == "away").then_some(()));
     broker.start();
@@ -214,7 +214,7 @@ fn a_client_that_half_closes_after_a_whole_request_gets_its_answer() {
     assert_eq!(bus.count(&bridge), 1);
 }
 
-/// Beside a bus that does not answer: who left looks like who only half-closed, until the answer.
+/// With a bus that does not answer, a client that is gone looks like one that only half-closed, until the answer.
 #[test]
 fn a_client_that_leaves_is_noticed_within_the_deadline() {
     let Some(broker) = Broker::nats() else { return };
@@ -248,7 +248,7 @@ fn what_no_request_can_be_read_from_is_counted_by_its_kind_and_said_with_the_rem
     let signed = [signed.head(signed.body.len()).as_bytes(), &signed.body].concat();
     let proxied = [&b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n"[..], &signed].concat();
     let proxied_too = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\0\0\0\0\0\0\0\0\0\0\0\0"[..], &signed].concat();
-    // As far as a client goes that waits for the server's hello.
+    // As much as a client sends before the server's hello.
     let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 and what follows";
     let kinds: [(&str, &str, &[u8]); 9] = [
         ("malformed", "server.listen", b"nonsense\r\n\r\n"),

@@ -146,7 +146,7 @@ fn forged_and_stale_deliveries_publish_nothing(bus: &Bus) {
         let line = format!("terra_bridge_rejections_total{{endpoint=\"terra\",reason=\"{reason}\"}} {count}");
         assert!(bridge.metrics().contains(&line), "{line}");
     }
-    // What is 20 hours old is a retry.
+    // A delivery that is 20 hours old is a retry.
     assert_eq!(honest().t(now() - 20 * 3600).post(bridge.deliveries).status, 200);
     assert_eq!(bus.count(&bridge), 1);
 }
@@ -278,7 +278,7 @@ fn one_delivery_on_many_connections_at_once_is_one_message(bus: &Bus) {
                 let mut outcomes = Vec::new();
                 for n in 0..DELIVERIES {
                     let attempt = Attempt::of(format!(r#"{{"type":"daily","n":{n}}}"#)).t(t);
-                    // Whoever sends a copy is let go.
+                    // A duplicate closes the connection.
                     let mut connection = Connection::open(to).unwrap();
                     together.wait();
                     let response = attempt.header("x-terra-trace-id", "same").post_on(&mut connection).unwrap();

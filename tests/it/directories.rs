@@ -1,4 +1,4 @@
-//! The directories of log and spool while a bridge runs: removed, moved, replaced; and who else may read them.
+//! The directories of log and spool while a bridge runs: removed, moved, replaced; and their permissions.
 
 use std::fs::{create_dir, remove_dir, remove_dir_all, rename};
 use std::os::unix::fs::PermissionsExt;
@@ -19,7 +19,7 @@ use crate::support::until;
 const WITHIN: Duration = Duration::from_secs(60);
 const GONE: &str = "the log is no longer where it was opened: messages are refused until it is back";
 
-/// On a bus of the embedded log, which lies in a directory of this test's own.
+/// A bus with an embedded log, in a directory of this test's own.
 fn embedded() -> (Bus, PathBuf) {
     let bus = Bus::embedded().expect("needs no broker");
     let Bus::Embedded { dir, .. } = &bus else { unreachable!("it is embedded") };
@@ -32,7 +32,7 @@ fn attempt(n: usize) -> Attempt {
         .header("x-terra-trace-id", &format!("trace-{n}"))
 }
 
-/// What each is answered, and with what outcome.
+/// The status and outcome of a delivery.
 fn post(bridge: &Bridge, n: usize) -> (u16, String) {
     let response = attempt(n).post(bridge.deliveries);
     (response.status, response.json()["outcome"].as_str().expect("an outcome").to_owned())
@@ -51,7 +51,7 @@ fn remove_journals(dir: &Path) {
     }
 }
 
-/// What somebody does to a directory, and what it is called.
+/// What somebody does to a directory, and its name.
 type Act = (&'static str, fn(&Path));
 
 const ACTS: [Act; 5] = [
@@ -68,7 +68,7 @@ const ACTS: [Act; 5] = [
     ("rm *.jnl", remove_journals),
 ];
 
-/// The bridge says it, with what to do.
+/// The bridge logs it, with what to do.
 fn said(bridge: &Bridge, dir: &Path) {
     let said = until("an ERROR", WITHIN, || bridge.said(GONE).pop());
     let error = said["error"].as_str().expect("why");
@@ -165,7 +165,7 @@ fn whoever_sends_while_the_directory_goes_is_not_told_that_it_is_kept_afterwards
     });
 }
 
-/// A bridge with a spool, whose bus is not there.
+/// A bridge with a spool, whose bus is down.
 fn spooling(dir: &TempDir) -> (Vec<(String, String)>, PathBuf) {
     let spool = dir.path().join("spool");
     let shown = spool.display().to_string();
@@ -220,7 +220,7 @@ fn a_spool_whose_set_aside_is_gone_says_so_and_goes_on() {
     assert_eq!(spooled_messages(&Bridge::start(&environment)), 1);
 }
 
-/// Everything below whose rights are more than its owner's.
+/// Everything below that others than its owner can access.
 fn open_to_others(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in dir.read_dir().expect("a directory") {

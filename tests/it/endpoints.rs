@@ -1,4 +1,4 @@
-//! Several endpoints on one bridge: each with its own path, secret, tolerance, topics and refusal.
+//! Several endpoints on one bridge, each with its own path, secret, tolerance, topics and rejected status.
 
 use crate::support::bridge::{Bridge, command};
 use crate::support::changing::{RELOADED, Running};
@@ -12,7 +12,7 @@ const STRANGE: &str = r#"{"type":"brand.new"}"#;
 const MINUTE: i64 = 60;
 const HOUR: i64 = 60 * MINUTE;
 
-/// `P` stands for what the test's topics begin with, `DIR` for where its secrets lie.
+/// `P` stands for the prefix of the test's topics, `DIR` for the directory of its secrets.
 const TOML: &str = r#"
 [routes.types]
 body = "P.bodies"
@@ -44,15 +44,15 @@ secrets = ["file:DIR/teams"]
 routes.template = "P.matches.{type}"
 "#;
 
-/// What is an endpoint's own.
+/// The settings of one endpoint.
 struct Own {
     name: &'static str,
     path: &'static str,
     rejected: u16,
-    /// Seconds: still taken, and no more.
+    /// Seconds: an age that is still accepted, and one that is not.
     ages: [i64; 2],
     skews: [i64; 2],
-    /// Body and topic; none where it is dropped.
+    /// Body and topic; `None` if it is dropped.
     topics: &'static [(&'static str, Option<&'static str>)],
 }
 
@@ -119,7 +119,7 @@ const OWN: [Own; 5] = [
 ];
 
 impl Own {
-    /// As its own destination signs it.
+    /// Signed for this endpoint.
     fn attempt(&self, body: &str) -> Attempt {
         Attempt::of(body).path(self.path).secret(&secret_of(self.name))
     }
@@ -327,7 +327,7 @@ fn the_example_of_the_readme_does_what_it_says() {
     let dir = tempfile::TempDir::new().expect("a directory");
     std::fs::write(dir.path().join("bridge.toml"), toml).expect("ours");
     let mut environment = bus.environment();
-    // The topics of the example are those of its file.
+    // The example's file defines its own topics.
     environment.retain(|(name, _)| !name.starts_with("TERRA_BRIDGE_ROUTES__"));
     environment.extend(["STAGING", "VANTAGE"].map(|name| (format!("{name}_SIGNING_SECRET"), name.to_owned())));
     environment.push(("TERRA_BRIDGE_CONFIG".into(), dir.path().join("bridge.toml").display().to_string()));

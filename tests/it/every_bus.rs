@@ -1,6 +1,6 @@
-//! One test as one for each bus.
+//! Runs one test on each bus.
 
-/// Tests that take a bus, on each of the shared ones.
+/// Runs tests that take a bus on each of the shared ones.
 macro_rules! on_every_bus {
     ($($test:ident),* $(,)?) => {$(
         mod $test {
@@ -30,7 +30,7 @@ macro_rules! on_every_bus {
     )*};
 }
 
-/// Tests that take a broker too, each on one of its own.
+/// Runs tests that also take a broker, each on one of its own.
 macro_rules! on_a_broker_of_its_own {
     (kafka; $($tests:tt)*) => {
         on_a_broker_of_its_own!(@ kafka, |port| Bus::kafka_at(format!("127.0.0.1:{port}")); $($tests)*);

@@ -1,5 +1,5 @@
-//! Forgeries by the thousand, in process: valid deliveries altered in every way a forger could, none of
-//! which is accepted. `TERRA_BRIDGE_TEST_FORGERIES` says how many, `_SEED` which.
+//! Thousands of forgeries, in process: valid deliveries altered in every way a forger could, none of which is
+//! accepted. `TERRA_BRIDGE_TEST_FORGERIES` sets how many, `_SEED` the seed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,7 +65,7 @@ fn accepted(endpoint: &Arc<Endpoint>, delivery: &Delivery) -> bool {
     proof.finish(headers, Payload::unbudgeted(Bytes::copy_from_slice(&delivery.body)), now).is_ok()
 }
 
-/// A delivery of the past day by a secret of the endpoint, and its time.
+/// A delivery of the past day, signed with a secret of the endpoint, and its time.
 fn valid(rng: &mut Rng) -> (Delivery, i64) {
     let sample = SAMPLES[rng.usize(..SAMPLES.len())].body.as_bytes();
     let body = &sample[..sample.len().min(200 + rng.usize(..400))];
@@ -73,7 +73,7 @@ fn valid(rng: &mut Rng) -> (Delivery, i64) {
     (signed(SECRETS[rng.usize(..SECRETS.len())], &t.to_string(), body), t)
 }
 
-/// The same delivery as nobody signed it.
+/// A version of the delivery that nobody signed.
 fn forged(rng: &mut Rng) -> (Delivery, &'static str) {
     let (mut delivery, t) = valid(rng);
     let text = t.to_string();
@@ -147,7 +147,7 @@ fn forged(rng: &mut Rng) -> (Delivery, &'static str) {
             (Delivery::new(twice, body), "two times")
         }
         15 | 16 => {
-            // One header is true of one body, the other of another under a secret that the forger has.
+            // One header is valid for one body, the other for another body under a secret that the forger has.
             let mut altered = body.clone();
             altered.push(b' ');
             let (mine, theirs) = (signed(ELSEWHERE, &text, &altered).signature, with(&text, &v1, &body).signature);

@@ -154,7 +154,7 @@ fn one_connection_carries_many_deliveries() {
         let attempt = Attempt::of(format!(r#"{{"type":"daily","n":{n}}}"#));
         assert_eq!(attempt.post_on(&mut connection).unwrap().status, 200);
     }
-    // Two requests in one write are answered in turn.
+    // Two requests in one write are answered in order.
     let first = Attempt::of(r#"{"type":"daily","n":"a"}"#);
     let second = Attempt::of(r#"{"type":"daily","n":"b"}"#);
     let mut wire = Vec::new();
@@ -182,7 +182,7 @@ fn slow_clients_of_four_kinds_are_cut_off_and_hurt_nobody() {
     let half_a_head = std::thread::spawn(move || closed_after(to, b"POST /terra HTTP/1.1\r\nhost: b\r\nx-slow"));
     let idle = std::thread::spawn(move || {
         let mut connection = Connection::open(to).unwrap();
-        // Not a copy of the honest client's, which would end the connection.
+        // Not a duplicate of the honest client's delivery, which would close the connection.
         assert_eq!(Attempt::of(r#"{"type":"daily","n":1}"#).post_on(&mut connection).unwrap().status, 200);
         let since = Instant::now();
         assert!(connection.closed());
@@ -201,7 +201,7 @@ fn slow_clients_of_four_kinds_are_cut_off_and_hurt_nobody() {
     for _ in 0..20 {
         assert_eq!(Attempt::of(BODY).post(to).status, 200, "an honest client beside them");
     }
-    // The default times of a head and of a whole delivery are just above the first two and the last.
+    // The default timeouts of a head and of a whole delivery are just above the first two and the last.
     let limits = [(silent, 1..5), (half_a_head, 1..5), (idle, 2..20), (stalled_body, 1..7)];
     for (place, (client, seconds)) in limits.into_iter().enumerate() {
         let took = client.join().unwrap().as_secs_f64();
@@ -241,7 +241,7 @@ fn the_deadline_begins_with_a_requests_first_byte_and_leaves_the_bus_its_time() 
 #[test]
 fn announced_bytes_cost_nothing_and_sent_ones_are_bounded() {
     let (_bus, bridge) = Bus::embedded_with(&[("SERVER__MAX_BODY", "1 MiB"), ("SERVER__BYTES_IN_FLIGHT", "1 MiB")]);
-    // Twenty clients announce 1 MiB each and send nothing of it.
+    // Twenty clients announce 1 MiB each and send none of it.
     let silent: Vec<_> = (0..20)
         .map(|_| {
             let mut connection = Connection::open(bridge.deliveries).unwrap();
@@ -251,10 +251,10 @@ fn announced_bytes_cost_nothing_and_sent_ones_are_bounded() {
         .collect();
     assert_eq!(Attempt::of(vec![b' '; 900_000]).post(bridge.deliveries).status, 200);
     drop(silent);
-    // A body counts a moment longer than its answer takes.
+    // A body's share is returned a moment after its answer.
     let none = |line: &str| line == "terra_bridge_bytes_in_flight 0";
     until("nothing is taken", Duration::from_secs(5), || bridge.metrics().lines().any(none).then_some(()));
-    // One client sends most of the budget and stops; there is no room for as much again.
+    // One client sends most of the budget and stops; the same amount no longer fits.
     let mut holder = Connection::open(bridge.deliveries).unwrap();
     holder.write(Attempt::of(vec![b' '; 1 << 20]).head(1 << 20).as_bytes()).unwrap();
     holder.write(&vec![b' '; 900_000]).unwrap();
@@ -298,7 +298,7 @@ fn an_early_answer_is_readable_even_while_the_body_is_still_being_sent() {
 #[test]
 fn a_bridge_whose_lines_nobody_reads_answers_counts_what_it_drops_and_ends_in_time() {
     const AT_ONCE: usize = 100;
-    /// Lines that fill the pipe and the bridge's queue of 8192, one a request, with some to spare.
+    /// Enough lines to fill the pipe and the bridge's queue of 8192, one per request, with some to spare.
     const ENOUGH: usize = 20_000;
     const WITHIN: Duration = Duration::from_secs(20);
     let dropped_type = ("ROUTES__TYPES", r#"{ "processing" = false }"#);
@@ -310,7 +310,7 @@ fn a_bridge_whose_lines_nobody_reads_answers_counts_what_it_drops_and_ends_in_ti
         lines.expect("it is a metric").parse::<usize>().expect("a number")
     };
     let mut connection = Connection::open(bridge.deliveries).unwrap();
-    // Nobody wants them.
+    // The route drops these.
     let unwanted = Attempt::of(r#"{"type":"processing"}"#);
     let unwanted = (unwanted.head(unwanted.body.len()) + r#"{"type":"processing"}"#).repeat(AT_ONCE);
     let mut asked = 0;

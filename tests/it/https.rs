@@ -62,7 +62,7 @@ fn plain_http_gets_nothing_from_a_tls_port_and_the_other_way_round() {
     let said =
         |bridge: &Bridge, remedy: &str| bridge.log().lines().any(|line| line.contains("WARN") && line.contains(remedy));
     until("it is said", WITHIN, || said(&bridge, "a proxy in front speaks plain HTTP").then_some(()));
-    // Nobody trusts the certificate.
+    // An untrusted certificate.
     assert!(connect(bridge.deliveries, &Pair::new().root(), &[&version::TLS13]).is_err());
     until("the failed handshake is counted", WITHIN, || {
         bridge.metrics().contains(&failed("tls_handshake", 1)).then_some(())
@@ -165,7 +165,7 @@ fn a_signal_has_the_certificates_looked_at_before_the_reload_is_said() {
         bridge.signal("HUP");
         until(RELOADED, WITHIN, || (bridge.said(RELOADED).len() > before).then_some(()));
     };
-    // Several times: once, the bridge may have looked by itself in this very moment.
+    // Several times: once, the bridge may have checked the files by itself just then.
     for _ in 0..5 {
         pair.replace();
         readers.replace();
@@ -220,7 +220,7 @@ fn send_and_tail_know_the_bridge_by_the_certificate_that_they_share() {
     let said = String::from_utf8_lossy(&checked.stdout).into_owned();
     assert!(said.contains("a bridge has it open: 2 messages"), "{said}");
 
-    // Somebody else's certificate in the configuration is not the bridge's.
+    // Another certificate in the configuration is not the bridge's.
     let other = Pair::new();
     environment.extend(other.environment("SERVER"));
     let sent = run(&["send", "daily"], &environment);

@@ -1,4 +1,5 @@
-//! Reads the source of the bridge: files import each other one way, so that each can be understood without those above it.
+//! Checks the imports in the bridge's source: files import each other one way, so that each can be understood without
+//! those above it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -64,14 +65,14 @@ fn module(root: &Path, file: &Path) -> Module {
     module
 }
 
-/// Which modules each names, tests apart.
+/// The modules that each one imports, without tests.
 fn imports(sources: &BTreeMap<Module, syn::File>) -> BTreeMap<Module, BTreeSet<Module>> {
     let mut tests = BTreeSet::new();
     let mut imports = BTreeMap::new();
     for (module, file) in sources {
         let mut names =
             Names { module, sources, aliases: BTreeMap::new(), imports: BTreeSet::new(), tests: &mut tests };
-        // Aliases first: they may be used above the line that makes them.
+        // Aliases first: they may be used before the line that defines them.
         names.visit_file(file);
         names.visit_file(file);
         names.imports.remove(module);
@@ -84,14 +85,14 @@ fn imports(sources: &BTreeMap<Module, syn::File>) -> BTreeMap<Module, BTreeSet<M
 struct Names<'s> {
     module: &'s Module,
     sources: &'s BTreeMap<Module, syn::File>,
-    /// What names stand for modules here.
+    /// Names that stand for modules here.
     aliases: BTreeMap<String, Module>,
     imports: BTreeSet<Module>,
     tests: &'s mut BTreeSet<Module>,
 }
 
 impl Names<'_> {
-    /// The file that has what this path names.
+    /// The file that defines the item at this path.
     fn named(&self, path: &[String]) -> Option<Module> {
         let (first, rest) = path.split_first()?;
         let (mut module, mut rest) = match first.as_str() {
@@ -117,7 +118,7 @@ impl Names<'_> {
             }
             rest = after;
         }
-        // A name of this module's own, or of another crate.
+        // A name in this module, or of another crate.
         (rest.len() < from || matches!(first.as_str(), "crate" | "super") || self.aliases.contains_key(first))
             .then_some(module)
     }
@@ -148,7 +149,7 @@ impl Names<'_> {
         let Some(module) = self.named(&path) else { return };
         let last = path.last().expect("a name");
         if module.last() == Some(last) {
-            // A module itself: what is taken from it says which file is needed.
+            // A module itself: the items used through it tell which file is needed.
             self.aliases.insert(alias.unwrap_or_else(|| last.clone()), module);
         } else {
             self.imports.insert(module);
@@ -193,7 +194,7 @@ fn is_test(attribute: &Attribute) -> bool {
     attribute.path().is_ident("cfg") && attribute.parse_args::<syn::Path>().is_ok_and(|path| path.is_ident("test"))
 }
 
-/// Modules that reach each other, two or more.
+/// Two or more modules that reach each other.
 fn circles(imports: &BTreeMap<Module, BTreeSet<Module>>) -> Vec<BTreeSet<Module>> {
     let reached: BTreeMap<_, _> = imports.keys().map(|module| (module, reached(module, imports))).collect();
     let circle = |module: &Module| -> BTreeSet<Module> {

@@ -1,4 +1,4 @@
-//! Deliveries that are larger than a message of the bus may be.
+//! Deliveries larger than the bus's message limit.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ impl Nats {
         environment
     }
 
-    /// With a client that is not the bridge's.
+    /// Uses a client other than the bridge's.
     fn with_jetstream<T>(&self, ask: impl AsyncFnOnce(async_nats::jetstream::Context) -> T) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
@@ -52,7 +52,7 @@ impl Nats {
         })
     }
 
-    /// What lies in the bucket's stream: chunks, and names that lead to them.
+    /// The bucket's stream: chunks, and the names that point to them.
     fn bucket(&self) -> async_nats::jetstream::stream::State {
         self.with_jetstream(async |context| {
             let stream = context.get_stream(format!("OBJ_{BUCKET}")).await.expect("the bridge made the bucket");
@@ -73,7 +73,7 @@ fn sha256(payload: &[u8]) -> String {
     Sha256::digest(payload).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Where the README says that the payload of the delivery with this id is.
+/// The object name that the README documents for the payload of this delivery id.
 fn name(id: &str, payload: &[u8]) -> String {
     format!("{id}-{}", sha256(payload))
 }
@@ -129,7 +129,7 @@ fn a_payload_too_large_for_nats_is_kept_by_claim_check_byte_for_byte() {
     assert_eq!(nats.objects(), 3);
 }
 
-/// Another implementation of the object store than the bridge's.
+/// An implementation of the object store other than the bridge's.
 #[test]
 fn the_python_client_reads_what_a_claim_check_leads_to() {
     let Some(nats) = nats() else { return };
@@ -158,7 +158,7 @@ fn a_second_copy_after_a_restart_finds_its_object_and_leaves_it_as_it_is() {
     assert!(nats.object(&name(&got.attribute("id").unwrap(), &body)) == body);
 }
 
-/// Neither replica knows what the other one has put.
+/// Neither replica knows what the other has stored.
 #[test]
 fn another_body_of_the_same_event_leaves_the_object_of_the_first() {
     let Some(nats) = nats() else { return };
@@ -348,7 +348,7 @@ fn tail_says_that_an_object_was_altered_and_goes_on() {
     nats.with_jetstream(async |context| {
         let store = context.get_object_store(BUCKET).await.expect("the bridge made the bucket");
         store.put(names[0].as_str(), &mut &b"something else"[..]).await.expect("replaced");
-        // The second object's first chunk: one of three, after the three and the name of the first.
+        // The second object's first chunk: one of three, after the first object's three and its name.
         let chunks = context.get_stream(format!("OBJ_{BUCKET}")).await.expect("the bucket's stream");
         chunks.delete_message(5).await.expect("deleted");
     });
@@ -404,7 +404,7 @@ fn a_bucket_that_forgets_before_the_stream_takes_nothing() {
     let (code, said) = run(&["check", "--online"], &nats.environment());
     assert!(said.contains("keeps payloads for less time"), "{said}");
     assert_eq!(code, Some(1));
-    // Mended while the bridge runs.
+    // Fixed while the bridge runs.
     nats.with_jetstream(async |context| {
         let mut stream = context.get_stream("OBJ_TERRA_LARGE").await.expect("the bucket's stream");
         let mut config = stream.info().await.expect("it answers").config.clone();

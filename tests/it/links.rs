@@ -50,7 +50,7 @@ fn kept(bridge: &Bridge, attempt: &Attempt) -> String {
     reply.json()["id"].as_str().expect("an id").to_owned()
 }
 
-/// The link itself, as it has to be where nobody could follow it.
+/// The link itself, as published when the fetch failed.
 fn unfetched(got: &Got, attempt: &Attempt, reason: &str) {
     assert_eq!(got.payload, attempt.body);
     assert_eq!(got.attribute("type").as_deref(), Some("co.tryterra.s3_payload"));
@@ -146,7 +146,7 @@ fn a_link_that_the_store_denies_after_its_time_is_expired() {
 
 #[test]
 fn no_name_leads_into_an_inner_network() {
-    // The host is on the list, and its address is this machine's.
+    // The host is allowed, but its address is this machine's.
     let (bus, store) = (Bus::embedded().expect("needs no broker"), Store::start());
     let settings = [("S3__ALLOW_NETWORKS", "10.0.0.0/8")];
     let bridge = bridge(&bus, &store, &settings);
@@ -204,7 +204,7 @@ fn a_store_that_stays_in_trouble_gets_a_503_while_the_link_stays_open_for_a_retr
         assert_eq!((reply.status, &reply.json()["outcome"]), (503, &"unfetched".into()));
         assert!(reply.header("retry-after").is_some());
         assert!(asked.elapsed() < Duration::from_secs(3), "within the deadline of 2 s: {:?}", asked.elapsed());
-        // The same delivery, later: the link is about to expire.
+        // The same delivery later, when the link is about to expire.
         let late = emitted(Attempt::of(patient.body.clone()), LINK_STAYS_OPEN - 5 * 60);
         kept(&bridge, &late);
         unfetched(&bus.read(&bridge, &bus.topic("s3_payload"), 2 * n + 1)[2 * n], &late, reason);
@@ -215,7 +215,7 @@ fn a_store_that_stays_in_trouble_gets_a_503_while_the_link_stays_open_for_a_retr
     let said = bridge.said(LEFT_TO_A_RETRY);
     let of_first = said.first().map(|line| (&line["level"], &line["endpoint"], &line["reason"]));
     assert_eq!(of_first, Some((&"WARN".into(), &"terra".into(), &"unavailable".into())));
-    // And what a retry finds open is fetched.
+    // A retry fetches a link that is still valid.
     let url = store.hold("/mended", [Answer::status("503 Slow Down", "")]);
     let attempt = link(&url, LINK_STAYS_OPEN);
     assert_eq!(attempt.post(bridge.deliveries).status, 503);
@@ -227,7 +227,7 @@ fn a_store_that_stays_in_trouble_gets_a_503_while_the_link_stays_open_for_a_retr
 #[test]
 fn a_store_that_takes_connections_and_never_speaks_is_given_up_in_time() {
     let (bus, store) = (Bus::embedded().expect("needs no broker"), Store::start());
-    // Nobody accepts, so that the system does and nobody answers.
+    // Nobody accepts: the kernel completes the connection, and no answer comes.
     let silent = TcpListener::bind("127.0.0.1:0").expect("loopback");
     let host = format!("127.0.0.1:{}", silent.local_addr().expect("is bound").port());
     let settings = [("S3__HOSTS", host.as_str()), ("SERVER__DEADLINE", "2s"), ("SERVER__PUBLISH_TIMEOUT", "1s")];

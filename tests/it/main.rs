@@ -1,37 +1,37 @@
 //! The product from outside: the real binary, a pretend Terra, real brokers, stock clients.
 //!
 //! - `contract`: what every bus must do, run against each of them
-//! - `shapes`: every shape of the vendor's, by example and made up by the thousand
+//! - `shapes`: every shape of the vendor's, from examples and thousands of generated ones
 //! - `outage`: brokers that stop, freeze and come back; the bridge killed
 //! - `spool`: an outage with the spool switched on
-//! - `unconfirmed`: what Kafka's client takes for delivered on its own word
-//! - `silence`: no payload, id, URL or secret in anything said
-//! - `large`: deliveries larger than a message of the bus may be
-//! - `directories`: those of log and spool removed, moved or open to others
+//! - `unconfirmed`: what Kafka's client reports as delivered without a broker's confirmation
+//! - `silence`: no payload, id, URL or secret in any output
+//! - `large`: deliveries larger than the bus's message limit
+//! - `directories`: the directories of log and spool removed, moved or open to others
 //! - `readers`: readers of the embedded log that take nothing
-//! - `streams`: NATS streams that others made or changed
-//! - `connecting`: NATS servers that are not there, are something else, are full, or speak in the clear
-//! - `links`: events that Terra sends as a link to them
+//! - `streams`: NATS streams that others created or changed
+//! - `connecting`: NATS servers that are down, are something else, are full, or use plain text
+//! - `links`: events that Terra sends as a link
 //! - `http`: replies, limits, slow clients
-//! - `answers`: every row of the README's reply table against Terra's and Vantage's rules of retrying
-//! - `endpoints`: several of them on one bridge, each with what is its own
-//! - `time`: signature times, old and new, and clocks that are wrong
+//! - `answers`: every row of the README's reply table against Terra's and Vantage's retry rules
+//! - `endpoints`: several endpoints on one bridge, each with its own settings
+//! - `time`: signature times, old and new, and wrong clocks
 //! - `order`: late retries of old deliveries, and the consumer's rule
-//! - `allow`: addresses that may try, and proxies that vouch for them
+//! - `allow`: allowed addresses, and trusted proxies
 //! - `https`: TLS on the bridge's own listeners
-//! - `connections`: who holds a place that others need, and what brings no request at all
-//! - `overload`: more than there is room for, and the bound of memory
-//! - `slow`: clients that take their time, hundreds at once, beside an honest one
-//! - `forging`: forgeries by the thousand, none accepted
+//! - `connections`: clients that occupy slots, and connections without a request
+//! - `overload`: more load than fits, and the memory limit
+//! - `slow`: hundreds of slow clients at once, beside an honest one
+//! - `forging`: thousands of forgeries, none accepted
 //! - `commands`: the binary as a person or a script uses it: configuration, `check`, `send`, `tail`
 //! - `requests`: how much of a large historical request has arrived
 //! - `reload`: SIGHUP while deliveries arrive
 //! - `rotation`: secrets that change on disk
-//! - `plans`, `verdicts`: what the faults program (`tests/breaking`) makes of a seed, and of what came of it
-//! - `advertised`: Kafka brokers that give a wrong address for themselves
-//! - `secured`: brokers that want TLS and a login, and refuse the wrong one
-//! - `imports`: which file of the source imports which, without circles
-//! - `every_bus`: how one test becomes one for each bus
+//! - `plans`, `verdicts`: how the faults program (`tests/breaking`) plans from a seed, and judges a run
+//! - `advertised`: Kafka brokers that advertise a wrong address
+//! - `secured`: brokers that require TLS and a login, and refuse the wrong one
+//! - `imports`: which source file imports which, without circles
+//! - `every_bus`: runs one test on each bus
 //! - `support`: the bridge on free ports, the pretend Terra, the brokers
 
 #![expect(unreachable_pub, reason = "a test crate has no public")]

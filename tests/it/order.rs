@@ -1,5 +1,5 @@
-//! Late retries of old deliveries: `terra-ordering-timestamp` reaches the consumer as Terra stamped it, and
-//! the rule of the README (overwrite only when newer or equal) leaves it with the newest state, on every bus.
+//! Late retries of old deliveries: `terra-ordering-timestamp` reaches the consumer as Terra set it, and the README's
+//! rule (overwrite only if newer or equal) leaves the newest state, on every bus.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,7 +17,7 @@ const DRAINED_WITHIN: Duration = Duration::from_secs(60);
 const SAID_WITHIN: Duration = Duration::from_secs(10);
 const HOUR: i64 = 3600;
 
-/// What Terra says of one day of one user, stamped so many seconds ago.
+/// Terra's event for one day of one user, with an ordering timestamp that many seconds ago.
 fn day(steps: u64, trace: &str, stamped: i64) -> Attempt {
     let body =
         format!(r#"{{"type":"daily","user":{{"user_id":"u"}},"data":[{{"day":"2026-01-01","steps":{steps}}}]}}"#);
@@ -29,7 +29,7 @@ fn stamp(attempt: &Attempt) -> &str {
     &attempt.headers.iter().find(|(name, _)| name == "x-terra-ordering-timestamp").expect("stamped").1
 }
 
-/// An attempt that ends for Terra without an answer.
+/// An attempt whose connection ends without an answer.
 fn cut_off(bridge: &Bridge, attempt: &Attempt) {
     let mut connection = Connection::open(bridge.deliveries).expect("a connection");
     connection.write(attempt.head(attempt.body.len()).as_bytes()).expect("the head goes out");
@@ -41,7 +41,7 @@ fn expect_outcome(bridge: &Bridge, attempt: &Attempt, outcome: &str) {
     assert_eq!((reply.status, reply.json()["outcome"].as_str()), (200, Some(outcome)));
 }
 
-/// A service that keeps one state for each key.
+/// A consumer that keeps one state for each key.
 #[derive(Default)]
 struct Consumer(BTreeMap<String, (i64, Vec<u8>)>);
 
@@ -61,7 +61,7 @@ impl Consumer {
     }
 }
 
-/// Those messages as they must be, in this order, and what a consumer makes of them with and without the rule.
+/// These messages arrived in this order; checks the consumer's state with and without the rule.
 fn expect_states(bus: &Bus, bridge: &Bridge, arrived: &[&Attempt], [with, without]: [u64; 2]) {
     let got = bus.read(bridge, &bus.topic("daily"), arrived.len());
     assert_eq!(bus.count(bridge), arrived.len(), "each of them once");
@@ -80,7 +80,7 @@ fn an_old_delivery_that_is_retried_late_overwrites_nothing_newer(bus: Option<Bus
     let bridge = Bridge::ready(&bus.environment());
     let (old, older) = (day(10, "old", 4 * HOUR), day(5, "older", 8 * HOUR));
     let new = day(20, "new", HOUR);
-    // Of one moment: the later to arrive counts.
+    // With equal timestamps, the later arrival counts.
     let mut corrected = day(21, "corrected", HOUR);
     corrected.headers[2].1 = stamp(&new).to_owned();
     cut_off(&bridge, &older);
@@ -89,13 +89,13 @@ fn an_old_delivery_that_is_retried_late_overwrites_nothing_newer(bus: Option<Bus
     expect_outcome(&bridge, &corrected, "kept");
     expect_outcome(&bridge, &old, "kept");
     expect_outcome(&bridge, &old.clone().t(now() + 1), "duplicate");
-    // Signed afresh for the retry.
+    // Signed again for the retry.
     expect_outcome(&bridge, &older.clone().t(now() + 1), "kept");
     expect_states(&bus, &bridge, &[&new, &corrected, &old, &older], [21, 5]);
 }
 
-/// Only `t` and the body are signed. A copy with other headers is another event to a bridge that does not know
-/// the first (the embedded log knows it by what is signed), and must not keep a consumer from everything that comes after it.
+/// Only `t` and the body are signed. A copy with other headers is a different event to a bridge that does not know
+/// the first one (the embedded log recognises the signed content). It must not block later events at a consumer.
 fn a_captured_delivery_with_other_headers_freezes_no_consumer(bus: Option<Bus>) {
     const CENTURY: &str = "4102444799999";
     let Some(bus) = bus else { return };
@@ -128,8 +128,8 @@ fn a_captured_delivery_with_other_headers_freezes_no_consumer(bus: Option<Bus>) 
     until("it is said", SAID_WITHIN, || bridge.log().contains("captured delivery").then_some(()));
 }
 
-/// The same through the spool: the bus is away while the deliveries come, and the bridge is killed before
-/// it is back.
+/// The same through the spool: the bus is down while the deliveries arrive, and the bridge is killed before it is
+/// back.
 fn spooled_deliveries_keep_their_stamps_and_the_rule_holds(bus: &Bus, away: &[(String, String)], back: impl FnOnce()) {
     let dir = TempDir::new().expect("a temporary directory");
     let mut environment = bus.environment();

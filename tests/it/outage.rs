@@ -9,8 +9,8 @@ use crate::support::http::Connection;
 use crate::support::terra::Attempt;
 use crate::support::until;
 
-/// What an answer may take whatever the broker does: the default `server.publish_timeout` of 5 s, and what a
-/// busy machine adds, below what `server.deadline` would allow.
+/// How long an answer may take whatever the broker does: the default `server.publish_timeout` of 5 s, plus the
+/// tolerance for a busy machine, below what `server.deadline` would allow.
 const IN_TIME: Duration = Duration::from_secs(7);
 const BACK_WITHIN: Duration = Duration::from_secs(60);
 
@@ -18,7 +18,7 @@ fn numbered(n: usize) -> Attempt {
     Attempt::of(format!(r#"{{"type":"daily","user":{{"user_id":"u"}},"n":{n}}}"#))
 }
 
-/// A bridge that has published. On a busy machine a topic that was made may still have no leader.
+/// A bridge that has published. On a busy machine a new topic may have no leader yet.
 fn publishing(environment: &[(String, String)]) -> Bridge {
     let bridge = Bridge::ready(environment);
     until("a delivery is kept", BACK_WITHIN, || (numbered(0).post(bridge.deliveries).status == 200).then_some(()));
@@ -67,7 +67,7 @@ fn a_publish_timeout_of_one_second_holds(broker: Broker, bus: &Bus) {
     environment.push(("TERRA_BRIDGE_SERVER__PUBLISH_TIMEOUT".into(), "1s".into()));
     let bridge = publishing(&environment);
     broker.freeze();
-    // By default it would be 3.5 s on Kafka, and 5 s elsewhere.
+    // The default would be 3.5 s on Kafka, and 5 s elsewhere.
     expect_refusal(&bridge, &numbered(1), Duration::from_secs(3));
 }
 
@@ -79,7 +79,7 @@ fn a_bridge_that_starts_before_its_broker_connects_when_it_comes(mut broker: Bro
     expect_refusal(&bridge, &numbered(0), IN_TIME);
     broker.start();
     until("a delivery is kept", BACK_WITHIN, || (numbered(0).post(bridge.deliveries).status == 200).then_some(()));
-    // The other topics may come later than that of the delivery.
+    // The other topics may be created later than the delivery's.
     until("the bridge is ready", BACK_WITHIN, || (bridge.readiness().0 == 200).then_some(()));
 }
 
@@ -94,11 +94,11 @@ on_a_broker_of_its_own!(nats;
     a_publish_timeout_of_one_second_holds,
     a_bridge_that_starts_before_its_broker_connects_when_it_comes);
 
-/// A slow body leaves less time than the client library takes to give up: the bridge answers for it.
+/// A slow body leaves less time than the client library's own timeout: the bridge answers instead.
 #[test]
 fn the_bridges_own_deadline_answers_where_the_broker_and_its_client_do_not() {
-    /// Well before the time of a body is up, or the client library finds its connection dead; whose own
-    /// answer would come after the limit.
+    /// Well before the body's time is up, or the client library notices the dead connection; its own answer would
+    /// come after the limit.
     const GOES_ON: Duration = Duration::from_millis(2500);
     const LIMIT: Duration = Duration::from_secs(8);
     let Some(broker) = Broker::nats() else { return };

@@ -1,6 +1,6 @@
-//! More than there is room for: memory stays below the bound that the configuration gives, what cannot
-//! be taken gets a 503 at once, and whoever fits in is served. By hand: `TERRA_BRIDGE_TEST_CROWD` asks for more
-//! clients, `TERRA_BRIDGE_TEST_MIB` for larger bodies, `TERRA_BRIDGE_TEST_TLS` for HTTPS.
+//! More load than fits: memory stays below the limit that the configuration implies, whatever does not fit gets a 503
+//! at once, and whatever fits is served. By hand: `TERRA_BRIDGE_TEST_CROWD` sets more clients,
+//! `TERRA_BRIDGE_TEST_MIB` larger bodies, `TERRA_BRIDGE_TEST_TLS` HTTPS.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,11 +21,11 @@ const HONEST: &str = r#"{"type":"daily","user":{"user_id":"u"}}"#;
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 
-/// The defaults, which the tests leave as they are.
+/// The defaults, which the tests do not change.
 const MAX_HEADER_BYTES: usize = 16 * KIB;
 const MAX_HEADERS: usize = 100;
 
-/// Largest bodies that there is room for at once.
+/// How many bodies of the largest size fit at once.
 const ROOM: usize = 12;
 
 /// What the tests set: `server.max_body`.
@@ -37,11 +37,11 @@ fn bytes_in_flight() -> usize {
     ROOM * max_body()
 }
 
-/// A refusal for want of room waits for nothing but a place on a busy machine's processor; what has room waits
-/// for the bus, 5 s where that is frozen.
+/// A refusal for lack of memory waits only for a busy machine's processor; a delivery that fits waits for the bus, 5
+/// s if that is frozen.
 const AT_ONCE: Duration = Duration::from_secs(4);
 
-/// The bound of the README. `copies` of a body: 2 with the embedded log, 3 with a broker's client.
+/// The limit in the README. `copies` of a body: 2 with the embedded log, 3 with a broker's client.
 fn bound(max_connections: usize, copies: usize, tls: bool) -> usize {
     let connection = 2 * MAX_HEADER_BYTES + 160 * MAX_HEADERS + if tls { 56 * KIB } else { 16 * KIB };
     48 * MIB + max_connections * connection + copies * bytes_in_flight()
@@ -61,22 +61,22 @@ fn environment(bus: &Bus, max_connections: usize) -> Vec<(String, String)> {
     environment
 }
 
-/// A client that was treated badly by nobody and goes on to treat the bridge so. Returns what it was answered.
+/// A misbehaving client. Returns the statuses that it got.
 async fn misuse(to: SocketAddr, kind: usize) -> Vec<u16> {
     let mut client = Client::open(to).await;
     let large = Attempt::of(vec![b' '; max_body()]).secret("another secret");
     match kind {
-        // Most of a head, large and of many lines.
+        // Most of a large head with many lines.
         0 => {
             let lines: String = (0..90).map(|n| format!("x-{n}: {}\r\n", "a".repeat(150))).collect();
             client.write(format!("POST /terra HTTP/1.1\r\nhost: b\r\n{lines}").as_bytes()).await;
         }
-        // A little of a body.
+        // The beginning of a body.
         1 => {
             client.write(large.head(max_body()).as_bytes()).await;
             client.write(&large.body[..60 * KIB]).await;
         }
-        // A body in chunks that does not end.
+        // An endless chunked body.
         2 => {
             let head = large.head(0).replace("content-length: 0", "transfer-encoding: chunked");
             client.write(head.as_bytes()).await;
@@ -95,8 +95,8 @@ async fn misuse(to: SocketAddr, kind: usize) -> Vec<u16> {
     client.ended().await.statuses
 }
 
-/// A forged body, whole and fast, so that reads of it grow; then the beginning of another request, at
-/// rest. Returns the connection.
+/// A forged body, complete and fast, so that read buffers grow; then the beginning of another request, and silence.
+/// Returns the connection.
 async fn rest_after_a_large_body(to: SocketAddr) -> Client {
     let large = Attempt::of(vec![b' '; max_body()]).secret("another secret");
     let mut client = Client::open_fast(to).await;
@@ -146,7 +146,7 @@ fn tls_by_hand() -> bool {
     std::env::var_os("TERRA_BRIDGE_TEST_TLS").is_some()
 }
 
-/// What fetches that run at once add to the bound.
+/// What concurrent fetches add to the limit.
 const FETCHES: usize = 32 * MIB;
 
 #[test]
@@ -157,14 +157,14 @@ fn links_into_a_store_that_hangs_stay_within_the_bound_and_an_honest_client_is_s
     environment.extend(store.environment());
     let bridge = Bridge::ready(&environment);
     let to = bridge.deliveries;
-    // A little, and then nothing.
+    // A few bytes, and then nothing.
     let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", max_body());
     let url = store.hold("/hangs", [Answer::Stall([head.as_bytes(), &[b' '; 8 * KIB]].concat())]);
     let runtime = runtime();
     let links = (0..crowd).map(|n| {
         let body = serde_json::json!({"type": "s3_payload", "url": url, "expires_in": 300, "n": n});
         let mut attempt = Attempt::of(body.to_string()).header("connection", "close");
-        // A large head of many lines, of which a waiting link keeps three.
+        // A large head with many lines, of which a waiting link keeps three.
         attempt.headers.extend((0..90).map(|n| (format!("x-{n}"), "a".repeat(150))));
         let whole = [attempt.head(attempt.body.len()).as_bytes(), &attempt.body].concat();
         runtime.spawn(deliver(to, None, Arc::new(whole)))
@@ -175,7 +175,7 @@ fn links_into_a_store_that_hangs_stay_within_the_bound_and_an_honest_client_is_s
             let mut kept = 0;
             for link in links {
                 let statuses = link.await.expect("no client panics").0;
-                // A fetch may last until the deadline: on a busy machine there is no time for the bus then.
+                // A fetch may last until the deadline: on a busy machine no time is left for the bus then.
                 assert!(matches!(statuses[..], [200 | 503]), "{statuses:?}");
                 kept += usize::from(statuses == [200]);
             }
@@ -193,7 +193,7 @@ fn links_into_a_store_that_hangs_stay_within_the_bound_and_an_honest_client_is_s
     assert!(peak < bound, "{peak} of {bound} bytes");
 }
 
-/// Deliveries of the largest size, several times more than there is room for.
+/// Deliveries of the largest size, several times more than fit.
 fn what_a_frozen_broker_leaves_no_room_for_gets_503_at_once(broker: Broker, bus: &Bus, tls: bool) {
     const USUAL_CROWD: usize = 100;
     let crowd = count("TERRA_BRIDGE_TEST_CROWD", USUAL_CROWD);
@@ -221,7 +221,7 @@ fn what_a_frozen_broker_leaves_no_room_for_gets_503_at_once(broker: Broker, bus:
     runtime.block_on(async {
         for client in clients {
             let (statuses, took) = client.await.expect("no client panics");
-            // Of a crowd that this machine cannot carry, some are too slow with their bodies.
+            // If the crowd is too large for this machine, some bodies arrive too slowly.
             assert!(statuses.iter().all(|status| matches!(status, 503 | 408)), "{statuses:?}");
             slow += usize::from(statuses.contains(&408));
             unanswered += usize::from(statuses.is_empty());

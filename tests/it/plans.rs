@@ -1,4 +1,4 @@
-//! What the faults program makes of a seed.
+//! How the faults program plans from a seed.
 
 use std::collections::BTreeSet;
 

@@ -1,6 +1,5 @@
-//! Readers of the embedded log that take nothing, many at once: what they hold has one bound, and an honest one
-//! beside them reads on. By hand: `TERRA_BRIDGE_TEST_READERS` asks for more of them, `TERRA_BRIDGE_TEST_MIB` for
-//! larger events.
+//! Many readers of the embedded log that take nothing: their memory has one limit, and an honest reader beside them
+//! continues. By hand: `TERRA_BRIDGE_TEST_READERS` sets more readers, `TERRA_BRIDGE_TEST_MIB` larger events.
 
 use std::time::{Duration, Instant};
 
@@ -15,8 +14,8 @@ const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 const WITHIN: Duration = Duration::from_secs(120);
 
-/// Of the README: what all readers of the embedded log hold together, beside a few pieces for each and what the
-/// allocator keeps of what was freed: 192 MiB for as many streams as there may be.
+/// The README's limit for all readers of the embedded log together. In addition, each has a few pieces, and the
+/// allocator keeps freed memory: 192 MiB for the maximum number of streams.
 const BOUND: usize = 64 * MIB;
 const PIECES: usize = 256 * KIB;
 const BESIDE: usize = 64 * MIB;
@@ -79,7 +78,7 @@ fn streams_that_nobody_reads_hold_no_more_than_their_bound_and_leave_room_for_an
     drop(streams);
 }
 
-/// Comes back where it finds no room, as any reader does.
+/// Retries when there is no memory, as any reader does.
 fn get(bridge: &Bridge, target: &str) -> http::Response {
     let head = format!("GET {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     until("an honest reader has its answer", WITHIN, || {

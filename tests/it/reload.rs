@@ -1,4 +1,4 @@
-//! SIGHUP, with deliveries on their way.
+//! SIGHUP while deliveries are in flight.
 
 use std::fs;
 use std::io::Write;
@@ -19,9 +19,9 @@ const REFUSED: &str = "the new configuration has mistakes; nothing was changed";
 const UNFIT: &str = "the new configuration does not fit what only a restart changes; nothing was changed";
 const LEFT: &str = "restart to apply: server.listen, server.max_body";
 
-/// Of the first bytes of [`BODY`], which a machine that is busy elsewhere may follow with the rest much later.
+/// The first bytes of [`BODY`]; a busy machine may send the rest much later.
 const HALF: usize = BODY.len() / 2;
-/// A body that comes in two halves is slow only beyond the whole deadline.
+/// A body in two halves is too slow only beyond the whole deadline.
 const PATIENT: &str = "[server]\nmin_body_rate = \"1 B/s\"\n";
 
 fn embedded() -> Bus {
@@ -193,7 +193,7 @@ fn fifty_reloads_under_load_lose_nothing() {
 
 #[test]
 fn reloads_leave_no_memory_behind() {
-    /// A table of that many routes is some 200 KB, and one is made at each reload: all of them would be 10 MB.
+    /// A table with this many routes takes about 200 KB, and each reload creates one: all of them would be 10 MB.
     const ROUTES: usize = 1000;
     const MOST: usize = 6 << 20;
     let bus = embedded();
@@ -222,7 +222,7 @@ fn a_signal_during_the_start_ends_nothing_and_is_not_lost() {
     let mut child =
         Ended(command.stdout(fs::File::create(&log).expect("ours")).stderr(Stdio::inherit()).spawn().expect("starts"));
     let said = |what: &str| fs::read_to_string(&log).expect("ours").contains(what).then_some(());
-    // Whoever reads the configuration has nothing open yet.
+    // The configuration's reader has nothing open yet.
     let mut to = reader_of(&pipe);
     signal(child.0.id(), "HUP");
     to.write_all(b"# nothing\n").expect("the bridge reads");
@@ -253,7 +253,7 @@ fn a_configuration_that_cannot_be_read_in_time_is_said_and_the_next_one_is_taken
     assert_eq!(running.status(&Attempt::of(BODY).secret("wrong")), 503);
 }
 
-/// What a test started and has to end.
+/// A process that the test started and has to end.
 struct Ended(std::process::Child);
 
 impl Drop for Ended {
@@ -271,7 +271,7 @@ fn reader_of(pipe: &PathBuf) -> fs::File {
     })
 }
 
-/// Some of its body has come.
+/// A part of its body has arrived.
 fn until_a_request_runs(bridge: &crate::support::bridge::Bridge) {
     let none = |line: &str| line == "terra_bridge_bytes_in_flight 0";
     until("the request runs", RELOADS_WITHIN, || (!bridge.metrics().lines().any(none)).then_some(()));
@@ -290,7 +290,7 @@ fn a_signal_during_the_drain_is_ignored() {
     until("it drains", RELOADS_WITHIN, || (running.bridge.readiness().1["status"] == "draining").then_some(()));
     running.write(&format!("{PATIENT}[routes.types]\ndaily = false\n"));
     running.bridge.signal("HUP");
-    // A reload takes less than so many questions.
+    // A reload takes less time than this many requests.
     for _ in 0..100 {
         assert_eq!(get(running.bridge.admin, "/livez").status, 200);
     }

@@ -1,4 +1,4 @@
-//! How much of a large historical request has arrived, as the command tells it from the bus.
+//! How much of a large historical request has arrived, as the command reads it from the bus.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Output, Stdio};
@@ -25,11 +25,11 @@ on_every_bus!(
     endpoints_with_routes_of_their_own_have_requests_of_their_own
 );
 
-/// Two replicas, where a bus takes more than one.
+/// Two replicas, if a bus supports more than one.
 struct Replicas(Vec<Bridge>);
 
 impl Replicas {
-    /// With every topic there: a bridge is ready before Kafka has made them all.
+    /// Waits for every topic: a bridge is ready before Kafka has created them all.
     fn of(bus: &Bus) -> Self {
         let count = if matches!(bus, Bus::Embedded { .. }) { 1 } else { 2 };
         let replicas = Self((0..count).map(|_| Bridge::ready(&bus.environment())).collect());
@@ -229,7 +229,7 @@ fn endpoints_with_routes_of_their_own_have_requests_of_their_own(bus: &Bus) {
         let reply = attempt.path(path).post(bridge.deliveries);
         assert_eq!((reply.status, &reply.json()["outcome"]), (200, &"kept".into()));
     };
-    // Of one reference at both.
+    // The same reference at both.
     deliver("/terra", sending("r", 2));
     deliver("/terra", chunk("r", "daily", 0));
     deliver("/staging", sending("r", 3));
@@ -275,7 +275,7 @@ fn links_count_followed_or_not_and_dead_letters_do_not() {
     let all = objects(&[], &beside(&bus, &bridge));
     let request = of(&all, "r");
     assert_eq!((&request["state"], &request["arrived"]), (&"sending".into(), &3.into()), "{request}");
-    // Nobody knows whether the one that lacks is 3 or 4, as nobody says where the numbers begin.
+    // Whether 3 or 4 is missing is unknown, because the first number is unknown.
     assert_eq!(request["missing"], 1);
 }
 
@@ -321,7 +321,7 @@ fn a_group_of_kafka_stays_where_it_is() {
     assert_eq!(committed(&member("terra-bridge-tail")), Offset::Invalid, "nor did the command leave a place");
 }
 
-/// The mark of a transaction takes an offset and is no record.
+/// A transaction marker takes an offset but is not a record.
 #[test]
 fn partitions_that_end_in_the_mark_of_a_transaction_are_read_to_their_end_at_once() {
     use rdkafka::producer::{BaseProducer, BaseRecord, Producer};

@@ -1,4 +1,4 @@
-//! Brokers that want TLS and a login: what gets in, what is said of what does not, and what heals.
+//! Brokers that require TLS and a login: which logins work, what is reported about others, and what recovers.
 
 use std::path::Path;
 use std::time::Duration;
@@ -28,16 +28,16 @@ fn delivery() -> Attempt {
     Attempt::of(r#"{"type":"daily","user":{"user_id":"u"}}"#)
 }
 
-/// With all said that can be.
+/// With the most verbose logging.
 fn talkative(environment: &Environment) -> Environment {
     with(environment.clone(), &[("TERRA_BRIDGE_LOG__FILTER", "trace")])
 }
 
-/// A delivery is kept, `tail` with the same configuration shows it, and nobody says the secret.
+/// A delivery is kept, `tail` with the same configuration shows it, and nothing prints the secret.
 fn gets_in(environment: &Environment, topic: &str) {
     let environment = &talkative(environment);
     let bridge = Bridge::ready(environment);
-    // Ready means that the bus was reached, not that its topics are made.
+    // Ready means that the bus was reached, not that its topics exist.
     let response = until("a delivery is kept", SAID_WITHIN, || {
         Some(delivery().post(bridge.deliveries)).filter(|response| response.status == 200)
     });
@@ -56,7 +56,7 @@ fn gets_in(environment: &Environment, topic: &str) {
     secrets.for_each(|(_, secret)| assert!(!said.contains(secret), "the secret is shown"));
 }
 
-/// 503, not ready, `said` once in the log and in `check --online`, and nowhere the `secret`.
+/// 503, not ready, `said` once in the log and in `check --online`, and the `secret` nowhere.
 fn stays_out(environment: &Environment, said: &str, secret: &str) -> Bridge {
     let environment = &talkative(environment);
     let bridge = Bridge::start(environment);
@@ -81,7 +81,7 @@ fn stays_out(environment: &Environment, said: &str, secret: &str) -> Bridge {
 
 fn heals(bridge: &Bridge) {
     until("a delivery is kept", SAID_WITHIN, || (delivery().post(bridge.deliveries).status == 200).then_some(()));
-    // The other topics may come later than that of the delivery.
+    // The other topics may be created later than the delivery's.
     until("the bridge is ready", SAID_WITHIN, || (bridge.readiness().0 == 200).then_some(()));
 }
 
@@ -109,7 +109,7 @@ mod nats {
         Bus::nats_at(format!("tls://127.0.0.1:{}", broker.port()))
     }
 
-    /// `authorization` lines that take this secret, and the keys that give it.
+    /// `authorization` lines that accept this secret, and the keys that configure it.
     fn one_login(lines: impl Fn(&str) -> String, right: (&str, &[(&str, &str)]), wrong: (&str, &[(&str, &str)])) {
         let authority = Authority::new();
         let tls = tls(&authority, "");
@@ -180,7 +180,7 @@ mod nats {
         heals(&bridge);
     }
 
-    /// A user who may only do this: deliveries get a 503, and log and `check --online` say what to grant.
+    /// A user with only these permissions: deliveries get a 503, and log and `check --online` say what to grant.
     fn is_denied(permissions: impl Fn(&Bus) -> String, in_the_log: &str, checked: Option<&str>, more: &[(&str, &str)]) {
         let Some(broker) = Broker::nats() else { return };
         let bus = Bus::nats_at(format!("nats://127.0.0.1:{}", broker.port()));
@@ -281,7 +281,7 @@ mod kafka {
     const LOGIN: &str = "the Kafka brokers refuse the login";
     const TLS: &str = "the TLS handshake with the Kafka brokers failed";
 
-    /// One broker for all: its start costs seconds.
+    /// One broker for all: starting it takes seconds.
     #[test]
     fn every_login_gets_in_and_what_is_wrong_is_named_until_it_is_right() {
         let (authority, other) = (Authority::new(), Authority::new());

@@ -1,5 +1,5 @@
-//! Every shape of the vendor's: one example of each on every bus, and deliveries made up after the shapes
-//! by the thousand on the embedded one. `TERRA_BRIDGE_TEST_GENERATED` says how many, `_SEED` which.
+//! Every shape of the vendor's: one example of each on every bus, and thousands of deliveries generated from the
+//! shapes on the embedded one. `TERRA_BRIDGE_TEST_GENERATED` sets how many, `_SEED` the seed.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -18,10 +18,10 @@ use crate::support::http::Connection;
 use crate::support::json::{Json, written};
 use crate::support::shapes::Shapes;
 
-/// Some two hundred of each shape.
+/// About two hundred of each shape.
 const USUAL: u64 = 8_000;
 
-/// So many are in memory at once.
+/// How many are in memory at once.
 const ROUND: u64 = 4_000;
 
 const CONNECTIONS: usize = 32;
@@ -48,7 +48,7 @@ fn every_example_arrives_byte_for_byte(bus: &Bus) {
         let json: Value = serde_json::from_str(example).expect("an example is JSON");
         let forms = [example.to_owned(), serde_json::to_string_pretty(&json).expect("JSON")];
         for (form, body) in forms.into_iter().enumerate() {
-            // Of an event with an id of its own one form is a copy of the other.
+            // For an event with an id of its own, the second form is a duplicate of the first.
             if form == 1 && json.get("event_id").is_some() {
                 continue;
             }
@@ -128,7 +128,7 @@ fn number(name: &str, usual: u64) -> u64 {
     std::env::var(name).map_or(usual, |text| text.parse().expect("a number"))
 }
 
-/// Two deliveries that the bridge would take for one have the same.
+/// Equal for two deliveries that the bridge would take for the same one.
 fn hashed(what: impl Hash) -> u64 {
     let mut hash = DefaultHasher::new();
     what.hash(&mut hash);
@@ -150,7 +150,7 @@ fn generated(shapes: &Shapes, shape: &str, rng: &mut Rng) -> Sent {
     sent
 }
 
-/// No JSON object any more, one way or another.
+/// No longer a JSON object, in one of several ways.
 fn spoilt(text: String, rng: &mut Rng) -> Sent {
     let mut body = text.trim().as_bytes().to_vec();
     let reason = match rng.u8(..7) {
@@ -159,7 +159,7 @@ fn spoilt(text: String, rng: &mut Rng) -> Sent {
             "not-json"
         }
         1 => {
-            // With its last brace gone, it is open.
+            // Without its last brace, the object is not closed.
             body.truncate(rng.usize(..body.len()));
             if std::str::from_utf8(&body).is_ok() { "not-json" } else { "not-utf8" }
         }
@@ -189,7 +189,7 @@ fn spoilt(text: String, rng: &mut Rng) -> Sent {
     Sent { meaning: Meaning::Unreadable(reason), ..Sent::new(body, Json::Raw("null".into())) }
 }
 
-/// The id of the answer.
+/// The id in the reply.
 fn kept(sent: &Sent, connection: &mut Connection) -> Result<String, String> {
     let response = sent.attempt().post_on(connection).map_err(|error| error.to_string())?;
     let answer = response.json();
@@ -216,7 +216,7 @@ fn all_kept(round: &[(u64, Sent)], to: SocketAddr, seed: u64) -> HashMap<u64, St
     ids.into_inner().unwrap()
 }
 
-/// What came to the topics of a round since the one before, by id.
+/// The new messages of a round on its topics, by id.
 fn new_messages(
     round: &[(u64, Sent)],
     bus: &Bus,

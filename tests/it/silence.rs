@@ -1,5 +1,5 @@
-//! Health data and secrets stay inside: whatever happens to a delivery, nothing that the bridge prints,
-//! measures or answers has any of it, with logging at its most talkative.
+//! Health data and secrets stay inside: whatever happens to a delivery, nothing that the bridge prints, measures or
+//! answers contains any of it, even with the most verbose logging.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -55,7 +55,7 @@ fn environment(bus: &Bus) -> Vec<(String, String)> {
     environment
 }
 
-/// Everything that can become of a request, and what was answered.
+/// Provokes every outcome of a request, and returns the answers.
 fn every_ending(bridge: &Bridge) -> String {
     let coded = attempt(body("daily")).header("content-encoding", HEADER);
     let forged = attempt(body("daily")).secret("canary-of-another");
@@ -160,7 +160,7 @@ fn nothing_tells_while_the_broker_is_away_and_the_spool_takes_it() {
     expect_silence(&bridge, &answers);
 }
 
-/// Everything that can become of a link: what was answered, and the outcomes.
+/// Provokes every outcome of a link, and returns the answers and the outcomes.
 fn every_ending_of_a_link(bridge: &Bridge, store: &Store, closed: u16) -> (String, Vec<String>) {
     let sleep = SLEEP.replace("u-7", "canary-user");
     let nested = format!(r#"{{"type":"s3_payload","url":"{}","expires_in":600}}"#, store.link("/canary-nested"));
@@ -225,7 +225,7 @@ fn no_part_of_a_link_is_said_anywhere() {
         }
         for (topic, count) in topics {
             for got in bus.read(&bridge, &bus.topic(topic), *count) {
-                // Whom a fetched event concerns is in its headers, as of any other.
+                // The user of a fetched event is in its headers, as for any other.
                 let headers = format!("{:?} {:?}", got.key, got.headers).replace("canary-user", "");
                 assert_eq!(telling(&headers), Vec::<&str>::new(), "{headers}");
             }

@@ -1,7 +1,7 @@
-//! Slow clients of every kind at once, over HTTPS: each is cut off in its time and gets no 2xx, and an honest
-//! one beside them hardly notices. Its usual is what it finds at a second bridge that they leave alone, on the
-//! same busy machine at the same time. `TERRA_BRIDGE_TEST_SLOW` says how many of each kind; a p99 within twice
-//! the usual is asked for then to the letter, which takes an optimised build.
+//! Slow clients of every kind at once, over HTTPS: each is cut off in time and gets no 2xx, and an honest client
+//! beside them is hardly affected. Its baseline comes from a second bridge without slow clients, on the same busy
+//! machine at the same time. `TERRA_BRIDGE_TEST_SLOW` sets how many of each kind; then the p99 must be strictly
+//! within twice the baseline, which takes an optimised build.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,20 +18,20 @@ use crate::support::terra::Attempt;
 use crate::support::tls::{Pair, Stream, connect};
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(4);
-/// `server.deadline` without the second that is left for the bus.
+/// `server.deadline` minus the second that is left for the bus.
 const BODY_DEADLINE: Duration = Duration::from_secs(4);
 /// How long the bridge waits for a client that takes nothing of its reply.
 const STALL: Duration = Duration::from_secs(30);
-/// What a busy machine of two processors, this test's crowd among its load, may add to any of these
-/// for every so many clients of a kind.
+/// How much a busy machine with two processors, loaded by this test's own clients, may add to any of these limits for
+/// each group of clients.
 const SLACK: Duration = Duration::from_secs(6);
 const USUAL_CROWD: usize = 200;
 
-/// Deliveries of which one p99 is taken.
+/// How many deliveries make one p99.
 const ROUND: usize = 100;
 const LEAST_ROUNDS: usize = 5;
-/// A p99 of a few milliseconds doubles when the disk syncs or the scheduler lets another test go first:
-/// below this the difference says nothing of slow clients.
+/// A p99 of a few milliseconds doubles when the disk syncs or the scheduler runs another test first: below this, the
+/// difference says nothing about slow clients.
 const NOISE: Duration = Duration::from_millis(5);
 
 const BODY_BYTES: usize = 20_000;
@@ -55,7 +55,7 @@ const KINDS: [Kind; 6] = [
     Kind::HalfAHandshake,
 ];
 
-/// Of one delivery, refused for its content coding.
+/// Copies of one delivery, refused for its content coding.
 static COPIES: LazyLock<String> =
     LazyLock::new(|| Attempt::of("").header("content-encoding", "gzip").head(0).repeat(50));
 
@@ -63,15 +63,15 @@ static COPIES: LazyLock<String> =
 const HALF_A_HELLO: &[u8] = &[0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00];
 
 impl Kind {
-    /// All of them are signed, so that one that gets through is seen on the bus. Who never reads sends what
-    /// is refused for its coding: neither a forger is let go on, nor who sends copies of what was kept.
+    /// All of them are signed, so that one that gets through is seen on the bus. `NeverReads` sends deliveries that
+    /// are refused for their content coding, because forgeries and duplicates would close the connection.
     async fn run(self, to: SocketAddr, tls: Arc<ClientConfig>) -> Ended {
         const EVERY: Duration = Duration::from_secs(1);
         let tls = (self != Self::HalfAHandshake).then_some(&tls);
         let mut client = loop {
             match Client::try_open(to, tls).await {
                 Ok(client) => break client,
-                // A crowd that keeps this process busy may bring its own handshakes too late.
+                // Clients that keep this process busy may complete their own handshakes too late.
                 Err(_) if self == Self::NeverReads => {}
                 Err(ended) => return ended,
             }
@@ -110,11 +110,11 @@ impl Kind {
                 (ended.after, HEADER_TIMEOUT, HEADER_TIMEOUT)
             }
             Self::AByteASecondOfABody | Self::StalledBody => (ended.after, BODY_DEADLINE, BODY_DEADLINE),
-            // From when it got stuck; sooner where the bridge saw the beginning of a head last, and once
-            // more that time where its kernel finds room for another load of replies after a while.
+            // Counted from when it got stuck; less if the bridge last saw the beginning of a head, and once more that
+            // time if its kernel later takes another batch of replies.
             Self::NeverReads => (ended.after_writing, Duration::ZERO, 2 * STALL),
         };
-        // A crowd that keeps this process busy may bring its own heads too late: those get no answer.
+        // Clients that keep this process busy may send their own heads too late: those get no answer.
         assert!(self == Self::NeverReads || matches!(ended.statuses[..], [] | [408]), "{self:?}: {ended:?}");
         assert!(after < most + slack, "{self:?}: cut off after {after:?}");
         // A burst overflows the backlog, and the kernel resets connections that the bridge never saw.
@@ -163,8 +163,8 @@ fn slow_clients_of_every_kind_are_cut_off_and_an_honest_one_keeps_its_latency() 
     assert_eq!(bus.count(&bridge), honest.kept, "nothing of the others");
 }
 
-/// Runs them all, those that are cut off early again and again until it is over; says when the last who
-/// never reads is cut off. Returns how many were.
+/// Runs them all, and restarts those that are cut off early until it is over; signals when the last `NeverReads`
+/// client is cut off. Returns how many were.
 async fn all(
     to: SocketAddr,
     tls: Arc<ClientConfig>,
@@ -204,7 +204,7 @@ async fn all(
     cut
 }
 
-/// The p99 of either in a round of deliveries, in turn, each of which is kept.
+/// The p99 of each in a round of alternating deliveries, all of which are kept.
 fn round(one: &mut Honest, other: &mut Honest) -> [Duration; 2] {
     let (ones, others): (Vec<_>, Vec<_>) = (0..ROUND).map(|_| (one.deliver(), other.deliver())).unzip();
     [ones, others].map(|mut times| {
@@ -234,8 +234,8 @@ impl Honest {
     }
 }
 
-/// The p99 of several rounds. What else a machine does comes and goes with rounds, and what slow clients cost
-/// is in each: the lower quartile tells them apart.
+/// The p99 of several rounds. Other load on the machine varies between rounds, but the cost of slow clients is in
+/// each: the lower quartile separates them.
 #[derive(Debug)]
 #[expect(dead_code, reason = "printed")]
 struct Rounds {

@@ -1,4 +1,4 @@
-//! The spool: what the bus refuses for the moment is answered 200 and is on the bus in the end.
+//! The spool: what the bus refuses for the moment is answered with 200 and reaches the bus in the end.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ const WITHIN: Duration = Duration::from_secs(60);
 fn environment(bus: &Bus, dir: &TempDir) -> Vec<(String, String)> {
     let mut environment = bus.environment();
     environment.push(("TERRA_BRIDGE_SPOOL__DIR".into(), dir.path().join("spool").display().to_string()));
-    // The disk of a developer may be fuller than a server's.
+    // A developer's disk may be fuller than a server's.
     environment.push(("TERRA_BRIDGE_SPOOL__RESERVE".into(), "1 MiB".into()));
     environment
 }
@@ -156,7 +156,7 @@ fn what_kafka_refuses_for_good_is_set_aside_and_sent_once_that_is_mended() {
     let mut environment = environment(&bus, &dir);
     environment.push(("TERRA_BRIDGE_KAFKA__TOPIC_CONFIG".into(), r#"{ "max.message.bytes" = 20000 }"#.into()));
     let mut bridge = Bridge::ready(&environment);
-    // Nothing that lz4 makes small.
+    // Bytes that lz4 cannot compress.
     let mut state = 1_u64;
     let mut noise = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);

@@ -1,5 +1,5 @@
-//! NATS streams that others made or changed: what the bridge adds to them, what it leaves, what it refuses, and what
-//! servers and accounts refuse the bridge.
+//! NATS streams that others created or changed: what the bridge adds, leaves alone and refuses, and what servers and
+//! accounts refuse the bridge.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::support::until;
 
 const WITHIN: Duration = Duration::from_secs(30);
 
-/// Asks JetStream in its own words: no client's idea of a stream comes in between.
+/// A raw JetStream request, so that no client library's model of a stream comes between.
 fn ask(bus: &Bus, request: &str, body: &Value) -> Value {
     let Bus::Nats { server, .. } = bus else { unreachable!("these tests are NATS's") };
     let answer = runtime().block_on(async {
@@ -99,12 +99,12 @@ fn a_topic_that_another_stream_takes_keeps_out_no_other() {
 }
 
 fn deliver(bridge: &Bridge, kind: &str) -> Response {
-    // Each is an event of its own.
+    // Each is a different event.
     let body = format!(r#"{{"type":"{kind}","user":{{"user_id":"u"}},"n":"{}"}}"#, crate::support::unique());
     Attempt::of(body).post(bridge.deliveries)
 }
 
-/// What a command with this environment says, and whether it ends well.
+/// The output of a command with this environment, and whether it succeeds.
 fn run(arguments: &[&str], environment: &[(String, String)]) -> (bool, String) {
     let environment = environment.iter().map(|(name, value)| (name, value));
     let output = command().envs(environment).args(arguments).output().expect("the binary runs");
@@ -116,7 +116,7 @@ fn check(environment: &[(String, String)]) -> (bool, String) {
     run(&["check", "--online"], environment)
 }
 
-/// A line of this level that says all of it.
+/// Waits for a line of this level that contains all the words.
 fn says(bridge: &Bridge, level: &str, words: &[&str]) {
     until(&format!("{level} says {words:?}"), WITHIN, || {
         let log = bridge.log();
@@ -128,7 +128,7 @@ fn messages(bus: &Bus) -> u64 {
     ask(bus, &format!("STREAM.INFO.{}", bus.prefix()), &json!({}))["state"]["messages"].as_u64().expect("a number")
 }
 
-/// Five deliveries, none of them kept; log, refusal and `check --online` say this.
+/// Five deliveries, none of them kept; log, refusal and `check --online` report this.
 fn takes_nothing(bus: &Bus, word: &str) {
     let bridge = Bridge::start(&bus.environment());
     says(&bridge, "ERROR", &[word, "nats.stream"]);
@@ -281,7 +281,7 @@ fn what_another_stream_takes_is_foreseen_before_the_stream_is_made() {
     assert!(!well && report.contains(&format!("{} (stream {other})", bus.topic("sleep"))), "{report}");
 }
 
-/// A server with limits of its own and of the account.
+/// A server with its own limits and an account's.
 fn limited(limits: &str, account: &str) -> Option<Broker> {
     let kind = Kind::nats()?;
     for _ in 0..TRIES {

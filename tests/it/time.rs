@@ -1,5 +1,5 @@
-//! Signature times: in seconds and in milliseconds, of retries signed afresh and not, old and new; and
-//! what an operator with a wrong clock gets to see.
+//! Signature times: in seconds and in milliseconds, of retries that are signed again or not, old and new; and what an
+//! operator with a wrong clock sees.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ fn bridge() -> (Bus, Bridge) {
     (bus, bridge)
 }
 
-/// Signed so many seconds ago, or that many seconds from now where it is negative.
+/// Signed that many seconds ago, or in the future if negative.
 fn signed(n: usize, age: i64, unit: i64) -> Attempt {
     Attempt::of(format!(r#"{{"type":"daily","user":{{"user_id":"u"}},"n":{n}}}"#)).t((now() - age) * unit)
 }
@@ -67,7 +67,7 @@ fn a_delivery_is_taken_for_26_hours_in_seconds_and_in_milliseconds() {
 #[test]
 fn retries_are_duplicates_whether_or_not_they_are_signed_afresh() {
     let (bus, bridge) = bridge();
-    // Age and unit of the first attempt; of the retry where it is signed afresh.
+    // Age and unit of the first attempt; of the retry, if it is signed again.
     let cases = [
         (0, 1, None),
         (20 * HOUR, 1, None),
@@ -79,7 +79,7 @@ fn retries_are_duplicates_whether_or_not_they_are_signed_afresh() {
     for (n, (age, unit, afresh)) in cases.into_iter().enumerate() {
         let trace = format!("trace-{n}");
         let first = signed(n, age, unit);
-        // What is not signed afresh is known by its signature alone.
+        // A retry that is not signed again is recognised by its signature alone.
         let (first, retry) = match afresh {
             Some((age, unit)) => {
                 let traced = |attempt: Attempt| attempt.header("x-terra-trace-id", &trace);
@@ -128,7 +128,7 @@ fn a_wrong_clock_is_told_from_forgeries() {
     }
 }
 
-/// Stands before the C library's: the wall clock, and so many seconds that a file says.
+/// Preloaded before the C library: shifts the wall clock by the seconds in a file.
 const LEAPING_CLOCK: &str = r#"
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -176,7 +176,7 @@ fn a_clock_that_leaps_erases_nothing_and_has_nothing_kept_twice() {
         let leapt = || bridge.said(LEAPT).into_iter().find(|said| said["way"] == way);
         let said = until("a warning", SAID_WITHIN, leapt);
         assert!(said["seconds"].as_i64().is_some_and(|seconds| (seconds - MONTH).abs() < 60), "{said}");
-        // What had to go would have gone before this one has its receipt.
+        // Retention would have removed anything before this delivery gets its receipt.
         let n = if by > 0 { 5 } else { 6 };
         assert_eq!(post(n, later), "kept", "{way}");
         assert!((0..5).all(|n| post(n, later) == "duplicate"), "{way}");

@@ -1,4 +1,4 @@
-//! Kafka messages that the client library takes for delivered on its own word: none is answered as kept.
+//! Kafka messages that the client library reports as delivered without confirmation: none is answered as kept.
 
 use std::thread;
 use std::time::Duration;
@@ -18,7 +18,7 @@ fn of_user(user: &str) -> Attempt {
     Attempt::of(format!(r#"{{"type":"daily","user":{{"user_id":"{user}"}}}}"#)).header("x-terra-trace-id", user)
 }
 
-/// A bridge whose way to the broker leads through a proxy, and this.
+/// A bridge that reaches the broker through a proxy, and the proxy.
 fn behind_a_proxy(bus: &Bus, fault: Fault, settings: &[(&str, &str)]) -> (Bridge, KafkaProxy) {
     let Bus::Kafka { brokers, .. } = bus else { unreachable!("these tests are Kafka's") };
     let proxy = KafkaProxy::start(brokers, &bus.topic("daily"), fault);
@@ -31,9 +31,9 @@ fn ended(response: &Response) -> (u16, String) {
     (response.status, response.json()["outcome"].as_str().expect("an outcome").to_owned())
 }
 
-/// How `early` and `late` ended, where the broker accepted the batch of `late` alone.
+/// How `early` and `late` ended, after the broker accepted only the batch of `late`.
 fn overtaken(bridge: &Bridge, proxy: &KafkaProxy, early: &Attempt, late: &Attempt) -> [(u16, String); 2] {
-    // A topic that was made a moment ago may still be unknown, and nothing may be sent there before.
+    // A new topic may still be unknown, and nothing may be sent to it before that.
     let struck = |response: Response| proxy.has_struck().then_some(response);
     thread::scope(|scope| {
         let waiting = scope.spawn(|| until("it is sent", WITHIN, || struck(early.post(bridge.deliveries))));
@@ -43,7 +43,7 @@ fn overtaken(bridge: &Bridge, proxy: &KafkaProxy, early: &Attempt, late: &Attemp
     })
 }
 
-/// Has another producer keep one on the topic, which is there from then on.
+/// Another producer stores one message, so that the topic exists from then on.
 fn kept_before(bus: &Bus) -> Attempt {
     let (bridge, before) = (Bridge::ready(&bus.environment()), of_user("before"));
     until("it is kept", WITHIN, || (before.post(bridge.deliveries).status == 200).then_some(()));
@@ -69,7 +69,7 @@ fn expect_on_topic(bus: &Bus, bridge: &Bridge, attempts: &[&Attempt]) {
     assert_eq!(got, sorted(attempts.iter().map(|attempt| attempt.body.clone()).collect()));
 }
 
-/// `before`: what the topic has already, of another producer.
+/// `before`: the other producer's messages on the topic.
 fn is_refused_and_kept_at_its_retry(bus: &Bus, before: &[&Attempt]) {
     let (early, late) = (of_user("early"), of_user("late"));
     let (bridge, proxy) = behind_a_proxy(bus, Fault::Overtaken, &[]);
@@ -116,7 +116,7 @@ fn what_only_a_later_batch_vouches_for_is_spooled_and_gets_to_the_topic() {
 fn no_message_of_a_batch_that_was_accepted_without_an_offset_is_kept() {
     let Some(bus) = Bus::kafka() else { return };
     kept_before(&bus);
-    // Long enough for three deliveries at once to become one batch.
+    // Long enough for three concurrent deliveries to become one batch.
     let settings = [("KAFKA__PROPERTIES", r#"{ "linger.ms" = 1000 }"#)];
     let (bridge, _proxy) = behind_a_proxy(&bus, Fault::WithoutOffset, &settings);
     let attempts = ["a", "b", "c"].map(of_user);
@@ -129,7 +129,7 @@ fn no_message_of_a_batch_that_was_accepted_without_an_offset_is_kept() {
     assert_eq!(post_all(), [(); 3].map(|()| (503, "refused".to_owned())));
     assert_eq!(unconfirmed(&bridge), 3);
     assert_eq!(post_all(), [(); 3].map(|()| (200, "kept".to_owned())), "the retry");
-    // This broker did keep them: the price is a copy of each.
+    // This broker did store them: the price is a copy of each.
     let got = bus.read(&bridge, &bus.topic("daily"), 7);
     attempts.iter().for_each(|attempt| expect_copy(&got, attempt));
 }

@@ -1,5 +1,5 @@
-//! What the faults program's judge makes of a ledger and a bus, both made by hand: each of its verdicts
-//! is seen. And what its report keeps and says.
+//! How the faults program's judge rates a handmade ledger and bus: each of its verdicts occurs. Also what its report
+//! keeps and prints.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,14 +22,14 @@ fn answered(status: u16, outcome: &str, number: usize) -> End {
     End::Answered { status, outcome: outcome.to_owned(), id: Some(format!("id-{number}")) }
 }
 
-/// Deliveries of one user and one type, a second apart; each answered 200 after half a second, and on the
-/// bus once.
+/// Deliveries of one user and one type, a second apart; each is answered 200 after half a second, and is on the bus
+/// once.
 struct Trial {
     plan: Plan,
     attempts: Vec<(usize, Attempt)>,
     faults: Vec<Fault>,
     bus: Vec<Got>,
-    /// When the spool was seen to be empty.
+    /// When the spool was seen empty.
     emptied: Option<Duration>,
 }
 
@@ -61,7 +61,7 @@ impl Trial {
         self.faults.push(Fault { kind, begun: at(begun), ended: at(ended), topic: None, taken: None });
     }
 
-    /// One more attempt at the delivery.
+    /// Adds one more attempt at the delivery.
     fn attempt(&mut self, number: usize, begun: f64, end: End) {
         self.attempts.push((number, Attempt { begun: at(begun), ended: at(begun + 0.5), end }));
     }

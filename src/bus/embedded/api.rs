@@ -1,4 +1,4 @@
-//! The reading side over HTTP: topics, messages as NDJSON or server-sent events, one payload. Opens no port and
+//! The reading API over HTTP: topics, messages as NDJSON or server-sent events, one payload. Opens no port and
 //! changes nothing.
 
 use std::str::FromStr;
@@ -26,8 +26,8 @@ use crate::log::{Extent, Store};
 use crate::metrics::ReaderGauges;
 use crate::server::{Reply, Service, full, loopback_host};
 
-/// Streams at once, at most: each holds a few pieces in memory beside the budget that all share, and `tail` needs
-/// one per topic.
+/// The most streams at once: each holds a few pieces in memory in addition to the shared budget, and `tail` needs one
+/// per topic.
 const STREAMS: usize = 256;
 
 /// How long a request for one message waits for memory.
@@ -62,25 +62,25 @@ impl Api {
         }))
     }
 
-    /// For every request from now on. Streams that run go on.
+    /// Applies to every request from now on. Running streams continue.
     pub fn set_token(&self, token: Option<Secret>) {
         *self.0.token.write().unwrap_or_else(PoisonError::into_inner) = token;
     }
 
-    /// Ends every stream that follows, so that its connection can close. New ones end at once.
+    /// Ends every following stream, so that its connection can close. New ones end at once.
     pub fn drain(&self) {
         self.0.draining.send_replace(true);
     }
 
-    /// What all readers hold together at the moment.
+    /// The current memory of all readers together.
     pub fn readers(&self) -> ReaderGauges {
         self.0.budget.readers()
     }
 
-    /// The reply to one request; its body is not read. Never fails, only answers so, and closes the connection then.
+    /// The reply to one request; its body is not read. A failure is an error reply that closes the connection.
     ///
-    /// Without a token the `Host` has to name the loopback (403); with one the request has to carry
-    /// it as `Authorization: Bearer` (401).
+    /// Without a token, `Host` has to name the loopback (403). With one, the request has to carry it as
+    /// `Authorization: Bearer` (401).
     pub async fn answer<B>(&self, request: http::Request<B>) -> Reply {
         let (head, _body) = request.into_parts();
         let reply = match self.authenticate(&head.headers) {
@@ -149,14 +149,14 @@ impl Api {
         if len <= PIECE {
             return Ok(finish(reply, full(record.payload)));
         }
-        // Read once more, as its reader takes it.
+        // It is read again as its reader takes it.
         drop((record, held));
         let selection = Selection { from: offset, until: Some(offset + 1), limit: Some(1), format: Format::Payload };
         let body = self.body(method, topic, extents, selection)?;
         Ok(finish(reply.header(CONTENT_LENGTH, len), body))
     }
 
-    /// `HEAD` has none, and takes no place from those who read.
+    /// `HEAD` has no body, and takes no slot from the readers.
     fn body(
         &self,
         method: &Method,
@@ -185,7 +185,7 @@ impl Api {
 
 type ReplyBody = UnsyncBoxBody<Bytes, std::io::Error>;
 
-/// With the headers that an HTTP header can carry; the payload's bytes come as they were received.
+/// Adds the headers that HTTP can carry; the payload's bytes are as received.
 fn with_headers(record: &Record) -> http::response::Builder {
     let mut reply = Response::builder().header(X_CONTENT_TYPE_OPTIONS, "nosniff");
     for (name, value) in &record.headers {

@@ -1,4 +1,4 @@
-//! The memory for what is read: one budget of bytes for all readers of the log, given in the order of asking.
+//! The memory for reading: one budget of bytes for all readers of the log, granted in order of request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::metrics::ReaderGauges;
 use crate::telemetry::{LOG_EVERY, Throttle};
 
-/// Bytes that all readers hold together, at most; a single event that takes more is alone then.
+/// The most bytes that all readers hold together; a single larger event is read alone.
 pub(super) const MAX_BYTES: usize = 64 << 20;
 
 const KIB: usize = 1 << 10;
@@ -25,7 +25,7 @@ struct Inner {
     refused: AtomicU64,
 }
 
-/// So many bytes, until it is dropped.
+/// That many bytes, until it is dropped.
 pub(super) struct Reservation {
     permit: OwnedSemaphorePermit,
     since: Instant,
@@ -38,7 +38,7 @@ impl ReadBudget {
         Self(Arc::new(Inner { free, waiting: AtomicUsize::new(0), refused: AtomicU64::new(0) }))
     }
 
-    /// `None`: there was none within that time, which is logged. Of more than there is, all is reserved.
+    /// `None`: none became free within that time, which is logged. A request for more than the budget gets all of it.
     pub(super) async fn reserve(&self, bytes: usize, within: Duration) -> Option<Reservation> {
         let units = bytes.min(MAX_BYTES).div_ceil(KIB) as u32;
         let waiting = Waiting::new(&self.0.waiting);
@@ -53,7 +53,7 @@ impl ReadBudget {
         }
     }
 
-    /// Whether somebody waits for memory.
+    /// Whether another reader waits for memory.
     pub(super) fn is_contended(&self) -> bool {
         self.0.waiting.load(Relaxed) > 0
     }
@@ -79,7 +79,7 @@ impl Reservation {
         self.permit.num_permits() * KIB
     }
 
-    /// It is filled: gives back what is not needed.
+    /// The memory is filled: returns what is not needed.
     pub(super) fn filled(&mut self, bytes: usize) {
         let surplus = self.permit.num_permits().saturating_sub(bytes.div_ceil(KIB));
         drop(self.permit.split(surplus));
@@ -87,12 +87,12 @@ impl Reservation {
         self.since = Instant::now();
     }
 
-    /// For how long it was held since it was filled.
+    /// How long it has been held since it was filled.
     pub(super) fn held_for(&self) -> Duration {
         self.since.elapsed()
     }
 
-    /// What filling it again would take: giving it up sooner would be work for nothing.
+    /// How long filling it again would take. Giving it up sooner would waste work.
     pub(super) fn fill_time(&self) -> Duration {
         self.fill_time
     }
@@ -120,7 +120,7 @@ mod tests {
     const SOON: Duration = Duration::from_secs(1);
 
     #[tokio::test(start_paused = true)]
-    async fn what_one_holds_another_waits_for_and_not_for_ever() {
+    async fn a_reader_waits_for_anothers_memory_but_not_for_ever() {
         let budget = ReadBudget::new();
         let mut held = budget.reserve(2 * MAX_BYTES, SOON).await.unwrap();
         assert_eq!((held.bytes(), budget.readers().bytes, budget.is_contended()), (MAX_BYTES, MAX_BYTES, false));

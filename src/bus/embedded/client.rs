@@ -1,5 +1,5 @@
-//! The client of the reading API, for the commands: the topics of the running bridge, and the records of each over HTTP,
-//! in order.
+//! The client of the reading API, for the commands: the topics of the running bridge, and the records of each over
+//! HTTP, in order.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::bus::{ReadError, Record, StartPosition};
 use crate::config;
 use crate::server::{Trust, client, reachable, scheme};
 
-/// From the request to the head of its answer.
+/// From the request to the head of its response.
 const ANSWER: Duration = Duration::from_secs(10);
 
 /// A line is a payload of at most `server.max_body`, escaped.
@@ -28,7 +28,7 @@ const LONGEST_LINE: usize = 512 * 1024 * 1024;
 
 const LARGEST_ANSWER: usize = 4 * 1024 * 1024;
 
-/// What `GET /topics` says of one.
+/// An entry of `GET /topics`.
 #[derive(Debug, Deserialize)]
 pub(super) struct TopicState {
     pub(super) topic: String,
@@ -69,7 +69,7 @@ impl Client {
         serde_json::from_slice(&bytes).map_err(|error| self.broken(&error))
     }
 
-    /// The records of a topic from there on; where it `follows`, also what arrives later.
+    /// The records of a topic from that position on; if it `follows`, also those that arrive later.
     pub(super) async fn lines(&self, topic: &str, from: StartPosition, follows: bool) -> Result<Lines, ReadError> {
         let from = match from {
             StartPosition::Earliest => "earliest".to_owned(),
@@ -134,7 +134,7 @@ impl Client {
 pub(super) struct Lines {
     body: Incoming,
     buffer: BytesMut,
-    /// Bytes of the buffer that have no line's end.
+    /// Bytes of the buffer already searched for a line's end.
     searched: usize,
 }
 

@@ -1,4 +1,4 @@
-//! Why a reader gets no messages, and what it is told.
+//! Why a reader gets no messages, and the error reply.
 
 use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::header::{HeaderName, HeaderValue};
@@ -36,7 +36,7 @@ impl From<ReadError> for ApiError {
     }
 }
 
-/// Nothing a reader does makes the log unreadable.
+/// No request can make the log unreadable, so this is logged.
 pub(super) fn log_failed(error: &ReadError) {
     if let ReadError::Failed(reason) = error {
         tracing::error!(reason, "the log could not be read; check the disk of embedded.dir");
@@ -61,7 +61,7 @@ impl ApiError {
         };
         let extent = if let Self::OutOfRange(extent) = &self { Some(*extent) } else { None };
         let mut reply = json(status, &ErrorJson::new(error, extent));
-        // Whoever is refused does not rest on a connection that others may need.
+        // A refused client must not occupy a connection that others may need.
         reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         if let Some((name, value)) = header {
             reply.headers_mut().insert(name, HeaderValue::from_static(value));
@@ -72,7 +72,7 @@ impl ApiError {
 
 const RETRY: Option<(HeaderName, &str)> = Some((RETRY_AFTER, "1"));
 
-/// The body of every answer that is no success, and the data of an `error` event.
+/// The body of every error reply, and the data of an `error` event.
 #[derive(Serialize)]
 pub(super) struct ErrorJson<'a> {
     error: &'a str,

@@ -1,5 +1,5 @@
-//! What `check --online` says of the embedded log: its directory and disk, what it keeps and what a receipt is worth.
-//! Opens nothing and writes nothing.
+//! What `check --online` reports about the embedded log: its directory and disk, its retention, and what a receipt is
+//! worth. Opens nothing and writes nothing.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::bus::{Finding, Level, OpenError, Setup};
 use crate::config;
 use crate::log::disk;
 
-/// What `check --online` reports. While a bridge has the log open, that bridge is asked over HTTP.
+/// The report. If a bridge has the log open, that bridge is asked over HTTP.
 pub async fn inspect(config: &config::Embedded, setup: &Setup) -> Result<Vec<Finding>, OpenError> {
     let mut findings = vec![directory(config), durability(config), retention(config)];
     findings.extend(space(config));
@@ -108,7 +108,7 @@ async fn topics(config: &config::Embedded, setup: &Setup) -> Finding {
     }
 }
 
-/// The directory itself or, before it is made, the nearest one above it.
+/// The directory itself or, before it is created, its nearest existing parent.
 fn existing(dir: &Path) -> &Path {
     let above = dir.ancestors().find(|path| path.is_dir());
     above.unwrap_or(Path::new("."))

@@ -1,7 +1,7 @@
-//! The embedded adapter: the durable log as a bus, with a receipt after each fsync, and read over HTTP.
+//! The embedded adapter: the durable log as a bus, with a receipt after each fsync, and readable over HTTP.
 //!
 //! - `api`: the requests of readers, with `query`, `error`, `stream` (the messages) and `budget` (their memory);
-//! - `client`: the other end, for the commands, whose answers `wire` parses: `read` and `inspect`.
+//! - `client`: the client side, for the commands, whose answers `wire` parses: `read` and `inspect`.
 
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ struct Embedded {
     api: Api,
 }
 
-/// Opens the log, and with it the adapter and what answers its readers. An error has its remedy.
+/// Opens the log, the adapter and the API for its readers. An error names its remedy.
 pub fn open(config: &config::Embedded, setup: Setup) -> Result<(Arc<dyn Bus>, Api), OpenError> {
     let (state, connection) = watch::channel(ConnectionState::Up);
     let on_taking = move |taking| {

@@ -1,4 +1,4 @@
-//! What a request for messages asks for.
+//! The parameters of a request for messages.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ enum Start {
     Earliest,
     Latest,
     Offset(u64),
-    /// Behind the last event that a client saw.
+    /// After the last event that a client saw.
     After(u64),
 }
 
@@ -27,8 +27,8 @@ pub(super) struct Query {
 }
 
 impl Query {
-    /// A parameter that does not exist is refused: a misspelt `from` would be a silent jump.
-    /// Server-sent events follow unless told otherwise, as their clients come back for more anyway.
+    /// An unknown parameter is refused: a misspelt `from` would silently skip records. Server-sent events follow by
+    /// default, as their clients reconnect anyway.
     pub(super) fn parse(query: &str, headers: &HeaderMap) -> Result<Self, ApiError> {
         let accept = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
         let events = accept.flat_map(|value| value.split(',')).any(is_event_stream);
@@ -52,9 +52,9 @@ impl Query {
         Ok(asked)
     }
 
-    /// What of a topic it asks for. A start below the earliest offset is refused. Above the next one it is refused too,
-    /// except where a plain `from` waits for it with `follow`: an event that was seen here cannot lie ahead, so the log
-    /// is not the one it was seen on.
+    /// The records of a topic that it selects. A start below the earliest offset is refused. A start above the next
+    /// one is refused too, unless a plain `from` waits for it with `follow`: an event that was already seen cannot be
+    /// in the future, so it was seen on another log.
     pub(super) fn select(&self, extent: &Extent) -> Result<Selection, ApiError> {
         let from = match self.start {
             Start::Earliest => extent.earliest,
@@ -79,7 +79,7 @@ fn parameters(query: &str) -> Result<BTreeMap<String, String>, ApiError> {
         .collect()
 }
 
-/// A part of a URL.
+/// Decodes a part of a URL.
 pub(super) fn decode(text: &str) -> Result<String, ApiError> {
     let text = percent_decode_str(text).decode_utf8();
     text.map(Into::into).map_err(|_| ApiError::BadRequest("the URL is not UTF-8".to_owned()))

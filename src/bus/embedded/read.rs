@@ -1,4 +1,5 @@
-//! Reads topics of the embedded log for the commands. Asks the running bridge, since the log belongs to one process.
+//! Reads topics of the embedded log for the commands. Asks the running bridge, since only one process can open the
+//! log.
 
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use crate::bus::read::{Progress, Source, merge};
 use crate::bus::{Payloads, ReadError, Reading, Record, StartPosition};
 use crate::config;
 
-/// Reads kept messages, topic after topic, and then all at once what arrives later.
+/// Reads stored messages, topic after topic, and then everything that arrives later, from all topics at once.
 pub async fn read(
     config: &config::Embedded,
     topics: Vec<String>,
@@ -33,12 +34,12 @@ fn missing(topic: &str) -> ReadError {
     ReadError(format!("{topic}: no such topic; check that the bridge runs with these routes"))
 }
 
-/// What all topics have that was kept at the call. It is read over one connection at a time: the bridge has few for all
-/// its readers.
+/// The records that all topics had at the call. They are read over one connection at a time, because the bridge has
+/// few for all its readers.
 #[derive(Default)]
 struct Backlog {
     reading: Arc<Mutex<()>>,
-    /// Topics that are not read to their end.
+    /// How many topics are not read to their end.
     left: watch::Sender<usize>,
 }
 
@@ -107,7 +108,8 @@ impl TopicReader {
         }
     }
 
-    /// Waits until it may read what was kept, and gives the right to; or else until no topic has anything left of that.
+    /// Waits for permission to read the stored records of one topic, and returns it; `None` once no topic has any
+    /// left.
     async fn turn(&self) -> Option<OwnedMutexGuard<()>> {
         if self.is_behind {
             return Some(self.backlog.reading.clone().lock_owned().await);
@@ -216,7 +218,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_wrong_is_said_with_what_helps() {
+    async fn an_error_is_reported_with_its_remedy() {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(&Settings::sample(dir.path()), ["t".into()].into_iter()).unwrap());
         append(&store, "t", 1);
@@ -224,11 +226,11 @@ mod tests {
         append(&store, "t", 2);
         store.remove_oldest(1).unwrap();
         let address = serve(Api::new(store, Some(Secret::new("s3cret")))).await;
-        let said = async |token| {
+        let read_error = async |token| {
             open(&config(dir.path(), address, token), &["t"], StartPosition::Offset(0)).await.err().unwrap()
         };
-        assert!(said(Some("other")).await.0.contains("set embedded.token"));
-        assert!(said(Some("s3cret")).await.0.contains("offsets from 1 up to, but without, 2"));
+        assert!(read_error(Some("other")).await.0.contains("set embedded.token"));
+        assert!(read_error(Some("s3cret")).await.0.contains("offsets from 1 up to, but without, 2"));
         let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let error = open(&config(dir.path(), closed, None), &["t"], StartPosition::Latest).await.err().unwrap();
         assert!(error.0.contains("is the bridge running"), "{error}");

@@ -1,8 +1,10 @@
-//! A stream of records as the body of a reply: NDJSON, server-sent events, or one payload. It reads ahead by a few
-//! pieces and no further, and commits wake it. What can no longer be read ends it with an error, never with a gap.
+//! A stream of records as the body of a reply: NDJSON, server-sent events, or one payload. It reads ahead by only a
+//! few pieces, and commits wake it. If a record can no longer be read, the stream ends with an error, never with a
+//! gap.
 //!
-//! What was read counts in the [`ReadBudget`] that all readers share, and only while its reader takes it: who takes
-//! nothing, or has had its turn, gives that up to whoever waits, and it is read again when its reader goes on.
+//! Chunks count towards the [`ReadBudget`] that all readers share, and only while their reader takes them. A reader
+//! that takes nothing, or has had its turn, gives its memory to those waiting, and its chunk is read again when it
+//! continues.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -19,46 +21,46 @@ use super::error::{ErrorJson, log_failed};
 use crate::bus::Record;
 use crate::log::{Extent, ReadError, Store};
 
-/// One step of reading; one record may exceed the bytes.
+/// The most records and bytes of one read; a single record may exceed the bytes.
 const CHUNK_RECORDS: usize = 256;
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// What is handed over at once, and how many of those wait for a slow reader.
+/// The size of one piece, and how many pieces wait for a slow reader.
 pub(super) const PIECE: usize = 64 * 1024;
 const AHEAD: usize = 2;
 
-/// How many times its length a record takes read and encoded: usually, and where each of its bytes is escaped.
+/// A record's memory, read and encoded, as a multiple of its length: usually, and if each of its bytes is escaped.
 const USUAL: usize = 4;
 const WORST: usize = 7;
 
 /// How long a stream waits for memory.
 const MEMORY_WITHIN: Duration = Duration::from_secs(30);
 
-/// While others wait for memory: how long a reader may take nothing, and how long it has it at once; at least as
-/// long as reading took, so that no more is read than taken.
+/// While others wait for memory: how long a reader may take nothing, and how long it may hold memory at once. The
+/// latter is at least the reading time, so that no more is read than taken.
 const IDLE: Duration = Duration::from_millis(200);
 const TURN: Duration = Duration::from_secs(1);
 
-/// Proxies close what is silent for a minute.
+/// Proxies close a connection that is silent for a minute.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Lines,
-    /// Server-sent events, `id` the offset.
+    /// Server-sent events; `id` is the offset.
     Events,
-    /// The payload alone.
+    /// Only the payload.
     Payload,
 }
 
-/// What of a topic is read.
+/// The records of a topic to read.
 pub(super) struct Selection {
     /// The first offset.
     pub(super) from: u64,
-    /// Without that offset; `None`: wait for what is to come.
+    /// Exclusive; `None`: wait for new records.
     pub(super) until: Option<u64>,
-    /// Records, at most.
+    /// The most records.
     pub(super) limit: Option<u64>,
     pub(super) format: Format,
 }
@@ -81,11 +83,11 @@ enum Ended {
     Failed(Failure),
 }
 
-/// Why nothing more can be read, in words for its reader.
+/// Why nothing more can be read, as text for the reader.
 struct Failure {
     says: String,
     extent: Option<Extent>,
-    /// Whether some of a record was handed over.
+    /// Whether a part of a record was already sent.
     partly: bool,
 }
 
@@ -97,7 +99,7 @@ impl From<ReadError> for Failure {
     }
 }
 
-/// Records, encoded.
+/// Encoded records.
 struct Chunk {
     count: u64,
     bytes: Vec<u8>,
@@ -105,8 +107,8 @@ struct Chunk {
 
 type Sender = mpsc::Sender<io::Result<Bytes>>;
 
-/// The body. Reading ends when it is dropped. A body of events ends with an `error` event where records could
-/// not be read; any other, or one that stands within a record, with an error, which cuts the connection.
+/// The body. Reading ends when it is dropped. If records cannot be read, a body of events ends with an `error` event.
+/// Any other body, or one cut within a record, ends with an error, which cuts the connection.
 pub(super) fn body(stream: MessageStream) -> UnsyncBoxBody<Bytes, io::Error> {
     let (sender, mut pieces) = mpsc::channel(AHEAD);
     tokio::spawn(stream.run(sender));
@@ -133,11 +135,11 @@ impl MessageStream {
         self.rest.limit != Some(0) && self.rest.until.is_none_or(|until| self.rest.from < until)
     }
 
-    /// Hands the next chunk over piece by piece.
+    /// Sends the next chunk piece by piece.
     async fn hand_over(&mut self, sender: &Sender) -> Result<(), Ended> {
         let mut sent = 0;
         loop {
-            // Before there is a slot for the next piece nothing is read, and no memory held.
+            // Reads nothing, and holds no memory, before there is a slot for the next piece.
             let mut slot = sender.reserve().await.map_err(|_| Ended::ReaderGone)?;
             let partly = sent > 0;
             let failed = move |failure| Ended::Failed(Failure { partly, ..failure });
@@ -161,7 +163,7 @@ impl MessageStream {
         }
     }
 
-    /// The slot of the next piece; `None` where the reader has to let others read first.
+    /// The slot of the next piece; `None` if the reader has to let others read first.
     async fn next_slot<'s>(
         &self,
         sender: &'s Sender,
@@ -179,8 +181,8 @@ impl MessageStream {
         }
     }
 
-    /// Reads and encodes the next chunk off the async workers. The same again where nothing was taken of it, or
-    /// longer where records came in the meantime.
+    /// Reads and encodes the next chunk off the async workers. Returns the same chunk again if nothing of it was
+    /// taken, or a longer one if records arrived meanwhile.
     async fn read(&self) -> Result<(Chunk, Reservation), Failure> {
         const NO_MEMORY: &str = "too much is read at once; read on from the next offset";
         let (store, topic, from) = (self.store.clone(), self.topic.clone(), self.rest.from);
@@ -205,7 +207,7 @@ impl MessageStream {
         Err(ReadError::Failed("a record is longer than it can be".to_owned()).into())
     }
 
-    /// For what is to come. `false`: nobody waits for it any more, or the bridge stops.
+    /// Waits for new records. `false`: the reader has gone, or the bridge stops.
     async fn wait(&mut self, sender: &Sender) -> bool {
         let heartbeat = async {
             match self.rest.format {
@@ -228,7 +230,7 @@ impl MessageStream {
             Format::Events if !failure.partly => Ok(error_event(&failure)),
             Format::Events | Format::Lines | Format::Payload => Err(io::Error::other(failure.says)),
         };
-        // The reader may be gone, which needs no error.
+        // The reader may have gone, which is no error.
         let _ = sender.send(last).await;
     }
 }
@@ -239,7 +241,7 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(read).await.map_err(|error| ReadError::Failed(error.to_string()))?
 }
 
-/// `None` where it takes more than `most` bytes.
+/// `None` if it takes more than `most` bytes.
 fn encode(records: &[Record], format: Format, most: usize) -> Option<Vec<u8>> {
     let usual: usize = records.iter().map(|record| record.payload.len() + record.payload.len() / 8 + 1024).sum();
     let mut bytes = Vec::with_capacity(usual.min(most)).limit(most).writer();

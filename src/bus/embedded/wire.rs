@@ -1,4 +1,4 @@
-//! A record as it comes over HTTP, in the form in which [`Record`] is written as JSON.
+//! A record over HTTP, in the form in which [`Record`] is written as JSON.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
 use crate::bus::Record;
 
-/// Reads one line. Headers keep their order.
+/// Parses one line. Headers keep their order.
 pub(super) fn parse(line: &[u8]) -> Result<Record, serde_json::Error> {
     serde_json::from_slice::<Wire>(line)?.record()
 }
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_comes_back_as_it_was_written() {
+    fn a_record_round_trips() {
         for payload in [&b"{\"a\": \"\\u00fc\", \"\": 1}\n"[..], b"\xff\x00", b""] {
             let written = serde_json::to_vec(&record(payload)).unwrap();
             assert_eq!(parse(&written).unwrap(), record(payload));

@@ -1,5 +1,5 @@
-//! A payload that is too large for a message goes to the object store, and the message says where it is: the headers
-//! that lead there, and the way back for a reader.
+//! A payload that is too large for a message goes to the object store. The message's headers say where it is, and a
+//! reader follows them.
 
 use std::io;
 use std::time::Duration;
@@ -21,20 +21,20 @@ const CLAIM_CHECK: &str = "terra-claim-check";
 /// Of the payload, in lower-case hex.
 const SHA_256: &str = "terra-claim-check-sha256";
 const BYTES: &str = "terra-claim-check-bytes";
-/// In a record that was read back: why the payload is not there.
+/// Set on a record that was read back: why the payload is missing.
 const PROBLEM: &str = "terra-claim-check-problem";
 
 /// How long a reader waits for an object.
 const READ_WITHIN: Duration = Duration::from_secs(30);
 
-/// Why a payload is not there.
+/// The payload is missing because its object is.
 const MISSING: &str = "the object is not there";
 const ALTERED: &str = "the object is not what the message says";
 const UNREADABLE: &str = "the object cannot be read";
 const SILENT: &str = "the object store did not answer in time";
 
-/// Puts the payload into the bucket, unless it is there already. `Ok` means that the bucket keeps it: the headers lead
-/// to it. `within`: for all of its chunks together.
+/// Puts the payload into the bucket, unless it is there already. `Ok` means that the bucket keeps it, and that the
+/// headers lead to it. `within` is the time for all of its chunks together.
 pub(super) async fn put(
     store: &ObjectStore,
     message: &Message,
@@ -53,8 +53,8 @@ pub(super) async fn put(
     Ok([(CLAIM_CHECK, place), (SHA_256, HEXLOWER.encode(&sha256)), (BYTES, object.payload.len().to_string())])
 }
 
-/// The record with the payload that its claim check leads to. What cannot be fetched, or is not what was put there, is
-/// said in a header of the record.
+/// Loads the payload that the record's claim check leads to. If it cannot be fetched, or its digest differs, a header
+/// of the record says so.
 pub(super) async fn fetch_claim(context: &Context, mut record: Record) -> Record {
     let header = |name: &str| {
         let found = record.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
@@ -76,13 +76,13 @@ pub(super) async fn fetch_claim(context: &Context, mut record: Record) -> Record
     record
 }
 
-/// At most a byte more than `bytes`, or why not.
+/// Fetches at most `bytes` and one more byte, or says why not.
 async fn fetch(context: &Context, place: &str, bytes: usize) -> Result<Bytes, &'static str> {
     let (bucket, name) = place.split_once('/').ok_or(MISSING)?;
     let store = context.get_object_store(bucket).await.map_err(|_| MISSING)?;
     let mut object = store.get(name).await.map_err(|_| MISSING)?.take(bytes as u64 + 1);
     let mut payload = BytesMut::new();
-    // The client library compares with the digest that the bucket has.
+    // The client library compares the digest with the bucket's.
     let broken = |error: io::Error| if error.kind() == io::ErrorKind::InvalidData { ALTERED } else { UNREADABLE };
     while object.read_buf(&mut payload).await.map_err(broken)? > 0 {}
     Ok(payload.freeze())

@@ -1,4 +1,4 @@
-//! The NATS client as the configuration asks for it, and what is asked of JetStream through it.
+//! Builds the NATS client from the configuration, and asks JetStream about streams.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,25 +15,25 @@ use super::events::Events;
 use crate::bus::OpenError;
 use crate::config::{self, Secret};
 
-/// Acknowledgements awaited at once; what is over it gets a 503.
+/// The most acknowledgements awaited at once; a message over the limit gets a 503.
 pub(super) const IN_FLIGHT: usize = 16_384;
 
-/// Soon enough after a restart of the server; it also bounds how often a dead one is tried.
+/// The longest back-off: soon enough after a restart of the server, and it limits how often a dead one is tried.
 const RECONNECT_WITHIN: Duration = Duration::from_millis(500);
-/// Two of these without an answer and the connection counts as lost: a frozen server says nothing.
+/// Two of these without an answer and the connection counts as lost: a frozen server closes nothing.
 const PING_EVERY: Duration = Duration::from_secs(2);
-/// Commands that wait for the socket. Small: what waits there after a timeout is sent all the same.
+/// Commands that wait for the socket. Small, because a command still waiting after its timeout is sent all the same.
 const CAPACITY: usize = 256;
 /// In `nats.tls.ca`: the machine's own authorities.
 const SYSTEM: &str = "system";
 
-/// A client that connects by itself, again and again.
+/// A client that connects in the background, and retries without end.
 ///
 /// # Errors
-/// Where a key or certificate cannot be used.
+/// A key or certificate cannot be used.
 pub(super) fn lazy(config: &config::Nats, timeout: Duration, events: Arc<Events>) -> Result<Client, OpenError> {
     let options = with_events(options(config, timeout)?.retry_on_initial_connect(), events);
-    // With retry_on_initial_connect this returns at its first poll, connected or not.
+    // With `retry_on_initial_connect` this returns at its first poll, connected or not.
     let connecting = options.connect(config.servers.clone());
     futures_util::FutureExt::now_or_never(connecting)
         .unwrap_or_else(|| Err(std::io::Error::other("the client did not start").into()))
@@ -47,15 +47,15 @@ fn with_events(options: ConnectOptions, events: Arc<Events>) -> ConnectOptions {
     })
 }
 
-/// Connects to each server once more, to learn why the client does not: its events tell no refused certificate from
-/// a server that is away. `None`: one of them let us in.
+/// Connects to each server once more, to learn why the client does not connect: its events do not tell a refused
+/// certificate from a server that is down. `None`: one of the servers accepted the connection.
 pub(super) async fn explain(config: &config::Nats, within: Duration) -> Option<ConnectionError> {
     let answers = try_each(config, within, &Arc::default()).await;
     let errors: Option<Vec<_>> = answers.into_iter().map(|(_, answer)| answer.err()).collect();
     errors?.into_iter().min()
 }
 
-/// Connects to each of the servers, all at once; each has so long.
+/// Connects to all servers concurrently, each with this timeout.
 pub(super) async fn try_each<'a>(
     config: &'a config::Nats,
     within: Duration,
@@ -63,7 +63,7 @@ pub(super) async fn try_each<'a>(
 ) -> Vec<(&'a str, Result<Client, ConnectionError>)> {
     join_all(config.servers.iter().map(|server| async move {
         let connect = async {
-            // What cannot be read was a mistake before anything was tried.
+            // A file that cannot be read was reported before anything was tried.
             let options = options(config, within).map_err(|_| ConnectionError::Login)?;
             let connected = with_events(options, events.clone()).connect(server.as_str()).await;
             connected.map_err(|error| ConnectionError::of(&error))
@@ -83,12 +83,12 @@ pub(super) fn context(config: &config::Nats, client: Client, timeout: Duration) 
     builder
         .ack_timeout(timeout)
         .max_ack_inflight(IN_FLIGHT)
-        // Its default waits without a bound; the semaphore of this adapter is asked first.
+        // The default blocks without a limit; this adapter's semaphore limits the messages in flight instead.
         .backpressure_on_inflight(false)
         .build(client)
 }
 
-/// What JetStream tells of a stream.
+/// JetStream's answer about a stream.
 pub(super) enum Lookup {
     Found(Box<Stream>),
     Missing,
@@ -109,7 +109,7 @@ pub(super) async fn find_stream(context: &Context, name: &str) -> Lookup {
     }
 }
 
-/// Everything but how to wait for the connection.
+/// All options except how to wait for the connection.
 pub(super) fn options(config: &config::Nats, timeout: Duration) -> Result<ConnectOptions, OpenError> {
     let mut options = ConnectOptions::new()
         .name("terra-bridge")
@@ -123,7 +123,7 @@ pub(super) fn options(config: &config::Nats, timeout: Duration) -> Result<Connec
     }
     if let Some(credentials) = &config.credentials {
         let unusable = |_| OpenError("`nats.credentials` is not the text of a credentials file".into());
-        // The client wants the end of the last line, which a secret from a file is read without.
+        // The client needs the final newline, which is stripped from a secret read from a file.
         let text = text("nats.credentials", credentials)? + "\n";
         options = options.credentials(&text).map_err(unusable)?;
     }
@@ -136,7 +136,7 @@ pub(super) fn options(config: &config::Nats, timeout: Duration) -> Result<Connec
     if let (Some(user), Some(password)) = (&config.user, &config.password) {
         options = options.user_and_password(user.clone(), text("nats.password", password)?);
     }
-    // Of all servers, those too that another one names later: their addresses say nothing of TLS.
+    // Also applies to servers that another one announces later: their addresses do not say whether they use TLS.
     options = options.require_tls(config.wants_tls());
     if let Some(ca) = config.tls.ca.as_deref().filter(|ca| *ca != SYSTEM) {
         options = options.add_root_certificates(PathBuf::from(ca));

@@ -1,4 +1,4 @@
-//! Why there is no connection to NATS, told from the client library's errors, and what to do about each.
+//! Why there is no connection to NATS, classified from the client library's errors, and what to do about each.
 
 use std::error::Error as _;
 use std::fmt;
@@ -9,26 +9,26 @@ use async_nats::{ConnectError, ConnectErrorKind, ServerError, rustls};
 use super::fault::quoted;
 use crate::bus::{Refusal, Scope};
 
-/// The worst first: of several servers, the worst one's is said.
+/// Ordered from the worst: of several servers, the worst error is reported.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum ConnectionError {
     /// A server refuses the login.
     Login,
     /// The TLS handshake failed.
     Tls,
-    /// A server refuses the connection, in its own words.
+    /// A server refuses the connection, with this text.
     Rejected(String),
-    /// Something else than a NATS server answers.
+    /// The peer is not a NATS server.
     OtherProtocol,
-    /// The name leads to no address.
+    /// The name does not resolve.
     Name,
-    /// A server hangs up: also what one does whose TLS wants a client certificate.
+    /// The server closes the connection, as it also does when it wants a client certificate.
     HungUp,
-    /// Nothing is heard in time.
+    /// No answer within the timeout.
     NoAnswer,
     /// Nothing listens there.
     Refused,
-    /// The network says no.
+    /// Another network error.
     Network(String),
 }
 
@@ -37,14 +37,14 @@ impl ConnectionError {
         let mut source = error.source();
         let mut found = None;
         while let Some(error) = source {
-            // A failed handshake is an I/O error to the client library; rustls' own error stands below it.
+            // The client library reports a failed handshake as an I/O error that wraps rustls' own error.
             let io = error.downcast_ref::<io::Error>();
             let inner = io.and_then(io::Error::get_ref);
             if error.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
                 return Self::Tls;
             }
-            if let Some(said) = error.downcast_ref::<ServerError>() {
-                return Self::from_server(said);
+            if let Some(server_error) = error.downcast_ref::<ServerError>() {
+                return Self::from_server(server_error);
             }
             found = found.or_else(|| io.and_then(Self::of_io));
             source = error.source();
@@ -55,11 +55,11 @@ impl ConnectionError {
             (ConnectErrorKind::Tls, _) => Self::Tls,
             (ConnectErrorKind::Dns | ConnectErrorKind::ServerParse, _) => Self::Name,
             (ConnectErrorKind::TimedOut, _) => Self::NoAnswer,
-            // What came in place of the server's greeting is no source of the error, only in its text.
+            // What arrived in place of the server's greeting is only in the error's text, not in its source.
             (ConnectErrorKind::Io, None) if text.contains("expected INFO, got Error(") => text
                 .split('"')
                 .nth(1)
-                .map_or(Self::Login, |said| Self::from_server(&ServerError::Other(said.to_owned()))),
+                .map_or(Self::Login, |quoted| Self::from_server(&ServerError::Other(quoted.to_owned()))),
             (ConnectErrorKind::Io, None) if text.contains("expected INFO, got nothing") => Self::HungUp,
             (ConnectErrorKind::Io, None) if text.contains("expected INFO") => Self::OtherProtocol,
             (ConnectErrorKind::Io | ConnectErrorKind::MaxReconnects, found) => found.unwrap_or(Self::HungUp),
@@ -79,7 +79,7 @@ impl ConnectionError {
         })
     }
 
-    /// What a server says on a connection that it then closes.
+    /// Classifies what a server sends on a connection before it closes it.
     pub(super) fn from_server(error: &ServerError) -> Self {
         match error {
             ServerError::AuthorizationViolation => Self::Login,
@@ -92,7 +92,7 @@ impl ConnectionError {
         }
     }
 
-    /// Whether it lasts until somebody acts.
+    /// Whether it lasts until an operator acts.
     pub(super) fn is_permanent(&self) -> bool {
         matches!(self, Self::Login | Self::Tls)
     }
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_name_a_refused_port_and_a_silent_host_are_told_apart() {
+    fn a_bad_name_a_refused_port_and_a_silent_host_are_distinguished() {
         assert_eq!(ConnectionError::of(&ConnectError::new(ConnectErrorKind::Dns)), ConnectionError::Name);
         assert_eq!(ConnectionError::of(&ConnectError::new(ConnectErrorKind::TimedOut)), ConnectionError::NoAnswer);
         assert_eq!(io_error(io::ErrorKind::ConnectionRefused), ConnectionError::Refused);

@@ -1,5 +1,5 @@
-//! What server and client say on the side: connections that fail, and what this user is denied. JetStream leaves
-//! without an answer what the server denies; an event a moment before is the only explanation.
+//! Events of the client besides its replies: failed connections, and what this user is denied. JetStream does not
+//! answer a request that the server denies; an event just before is the only explanation.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,25 +14,25 @@ use super::refusal;
 use crate::bus::error_log::ErrorLog;
 use crate::bus::{Refusal, Scope};
 
-/// How long an event explains a publish that got no answer.
+/// How long an event explains a publish without an answer.
 const EXPLAINS_FOR: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
 pub(super) struct Events {
-    /// Something changed about the connection.
+    /// The connection has changed.
     pub changed: Notify,
     denials: Mutex<Denials>,
     errors: ErrorLog<ConnectionError>,
-    /// An attempt failed, and only another one, with its error in hand, can tell why.
+    /// An attempt failed for an unknown reason, and only a further attempt can tell why.
     unexplained: AtomicBool,
 }
 
-/// What this user was denied.
+/// Permissions that this user was denied.
 #[derive(Default)]
 struct Denials {
-    /// Publishes by subject, and when last.
+    /// Denied publishes by subject, with the time of the last one.
     publishes: HashMap<String, Instant>,
-    /// Whether this connection hears no answers.
+    /// Whether this connection cannot receive replies.
     inbox: bool,
 }
 
@@ -62,7 +62,7 @@ impl Events {
                 self.denials().record(text);
             }
             Event::ServerError(error) => self.record_error(&ConnectionError::from_server(error)),
-            // An attempt that failed comes as the text of its kind and nothing else.
+            // A failed attempt arrives only as the text of its error kind.
             Event::ClientError(ClientError::Other(text)) => {
                 let is = |kind: &ConnectErrorKind| kind.to_string() == *text;
                 if [ConnectErrorKind::Authentication, ConnectErrorKind::AuthorizationViolation].iter().any(is) {
@@ -78,7 +78,7 @@ impl Events {
         self.changed.notify_one();
     }
 
-    /// Logs it, unless it was logged a moment ago.
+    /// Logs the error, unless it was logged a moment ago.
     pub(super) fn record_error(&self, error: &ConnectionError) {
         match self.errors.record(error.clone()) {
             true if error.is_permanent() => tracing::error!(remedy = error.remedy(), "{error}"),
@@ -87,7 +87,7 @@ impl Events {
         }
     }
 
-    /// Whether an attempt failed without a reason, since this was asked last.
+    /// Whether an attempt failed for an unknown reason since the last call.
     pub(super) fn take_unexplained(&self) -> bool {
         self.unexplained.swap(false, Ordering::Relaxed)
     }
@@ -97,7 +97,7 @@ impl Events {
         self.errors.within(EXPLAINS_FOR).map(|error| error.refusal())
     }
 
-    /// Why a message on this subject got no answer, where the server has just said so.
+    /// Why a message on this subject got no answer, if the server has just denied it.
     pub(super) fn denied(&self, subject: &str) -> Option<Refusal> {
         if self.denied_inbox() {
             return Some(refusal::denied(Scope::Bus));
@@ -105,20 +105,20 @@ impl Events {
         self.denied_publish(|denied| denied == subject).then(|| refusal::denied(Scope::Topic))
     }
 
-    /// Why this bucket cannot be seen or takes nothing, where the server has just said so.
+    /// Why this bucket cannot be seen or written, if the server has just denied it.
     pub(super) fn denied_bucket(&self, bucket: &str) -> Option<Refusal> {
         let (objects, stream) = (format!("$O.{bucket}."), format!("OBJ_{bucket}"));
         let concerns = |denied: &str| denied.starts_with(&objects) || denied.split('.').any(|token| token == stream);
         self.denied_publish(concerns).then(|| refusal::denied(Scope::Topic))
     }
 
-    /// Whether the server has just said why JetStream tells nothing of this stream.
+    /// Whether the server has just denied requests about this stream.
     pub(super) fn denied_stream(&self, stream: &str) -> bool {
         let asks = |denied: &str| denied.starts_with("$JS.") && denied.rsplit('.').next() == Some(stream);
         self.denied_inbox() || self.denied_publish(asks)
     }
 
-    /// Whether this connection hears no answers: only another one can ask for its inbox again.
+    /// Whether this connection cannot receive replies: only a new one can subscribe to its inbox again.
     pub(super) fn denied_inbox(&self) -> bool {
         self.denials().inbox
     }
@@ -137,29 +137,29 @@ impl Events {
 mod tests {
     use super::*;
 
-    fn told(text: &str) -> Events {
+    fn events_after(text: &str) -> Events {
         let events = Events::default();
         events.record(&Event::ServerError(ServerError::Other(text.to_owned())));
         events
     }
 
     #[test]
-    fn a_denied_publish_explains_only_what_concerns_its_subject() {
-        let topic = told("Permissions Violation for Publish to \"terra.daily\"");
+    fn a_denied_publish_explains_only_its_own_subject() {
+        let topic = events_after("Permissions Violation for Publish to \"terra.daily\"");
         assert!(topic.denied("terra.daily").is_some_and(|refusal| refusal.is_message_specific()));
         assert_eq!(topic.denied("terra.sleep"), None);
         assert!(topic.denied_bucket("B").is_none() && !topic.denied_stream("terra"));
         for bucket in ["$O.B.C.1", "$JS.API.STREAM.INFO.OBJ_B", "$JS.API.STREAM.MSG.GET.OBJ_B"] {
-            let bucket = told(&format!("Permissions Violation for Publish to \"{bucket}\""));
+            let bucket = events_after(&format!("Permissions Violation for Publish to \"{bucket}\""));
             assert!(bucket.denied_bucket("B").is_some() && bucket.denied_bucket("OTHER").is_none());
             assert!(bucket.denied("terra.daily").is_none() && !bucket.denied_stream("B"));
         }
-        assert!(told("Permissions Violation for Publish to \"$JS.hub.API.STREAM.INFO.S\"").denied_stream("S"));
+        assert!(events_after("Permissions Violation for Publish to \"$JS.hub.API.STREAM.INFO.S\"").denied_stream("S"));
     }
 
     #[test]
-    fn a_denied_inbox_explains_every_silence_until_the_next_connection() {
-        let events = told("Permissions Violation for Subscription to \"_INBOX.a.*\"");
+    fn a_denied_inbox_explains_every_missing_answer_until_the_next_connection() {
+        let events = events_after("Permissions Violation for Subscription to \"_INBOX.a.*\"");
         assert!(events.denied_stream("S"));
         assert!(events.denied("terra.daily").is_some_and(|refusal| !refusal.is_message_specific()));
         events.record(&Event::Connected);

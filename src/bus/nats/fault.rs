@@ -1,4 +1,4 @@
-//! What is wrong with the stream or the object store, in words for the log, for refusals and for `check --online`; and
+//! What is wrong with the stream or the object store, as text for the log, for refusals and for `check --online`; and
 //! what JetStream's own errors about them mean, with the key that helps.
 
 use std::fmt;
@@ -7,21 +7,21 @@ use async_nats::jetstream::{self, ErrorCode};
 
 use crate::bus::{Refusal, Scope};
 
-/// Characters of a server's text that are passed on.
+/// How many characters of a server's text are quoted.
 const QUOTED: usize = 200;
 
-/// A server's own words, without what a terminal or a log would take for an order.
+/// A server's text without control characters that a terminal or a log would interpret.
 pub(super) fn quoted(text: &dyn fmt::Display) -> String {
     let text = text.to_string();
     text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(QUOTED).collect()
 }
 
-/// Something that somebody has to fix.
+/// A problem that an operator has to fix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Fault {
     /// The stream, or the object store.
     pub about: String,
-    /// Reads on from there.
+    /// The rest of the sentence that begins with `about`.
     pub says: String,
     pub remedy: String,
 }
@@ -31,12 +31,12 @@ impl Fault {
         Self { about: about.into(), says: says.into(), remedy: remedy.into() }
     }
 
-    /// JetStream does not show, create or change it; its own words come with what to do.
+    /// JetStream does not show, create or change it; its own text is quoted with what to do.
     pub(super) fn refused(about: &str, error: &jetstream::Error) -> Self {
         Self::new(about, format!("is refused by the servers: {}", quoted(error)), remedy(error))
     }
 
-    /// JetStream gives no answer. `denied`: a server has just said that this user may not do something.
+    /// JetStream does not answer. `denied`: a server has just said that this user lacks a permission.
     pub(super) fn silent(about: &str, denied: bool) -> Self {
         let (says, remedy) = match denied {
             true => (
@@ -48,13 +48,13 @@ impl Fault {
         Self::new(about, says, remedy)
     }
 
-    /// The refusal of messages, until somebody acts.
+    /// The refusal of messages until an operator acts.
     pub(super) fn refusal(&self, scope: Scope) -> Refusal {
         let reason = format!("{} {}", self.about, self.says).into();
         Refusal::Permanent { scope, reason, remedy: self.remedy.clone().into() }
     }
 
-    /// The refusal of messages where it may be over soon.
+    /// The refusal of messages when the problem may be temporary.
     pub(super) fn transient(&self) -> Refusal {
         Refusal::Transient { reason: self.to_string().into() }
     }
@@ -66,7 +66,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Whether JetStream says that it is not there for the moment: between two leaders, or at a cluster's start.
+/// Whether JetStream reports a temporary absence: during a leader election, or at a cluster's start.
 pub(super) fn is_transient(error: &jetstream::Error) -> bool {
     matches!(
         error.error_code(),
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_account_limit_is_said_with_the_key_that_helps() {
+    fn an_account_limit_is_reported_with_the_key_that_helps() {
         let of = |code: u64, description: &str| {
             let error = serde_json::json!({"code": 400, "err_code": code, "description": description});
             Fault::refused("the stream `S`", &serde_json::from_value(error).expect("an error of JetStream's"))
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_server_says_is_cut_short() {
+    fn a_long_server_text_is_truncated() {
         assert_eq!(quoted(&" x\u{1b}[31m\n"), "x [31m");
         assert!(quoted(&"x".repeat(5000)).len() <= QUOTED);
     }

@@ -1,4 +1,4 @@
-//! What `check --online` says of NATS.
+//! What `check --online` reports about NATS.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::config;
 
 const ASKS_WITHIN: Duration = Duration::from_secs(10);
 
-/// Of a stream or bucket.
+/// For a stream or a bucket.
 const NOT_THERE_YET: &str = "does not exist yet; the bridge creates it at its start";
 
 /// Connects and reports; changes nothing.
@@ -72,9 +72,9 @@ async fn inspect_all(config: &config::Nats, setup: &Setup) -> Result<Vec<Finding
     Ok(findings)
 }
 
-/// A connection to the first server that lets us in, and what is wrong with the others.
+/// A connection to the first server that accepts it, and the errors of the others.
 async fn connect(config: &config::Nats, events: &Arc<Events>) -> Result<(async_nats::Client, Vec<Finding>), OpenError> {
-    // What cannot be used at all is said with its key.
+    // Settings that cannot be used at all are reported with their key.
     client::options(config, ASKS_WITHIN / 2)?;
     let (mut connected, mut failed) = (None, Vec::new());
     for (server, answer) in client::try_each(config, ASKS_WITHIN / 2, events).await {
@@ -84,11 +84,11 @@ async fn connect(config: &config::Nats, events: &Arc<Events>) -> Result<(async_n
         }
     }
     let Some(client) = connected else {
-        let said = failed.iter().map(|(server, error)| match failed.len() {
+        let messages = failed.iter().map(|(server, error)| match failed.len() {
             1 => format!("{error}; {}", error.remedy()),
             _ => format!("{server}: {error}; {}", error.remedy()),
         });
-        return Err(OpenError(said.collect::<Vec<_>>().join("\n")));
+        return Err(OpenError(messages.collect::<Vec<_>>().join("\n")));
     };
     let finding = |(server, error): (&str, ConnectionError)| {
         Finding::advice(server, format!("{error}; others answer"), error.remedy())
@@ -96,9 +96,9 @@ async fn connect(config: &config::Nats, events: &Arc<Events>) -> Result<(async_n
     Ok((client, failed.into_iter().map(finding).collect()))
 }
 
-/// What is asked about one stream.
+/// The checks of one stream.
 struct Inspection<'a> {
-    /// How the findings call the stream.
+    /// The stream's name in the findings.
     about: String,
     context: Context,
     wanted: Config,
@@ -108,7 +108,7 @@ struct Inspection<'a> {
 }
 
 impl Inspection<'_> {
-    /// `standalone`: the servers are no cluster.
+    /// `standalone`: the servers are not a cluster.
     async fn missing_stream(&self, standalone: bool) -> Vec<Finding> {
         if !self.create {
             let remedy = "create it, or set `nats.create_stream = true`";
@@ -125,7 +125,7 @@ impl Inspection<'_> {
         findings
     }
 
-    /// Topics that another stream has.
+    /// Topics that another stream captures.
     fn taken(&self, taken: &[(String, String)]) -> Option<Finding> {
         let (_, other) = taken.first()?;
         let listed: Vec<_> = taken.iter().map(|(subject, stream)| format!("{subject} (stream {stream})")).collect();
@@ -150,7 +150,7 @@ impl Inspection<'_> {
     }
 
     async fn topics(&self, found: &Config) -> Vec<Finding> {
-        // It takes nothing by itself, which was said.
+        // A mirror takes no messages, which was already reported.
         if found.mirror.is_some() {
             return Vec::new();
         }
@@ -187,7 +187,7 @@ impl Inspection<'_> {
     }
 }
 
-/// What server or stream take at once, against what a delivery may need.
+/// Compares the largest message of a server or stream with what a delivery may need.
 fn size(about: &str, what: &str, most: usize, max_body: usize, bucket: Option<&str>) -> Finding {
     let wanted = max_body + HEADROOM;
     match bucket {
@@ -206,7 +206,7 @@ fn size(about: &str, what: &str, most: usize, max_body: usize, bucket: Option<&s
     }
 }
 
-/// A payload is worth no more than its message, and no less.
+/// A payload must be stored as safely as its message.
 fn sound_bucket(about: &str, settings: &Config, stream: &Config) -> Vec<Finding> {
     let mut findings = vec![Finding::fine(about, "keeps payloads at least as long as the stream its messages")];
     let name = &settings.name;
@@ -256,7 +256,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bucket_that_is_worth_less_than_the_stream_is_advised_about() {
+    fn a_bucket_less_safe_than_the_stream_is_advised_about() {
         let stream = Config { num_replicas: 3, ..Config::default() };
         let advised = |settings: &Config| {
             let findings = sound_bucket("b", settings, &stream).into_iter();

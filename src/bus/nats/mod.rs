@@ -49,15 +49,15 @@ struct Nats {
     in_flight: Arc<Semaphore>,
     /// Bytes.
     unsent: Arc<Semaphore>,
-    /// To the reconciler.
+    /// Sends the topics to the reconciler.
     subjects: watch::Sender<Vec<String>>,
     connection: watch::Receiver<ConnectionState>,
 }
 
-/// Opens the adapter; it connects by itself, now or when a server comes. Needs a tokio runtime.
+/// Opens the adapter. It connects in the background, now or when a server becomes available. Needs a tokio runtime.
 ///
 /// # Errors
-/// Where a key or certificate cannot be used.
+/// A key or certificate cannot be used.
 pub(super) fn open(config: &config::Nats, setup: Setup) -> Result<Arc<dyn Bus>, OpenError> {
     let events = Arc::new(Events::default());
     let client = client::lazy(config, setup.publish_timeout, events.clone())?;
@@ -73,8 +73,8 @@ pub(super) fn open(config: &config::Nats, setup: Setup) -> Result<Arc<dyn Bus>, 
     Ok(Arc::new(Nats { stream, in_flight, unsent, subjects, connection }))
 }
 
-/// Of a password or token that goes without TLS to another machine; the other ways to log in only sign what the
-/// server makes up.
+/// Warns of a password or token sent without TLS to another machine. The other login methods only sign the server's
+/// challenge.
 pub(super) fn exposed_login(config: &config::Nats) -> Option<Finding> {
     let secret = match (&config.password, &config.token) {
         (Some(_), _) => "nats.password",
@@ -115,9 +115,9 @@ impl Bus for Nats {
     fn close(&self) -> Pending<()> {
         let (stream, in_flight) = (self.stream.clone(), self.in_flight.clone());
         Box::pin(async move {
-            // Draining the client first would break what is still awaited.
+            // Draining the client first would lose the outstanding acknowledgements.
             let _ = in_flight.acquire_many(IN_FLIGHT as u32).await;
-            // Without a connection there is nobody to flush to.
+            // Without a connection, a flush would never return.
             if stream.is_connected() {
                 let _ = stream.context.client().flush().await;
             }

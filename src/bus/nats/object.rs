@@ -1,9 +1,9 @@
 //! One object of a bucket, in the layout that every client's object store reads: its chunks on a subject of their
-//! own, then one message under its name that leads to them.
+//! own, then one message under its name that points to them.
 //!
-//! The bucket's acknowledgement of the last chunk says nothing of the first ones, which a stream with limits may have
-//! dropped for it: they are counted in the end. Their bytes are taken for what was sent; only a reader compares
-//! digests.
+//! The bucket's acknowledgement of the last chunk says nothing about the first ones, which a stream with limits may
+//! have dropped to make room; so the chunks are counted at the end. Their bytes are assumed to be as sent; only a
+//! reader compares digests.
 
 use std::error::Error as _;
 use std::mem::take;
@@ -21,28 +21,28 @@ use data_encoding::{BASE64URL, HEXLOWER};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-/// Larger chunks need fewer acknowledgements: a third of the time that the clients' usual 128 KiB take.
+/// Larger chunks need fewer acknowledgements: they take a third of the time of the clients' usual 128 KiB.
 const CHUNK: usize = 1000 << 10;
 
-/// What a message has to spare for the protocol.
+/// What a message must leave free for the protocol.
 const CHUNK_MARGIN: usize = 1 << 10;
 
-/// Says the same as a wrong last sequence, which some servers then do not name.
+/// Equivalent to a wrong last sequence, which some servers then do not name.
 const OVERTAKEN: ErrorCode = ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT;
 
-/// Subjects of chunks that wait to be removed; those of more are left to the bucket's own limits.
+/// The most chunk subjects that wait to be removed; further ones are left to the bucket's own limits.
 const MAX_ABANDONED: usize = 1024;
 
-/// How much sooner than its message an object may expire that an earlier attempt has put, at most; and at most this
-/// part of the time for which the bucket keeps it.
+/// How much sooner than its message an object from an earlier attempt may expire; and at most this fraction of the
+/// bucket's retention.
 const MAX_LEAD: Duration = Duration::from_secs(600);
 const MAX_LEAD_PART: u32 = 20;
 
-/// A payload, and the only name that it is put under: the digest in it keeps any other payload out.
+/// A payload, and the only name that it is stored under: the digest in it excludes any other payload.
 pub(super) struct Object {
     pub name: String,
     pub payload: Bytes,
-    /// As the object stores write it.
+    /// In the object stores' notation.
     digest: String,
 }
 
@@ -53,12 +53,12 @@ impl Object {
     }
 }
 
-/// A bucket whose stream was seen.
+/// A bucket whose stream has been looked up.
 pub(super) struct Bucket {
     pub context: Context,
     pub name: String,
     pub stream: Stream,
-    /// How long the messages are kept that lead to its objects; zero is for ever.
+    /// How long the messages that point to its objects are kept; zero means for ever.
     pub message_age: Duration,
     pub abandoned: AbandonedChunks,
 }
@@ -66,9 +66,9 @@ pub(super) struct Bucket {
 /// Why an object is not in the bucket.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum PutError {
-    /// Somebody else has put it since it was looked at.
+    /// Another writer has stored it since it was looked up.
     Overtaken,
-    /// The bucket acknowledged all of it and no longer has a part.
+    /// The bucket acknowledged all of it but no longer has a part.
     Dropped,
     Failed,
 }
@@ -77,14 +77,14 @@ pub(super) enum PutError {
 struct Entry {
     sequence: u64,
     since: Timestamp,
-    /// `None`: it cannot be read, and leads to nothing.
+    /// `None`: it cannot be read, and points to nothing.
     info: Option<ObjectInfo>,
 }
 
 impl Bucket {
-    /// `Ok`: the bucket has all of the object, and keeps it for as long as a message that comes now, or nearly.
+    /// `Ok`: the bucket has the whole object, and keeps it about as long as a message stored now.
     pub(super) async fn put(&self, object: &Object) -> Result<(), PutError> {
-        // The second look finds what somebody else has put after the first.
+        // The second attempt finds what another writer stored after the first.
         for _ in 0..2 {
             let entry = self.find(&object.name).await?;
             if let Some(entry) = &entry
@@ -118,11 +118,11 @@ impl Bucket {
         Ok(chunks == info.chunks as u64 && lasts(entry.since, now, self.kept_for(), self.message_age))
     }
 
-    /// Writes it anew, unless its entry is another than that with this sequence by now (0: there is none). The chunks
-    /// of an earlier entry stay: somebody may be reading them.
+    /// Writes the object, unless its entry no longer has this sequence (0: there is none). The chunks of an earlier
+    /// entry stay: somebody may be reading them.
     async fn write(&self, object: &Object, sequence: u64) -> Result<(), PutError> {
         let client = self.context.client();
-        // The client makes one that nobody else has, at the end of each inbox.
+        // The client generates a unique name at the end of each inbox.
         let inbox = client.new_inbox();
         let nuid = inbox.rsplit('.').next().unwrap_or(&inbox);
         let mut chunks = UnnamedChunks { subject: self.chunk_subject(nuid), bucket: self, may_be_named: false };
@@ -142,25 +142,25 @@ impl Bucket {
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Rollup", "sub");
         headers.insert("Nats-Expected-Last-Subject-Sequence", sequence.to_string().as_str());
-        // From here on the name may lead to the chunks, whatever is heard of it.
+        // From here on the name may point to the chunks, even if no answer arrives.
         chunks.may_be_named = true;
         let named = self.store(&self.entry_subject(&object.name), headers, info.to_string().into()).await;
         named.map_err(|error| {
             let code = error.source().and_then(|source| source.downcast_ref::<jetstream::Error>());
             let code = code.map(jetstream::Error::error_code);
             let overtaken = error.kind() == PublishErrorKind::WrongLastSequence || code == Some(OVERTAKEN);
-            // What the server refuses it has not stored.
+            // The server has not stored what it refused.
             chunks.may_be_named = !overtaken && code.is_none();
             if overtaken { PutError::Overtaken } else { PutError::Failed }
         })?;
-        // Only now: also what was written last takes room.
+        // Only now: the last message, too, may push out chunks.
         let (count, _) = self.count(&chunks.subject).await?;
         if count == expected as u64 { Ok(()) } else { Err(PutError::Dropped) }
     }
 
     async fn write_chunks(&self, subject: &str, chunks: Chunks<'_, u8>) -> Result<(), PublishError> {
         for chunk in chunks {
-            // A copy: one that the client has not sent yet would hold the whole payload.
+            // A copy, because an unsent slice would keep the whole payload in memory.
             self.store(subject, HeaderMap::new(), Bytes::copy_from_slice(chunk)).await?;
         }
         Ok(())
@@ -173,14 +173,14 @@ impl Bucket {
         if stored { Ok(()) } else { Err(PublishError::new(PublishErrorKind::Other)) }
     }
 
-    /// How many messages there are on a subject, and the server's time, which servers before 2.10 do not tell.
+    /// The number of messages on a subject, and the server's time, which servers before 2.10 do not report.
     async fn count(&self, subject: &str) -> Result<(u64, Option<Timestamp>), PutError> {
-        // The client's own type leaves out the time.
+        // The client's own type omits the time.
         let request = format!("STREAM.INFO.{}", self.stream.cached_info().config.name);
         let info = self.context.request(request, &json!({"subjects_filter": subject})).await;
         let info: Value = info.map_err(|_| PutError::Failed)?;
         if !info["state"].is_object() {
-            // An error of JetStream's.
+            // An error from JetStream.
             return Err(PutError::Failed);
         }
         let count = info["state"]["subjects"][subject].as_u64().unwrap_or(0);
@@ -200,20 +200,20 @@ impl Bucket {
     }
 }
 
-/// Whether what is there since then lasts as long as a message that comes now, or nearly. `now` is the server's, as
-/// `since` is: our clock may be another. A server that does not tell gets the payload again.
+/// Whether an object stored at `since` lasts about as long as a message stored now. Both `now` and `since` are the
+/// server's time, because our clock may differ. If a server does not report its time, the payload is sent again.
 fn lasts(since: Timestamp, now: Option<Timestamp>, kept_for: Duration, message_age: Duration) -> bool {
     let age = now.map(|now| now.duration_since(since).try_into().unwrap_or(Duration::ZERO));
     let lead = MAX_LEAD.min(kept_for / MAX_LEAD_PART);
     kept_for.is_zero() || age.is_some_and(|age: Duration| age + message_age <= kept_for + lead)
 }
 
-/// Chunks that no name leads to, since their writer failed or was dropped. Cloning shares it.
+/// Chunks without a name, because their writer failed or was dropped. Cloning shares it.
 #[derive(Clone, Default)]
 pub(super) struct AbandonedChunks(Arc<Mutex<Vec<String>>>);
 
 impl AbandonedChunks {
-    /// Removes those that are there at the call, as far as the server lets it now.
+    /// Removes the chunks known at the call, as far as the server allows it now.
     pub(super) async fn remove(&self, stream: &Stream) {
         let count = self.subjects().len();
         for _ in 0..count {
@@ -240,7 +240,7 @@ impl AbandonedChunks {
     }
 }
 
-/// The chunks of an object that is being written, until its name leads to them.
+/// The chunks of an object that is being written, until its name points to them.
 struct UnnamedChunks<'a> {
     subject: String,
     bucket: &'a Bucket,
@@ -260,7 +260,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_object_of_an_earlier_attempt_serves_only_where_it_lasts_as_long_as_the_message() {
+    fn an_object_of_an_earlier_attempt_is_reused_only_if_it_lasts_as_long_as_the_message() {
         let (minute, day) = (Duration::from_secs(60), Duration::from_secs(86_400));
         let now = Timestamp::from_second(2_000_000_000).unwrap();
         let of_age = |age: Duration, kept_for, message_age| lasts(now - age, Some(now), kept_for, message_age);
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_that_of_one_payload() {
+    fn a_name_belongs_to_one_payload() {
         let object = Object::new("id", Bytes::from_static(b"x"), &[0xab; 32]);
         assert_eq!(object.name, format!("id-{}", "ab".repeat(32)));
         assert!(object.digest.starts_with("SHA-256=q6ur"));

@@ -1,5 +1,5 @@
-//! The bucket for payloads that are too large for a message: created where that is allowed, else only checked, and
-//! refused where its settings do not keep a payload as long as the stream keeps its message.
+//! The bucket for payloads that are too large for a message: created if that is allowed, else only checked, and
+//! refused if its settings do not keep a payload as long as the stream keeps its message.
 
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
@@ -20,13 +20,13 @@ use crate::config;
 pub(super) struct ObjectStore {
     wanted: Config,
     bytes_in_flight: usize,
-    /// Or why nothing is put there.
+    /// Or why nothing is stored there.
     bucket: RwLock<Result<Arc<Bucket>, Refusal>>,
     abandoned: AbandonedChunks,
 }
 
 impl ObjectStore {
-    /// `None` where no bucket is configured.
+    /// `None` if no bucket is configured.
     pub(super) fn new(config: &config::Nats, bytes_in_flight: usize) -> Option<Self> {
         let wanted = Config {
             bucket: config.object_store.clone()?,
@@ -48,8 +48,8 @@ impl ObjectStore {
         self.bucket.read().expect("no holder of this lock can panic").clone()
     }
 
-    /// Looks at the bucket, creates it where that is allowed, and removes abandoned chunks. `message_age`: how long the
-    /// stream keeps its messages; zero is for ever.
+    /// Checks the bucket, creates it if that is allowed, and removes abandoned chunks. `message_age` is how long the
+    /// stream keeps its messages; zero means for ever.
     pub(super) async fn reconcile(&self, context: &Context, create: bool, message_age: Duration) -> Result<(), Fault> {
         let (bucket, fault) = match self.look(context, create, message_age).await {
             Ok(bucket) => (Ok(Arc::new(bucket)), None),
@@ -97,7 +97,7 @@ pub(super) fn create_or_grant(bucket: &str) -> String {
     format!("create it (nats object add {bucket}), grant `$JS.API.>` and `$O.{bucket}.>`")
 }
 
-/// Of a bucket that was seen to drop what it had acknowledged a moment before.
+/// The fault of a bucket that dropped what it had just acknowledged.
 pub(super) fn drops_chunks(bucket: &str) -> Fault {
     let remedy = format!(
         "raise or remove the limits of its stream (nats stream edit {}: max_bytes, max_msgs, \
@@ -107,7 +107,7 @@ pub(super) fn drops_chunks(bucket: &str) -> Fault {
     Fault::new(about(bucket), "drops a part of a payload as soon as it has it", remedy)
 }
 
-/// What keeps the stream of a bucket from keeping payloads as the stream of events keeps its messages.
+/// Why the bucket's stream does not keep payloads as safely as the events' stream keeps its messages.
 pub(super) fn fault(
     bucket: &str,
     settings: &stream::Config,
@@ -126,7 +126,7 @@ pub(super) fn fault(
     settings::unfit(settings, used).or_else(too_short)
 }
 
-/// Whether what is kept for `age` is there for as long as what is kept for `other`. Zero is for ever.
+/// Whether a retention of `age` is at least as long as `other`. Zero means for ever.
 fn outlives(age: Duration, other: Duration) -> bool {
     age.is_zero() || (!other.is_zero() && age >= other)
 }
@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn for_ever_outlives_everything_and_is_outlived_by_nothing_else() {
+    fn for_ever_outlives_everything_and_only_for_ever_outlives_it() {
         let hour = Duration::from_secs(3600);
         assert!(outlives(Duration::ZERO, Duration::ZERO) && outlives(Duration::ZERO, hour) && outlives(hour, hour));
         assert!(!outlives(hour, Duration::ZERO) && !outlives(hour, 2 * hour));

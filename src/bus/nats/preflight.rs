@@ -1,5 +1,5 @@
-//! Whether the servers would let the bridge create its stream or add topics to it, as far as they can be asked without
-//! a change: the account's limits, and which other streams take the topics.
+//! Whether the servers would let the bridge create its stream or add topics to it, as far as that can be asked
+//! without a change: the account's limits, and which other streams capture the topics.
 
 use async_nats::jetstream::account::{Account, Limits};
 use async_nats::jetstream::context::{AccountErrorKind, GetStreamByNameErrorKind};
@@ -9,7 +9,7 @@ use async_nats::jetstream::{Context, ErrorCode};
 use super::fault::Fault;
 use super::stream::about;
 
-/// What would keep the servers from creating the stream. `standalone`: they are no cluster.
+/// What would prevent the servers from creating the stream. `standalone`: they are not a cluster.
 pub(super) async fn check_create(context: &Context, wanted: &Config, standalone: bool) -> Vec<Fault> {
     let about = about(&wanted.name);
     let mut faults = Vec::new();
@@ -35,7 +35,7 @@ pub(super) async fn check_create(context: &Context, wanted: &Config, standalone:
 
 /// The account's limits that the stream would exceed.
 fn exceeded(account: &Account, wanted: &Config) -> Vec<Fault> {
-    // Where there are tiers, the account as a whole has no limits of its own.
+    // With tiers, the account as a whole has no limits of its own.
     let tier = account.tiers.get(&format!("R{}", wanted.num_replicas));
     let (limits, reserved, streams) = match tier {
         Some(tier) => (&tier.limits, tier.reserved_storage, tier.streams),
@@ -66,7 +66,7 @@ fn exceeded(account: &Account, wanted: &Config) -> Vec<Fault> {
     faults
 }
 
-/// Those of the subjects that another stream takes, each with that stream's name.
+/// The subjects that another stream captures, each with that stream's name.
 pub(super) async fn taken(
     context: &Context,
     stream: &str,
@@ -78,7 +78,7 @@ pub(super) async fn taken(
             Ok(other) if other != stream => taken.push((subject.clone(), other)),
             Ok(_) => {}
             Err(error) if error.kind() == GetStreamByNameErrorKind::NotFound => {}
-            // Who may not ask, or hears nothing, would wait as long for each.
+            // Without the permission, or without replies, each further request would time out too.
             Err(_) => break,
         }
     }
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_an_account_does_not_allow_is_found_before_the_stream_is_created() {
+    fn missing_account_limits_are_found_before_the_stream_is_created() {
         let wanted = |max_bytes| Config { name: "S".into(), max_bytes, num_replicas: 1, ..Config::default() };
         let limits = Limits { max_storage: Some(1000), storage_max_stream_bytes: Some(500), ..Limits::default() };
         let account = |limits| Account { limits, reserved_storage: 600, streams: 3, ..Account::default() };

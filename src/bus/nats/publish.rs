@@ -1,10 +1,10 @@
-//! Publishes one message to the stream, by way of the object store where it is too large, and says what the server's
-//! acknowledgement means.
+//! Publishes one message to the stream, via the object store if it is too large, and interprets the server's
+//! acknowledgement.
 //!
-//! The client library takes any answer that looks like one for the stream's acknowledgement. It is a receipt where it
-//! names our stream (and `nats.domain`, where that is set) and the sequence at which the stream has the message: a
-//! quorum of its servers has stored it then. An answer with the sequence 0 only says that another copy is on its way.
-//! Not known is whether a server has fsynced, and, without `nats.domain`, which domain's stream of that name it is.
+//! The client library accepts any answer that looks like a stream's acknowledgement. It is a receipt only if it names
+//! our stream (and `nats.domain`, if set) and the sequence of the message: then a quorum of its servers has stored
+//! it. An answer with the sequence 0 only says that another copy is in flight. Unknown is whether a server has
+//! fsynced, and, without `nats.domain`, which domain's stream of that name it is.
 
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::publish::PublishAck;
@@ -19,14 +19,14 @@ use super::stream::EventStream;
 use crate::bus::{Receipt, Refusal};
 use crate::message::Message;
 
-/// An object's part of the time for a publish: a definite refusal comes first, and the message has time as well.
+/// The object's share of the publish timeout: a definite refusal arrives first, and the message gets time as well.
 const PUT_SHARE: f64 = 0.9;
 
-/// The least that a message's header lines need beyond names and values.
+/// The minimum that a header line needs beyond name and value.
 const HEADER_LINE: usize = 4;
 
-/// A payload that the client has not written to its socket yet. The client keeps what it was given
-/// when nobody waits for it any more, and sends it on reconnect: that has a bound of its own.
+/// A payload that the client has not written to its socket yet. The client keeps it after the caller has stopped
+/// waiting, and sends it on reconnect, so it has a limit of its own.
 struct Unsent {
     payload: Bytes,
     _permit: OwnedSemaphorePermit,
@@ -38,7 +38,7 @@ impl AsRef<[u8]> for Unsent {
     }
 }
 
-/// `unsent`: the payload's share among what is unsent. The message, and with it its share of memory, lives until this
+/// `unsent`: the payload's share of the unsent bytes. The message, and with it its share of memory, lives until this
 /// ends.
 pub(super) async fn publish(
     stream: &EventStream,
@@ -55,7 +55,7 @@ pub(super) async fn publish(
     }
     let payload = Bytes::from_owner(Unsent { payload: message.payload().clone(), _permit: unsent });
     match (send(stream, message, headers, payload).await, &stream.object_store) {
-        // A limit was lowered since it was last looked at.
+        // A limit was lowered since it was last checked.
         (Err(Refusal::TooLarge { .. }), Some(store)) => {
             let (headers, _) = self::headers(message, &stream.name);
             by_claim_check(stream, store, message, headers).await
@@ -71,7 +71,7 @@ async fn by_claim_check(
     mut headers: HeaderMap,
 ) -> Result<Receipt, Refusal> {
     let claim = claim_check::put(store, message, stream.publish_timeout.mul_f64(PUT_SHARE)).await.map_err(|refused| {
-        // The reconciler creates a bucket anew that is gone.
+        // The reconciler creates a missing bucket again.
         stream.events.changed.notify_one();
         stream.events.denied_bucket(store.name()).unwrap_or(refused)
     });
@@ -96,20 +96,20 @@ async fn send(stream: &EventStream, message: &Message, headers: HeaderMap, paylo
         stream.recheck.notify_one();
     }
     if matches!(refused, Refusal::TooLarge { .. }) {
-        // The reconciler measures anew.
+        // The reconciler reads the limits again.
         stream.events.changed.notify_one();
     }
-    // What a server denies it leaves without an answer.
+    // The server does not answer a publish that it denies.
     let denied = (error.kind() == PublishErrorKind::TimedOut).then(|| stream.events.denied(message.topic()));
     Err(denied.flatten().unwrap_or(refused))
 }
 
-/// What the acknowledgement says of the message.
+/// What the acknowledgement means for the message.
 fn receipt(ack: &PublishAck, stream: &str, domain: Option<&str>) -> Result<Receipt, Refusal> {
     if ack.stream != stream || domain.is_some_and(|domain| ack.domain != domain) {
         return Err(refusal::elsewhere());
     }
-    // Older servers call it a duplicate of what their cluster has not agreed on yet, and may never
+    // Older servers report a duplicate of a message that their cluster has not agreed on yet, and may never agree on
     // (nats-server #5827; later ones answer with an error).
     if ack.sequence == 0 {
         return Err(refusal::unconfirmed());
@@ -117,7 +117,7 @@ fn receipt(ack: &PublishAck, stream: &str, domain: Option<&str>) -> Result<Recei
     Ok(if ack.duplicate { Receipt::Duplicate } else { Receipt::Kept })
 }
 
-/// The message's headers with those of JetStream, and how many bytes they take.
+/// The message's headers plus those for JetStream, and their size in bytes.
 fn headers(message: &Message, stream: &str) -> (HeaderMap, usize) {
     let id = message.id().to_string();
     let jetstream = [("Nats-Msg-Id", id.as_str()), ("Nats-Expected-Stream", stream)];
@@ -125,7 +125,7 @@ fn headers(message: &Message, stream: &str) -> (HeaderMap, usize) {
     let mut size = "NATS/1.0\r\n\r\n".len();
     let mut insert = |name: &str, value: &str| {
         size += name.len() + value.len() + HEADER_LINE;
-        // Values are percent-encoded ASCII; one that is not would only be left out.
+        // Values are percent-encoded ASCII; any other would merely be left out.
         if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), value.parse::<HeaderValue>()) {
             headers.insert(name, value);
         }
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn the_server_is_told_which_stream_has_to_take_the_message_and_what_is_a_copy_of_it() {
+    fn the_server_is_told_the_expected_stream_and_the_duplicate_id() {
         let message = Message::sample("t", "k", [7; 32], "{}");
         let (headers, size) = headers(&message, "terra");
         let value = |name: &str| headers.get(name).map(|value| value.as_str().to_owned());
@@ -159,14 +159,14 @@ mod tests {
     }
 
     #[test]
-    fn an_acknowledgement_is_a_receipt_where_our_stream_says_at_which_sequence_it_has_the_message() {
+    fn an_acknowledgement_is_a_receipt_if_our_stream_names_the_messages_sequence() {
         assert_eq!(receipt(&ack("terra", 7, false, ""), "terra", None), Ok(Receipt::Kept));
         assert_eq!(receipt(&ack("terra", 7, true, ""), "terra", None), Ok(Receipt::Duplicate));
         assert_eq!(receipt(&ack("terra", 7, false, "hub"), "terra", Some("hub")), Ok(Receipt::Kept));
     }
 
     #[test]
-    fn a_duplicate_of_what_is_not_stored_yet_is_not_kept() {
+    fn a_duplicate_of_an_unstored_message_is_not_kept() {
         for duplicate in [true, false] {
             let refusal = receipt(&ack("terra", 0, duplicate, ""), "terra", None).unwrap_err();
             assert_eq!(refusal.as_str(), "unconfirmed");
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_stream_or_domain_acknowledges_is_not_kept() {
+    fn an_acknowledgement_of_another_stream_or_domain_is_not_kept() {
         for (other, domain) in [(ack("other", 7, false, ""), None), (ack("terra", 7, false, "leaf"), Some("hub"))] {
             let refusal = receipt(&other, "terra", domain).unwrap_err();
             assert!(matches!(refusal, Refusal::Permanent { .. }) && refusal.is_message_specific(), "{refusal}");

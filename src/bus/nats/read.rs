@@ -20,8 +20,8 @@ use crate::config;
 
 const CONNECTS_WITHIN: Duration = Duration::from_secs(5);
 
-/// Reads kept messages without disturbing any consumer. `Latest` means from the moment of the call. An offset that
-/// the stream does not have is an error, and so is a topic that it keeps under another subject.
+/// Reads stored messages without disturbing any consumer. `Latest` means from the moment of the call. An offset that
+/// the stream does not have is an error, and so is a topic that it stores under another subject.
 pub(in crate::bus) async fn read(
     config: &config::Nats,
     topics: Vec<String>,
@@ -79,7 +79,7 @@ async fn find_stream(config: &config::Nats, context: &Context) -> Result<Stream,
     Ok(stream)
 }
 
-/// Those of the topics that the stream keeps, and the others, each with the reason.
+/// The topics that the stream keeps, and the others, each with the reason.
 fn kept_topics(stream: &Stream, topics: Vec<String>) -> Result<(Vec<String>, Skipped), ReadError> {
     let config = &stream.cached_info().config;
     let name = &config.name;
@@ -90,7 +90,7 @@ fn kept_topics(stream: &Stream, topics: Vec<String>) -> Result<(Vec<String>, Ski
                  that subject to `tail`; `requests` cannot read it",
                 transform.source, transform.destination
             ))),
-            // What a transform makes of a subject is none of the stream's own.
+            // A transformed subject matches none of the stream's own.
             None => Ok((topics, Vec::new())),
         };
     }
@@ -118,7 +118,7 @@ fn refused(what: &str, error: &dyn std::fmt::Display) -> ReadError {
     ReadError(format!("NATS refuses {what}: {}; check that this user may create consumers", quoted(error)))
 }
 
-/// The record as it was delivered, and how many that match the filter follow.
+/// The delivered record, and how many matching ones follow it.
 fn record(message: &async_nats::jetstream::Message) -> Result<(Record, u64), ReadError> {
     let info = message.info().map_err(|_| ReadError("a message without its place in the stream".into()))?;
     let time = Timestamp::from_nanosecond(info.published.unix_timestamp_nanos());
@@ -138,8 +138,8 @@ fn record(message: &async_nats::jetstream::Message) -> Result<(Record, u64), Rea
     Ok((record, info.pending))
 }
 
-/// Gets payloads that did not come with their message. On a connection of its own: what an ordered consumer delivers
-/// must not wait behind them.
+/// Loads payloads that were not delivered with their message. It uses a connection of its own, so that the ordered
+/// consumer's messages do not wait behind them.
 struct PayloadLoader {
     stream: Stream,
     context: Context,
@@ -152,7 +152,7 @@ impl PayloadLoader {
         Ok(Self { stream: find_stream(config, &context).await?, context, payloads })
     }
 
-    /// A message that is gone by now stays without.
+    /// Leaves a message that is gone by now without its payload.
     async fn load(&self, mut record: Record) -> Result<Record, ReadError> {
         if !self.payloads.include(&record) {
             return Ok(record);

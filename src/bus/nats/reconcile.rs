@@ -1,5 +1,5 @@
-//! Makes the stream what it has to be: created where that is allowed, else only checked. A stream with the bridge's
-//! mark gets the subjects that it lacks; nothing else of any stream is changed.
+//! Brings the stream into the required state: creates it if that is allowed, else only checks it. A stream with the
+//! bridge's mark gets its missing subjects; nothing else of any stream is changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,27 +20,27 @@ use crate::config;
 
 pub(super) struct StreamReconciler {
     pub stream: Arc<EventStream>,
-    /// Topics from now on.
+    /// The current topics.
     pub subjects: watch::Receiver<Vec<String>>,
     wanted: Config,
     /// Whether the bridge may create stream and bucket, and add subjects.
     create: bool,
     bytes_in_flight: usize,
     overlaps: Overlaps,
-    /// What of the stream's settings was logged already.
+    /// The faults in the stream's settings that were already logged.
     warned: Vec<Fault>,
-    /// Since when JetStream gives no answer about the stream, or that it has no leader for the moment.
+    /// Since when JetStream has not answered about the stream, or has reported that it has no leader.
     silent_since: Option<Instant>,
 }
 
-/// What keeps messages from the stream.
+/// Why messages cannot go to the stream.
 enum Problem {
-    /// No answer: what was known of the stream stays.
+    /// No answer: the last known status stays.
     Silent(Fault),
-    /// The servers do not show it: what was known of it stays.
+    /// The servers do not show it: the last known status stays.
     Hidden(Fault),
     Unfit(Fault),
-    /// It takes messages, but not to these subjects.
+    /// It takes messages, but not on these subjects.
     Lacks(Fault, BTreeMap<String, Refusal>),
 }
 
@@ -64,9 +64,9 @@ impl StreamReconciler {
         }
     }
 
-    /// Looks at stream and bucket, creates or completes them where that is allowed, and sets the stream's status. `Ok`:
-    /// all is well. Where nobody answers the status stays what it was: most silences end with the next leader. `within`:
-    /// for the look.
+    /// Checks stream and bucket, creates or completes them if that is allowed, and sets the stream's status. `Ok`
+    /// means that all is well. Without an answer the status stays as it was: most of these end with the next leader.
+    /// `within` is the timeout of the check.
     pub(super) async fn reconcile(&mut self, within: Duration) -> Result<(), Fault> {
         self.wanted.subjects.clone_from(&self.subjects.borrow_and_update());
         let found = match self.find_or_create(within).await {
@@ -76,7 +76,7 @@ impl StreamReconciler {
         let completed = self.complete(&found).await;
         let completed = self.apply(completed);
         self.stream.set_max_message(&found);
-        // What it lacks for some topics does not concern the others.
+        // Missing subjects do not affect the others.
         let stored = match &self.stream.object_store {
             Some(store) => store.reconcile(&self.stream.context, self.create, found.max_age).await,
             None => Ok(()),
@@ -89,7 +89,7 @@ impl StreamReconciler {
         self.silent_since.is_some_and(|since| since.elapsed() < self.stream.publish_timeout)
     }
 
-    /// Sets the status that follows from it.
+    /// Sets the status that follows from the outcome.
     fn apply(&mut self, outcome: Result<(), Problem>) -> Result<(), Fault> {
         let unseen = matches!(&*self.stream.status.read().expect(UNPOISONED), StreamStatus::Unknown(_));
         if !matches!(outcome, Err(Problem::Silent(_))) {
@@ -103,8 +103,8 @@ impl StreamReconciler {
                 (unseen.then(|| StreamStatus::Unfit(fault.refusal(Scope::Bus))), Some(fault))
             }
             Err(Problem::Silent(fault)) => {
-                let told = unseen && !self.is_waiting();
-                (told.then(|| StreamStatus::Unknown(fault.transient())), Some(fault))
+                let reported = unseen && !self.is_waiting();
+                (reported.then(|| StreamStatus::Unknown(fault.transient())), Some(fault))
             }
         };
         if let Some(status) = status {
@@ -113,7 +113,7 @@ impl StreamReconciler {
         fault.map_or(Ok(()), Err)
     }
 
-    /// A stream that was found ready is so for the subjects of that time.
+    /// A stream found ready is ready only for the subjects checked at that time.
     fn set(&self, status: StreamStatus) {
         let mut held = self.stream.status.write().expect(UNPOISONED);
         let outdated = self.subjects.has_changed().unwrap_or(false);
@@ -126,7 +126,7 @@ impl StreamReconciler {
         about(&self.stream.name)
     }
 
-    /// There is no answer since then.
+    /// There has been no answer since then.
     fn silent(&mut self, since: Instant) -> Problem {
         self.silent_since.get_or_insert(since);
         Problem::Silent(self.silence())
@@ -193,7 +193,7 @@ impl StreamReconciler {
                     CreateStreamErrorKind::JetStream(error) => Fault::refused(&self.about(), &error),
                     _ => self.silence(),
                 };
-                // The next look may find them added.
+                // The next check may find them added.
                 return Err(Problem::Lacks(fault, all(missing, &refusal::NOT_ADDED)));
             }
         };
@@ -205,7 +205,7 @@ impl StreamReconciler {
         Err(Problem::Lacks(fault, all(overlapping, &refusal::lacks_subject(&self.stream.name))))
     }
 
-    /// `Ok`: the stream keeps what it acknowledges. Logs once what a user has to know of it.
+    /// `Ok`: the stream keeps what it acknowledges. Logs once what a user needs to know about it.
     fn check_settings(&mut self, found: &Config) -> Result<(), Problem> {
         let issues = settings::check(found, used(&self.wanted, self.bytes_in_flight));
         let of = |severity| issues.iter().filter(move |issue| issue.severity == severity).map(|issue| &issue.fault);

@@ -58,7 +58,7 @@ pub(super) fn lacks_subject(stream: &str) -> Refusal {
     }
 }
 
-/// The refusal, and whether the stream may be gone. `most`: the server's `max_payload`, in bytes.
+/// The refusal, and whether the stream may be gone. `most` is the server's `max_payload` in bytes.
 pub(super) fn of_publish(error: &PublishError, most: usize) -> (Refusal, bool) {
     let known = |refusal| (refusal, false);
     match error.kind() {
@@ -72,13 +72,13 @@ pub(super) fn of_publish(error: &PublishError, most: usize) -> (Refusal, bool) {
             known(transient("NATS expected another last message"))
         }
         PublishErrorKind::Other => {
-            let said = error.source().and_then(|source| source.downcast_ref::<jetstream::Error>());
-            said.map_or((transient("NATS refused the message"), true), of_answer)
+            let answer = error.source().and_then(|source| source.downcast_ref::<jetstream::Error>());
+            answer.map_or((transient("NATS refused the message"), true), of_answer)
         }
     }
 }
 
-/// Of a message that another stream answers for.
+/// The refusal of a message that another stream acknowledged.
 pub(super) fn elsewhere() -> Refusal {
     permanent(
         Scope::Topic,
@@ -87,7 +87,7 @@ pub(super) fn elsewhere() -> Refusal {
     )
 }
 
-/// Of a message that the server calls a copy of one that it has not stored yet.
+/// The refusal of a message that the server calls a duplicate of one it has not stored yet.
 pub(super) fn unconfirmed() -> Refusal {
     static UNCONFIRMED: Throttle = Throttle::new(LOG_EVERY);
     if let Some(more) = UNCONFIRMED.pass() {
@@ -126,22 +126,23 @@ fn of_answer(error: &jetstream::Error) -> (Refusal, bool) {
     }
 }
 
-/// What is full gets room as messages grow old. The server has one code for all of it and tells it apart in words.
+/// A full stream frees space as messages expire. The server uses one code for every such case and distinguishes them
+/// only by text.
 fn not_stored(error: &jetstream::Error) -> Refusal {
-    let said = error.to_string();
-    if said.contains("maximum messages per subject exceeded") {
+    let text = error.to_string();
+    if text.contains("maximum messages per subject exceeded") {
         return permanent(
             Scope::Topic,
             "the stream has as many events of this topic as it takes (`max_msgs_per_subject`)",
             "raise the stream's `max_msgs_per_subject`, or shorten its `max_age`",
         );
     }
-    if said.contains("message too large") {
+    if text.contains("message too large") {
         return Refusal::TooLarge {
             remedy: "set `nats.object_store`: the servers' storage takes no such message".into(),
         };
     }
-    if said.contains("maximum messages exceeded") {
+    if text.contains("maximum messages exceeded") {
         return full(error, "raise its `max_msgs`, or shorten its `max_age`");
     }
     full(
@@ -160,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_refusal_is_somebodys_to_fix() {
+    fn publish_errors_are_classified() {
         let of = |kind| of_publish(&PublishError::new(kind), 1024).0;
         assert!(matches!(of(PublishErrorKind::TimedOut), Refusal::Transient { .. }));
         assert!(matches!(of(PublishErrorKind::MaxPayloadExceeded), Refusal::TooLarge { .. }));
@@ -174,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_keeps_nothing_more_is_told_apart_by_its_words() {
+    fn full_streams_are_distinguished_by_the_servers_text() {
         let (full, recheck) = answer(ErrorCode::STREAM_STORE_FAILED, "maximum bytes exceeded");
         assert!(!recheck && !full.is_message_specific());
         assert!(
@@ -194,14 +195,14 @@ mod tests {
     }
 
     #[test]
-    fn a_sealed_stream_is_somebodys_to_replace() {
+    fn a_sealed_stream_needs_an_operator() {
         let (sealed, recheck) = answer(ErrorCode::STREAM_SEALED, "invalid operation on sealed stream");
         assert!(matches!(&sealed, Refusal::Permanent { remedy, .. } if remedy.contains("another stream")), "{sealed}");
         assert!(recheck && !sealed.is_message_specific());
     }
 
     #[test]
-    fn what_a_server_says_beyond_the_known_codes_goes_on_without_control_bytes() {
+    fn an_unknown_server_text_is_quoted_without_control_bytes() {
         let unknown = answer(ErrorCode(19_999), "the moon\u{1b}[31m is\u{9b} wrong\n").0.to_string();
         assert!(unknown.contains("the moon [31m is  wrong"), "{unknown}");
     }

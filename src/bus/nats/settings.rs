@@ -1,6 +1,6 @@
-//! Every setting of a JetStream stream, and what it means for an event that the stream has acknowledged: the table
-//! that the start, `check --online` and the object store's bucket share. A setting that a new version of the client
-//! library knows does not compile until it is checked here.
+//! Every setting of a JetStream stream, and what it means for an acknowledged event. The start, `check --online` and
+//! the object store's bucket share this table. A setting that is new in the client library does not compile until it
+//! is checked here.
 
 use std::time::Duration;
 
@@ -11,46 +11,46 @@ use super::fault::Fault;
 use super::subjects::takes;
 use Severity::{Advise, Refuse, Warn};
 
-/// As short as the bridge makes no stream's `max_age`.
+/// The shortest `max_age` that the bridge gives a stream.
 const MIN_AGE: Duration = Duration::from_secs(60);
-/// A consumer that is away for a night, or for one of Terra's outages, still finds its events.
+/// A consumer that is down for a night, or for one of Terra's outages, still finds its events.
 const GOOD_AGE: Duration = Duration::from_secs(24 * 3600);
 
-/// What a setting calls for.
+/// The consequence of a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Severity {
-    /// It takes acknowledged events away before their time, or takes none: nothing is sent there.
+    /// The stream removes acknowledged events early, or takes none: nothing is sent there.
     Refuse,
-    /// The user may have wanted it, and has to know: said at the start and by `check --online`.
+    /// The user may have wanted it, and has to know: reported at the start and by `check --online`.
     Warn,
-    /// Said by `check --online` alone.
+    /// Reported only by `check --online`.
     Advise,
 }
 
-/// One setting that is worth a word.
+/// A setting that should be reported.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Issue {
     pub(super) severity: Severity,
     pub(super) fault: Fault,
 }
 
-/// Where the stream is named, and what must fit into it.
+/// Where the stream is configured, and what must fit into it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Use<'a> {
     /// The configuration's key, what it names, and the name.
     pub(super) key: &'static str,
     pub(super) what: &'static str,
     pub(super) name: &'a str,
-    /// Bytes that the bridge may hand over at once.
+    /// The most bytes that the bridge may publish at once.
     pub(super) bytes_in_flight: usize,
-    /// What is published, without wildcards.
+    /// The published subjects, without wildcards.
     pub(super) subjects: &'a [String],
 }
 
-/// All that is worth a word, the worst first.
+/// Everything that should be reported, worst first.
 pub(super) fn check(stream: &Config, used: Use<'_>) -> Vec<Issue> {
     let Config {
-        // What must not be as it is.
+        // Settings that must have a certain value.
         no_ack,
         sealed,
         mirror,
@@ -65,7 +65,7 @@ pub(super) fn check(stream: &Config, used: Use<'_>) -> Vec<Issue> {
         max_messages: _,
         max_bytes: _,
         max_age,
-        // What a user may have wanted.
+        // Settings that a user may have wanted.
         subject_transform,
         sources,
         republish,
@@ -77,22 +77,22 @@ pub(super) fn check(stream: &Config, used: Use<'_>) -> Vec<Issue> {
         max_message_size: _,
         num_replicas: _,
         duplicate_window: _,
-        // Where and how it is stored, and numbered; as safe either way.
+        // Where and how it is stored, and numbered: equally safe either way.
         placement: _,
         compression: _,
         first_sequence: _,
-        // How it is read, and may be purged or deleted from by those who have the right.
+        // How it is read, and how authorised users may purge or delete from it.
         allow_direct: _,
         mirror_direct: _,
         consumer_limits: _,
         deny_delete: _,
         deny_purge: _,
-        // What only other publishers use: the bridge sends no such header.
+        // Used only by other publishers: the bridge sends no such header.
         allow_message_ttl: _,
         allow_message_schedules: _,
         allow_atomic_publish: _,
         allow_batch_publish: _,
-        // Names, and what streams do not have or no longer have.
+        // Names, and settings that do not apply to streams.
         name,
         description: _,
         metadata: _,
@@ -162,7 +162,7 @@ pub(super) fn check(stream: &Config, used: Use<'_>) -> Vec<Issue> {
     issues.found
 }
 
-/// What becomes of a stream that is full, as a whole or for one topic.
+/// What a full stream does, as a whole or for one topic.
 fn capacity(issues: &mut Issues, stream: &Config, bytes_in_flight: usize, edit: impl Fn(&str) -> String) {
     let Config { max_messages, max_bytes, max_messages_per_subject: most, name, .. } = stream;
     let unlimited = edit("--max-msgs-per-subject=-1");
@@ -216,7 +216,7 @@ pub(super) fn unfit(stream: &Config, used: Use<'_>) -> Option<Fault> {
     (worst.severity == Severity::Refuse).then_some(worst.fault)
 }
 
-/// Whether a transform's source takes the subject; an empty one takes all.
+/// Whether a transform's source matches the subject; an empty one matches all.
 pub(super) fn moves(source: &str, subject: &str) -> bool {
     source.is_empty() || takes(source, subject)
 }
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_takes_nothing_or_takes_acknowledged_events_away_is_refused() {
+    fn a_stream_that_takes_nothing_or_removes_acknowledged_events_is_refused() {
         let old = Config { discard: DiscardPolicy::Old, ..sound() };
         for refused in [
             Config { no_ack: true, ..sound() },
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_user_may_have_wanted_is_said_and_served() {
+    fn a_setting_that_a_user_may_have_wanted_is_reported_and_accepted() {
         let transform = |source: &str| Some(SubjectTransform { source: source.into(), destination: "kept.>".into() });
         for (warned, severity) in [
             (Config { retention: RetentionPolicy::WorkQueue, ..sound() }, Severity::Warn),
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_as_the_bridge_makes_it_is_nothing_to_speak_of() {
+    fn a_stream_as_the_bridge_creates_it_has_no_issues() {
         let full = Config { max_messages: 1, max_bytes: 1, max_age: GOOD_AGE, ..sound() };
         let elsewhere = SubjectTransform { source: "other.>".into(), destination: "kept.>".into() };
         for sound in [

@@ -1,4 +1,4 @@
-//! The stream that keeps the events, as publishes and the reconciler share it: whether it takes messages, and how large
+//! The stream that keeps the events, shared by publishes and the reconciler: whether it takes messages, and how large
 //! they may be.
 
 use std::collections::{BTreeMap, HashMap};
@@ -18,10 +18,10 @@ use super::settings::Use;
 use crate::bus::{Refusal, Setup};
 use crate::config;
 
-/// In the stream's metadata: the bridge made it, and may add subjects to it.
+/// In the stream's metadata: the bridge created it, and may add subjects to it.
 pub(super) const MARK: &str = "terra-bridge";
 
-/// Bytes. More than a message's headers take.
+/// Bytes. More than a message's headers need.
 pub(super) const HEADROOM: usize = 16 << 10;
 
 pub(super) struct EventStream {
@@ -29,29 +29,29 @@ pub(super) struct EventStream {
     pub name: String,
     /// `nats.domain`.
     pub domain: Option<String>,
-    /// For a publish, and for each question to the servers.
+    /// The timeout of a publish, and of each request to the servers.
     pub publish_timeout: Duration,
-    /// For what is too large for a message.
+    /// For payloads that are too large for a message.
     pub object_store: Option<ObjectStore>,
     pub events: Arc<Events>,
     /// Wakes the reconciler: a publish found that the stream may be gone.
     pub recheck: Notify,
     pub status: RwLock<StreamStatus>,
-    /// Bytes of a message that the stream takes, at most; 0 is any.
+    /// The largest message in bytes that the stream takes; 0 means any.
     max_message: AtomicUsize,
 }
 
 /// Whether messages may go to the stream, or why not.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum StreamStatus {
-    /// Not seen yet.
+    /// Not looked up yet.
     Unknown(Refusal),
     /// It keeps what it acknowledges.
     Ready {
         /// The topics that it does not take.
         refused: BTreeMap<String, Refusal>,
     },
-    /// It takes nothing, or acknowledges what it does not keep, until somebody acts.
+    /// It takes nothing, or acknowledges what it does not keep, until an operator acts.
     Unfit(Refusal),
 }
 
@@ -74,10 +74,10 @@ impl EventStream {
         self.context.client().connection_state() == State::Connected
     }
 
-    /// What can be said of a message without asking the server.
+    /// Checks what is known of a message's topic without asking the server.
     pub(super) fn check(&self, topic: &str) -> Result<(), Refusal> {
         if !self.is_connected() {
-            // The client would keep it and send it on reconnect, long after the 503.
+            // The client would buffer the message and send it on reconnect, long after the 503.
             return Err(self.events.unconnected().unwrap_or(refusal::AWAY));
         }
         match &*self.status.read().expect(UNPOISONED) {
@@ -86,15 +86,15 @@ impl EventStream {
         }
     }
 
-    /// Messages go to these subjects from now on.
+    /// From now on, messages go to these subjects.
     pub(super) fn set_subjects(&self, sender: &watch::Sender<Vec<String>>, subjects: Vec<String>) {
-        // The reconciler looks for news under the same lock.
+        // The reconciler reads changes under the same lock.
         let mut status = self.status.write().expect(UNPOISONED);
         status.add_subjects(&sender.borrow(), &subjects);
         sender.send_replace(subjects);
     }
 
-    /// Bytes that server and stream take at once, headers included.
+    /// The largest message in bytes that server and stream take, including headers.
     pub(super) fn max_size(&self) -> usize {
         let (server, stream) = (self.context.client().max_payload(), self.max_message.load(Ordering::Relaxed));
         [server, stream].into_iter().filter(|most| *most > 0).min().unwrap_or(usize::MAX)
@@ -106,7 +106,7 @@ impl EventStream {
 }
 
 impl StreamStatus {
-    /// Messages go to the subjects `now`, and went to those `before`. What is new waits until the stream takes it.
+    /// Replaces the subjects `before` by `now`. A new subject is refused until the stream takes it.
     fn add_subjects(&mut self, before: &[String], now: &[String]) {
         if let Self::Ready { refused } = self {
             let new = now.iter().filter(|subject| !before.contains(subject));
@@ -115,14 +115,14 @@ impl StreamStatus {
     }
 }
 
-/// The stream as the bridge would make it.
+/// The stream as the bridge would create it.
 pub(super) fn wanted(config: &config::Nats, setup: &Setup) -> Config {
     Config {
         name: config.stream.clone(),
         subjects: setup.topics.iter().map(ToString::to_string).collect(),
         retention: RetentionPolicy::Limits,
         storage: StorageType::File,
-        // A full stream refuses what comes: the other policy would drop what nobody has read.
+        // A full stream refuses new messages: the other policy would drop unread ones.
         discard: DiscardPolicy::New,
         num_replicas: config.replicas,
         max_age: config.max_age,
@@ -133,12 +133,12 @@ pub(super) fn wanted(config: &config::Nats, setup: &Setup) -> Config {
     }
 }
 
-/// How log, refusals and `check` call it.
+/// The stream's name in the log, in refusals and in `check`.
 pub(super) fn about(stream: &str) -> String {
     format!("the stream `{stream}`")
 }
 
-/// What the bridge does with the stream that is `wanted`.
+/// What the bridge uses the `wanted` stream for.
 pub(super) fn used(wanted: &Config, bytes_in_flight: usize) -> Use<'_> {
     Use { key: "nats.stream", what: "stream", name: &wanted.name, bytes_in_flight, subjects: &wanted.subjects }
 }

@@ -1,4 +1,4 @@
-//! The subjects of the stream: which it takes, and adding those that it lacks.
+//! The subjects of the stream: which ones it takes, and adding missing ones.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -7,15 +7,15 @@ use async_nats::jetstream::context::{CreateStreamErrorKind, UpdateStreamError};
 use async_nats::jetstream::stream::Config;
 use async_nats::jetstream::{Context, ErrorCode};
 
-/// How often to try again what another stream takes: each try costs a request.
+/// How often to retry subjects that another stream captures: each retry costs a request.
 const TRY_AGAIN_EVERY: Duration = Duration::from_secs(30);
 
-/// Those of the wanted subjects that a stream does not take.
+/// The wanted subjects that a stream does not take.
 pub(super) fn lacking(wanted: &[String], has: &[String]) -> BTreeSet<String> {
     wanted.iter().filter(|subject| !has.iter().any(|pattern| takes(pattern, subject))).cloned().collect()
 }
 
-/// Whether a subject with wildcards takes one without.
+/// Whether a subject with wildcards matches one without.
 pub(super) fn takes(pattern: &str, subject: &str) -> bool {
     let (mut patterns, mut tokens) = (pattern.split('.'), subject.split('.'));
     loop {
@@ -28,7 +28,7 @@ pub(super) fn takes(pattern: &str, subject: &str) -> bool {
     }
 }
 
-/// Subjects that could not be added, since another stream takes them.
+/// Subjects that could not be added because another stream captures them.
 #[derive(Default)]
 pub(super) struct Overlaps {
     subjects: BTreeSet<String>,
@@ -36,8 +36,8 @@ pub(super) struct Overlaps {
 }
 
 impl Overlaps {
-    /// Adds to the stream what it lacks, and changes nothing else of it. `Ok`: those that another stream takes,
-    /// and it takes the rest. An error: it may take some of them.
+    /// Adds the missing subjects to the stream, and changes nothing else. `Ok` returns those that another stream
+    /// captures; the stream takes the rest. After an error it may take some of them.
     pub(super) async fn add(
         &mut self,
         context: &Context,
@@ -51,7 +51,7 @@ impl Overlaps {
         let new: Vec<String> = lacks.difference(&self.subjects).cloned().collect();
         let mut config = stream.clone();
         if !new.is_empty() && !add(context, &mut config, new.clone()).await? {
-            // One that overlaps must not keep out the others.
+            // One overlapping subject must not prevent the others.
             for subject in new {
                 if !add(context, &mut config, vec![subject.clone()]).await? {
                     self.subjects.insert(subject);
@@ -63,7 +63,7 @@ impl Overlaps {
     }
 }
 
-/// Whether the stream takes them now; `false` where another one takes some.
+/// Whether the stream takes them now; `false` if another one captures some.
 async fn add(context: &Context, stream: &mut Config, subjects: Vec<String>) -> Result<bool, UpdateStreamError> {
     let (mut longer, added) = (stream.clone(), subjects.len());
     longer.subjects.extend(subjects);
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stream_takes_what_its_subjects_say() {
+    fn a_stream_takes_what_its_subjects_match() {
         for (pattern, subject, expected) in [
             ("terra.daily", "terra.daily", true),
             ("terra.*", "terra.daily", true),

@@ -1,4 +1,4 @@
-//! Watches the connection and the stream: when to look, what to log, and whether the bus is up.
+//! Watches the connection and the stream: when to check them, what to log, and whether the bus is up.
 
 use std::time::{Duration, Instant};
 
@@ -11,22 +11,22 @@ use super::stream::{EventStream, HEADROOM, StreamStatus, UNPOISONED};
 use crate::bus::ConnectionState;
 use crate::config;
 
-/// How often to look at the connection, and at a stream that needs a fix.
+/// How often to check the connection, and a stream that needs a fix.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How often to look at a stream that was in order.
+/// How often to check a stream that was in order.
 const LOOK_AGAIN_EVERY: Duration = Duration::from_secs(30);
-/// How long a look may take that a publish asked for. One that is asked of servers between two leaders is never
-/// answered, and only the next one sees the new leader.
+/// The timeout of a check that a publish requested. A request to servers between two leaders is never answered, and
+/// only the next one reaches the new leader.
 const RECHECK_WITHIN: Duration = Duration::from_secs(1);
-/// How often to ask why there is no connection.
+/// How often to find out why there is no connection.
 const EXPLAIN_EVERY: Duration = Duration::from_secs(5);
-/// How long there may be none without an explanation, and how long finding one may take: together five seconds.
+/// How long a missing connection may stay unexplained, and how long the explanation may take: together five seconds.
 const UNEXPLAINED_FOR: Duration = Duration::from_secs(2);
 const EXPLAINED_WITHIN: Duration = Duration::from_secs(3);
-/// How often to connect anew where no answer is heard: long enough for an answer in between.
+/// How often to reconnect if no answer arrives: long enough for an answer in between.
 const RENEW_EVERY: Duration = Duration::from_secs(10);
 
-/// For as long as somebody listens to the connection.
+/// Runs for as long as somebody watches the connection state.
 pub(super) async fn run(
     config: config::Nats,
     mut reconciler: StreamReconciler,
@@ -52,7 +52,7 @@ pub(super) async fn run(
             if !reconciler.is_waiting() {
                 logged.fault(fault);
             }
-            // Who was denied its inbox hears nothing until another connection asks for it again.
+            // A client whose inbox was denied receives nothing until a new connection subscribes to it again.
             if stream.events.denied_inbox() && renewed.elapsed() > RENEW_EVERY {
                 renewed = Instant::now();
                 let _ = stream.context.client().force_reconnect().await;
@@ -68,8 +68,8 @@ pub(super) async fn run(
     }
 }
 
-/// Until the connection changes, there are new subjects, a publish asks for it, or it is time to look. How long the
-/// look may take.
+/// Waits until the connection changes, there are new subjects, a publish asks for a check, or one is due. Returns the
+/// timeout of the check.
 async fn wait(reconciler: &mut StreamReconciler, pause: Duration) -> Duration {
     let stream = &reconciler.stream;
     tokio::select! {
@@ -85,7 +85,7 @@ async fn wait(reconciler: &mut StreamReconciler, pause: Duration) -> Duration {
     stream.publish_timeout
 }
 
-/// Logs why there is no connection, unless there is one in the meantime.
+/// Logs why there is no connection, unless there is one by now.
 async fn explain(config: &config::Nats, stream: &EventStream) {
     let connected = async {
         while !stream.is_connected() {
@@ -102,12 +102,12 @@ async fn explain(config: &config::Nats, stream: &EventStream) {
     }
 }
 
-/// Up where the next message can be kept; away where an ERROR has said why not, or it was up before.
+/// Up if the next message can be kept; down if an ERROR was logged, or it was up before.
 fn set_connection(connection: &watch::Sender<ConnectionState>, connected: bool, stream: &EventStream) {
     let (up, explained) = match &*stream.status.read().expect(UNPOISONED) {
         StreamStatus::Ready { .. } => (connected, false),
         StreamStatus::Unfit(_) => (false, connected),
-        // What is only silent may still come up by itself.
+        // A stream that merely does not answer may still recover by itself.
         StreamStatus::Unknown(_) => (false, false),
     };
     connection.send_if_modified(|connection| {
@@ -129,7 +129,7 @@ fn set_connection(connection: &watch::Sender<ConnectionState>, connected: bool, 
     });
 }
 
-/// What the log has said already.
+/// What was already logged.
 #[derive(Default)]
 struct Logged {
     fault: Option<Fault>,
@@ -144,7 +144,7 @@ impl Logged {
         self.fault = fault;
     }
 
-    /// Warns where less is taken at once than a delivery may need, and nothing helps.
+    /// Warns if the size limit is below what a delivery may need, and there is no object store.
     fn size(&mut self, stream: &EventStream, max_body: usize) {
         let most = Some(stream.max_size()).filter(|most| stream.object_store.is_none() && *most < max_body + HEADROOM);
         if most.is_some() && most != self.size {
@@ -170,7 +170,7 @@ mod tests {
     use super::*;
     use crate::bus::Setup;
 
-    /// Of a server that is not there.
+    /// For a server that does not exist.
     fn reconciler() -> StreamReconciler {
         let environment = [
             ("TERRA_SIGNING_SECRET", "secret"),
@@ -196,13 +196,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_recheck_looks_at_the_stream_soon_and_stops_no_message() {
+    async fn a_recheck_happens_soon_and_stops_no_message() {
         let mut reconciler = reconciler();
         let stream = reconciler.stream.clone();
         let ready = || StreamStatus::Ready { refused: BTreeMap::new() };
         *stream.status.write().unwrap() = ready();
         stream.recheck.notify_one();
-        // The first words of the connection may come before it.
+        // The first connection events may arrive before it.
         while wait(&mut reconciler, LOOK_AGAIN_EVERY).await > RECHECK_WITHIN {}
         assert!(reconciler.reconcile(Duration::ZERO).await.is_err());
         assert_eq!(*stream.status.read().unwrap(), ready(), "nobody said that it is gone");

@@ -9,15 +9,15 @@ use serde::Serialize;
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub(super) struct MissingChunks {
-    /// First and last of each range.
+    /// The first and the last number of each range.
     pub(super) ranges: Vec<(u32, u32)>,
-    /// One of these two, where nothing tells whether the numbers begin with 0 or with 1.
+    /// One of these two is missing, if nothing tells whether the numbers begin with 0 or with 1.
     #[serde(skip)]
     pub(super) either: Option<(u32, u32)>,
 }
 
-/// What is missing of a request whose payloads each have a number of their own. The vendor does not say
-/// whether numbers begin with 0 or with 1: a 0, or a number as large as the count, does.
+/// The missing chunks of a request in which each payload has a number of its own. The vendor does not say whether
+/// numbers begin with 0 or with 1, but a 0, or a number as large as the count, shows it.
 pub(super) fn missing(seen: &BTreeSet<u32>, expected: Option<u64>) -> MissingChunks {
     let Some(&max) = seen.last() else { return MissingChunks::default() };
     let certain = |ranges| MissingChunks { ranges, either: None };
@@ -36,7 +36,7 @@ pub(super) fn missing(seen: &BTreeSet<u32>, expected: Option<u64>) -> MissingChu
     }
 }
 
-/// What is not in it of `first` up to `last`, both inclusive: first and last of each range.
+/// The numbers from `first` to `last`, both inclusive, that are not in the set: first and last of each range.
 fn gaps(seen: &BTreeSet<u32>, first: u32, last: u32) -> Vec<(u32, u32)> {
     let seen = if first <= last { seen.range(first..=last) } else { seen.range(..0) };
     let starts = seen.clone().map(|number| number.checked_add(1));
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn where_numbers_begin_follows_from_what_arrived() {
+    fn the_first_number_is_inferred_from_the_chunks_that_arrived() {
         assert_eq!(lacking(&[0, 1, 4], Some(6)), certain(&[(2, 3), (5, 5)]));
         assert_eq!(lacking(&[6, 1, 4], Some(6)), certain(&[(2, 3), (5, 5)]));
         assert_eq!(
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_complete_lacks_nothing() {
+    fn a_complete_request_lacks_nothing() {
         assert_eq!(lacking(&[1, 2, 3], Some(3)), certain(&[]));
         assert_eq!(lacking(&[2, 1, 0], Some(3)), certain(&[]));
         assert_eq!(lacking(&[1], Some(0)), certain(&[]));
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_beyond_the_announced_count_are_no_obstacle() {
+    fn numbers_beyond_the_announced_count_are_accepted() {
         assert_eq!(lacking(&[0, 7], Some(4)), certain(&[(1, 6)]));
         assert_eq!(lacking(&[2, 9], Some(4)), certain(&[(1, 1), (3, 8)]));
         assert_eq!(lacking(&[u32::MAX], Some(4)), certain(&[(1, u32::MAX - 1)]));
@@ -93,7 +93,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn gaps_are_what_is_not_in_the_set(seen in prop::collection::btree_set(0_u32..40, 0..60), first in 0_u32..40, last in 0_u32..40) {
+        fn gaps_are_the_numbers_not_in_the_set(seen in prop::collection::btree_set(0_u32..40, 0..60), first in 0_u32..40, last in 0_u32..40) {
             let missing: Vec<_> = gaps(&seen, first, last).into_iter().flat_map(|(from, to)| from..=to).collect();
             prop_assert_eq!(missing, (first..=last).filter(|number| !seen.contains(number)).collect::<Vec<_>>());
         }

@@ -1,4 +1,4 @@
-//! What one record says of a large request. Lenient: what cannot be read is absent.
+//! What one record says about a large request. Lenient: an unreadable field counts as absent.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -12,10 +12,10 @@ use crate::vocabulary::{self, TYPE_PREFIX, may_carry_data};
 const PROCESSING: &str = "large_request_processing";
 const SENDING: &str = "large_request_sending";
 
-/// Bytes. Longer references are no header of the bridge's.
+/// Bytes. The bridge writes no longer reference into a header.
 const LONGEST_REFERENCE: usize = 1024;
 
-/// Hexadecimal digits of a delivery id that are kept: no two of a request share them by chance.
+/// How many hexadecimal digits of a delivery id are kept: enough that no two of a request collide by chance.
 const ID_DIGITS: usize = 32;
 
 /// One event of a request.
@@ -55,13 +55,13 @@ pub(in crate::cli) fn may_concern(event_type: &str) -> bool {
     vocabulary::is_announcement(event_type) || may_carry_data(event_type)
 }
 
-/// Whether the record is an announcement: of those alone the payload is read.
+/// Whether the record is an announcement: only those need their payload.
 pub(super) fn is_announcement(record: &Record) -> bool {
     record.attribute("type").is_some_and(|name| name.strip_prefix(TYPE_PREFIX).is_some_and(vocabulary::is_announcement))
 }
 
 impl RequestEvent {
-    /// `None` where the record has no reference, or is of no type that counts.
+    /// `None` if the record has no reference, or its type does not count.
     pub(super) fn of(record: &Record) -> Option<Self> {
         let event_type = record.attribute("type")?;
         let event_type = event_type.strip_prefix(TYPE_PREFIX).filter(|name| may_concern(name))?;
@@ -93,7 +93,7 @@ impl RequestEvent {
     }
 }
 
-/// Records of older bridges have the number in the trace id alone.
+/// Records of older bridges have the number only in the trace id.
 fn number(record: &Record) -> Option<u32> {
     let by_trace = || chunk(&record.header("terra-trace-id")?).map(|(_, number)| number.to_owned());
     record.header("terra-chunk").or_else(by_trace)?.parse().ok()
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_older_bridges_kept_has_its_number_in_the_trace_id() {
+    fn a_record_of_an_older_bridge_has_its_number_in_the_trace_id() {
         let chunk = |more: &[(&str, &str)]| {
             let headers = [("ce_type", "co.tryterra.sleep"), ("ce_id", ID), ("terra-reference", "r")];
             match RequestEvent::of(&record(&[&headers[..], more].concat(), "")).unwrap().kind {
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn how_many_are_expected_is_read_leniently() {
+    fn the_expected_count_is_read_leniently() {
         for (written, expected) in [
             ("43", Some(43)),
             ("43.0", Some(43)),
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn the_header_ties_before_the_body() {
+    fn the_header_takes_precedence_over_the_body() {
         let headers = [("ce_type", "co.tryterra.large_request_processing"), ("terra-reference", "of the header")];
         let event = RequestEvent::of(&record(&headers, r#"{"reference":"of the body"}"#)).unwrap();
         assert_eq!((event.request.reference.as_str(), event.kind), ("of the header", EventKind::Processing));

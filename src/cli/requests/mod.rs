@@ -1,8 +1,8 @@
-//! `requests`: how much of each large historical request has arrived, from what the bus keeps. Nothing of it is ever
-//! logged.
+//! `requests`: how much of each large historical request has arrived, according to the records on the bus. None of it
+//! is ever logged.
 //!
-//! `event` reads a record, `tracker` counts, `chunks` knows what is missing, `summary` is what results, `view` prints it
-//! by `table`.
+//! `event` reads a record, `tracker` counts, `chunks` finds what is missing, `summary` is the result, and `view`
+//! prints it with `table`.
 
 use std::time::Duration;
 
@@ -28,13 +28,13 @@ use view::View;
 
 pub(super) use event::may_concern;
 
-/// How long to wait for the next of the records that the bus says it keeps.
+/// How long to wait for the next of the records that the bus reports.
 const SILENCE: Duration = Duration::from_secs(20);
 
-/// Between two looks at the clock, and two drawings of the table.
+/// The interval between two updates of ages and of the table.
 const REDRAWN_EVERY: Duration = Duration::from_millis(500);
 
-/// Prints until all was read; with `--follow` until Ctrl-C or a broken pipe, which are `Ok`.
+/// Prints once everything is read; with `--follow` until Ctrl-C or a broken pipe, which are `Ok`.
 pub(super) async fn run(args: &RequestsArgs, config: &config::Bus, topics: Vec<String>) -> Result<(), Failure> {
     let (config, follow, mut view) = (config.clone(), args.follow, View::new(args));
     until_ctrl_c(async move {
@@ -65,7 +65,7 @@ pub(super) async fn run(args: &RequestsArgs, config: &config::Bus, topics: Vec<S
     .await
 }
 
-/// Waits without end only for what is still to arrive: what the bus says that it keeps, it has to give.
+/// Waits without a limit only for new records: those that the bus reports must arrive in time.
 async fn next(steps: &mut Steps, is_caught_up: bool) -> Result<Step, Failure> {
     let next = steps.next();
     let step = if is_caught_up { Ok(next.await) } else { timeout(SILENCE, next).await };

@@ -1,4 +1,4 @@
-//! What is known of one request, as people and programs are told it.
+//! The state of one request, as shown to people and programs.
 
 use std::time::Duration;
 
@@ -13,17 +13,17 @@ use super::event::RequestId;
 #[strum(serialize_all = "snake_case")]
 #[serde(rename_all = "snake_case")]
 pub(super) enum RequestState {
-    /// Terra assembles it.
+    /// Terra is assembling it.
     Processing,
     Sending,
     Finished,
     /// Not finished, and nothing arrived for a while.
     Stalled,
-    /// Payloads without an announcement: nobody knows how many there will be.
+    /// Payloads without an announcement: their number is unknown.
     Unannounced,
 }
 
-/// As JSON one object, whose names users rely on.
+/// One JSON object, whose field names users rely on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct RequestSummary {
     #[serde(flatten)]
@@ -32,14 +32,14 @@ pub(super) struct RequestSummary {
     pub(super) state: RequestState,
     pub(super) arrived: u64,
     pub(super) expected: Option<u64>,
-    /// How many, by the announcement.
+    /// How many are missing according to the announcement.
     pub(super) missing: Option<u64>,
     pub(super) missing_chunks: MissingChunks,
     #[serde(serialize_with = "millis")]
     pub(super) first_arrival: Option<Timestamp>,
     #[serde(serialize_with = "millis")]
     pub(super) last_arrival: Option<Timestamp>,
-    /// Since anything arrived.
+    /// Since the last arrival.
     #[serde(rename = "age_seconds", serialize_with = "seconds")]
     pub(super) age: Duration,
 }

@@ -1,4 +1,4 @@
-//! Requests as people see them: a table that fits the screen, or a line for each change.
+//! Requests for display: a table that fits the screen, or a line for each change.
 
 use std::iter::once;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::cli::terminal::{Style, one_line};
 /// Characters of a bar.
 const BAR: u128 = 12;
 
-/// Ranges of missing numbers that are shown.
+/// The most ranges of missing numbers to show.
 const RANGES: usize = 8;
 
 /// Characters of a reference, a provider or an endpoint: Terra's references have 36.
@@ -23,13 +23,13 @@ const COLUMNS: [&str; 9] =
 const STATE: usize = 3;
 const MISSING: usize = 8;
 
-/// The columns that a narrow screen leaves out, the first of them first.
+/// The columns that a narrow screen omits, in that order.
 const DISPENSABLE: [usize; 4] = [5, 6, 2, 1];
 
-/// What is between two columns.
+/// The space between two columns.
 const GAP: &str = "  ";
 
-/// A header, and a line for each.
+/// A header, and a line for each request.
 pub(super) fn table(style: Style, summaries: &[RequestSummary]) -> Vec<String> {
     let rows: Vec<[String; 9]> = once(COLUMNS.map(str::to_owned)).chain(summaries.iter().map(cells)).collect();
     let width = |column: usize| rows.iter().map(|cells| cells[column].chars().count()).max().unwrap_or(0);
@@ -77,7 +77,7 @@ fn line(
     line.trim_end().to_owned()
 }
 
-/// For a change, where the table cannot be drawn again.
+/// A line for a change, when the table cannot be redrawn.
 pub(super) fn change(summary: &RequestSummary) -> String {
     let [reference, provider, endpoint, state, _, _, _, _, missing] = cells(summary);
     let missing = if missing.is_empty() { missing } else { format!("{GAP}missing {missing}") };
@@ -105,7 +105,7 @@ fn arrived(summary: &RequestSummary) -> String {
     format!("{}/{expected}", summary.arrived)
 }
 
-/// Full only when all has arrived.
+/// Full only when everything has arrived.
 fn bar(summary: &RequestSummary) -> String {
     let filled = match summary.expected {
         Some(expected) if summary.arrived < expected => u128::from(summary.arrived) * BAR / u128::from(expected),
@@ -115,7 +115,7 @@ fn bar(summary: &RequestSummary) -> String {
     (0..BAR).map(|at| if at < filled { '█' } else { '░' }).collect()
 }
 
-/// Of what is missing as much as is known.
+/// As much as is known about the missing chunks.
 fn missing(summary: &RequestSummary) -> String {
     let numbers = &summary.missing_chunks;
     let range = |(first, last): &(u32, u32)| match last - first {
@@ -133,7 +133,7 @@ fn missing(summary: &RequestSummary) -> String {
     }
 }
 
-/// In its largest unit.
+/// The age in its largest unit.
 fn ago(age: Duration) -> String {
     match age.as_secs() {
         seconds @ ..60 => format!("{seconds}s"),
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn people_see_a_bar_what_lacks_and_when() {
+    fn the_table_shows_a_bar_the_missing_chunks_and_an_age() {
         let lines = table(
             WIDE,
             &[
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bar_is_full_only_when_all_has_arrived() {
+    fn a_bar_is_full_only_when_everything_has_arrived() {
         let bar = |arrived, expected| bar(&summary("r", RequestState::Sending, arrived, expected, &[]));
         assert_eq!(bar(99_999, Some(100_000)).matches('█').count(), 11);
         assert_eq!(bar(u64::MAX, Some(u64::MAX)).matches('█').count(), 12);
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_numbers_are_told_as_far_as_they_are_known() {
+    fn missing_numbers_are_shown_as_far_as_they_are_known() {
         let missing = |ranges: &[(u32, u32)], either| {
             let mut summary = summary("r", RequestState::Sending, 1, Some(40), ranges);
             summary.missing_chunks.either = either;
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_reaches_the_terminal_as_a_command() {
+    fn no_control_character_reaches_the_terminal() {
         let lines = table(WIDE, &[summary("\x1b[2J", RequestState::Sending, 1, None, &[])]);
         assert!(!lines[1].contains('\x1b'), "{}", lines[1]);
     }

@@ -1,4 +1,4 @@
-//! Counts the events of each request, in any order and copies among them, within limits on memory.
+//! Counts the events of each request, in any order and ignoring copies, within limits on memory.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
@@ -9,18 +9,18 @@ use super::chunks::{MissingChunks, missing};
 use super::event::{EventKind, RequestEvent, RequestId};
 use super::summary::{RequestState, RequestSummary};
 
-/// Requests that are remembered, those of one payload among them; the oldest go first.
+/// The most requests to remember, including those of one payload; the oldest are evicted first.
 const REQUESTS: usize = 10_000;
 
-/// Payloads of all requests together, 16 bytes of each.
+/// The most payloads of all requests together, at 16 bytes each.
 const PAYLOADS: usize = 1_000_000;
 
-/// Payloads of one request that are told apart; more are not counted.
+/// The most payloads of one request to distinguish; further ones are not counted.
 const PAYLOADS_OF_ONE: usize = 100_000;
 
 pub(super) struct RequestTracker {
     requests: HashMap<RequestId, Tracked>,
-    /// Of this reference alone.
+    /// Only this reference.
     only: Option<String>,
     payloads: usize,
     forgotten: usize,
@@ -38,13 +38,13 @@ struct Tracked {
     provider: Option<String>,
     announced: bool,
     sending: bool,
-    /// What the announcement said that Terra emitted last, and when that was.
+    /// When Terra emitted its latest announcement, and the count in it.
     expected: Option<(i64, u64)>,
     payloads: HashSet<u128>,
     chunks: BTreeSet<u32>,
     first: Option<Timestamp>,
     last: Option<Timestamp>,
-    /// The last arrival of anything, announcements among them.
+    /// The last arrival of any event, including announcements.
     heard: Timestamp,
 }
 
@@ -75,13 +75,13 @@ impl RequestTracker {
         self.is_shown(&request).then_some(request)
     }
 
-    /// Requests that were left out for the limits.
+    /// How many requests were evicted because of the limits.
     pub(super) fn forgotten(&self) -> usize {
         self.forgotten
     }
 
-    /// In the order in which their first event arrived. Without a reference to look for, what neither was
-    /// announced nor has chunks is no large request, and left out.
+    /// In order of each request's first event. Without `only`, a request that has neither an announcement nor chunks
+    /// is not a large one, and is omitted.
     pub(super) fn summaries(&self, now: Timestamp, stalled_after: Duration) -> Vec<RequestSummary> {
         let mut shown: Vec<_> = self.requests.iter().filter(|(request, _)| self.is_shown(request)).collect();
         shown.sort_unstable_by_key(|(request, tracked)| (tracked.first.unwrap_or(tracked.heard), *request));
@@ -101,7 +101,7 @@ impl RequestTracker {
         self.requests.get(request).is_some_and(|tracked| self.only.is_some() || tracked.is_large())
     }
 
-    /// An eighth goes at once, as looking for the oldest takes time; what is no large request goes first.
+    /// Evicts an eighth at once, because finding the oldest takes time; those that are not large requests go first.
     fn forget(&mut self) {
         let (requests, payloads) = (self.limits.requests / 8 * 7, self.limits.payloads / 8 * 7);
         let mut oldest: Vec<_> =
@@ -119,7 +119,7 @@ impl RequestTracker {
 }
 
 impl Tracked {
-    /// Whether that changed anything.
+    /// Returns whether the event changed anything.
     fn add(&mut self, kind: EventKind, at: Timestamp, most: usize) -> bool {
         match kind {
             EventKind::Processing => !std::mem::replace(&mut self.announced, true),
@@ -184,7 +184,7 @@ impl Tracked {
         }
     }
 
-    /// Numbers tell only where each payload has one of its own.
+    /// The numbers tell what is missing only if each payload has a number of its own.
     fn missing(&self) -> MissingChunks {
         let is_numbered = self.chunks.len() == self.payloads.len();
         if is_numbered { missing(&self.chunks, self.expected()) } else { MissingChunks::default() }

@@ -1,4 +1,4 @@
-//! Prints what the tracker knows: once when all was read, or again at each change.
+//! Prints what the tracker knows: once when everything is read, or again at each change.
 
 use std::collections::HashMap;
 use std::io::{self, IsTerminal};
@@ -13,7 +13,7 @@ use super::tracker::RequestTracker;
 use crate::cli::args::RequestsArgs;
 use crate::cli::terminal::{self, Style, json_line, write_from_task};
 
-/// Lines of a terminal that does not say how many it has.
+/// The assumed height of a terminal that does not report one.
 const HEIGHT: usize = 24;
 
 pub(super) struct View {
@@ -26,11 +26,11 @@ enum Output {
     Once {
         json: bool,
     },
-    /// Drawn again and again: so many lines are on the screen.
+    /// Redrawn each time: this many lines are on the screen.
     Screen {
         lines: usize,
     },
-    /// A line for each request, then for each change: the state that was last printed of each.
+    /// A line for each request, then one for each change: the state last printed of each.
     Changes {
         printed: HashMap<RequestId, RequestState>,
         json: bool,
@@ -48,7 +48,7 @@ impl View {
         Self { tracker: RequestTracker::new(args.reference.clone()), stalled_after: args.stalled_after, output }
     }
 
-    /// Of the many that were kept before the start nothing is printed one by one.
+    /// Records stored before the start are not printed one by one.
     pub(super) fn add(&mut self, event: RequestEvent, is_caught_up: bool) -> io::Result<()> {
         let Some(request) = self.tracker.add(event) else { return Ok(()) };
         let Output::Changes { printed, json } = &mut self.output else { return Ok(()) };
@@ -58,7 +58,7 @@ impl View {
         write_from_task(&line(&summary, *json)?)
     }
 
-    /// Prints all when everything that was kept is read.
+    /// Prints everything once all stored records are read.
     pub(super) fn print_all(&mut self) -> io::Result<()> {
         if let forgotten @ 1.. = self.tracker.forgotten() {
             eprintln!("{forgotten} older references are left out; only so many of the latest are held");
@@ -79,7 +79,7 @@ impl View {
         }
     }
 
-    /// Prints what only the time changes.
+    /// Prints changes that come only from the passage of time.
     pub(super) fn tick(&mut self) -> io::Result<()> {
         let Output::Changes { printed, json } = &mut self.output else { return self.redraw() };
         let mut summaries = self.tracker.summaries(Timestamp::now(), self.stalled_after);
@@ -88,7 +88,7 @@ impl View {
         write_from_task(&lines(&summaries, *json)?)
     }
 
-    /// As many of the latest as the screen has lines for.
+    /// Shows as many of the latest requests as the screen has lines for.
     fn redraw(&mut self) -> io::Result<()> {
         let Output::Screen { lines } = &mut self.output else { return Ok(()) };
         let (_, height) = terminal::size();

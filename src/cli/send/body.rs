@@ -1,4 +1,4 @@
-//! The bodies that are sent: samples, a large request, or a file.
+//! The bodies to send: samples, a large request, or a file.
 
 use std::io::{self, Read};
 use std::path::Path;
@@ -11,14 +11,14 @@ use crate::cli::args::SendArgs;
 use crate::cli::failure::Failure;
 use crate::samples::{SAMPLES, Sample, sample};
 
-/// Sent again and again.
+/// A body that may be sent many times.
 pub(super) struct Body {
     /// The type, or the file's name.
     pub(super) name: String,
     bytes: Bytes,
-    /// A sample's, to be replaced each time: the bridge recognizes an event by it.
+    /// A sample's, replaced each time, because the bridge identifies an event by it.
     event_id: Option<String>,
-    /// Its number among those of a large request.
+    /// Its chunk number within a large request.
     pub(super) chunk: Option<u32>,
 }
 
@@ -33,7 +33,7 @@ pub(super) fn bodies(args: &SendArgs) -> Result<Vec<Body>, Failure> {
     }
 }
 
-/// Two announcements and so many chunks.
+/// Two announcements and that many chunks.
 fn large_request(chunks: u32) -> Vec<Body> {
     let body = |name| Body::sample(sample(name).expect("every known type has one"));
     let mut sending = body("large_request_sending");
@@ -61,7 +61,7 @@ impl Body {
         Ok(Self { name: path.display().to_string(), bytes: bytes.into(), event_id: None, chunk: None })
     }
 
-    /// A sample that has an event id is another event each time; all else is sent byte for byte.
+    /// A sample with an event id is a new event each time; any other body is sent byte for byte.
     pub(super) fn with_new_event_id(&self) -> Bytes {
         match (&self.event_id, std::str::from_utf8(&self.bytes)) {
             (Some(old), Ok(text)) => text.replace(&format!("\"{old}\""), &format!("\"{}\"", event_id_like(old))).into(),
@@ -70,7 +70,7 @@ impl Body {
     }
 }
 
-/// A new one in the shape of the old: Terra has two.
+/// A new id in the same format as the old one: Terra has two formats.
 fn event_id_like(old: &str) -> String {
     match old.bytes().all(|byte| byte.is_ascii_digit()) {
         true => format!("9{:017}", Uuid::new_v4().as_u128() % 10_u128.pow(17)),
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_with_an_event_id_is_another_event_each_time() {
+    fn a_sample_with_an_event_id_is_a_new_event_each_time() {
         let with_id: Vec<_> = SAMPLES.iter().map(Body::sample).filter(|body| body.event_id.is_some()).collect();
         assert!(!with_id.is_empty());
         for body in with_id {

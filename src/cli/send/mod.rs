@@ -1,6 +1,6 @@
 //! `send`: posts signed deliveries as Terra does, and shows each reply or a summary of many.
 //!
-//! `body` is what is sent, `signing` signs it, `report` shows what came of it. Knows nothing of the module that verifies
+//! `body` is what is sent, `signing` signs it, `report` shows the results. Knows nothing of the module that verifies
 //! signatures, so that the two check each other.
 
 use std::time::{Duration, Instant};
@@ -30,17 +30,16 @@ use body::{Body, bodies};
 use report::{Answer, NoReply, Reply, Report};
 use signing::{SigningClock, signature};
 
-/// For one delivery, from connecting to the reply's last byte.
+/// The time limit of one delivery, from connecting to the reply's last byte.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Bytes of a reply that are read; the bridge's own are far smaller.
+/// The most bytes of a reply to read; the bridge's own are far smaller.
 const LARGEST_REPLY: usize = 64 * 1024;
 
-/// Characters of a reply that are shown.
+/// The most characters of a reply to show.
 const SHOWN: usize = 160;
 
-/// `Ok` means that every delivery was answered with a 2xx or, where they were forged, with the
-/// endpoint's `rejected_status`.
+/// `Ok` means that every delivery got a 2xx or, for forged ones, the endpoint's `rejected_status`.
 pub(super) async fn run(args: &SendArgs, config: &Config) -> Result<(), Failure> {
     let endpoint = endpoint(config, args.endpoint.as_deref())?;
     let bodies = bodies(args)?;
@@ -87,7 +86,7 @@ struct Sender {
     url: Uri,
     secret: Vec<u8>,
     clock: SigningClock,
-    /// One for the run, as for one request to Terra.
+    /// One for the whole run, as for one request to Terra.
     reference: Uuid,
 }
 

@@ -1,4 +1,4 @@
-//! What the user sees of deliveries: each reply of a few; of many counts, rate and percentiles.
+//! Shows the results of deliveries: each reply of a few; counts, rate and percentiles of many.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use crate::cli::failure::Failure;
 use crate::cli::terminal::print;
 use crate::config::Endpoint;
 
-/// Up to so many deliveries, each reply is a line of its own.
+/// Up to this many deliveries, each reply gets a line of its own.
 const FEW: u64 = 50;
 
-/// Microseconds of a latency; none is longer than the deadline.
+/// The longest latency in microseconds; the deadline is shorter.
 const LONGEST: u64 = 60_000_000;
 
 /// Significant digits of a latency.
@@ -42,16 +42,16 @@ pub(super) struct Report {
     planned: u64,
     /// Characters of the longest name.
     width: usize,
-    /// Hidden where there are few, or no terminal.
+    /// Hidden for few deliveries, or without a terminal.
     bar: ProgressBar,
-    /// By status, or the reason why there is none: how often, and the text of the first.
+    /// By status, or by the reason why there is none: how many, and the text of the first.
     endings: BTreeMap<Result<u16, String>, (u64, String)>,
-    /// Microseconds of those that were answered.
+    /// In microseconds, only of deliveries with a reply.
     latencies: Histogram<u64>,
     is_connected: bool,
     is_rejected: bool,
     is_unknown_path: bool,
-    /// Something answered as the bridge never does.
+    /// A reply came that the bridge never sends.
     is_foreign: bool,
 }
 
@@ -84,7 +84,7 @@ impl Report {
             Ok(Reply { status, text }) => {
                 self.is_connected = true;
                 self.latencies.saturating_record(took.as_micros().try_into().unwrap_or(u64::MAX));
-                // The status alone does not tell: an endpoint may answer 503 in place of 401.
+                // The status alone is ambiguous: an endpoint may answer 503 instead of 401.
                 let has_outcome = |outcome: &str| text.contains(&format!(r#""outcome":"{outcome}""#));
                 self.is_rejected |= has_outcome("rejected");
                 self.is_unknown_path |= has_outcome("unknown_path");
@@ -111,7 +111,7 @@ impl Report {
         wanted.map(|(_, (times, _))| times).sum()
     }
 
-    /// What may be behind the answers that were no 2xx: a reply says as little as it says to a forger.
+    /// Possible causes of replies other than 2xx: a reply tells no more than it tells a forger.
     pub(super) fn hints(&self, Endpoint { name, path, .. }: &Endpoint) -> String {
         let mut hints = String::new();
         if self.is_rejected {
@@ -130,7 +130,7 @@ impl Report {
         hints
     }
 
-    /// `took`: all together.
+    /// `took` is the duration of the whole run.
     pub(super) fn finish(self, took: Duration) -> Result<(), Failure> {
         self.bar.finish_and_clear();
         if self.planned <= FEW { Ok(()) } else { print(&self.summary(took)) }

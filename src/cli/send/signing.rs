@@ -1,4 +1,4 @@
-//! Signatures as Terra makes them, each at a time of its own.
+//! Signatures as Terra makes them, each with a timestamp of its own.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -9,29 +9,28 @@ use jiff::Timestamp;
 use sha2::Sha256;
 use uuid::Uuid;
 
-/// How far back the times of a run may begin.
+/// How early the timestamps of a run may begin.
 const EARLY: Duration = Duration::from_secs(3600);
 
-/// Times that no other delivery of this run has.
+/// Timestamps that are unique within a run.
 pub(super) struct SigningClock {
-    /// Unix milliseconds: the last time given.
+    /// Unix milliseconds: the last timestamp given.
     last: AtomicI64,
-    /// Milliseconds by which its times are early.
+    /// How many milliseconds early the timestamps are.
     early: i64,
 }
 
 impl SigningClock {
-    /// Of times that an endpoint takes which lets them be as far from now, and from when the event was emitted, as
-    /// `skew`.
+    /// For an endpoint whose timestamps may differ by `skew` from now, and from when the event was emitted.
     pub(super) fn within(skew: Duration) -> Self {
         let spread = EARLY.min(skew / 2).as_millis().max(1);
         let early = i64::try_from(Uuid::new_v4().as_u128() % spread).expect("an hour at most");
         Self { last: AtomicI64::new(0), early }
     }
 
-    /// Unix milliseconds before `now`. What was signed at the same time over the same body counts as one
-    /// delivery; so a run of `planned` begins as many milliseconds early, and cannot run ahead of the clock, and
-    /// two runs that follow each other do not begin at the same time.
+    /// Unix milliseconds before `now`. Two signatures with the same timestamp over the same body count as one
+    /// delivery. So a run of `planned` deliveries begins that many milliseconds early: it cannot run ahead of the
+    /// clock, and two consecutive runs do not begin at the same timestamp.
     pub(super) fn next(&self, now: Timestamp, planned: u64) -> i64 {
         let earliest = now.as_millisecond() - self.early - i64::try_from(planned).unwrap_or(0);
         let next = |last: i64| Some(earliest.max(last + 1));
@@ -65,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_each_of_their_own_and_never_in_the_future() {
+    fn timestamps_are_unique_and_never_in_the_future() {
         let (now, clock) = (Timestamp::now(), SigningClock::within(EARLY));
         let times: HashSet<_> = (0..1000).map(|_| clock.next(now, 1000)).collect();
         assert!(times.len() == 1000 && times.iter().all(|time| *time < now.as_millisecond()), "none in the future");

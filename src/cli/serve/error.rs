@@ -1,4 +1,4 @@
-//! Why the bridge could not start, or not go on.
+//! Why the bridge could not start, or had to stop.
 
 use std::net::SocketAddr;
 

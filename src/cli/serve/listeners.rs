@@ -1,4 +1,4 @@
-//! The listeners: their certificates, ports and shares of the connections, and serving on them.
+//! The listeners: their certificates, ports, connection limits, and the tasks that serve them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::config::{self, Config};
 use crate::server::descriptors::{self, Shares};
 use crate::server::{self, CertificateError, Certificates, ConnectionLog, Limits};
 
-/// Connections that wait to be accepted: as many as Linux lets wait (`net.core.somaxconn`).
+/// The accept backlog: the default of Linux (`net.core.somaxconn`).
 const BACKLOG: u32 = 4096;
 
 /// The certificates of the listeners; `None` is plain HTTP.
@@ -63,7 +63,7 @@ impl Ports {
 fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
     let listen = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        // What an earlier process left closing does not keep its successor from starting.
+        // Connections that an earlier process left in TIME_WAIT do not prevent a restart.
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         socket.listen(BACKLOG)
@@ -71,7 +71,7 @@ fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartErro
     listen().map_err(|source| StartError::Listen { key, address, source })
 }
 
-/// Listeners that serve.
+/// Running listeners.
 pub(super) struct Serving {
     pub(super) deliveries: JoinHandle<usize>,
     admin: JoinHandle<usize>,
@@ -81,7 +81,7 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    /// Serves on all ports. `stop` ends them, but for the admin listener, which answers until the end.
+    /// Serves on all ports. `stop` ends them, except the admin listener, which answers until the end.
     pub(super) fn start(config: &Config, ports: Ports, tls: &Tls, opened: &Opened, stop: &CancellationToken) -> Self {
         let (shares, stop_admin) = (shares(config.server.max_connections), CancellationToken::new());
         let log = |section, open| ConnectionLog::new(section, &opened.metrics, open);
@@ -102,7 +102,7 @@ impl Serving {
         Self { deliveries: tokio::spawn(deliveries), admin, stop_admin, reader }
     }
 
-    /// Ends the others after that for deliveries.
+    /// Ends the other listeners once the one for deliveries has ended.
     pub(super) async fn end(self) {
         self.stop_admin.cancel();
         let _ = self.admin.await;
@@ -112,7 +112,7 @@ impl Serving {
     }
 }
 
-/// How many connections each listener may have. Raises the limit of open files as far as it goes.
+/// How many connections each listener may have. Raises the limit of open files as far as possible.
 fn shares(max_connections: usize) -> Shares {
     let (limit, open) = (descriptors::raise_limit(), descriptors::open());
     let shares = Shares::of(limit, open, max_connections);
@@ -130,11 +130,11 @@ fn shares(max_connections: usize) -> Shares {
     shares
 }
 
-/// One line for each listener, and one with what this bus promises.
+/// Logs one line for each listener, and one with the guarantee of this bus.
 pub(super) fn announce(config: &Config, ports: &Ports) {
     let address = |listener: &TcpListener| listener.local_addr().map_or_else(|_| "?".into(), |at| at.to_string());
     for endpoint in &config.endpoints {
-        // Not its path: many an operator makes that one hard to guess.
+        // Without the path: many operators make it hard to guess.
         let listen = address(&ports.deliveries);
         tracing::info!(listen, endpoint = endpoint.name, "listening for deliveries");
     }

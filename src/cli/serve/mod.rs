@@ -1,8 +1,8 @@
-//! `serve`: opens the bus, then the ports, and runs until a signal. Puts all other modules together, and decides nothing of its
-//! own.
+//! `serve`: opens the bus, then the ports, and runs until a signal. Wires all other modules together, and decides
+//! nothing itself.
 //!
-//! `opened` is what deliveries pass, `listeners` where they come in, `signals` and `shutdown` how it ends, `error` why it
-//! could not start.
+//! `opened` is what deliveries use, `listeners` where they arrive, `signals` and `shutdown` how the bridge ends, and
+//! `error` why it could not start.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -33,10 +33,10 @@ use shutdown::{Drainer, drain};
 use signals::Signals;
 pub(super) use signals::hangup;
 
-/// Runs until SIGTERM or SIGINT, then drains. A second signal ends it at once. `file` is read again at each `hangup`.
+/// Runs until SIGTERM or SIGINT, then drains. A second signal ends it at once. Each `hangup` rereads `file`.
 ///
 /// # Errors
-/// Where it could not start: nothing was accepted then. Or where the bus or the spool stopped.
+/// The bridge could not start, and accepted nothing; or the bus or the spool stopped.
 pub(super) async fn run(loaded: Loaded, file: Option<PathBuf>, hangup: Signal) -> Result<(), StartError> {
     let Loaded { config, effective, resolved, routes } = loaded;
     let (config, routes) = (&config, Arc::new(routes));
@@ -65,7 +65,7 @@ pub(super) async fn run(loaded: Loaded, file: Option<PathBuf>, hangup: Signal) -
     let ended = ended(&mut signals, &opened).await;
     stop.cancel();
     if let Some(api) = &opened.api {
-        // A reader that follows would follow for ever.
+        // A following reader would otherwise never end.
         api.drain();
     }
     let drained = drain(config, &mut serving.deliveries, &opened.relay, drainer, opened.bus.as_ref());
@@ -77,7 +77,7 @@ pub(super) async fn run(loaded: Loaded, file: Option<PathBuf>, hangup: Signal) -
     ended
 }
 
-/// Returns at a signal. An error where the bus or the spool stopped before that.
+/// Returns at a signal. An error if the bus or the spool stopped first.
 async fn ended(signals: &mut Signals, opened: &Opened) -> Result<(), StartError> {
     let error = tokio::select! {
         signal = signals.next() => {
@@ -91,7 +91,7 @@ async fn ended(signals: &mut Signals, opened: &Opened) -> Result<(), StartError>
     Err(error)
 }
 
-/// What Kubernetes sets of itself is nobody's mistake.
+/// Variables that Kubernetes injects are nobody's mistake, so they are not warned about.
 fn warn_of(ignored: &[Ignored]) {
     let set = ignored.iter().filter(|variable| !variable.injected).map(ToString::to_string).collect::<Vec<_>>();
     if !set.is_empty() {
@@ -100,7 +100,7 @@ fn warn_of(ignored: &[Ignored]) {
     }
 }
 
-/// Keeps the gauge of the bus current; returns when the adapter is no more.
+/// Keeps the bus gauge current; returns when the adapter has ended.
 async fn follow(mut connection: watch::Receiver<ConnectionState>, metrics: Metrics) {
     loop {
         metrics.bus(*connection.borrow_and_update() == ConnectionState::Up);
@@ -110,7 +110,7 @@ async fn follow(mut connection: watch::Receiver<ConnectionState>, metrics: Metri
     }
 }
 
-/// Returns when the spool is no more; without one, never.
+/// Returns when the spool has ended; without a spool, never.
 async fn end_of(spool: Option<Spool>) {
     match spool {
         Some(spool) => spool.ended().await,

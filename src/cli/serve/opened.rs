@@ -1,4 +1,4 @@
-//! Opens what deliveries pass: spool, bus, relay, and the metrics of them all.
+//! Opens what deliveries use: spool, bus, relay, and the metrics of them all.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::route::RouteTable;
 use crate::spool::Spool;
 use crate::telemetry::Telemetry;
 
-/// What was opened, before any port is.
+/// Everything that is opened before the ports.
 pub(super) struct Opened {
     pub(super) relay: Relay,
     pub(super) bus: Arc<dyn Bus>,

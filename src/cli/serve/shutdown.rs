@@ -1,4 +1,4 @@
-//! The spool's drainer, and the end of everything in its order.
+//! The task that drains the spool, and the shutdown of everything in order.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,14 +12,14 @@ use crate::config::Config;
 use crate::relay::Relay;
 use crate::spool::{self, Spool};
 
-/// What bus and spool may each take beyond the drain timeout to close.
+/// The time that bus and spool may each take beyond the drain timeout to close.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
-/// Brings the spool's messages to the bus while the bridge runs.
+/// Drains the spool to the bus while the bridge runs.
 pub(super) struct Drainer {
     spool: Spool,
     stop: CancellationToken,
-    /// What it may take to learn what became of what is in flight.
+    /// How long the outcome of messages in flight may take.
     publish_timeout: Duration,
     task: JoinHandle<()>,
 }
@@ -31,7 +31,7 @@ impl Drainer {
         Self { spool, stop, publish_timeout, task }
     }
 
-    /// Goes on until the spool is empty, or so long that what is in flight has its time until `end`.
+    /// Continues until the spool is empty, or until messages in flight need the rest of the time before `end`.
     async fn end(mut self, end: Instant) {
         let left = end.saturating_duration_since(Instant::now());
         let emptied = tokio::time::timeout_at(end - self.publish_timeout.min(left / 2), self.spool.emptied()).await;
@@ -49,7 +49,7 @@ impl Drainer {
     }
 }
 
-/// Connections first, then publishes whose clients left, then the spool, then the bus.
+/// Connections first, then publishes whose clients disconnected, then the spool, then the bus.
 pub(super) async fn drain(
     config: &Config,
     deliveries: &mut JoinHandle<usize>,

@@ -4,10 +4,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::error::StartError;
 
-/// SIGHUP, which ends the process no more from now on.
+/// SIGHUP, which no longer ends the process from now on.
 ///
 /// # Errors
-/// Where the system does not let it.
+/// The system refuses the signal handler.
 pub(in crate::cli) fn hangup() -> Result<Signal, StartError> {
     signal(SignalKind::hangup()).map_err(StartError::Signals)
 }

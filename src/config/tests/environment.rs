@@ -1,4 +1,4 @@
-//! What is read from the variables of the process.
+//! Reading the variables of the process.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -18,9 +18,9 @@ fn networks_of_both_families_are_read_and_mapped_ones_are_ipv4() {
     assert_eq!(senders.trusted_proxies.len(), 1);
     assert_eq!(from_file("").unwrap().config.server.senders, Senders::default());
     for wrong in ["", "10.0.0", "localhost", "10.0.0.0/33", "10.0.0.0/", "10.0.0.0/x", "::1/129", "1.2.3.4:5"] {
-        let said = said(from_environment(&[("TERRA_BRIDGE_SERVER__ALLOW", wrong)]));
-        assert!(said.starts_with("server.allow (TERRA_BRIDGE_SERVER__ALLOW) is "), "{wrong}: {said}");
-        assert!(said.contains(wrong) && said.contains("allowed: a list, each one an IP address"), "{wrong}: {said}");
+        let text = mistakes_text(from_environment(&[("TERRA_BRIDGE_SERVER__ALLOW", wrong)]));
+        assert!(text.starts_with("server.allow (TERRA_BRIDGE_SERVER__ALLOW) is "), "{wrong}: {text}");
+        assert!(text.contains(wrong) && text.contains("allowed: a list, each one an IP address"), "{wrong}: {text}");
     }
 }
 
@@ -28,8 +28,8 @@ fn networks_of_both_families_are_read_and_mapped_ones_are_ipv4() {
 fn a_value_that_is_not_utf8_is_a_mistake() {
     let name = "TERRA_BRIDGE_SERVER__LISTEN";
     let variables = [(name.into(), OsString::from_vec(vec![0xff])), (SIGNED.0.into(), SIGNED.1.into())];
-    let said = load(None, variables.into_iter(), false).unwrap_err().to_string();
-    assert_eq!(said, "server.listen (TERRA_BRIDGE_SERVER__LISTEN) is not UTF-8");
+    let text = load(None, variables.into_iter(), false).unwrap_err().to_string();
+    assert_eq!(text, "server.listen (TERRA_BRIDGE_SERVER__LISTEN) is not UTF-8");
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn whole_tables_come_from_the_environment_and_single_values_beside_them() {
 }
 
 #[test]
-fn what_kubernetes_tells_of_services_is_ignored_and_told_from_what_somebody_set() {
+fn variables_that_kubernetes_injects_are_ignored_and_distinguished_from_others() {
     let injected = [
         "TERRA_BRIDGE_PORT",
         "TERRA_BRIDGE_SERVICE_HOST",

@@ -1,4 +1,4 @@
-//! The file, and what lies under and over it.
+//! The file, with the defaults below and the environment above it.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::config::{Bus, LogFormat};
 
 #[test]
-fn underscores_in_the_environment_are_the_dashes_of_the_file_unless_that_names_both() {
+fn underscores_in_the_environment_mean_dashes_unless_the_file_names_both() {
     let toml = |name: &str| format!("[endpoints.{name}]\npath = \"/{name}\"\nsecrets = \"env:TERRA_SIGNING_SECRET\"\n");
     let variables = [SIGNED, ("TERRA_BRIDGE_ENDPOINTS__MY_STAGING__PATH", "/given")];
     let paths = |toml: String| {
@@ -17,14 +17,14 @@ fn underscores_in_the_environment_are_the_dashes_of_the_file_unless_that_names_b
     assert_eq!(paths(toml("my-staging")), [pair("my-staging", "/given")]);
     let both = toml("my-staging") + &toml("my_staging");
     assert_eq!(paths(both), [pair("my-staging", "/my-staging"), pair("my_staging", "/given")]);
-    let missing = said(read(Some("[endpoints.my-staging]\npath = \"/a\""), &[SIGNED]));
+    let missing = mistakes_text(read(Some("[endpoints.my-staging]\npath = \"/a\""), &[SIGNED]));
     assert!(
         missing.ends_with("or TERRA_BRIDGE_ENDPOINTS__MY_STAGING__SECRETS=env:MY_STAGING_SIGNING_SECRET"),
         "{missing}"
     );
     let twice = [variables[1], ("TERRA_BRIDGE_ENDPOINTS__MY-STAGING__PATH", "/other"), SIGNED];
-    let said = said(read(Some(&toml("my-staging")), &twice));
-    assert!(said.contains("endpoints.my-staging.path") && said.contains("is given twice"), "{said}");
+    let text = mistakes_text(read(Some(&toml("my-staging")), &twice));
+    assert!(text.contains("endpoints.my-staging.path") && text.contains("is given twice"), "{text}");
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn the_environment_lies_over_the_file_and_the_file_over_the_defaults() {
 }
 
 #[test]
-fn the_default_endpoint_gives_way_unless_it_is_named() {
+fn the_default_endpoint_exists_only_if_no_other_is_named() {
     let names = |toml: &str| {
         let config = from_file(toml).unwrap().config;
         config.endpoints.into_iter().map(|endpoint| endpoint.name).collect::<Vec<_>>()
@@ -72,7 +72,7 @@ fn computed_defaults_follow_the_surroundings() {
 }
 
 #[test]
-fn the_embedded_logs_keys_rest_while_the_bus_is_another() {
+fn the_embedded_logs_keys_are_unused_while_another_bus_is() {
     let toml = "bus = \"nats\"\n[nats]\nservers = \"a:4222\"\n[embedded]\ndir = \"/data\"";
     let loaded = from_file(toml).unwrap();
     let Bus::Nats(nats) = &loaded.config.bus else { panic!("not NATS") };

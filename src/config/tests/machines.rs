@@ -1,4 +1,4 @@
-//! One file on several machines: the server's, a reader's and a laptop; and what is odd in a secret.
+//! One file on several machines: a server, a reader and a laptop; and advice on secrets.
 
 use std::os::unix::ffi::OsStringExt;
 
@@ -7,7 +7,7 @@ use crate::cli::load_for_reader;
 use crate::config::{Admin, Bus, Secret, read_admin};
 use crate::route::{Route, RouteTable};
 
-/// As in production: no file of it is anywhere else.
+/// As in production: its files exist nowhere else.
 const PRODUCTION: &str = r#"
 bus = "nats"
 [server.tls]
@@ -25,7 +25,7 @@ servers = "nats.internal:4222"
 token = "env:NATS_TOKEN"
 "#;
 
-/// Of the other buses.
+/// Settings of the other buses.
 const OTHERS: &str = r#"
 [kafka]
 brokers = ["b:1"]
@@ -60,7 +60,7 @@ fn keys_of<T>(result: Result<T, Mistakes>) -> Vec<String> {
 }
 
 #[test]
-fn keys_of_buses_that_are_not_in_use_are_listed_and_neither_judged_nor_resolved() {
+fn keys_of_unused_buses_are_listed_and_neither_checked_nor_resolved() {
     let toml = format!("bus = \"nats\"\n[nats]\nservers = \"a\"\n{OTHERS}");
     let loaded = from_file(&toml).unwrap_or_else(|mistakes| panic!("{mistakes}"));
     let unused: Vec<_> =
@@ -88,7 +88,7 @@ fn keys_of_buses_that_are_not_in_use_are_listed_and_neither_judged_nor_resolved(
 }
 
 #[test]
-fn a_whole_table_of_a_bus_that_is_not_in_use_is_none_either_and_a_variable_of_its_own_is_a_mistake() {
+fn a_whole_table_of_an_unused_bus_is_ignored_and_its_own_variable_is_a_mistake() {
     let embedded = ("TERRA_BRIDGE_BUS", "embedded");
     let tables = [embedded, ("TERRA_BRIDGE_KAFKA", "{ brokers = \"b:1\", password = \"env:NONE\" }")];
     let loaded = from_environment(&tables).unwrap();
@@ -100,7 +100,7 @@ fn a_whole_table_of_a_bus_that_is_not_in_use_is_none_either_and_a_variable_of_it
 }
 
 #[test]
-fn keys_of_a_broker_without_a_word_on_the_bus_are_a_mistake() {
+fn keys_of_a_broker_without_a_selected_bus_are_a_mistake() {
     let mistakes = from_file(OTHERS.split_once("[embedded]").unwrap().0).unwrap_err();
     assert!(
         mistakes
@@ -109,12 +109,12 @@ fn keys_of_a_broker_without_a_word_on_the_bus_are_a_mistake() {
         "{mistakes}"
     );
     assert_eq!(mistakes.all.iter().map(|mistake| mistake.key.as_str()).collect::<Vec<_>>(), ["bus"]);
-    let said = [SIGNED, ("TERRA_BRIDGE_BUS", "embedded")];
-    assert!(read(Some("[kafka]\nbrokers = \"b:1\""), &said).is_ok());
+    let variables = [SIGNED, ("TERRA_BRIDGE_BUS", "embedded")];
+    assert!(read(Some("[kafka]\nbrokers = \"b:1\""), &variables).is_ok());
 }
 
 #[test]
-fn who_reads_the_bus_needs_what_the_bus_wants_and_nothing_of_the_servers() {
+fn a_reader_of_the_bus_needs_the_bus_settings_and_none_of_the_servers() {
     let reader_of = |variables| reader(PRODUCTION, variables);
     let (bus, table) = reader_of(&[("NATS_TOKEN", "t")]).unwrap_or_else(|mistakes| panic!("{mistakes}"));
     let Bus::Nats(nats) = bus else { panic!("not NATS") };
@@ -131,7 +131,7 @@ fn who_reads_the_bus_needs_what_the_bus_wants_and_nothing_of_the_servers() {
 }
 
 #[test]
-fn who_reads_the_embedded_log_needs_its_certificate_and_not_its_key() {
+fn a_reader_of_the_embedded_log_needs_its_certificate_and_not_its_key() {
     let toml = "[embedded]\ntls.certificate = \"CERTIFICATE\"\ntls.key = \"/run/secrets/tls.key\"";
     assert_eq!(keys_of(reader(toml, &[])), ["embedded.tls.certificate"]);
     let certificate = tempfile::NamedTempFile::new().unwrap();
@@ -141,7 +141,7 @@ fn who_reads_the_embedded_log_needs_its_certificate_and_not_its_key() {
 }
 
 #[test]
-fn who_asks_for_health_needs_the_admin_listeners_address_alone() {
+fn a_health_check_needs_only_the_admin_listeners_address() {
     let toml = format!("{PRODUCTION}\n[admin]\nlisten = \"127.0.0.1:9\"\n[serevr]\nx = 1");
     assert_eq!(admin(&toml, &[]).unwrap().listen.port(), 9);
     assert_eq!(admin("", &[]).unwrap().listen.port(), 8081);
@@ -151,7 +151,7 @@ fn who_asks_for_health_needs_the_admin_listeners_address_alone() {
 }
 
 #[test]
-fn what_is_odd_in_a_secret_is_said_and_neither_the_secret_nor_its_length() {
+fn advice_on_a_secret_shows_neither_the_secret_nor_its_length() {
     let cases: &[(&[u8], &str)] = &[
         (b"0123456789", ""),
         (b"canary line\n", "ends in a newline"),
@@ -169,16 +169,16 @@ fn what_is_odd_in_a_secret_is_said_and_neither_the_secret_nor_its_length() {
     for (secret, odd) in cases {
         let variables = [(OsString::from("TERRA_SIGNING_SECRET"), OsString::from_vec(secret.to_vec()))];
         let advice = load(None, variables.into_iter(), false).unwrap().resolved.advice();
-        let said: Vec<_> = advice.iter().map(|advice| (advice.about(), advice.says.as_str())).collect();
+        let advice_texts: Vec<_> = advice.iter().map(|advice| (advice.about(), advice.says.as_str())).collect();
         let about = "endpoints.terra.secrets (env:TERRA_SIGNING_SECRET)".to_owned();
         let expected = if odd.is_empty() { vec![] } else { vec![(about, *odd)] };
-        assert_eq!(said, expected, "{}", secret.escape_ascii());
+        assert_eq!(advice_texts, expected, "{}", secret.escape_ascii());
         assert!(!format!("{advice:?}").contains("canary"));
     }
 }
 
 #[test]
-fn every_secret_is_looked_at_and_a_file_loses_its_final_newline_first() {
+fn every_secret_is_checked_after_a_file_loses_its_final_newline() {
     let dir = tempfile::tempdir().unwrap();
     for (name, secret) in [("one", "one of them\n"), ("two", "another one\n\n"), ("token", "'a token'\n")] {
         std::fs::write(dir.path().join(name), secret).unwrap();
@@ -188,12 +188,12 @@ fn every_secret_is_looked_at_and_a_file_loses_its_final_newline_first() {
                 properties.ssl.key.password = \"file:DIR/token\"\nproperties.client.id = \" odd \"";
     let toml = toml.replace("DIR", dir.path().to_str().unwrap());
     let advice = read(Some(&toml), &[("SHORT", "pw\n")]).unwrap().resolved.advice();
-    let said: Vec<_> = advice.iter().map(|advice| (advice.key.as_str(), advice.says.as_str())).collect();
+    let advice_texts: Vec<_> = advice.iter().map(|advice| (advice.key.as_str(), advice.says.as_str())).collect();
     let all = [
         ("endpoints.terra.secrets", "ends in a newline"),
         ("kafka.password", "ends in a newline"),
         ("kafka.properties.ssl.key.password", "is in quotes"),
     ];
-    assert_eq!(said, all);
+    assert_eq!(advice_texts, all);
     assert!(advice[0].about().ends_with("/two)"), "{}", advice[0].about());
 }

@@ -1,9 +1,9 @@
-//! Every kind of mistake with its exact words.
+//! Every kind of mistake with its exact text.
 
 use super::*;
 
 #[test]
-fn each_mistake_in_a_file_has_its_words() {
+fn each_mistake_in_a_file_has_its_text() {
     let cases = [
         ("x = 1\ny = = 2", "@t.toml:2 is not TOML at column 5:"),
         ("[server]\nmax_bdy = 1", "server.max_bdy (t.toml:2) is not a key; did you mean server.max_body?"),
@@ -234,17 +234,17 @@ fn each_mistake_in_a_file_has_its_words() {
     ];
     for (toml, words) in cases {
         let toml = &toml.replace("TEMPLATE", &"x".repeat(245));
-        let said = said(from_file(toml));
+        let text = mistakes_text(from_file(toml));
         match words.strip_prefix('@') {
-            Some(beginning) => assert!(said.starts_with(beginning), "{toml}\n{said}"),
-            None => assert_eq!(said, words, "{toml}"),
+            Some(beginning) => assert!(text.starts_with(beginning), "{toml}\n{text}"),
+            None => assert_eq!(text, words, "{toml}"),
         }
-        assert!(!said.contains("hunter2"), "{said}");
+        assert!(!text.contains("hunter2"), "{text}");
     }
 }
 
 #[test]
-fn each_mistake_in_the_environment_has_its_words() {
+fn each_mistake_in_the_environment_has_its_text() {
     let cases: &[(&[(&str, &str)], &str)] = &[
         (
             &[("TERRA_BRIDGE_SERVER__MAX_BDY", "x")],
@@ -303,16 +303,16 @@ fn each_mistake_in_the_environment_has_its_words() {
         ),
     ];
     for (variables, words) in cases {
-        let said = said(from_environment(variables));
+        let text = mistakes_text(from_environment(variables));
         match words.strip_prefix('@') {
-            Some(beginning) => assert!(said.starts_with(beginning), "{variables:?}\n{said}"),
-            None => assert_eq!(said, *words, "{variables:?}"),
+            Some(beginning) => assert!(text.starts_with(beginning), "{variables:?}\n{text}"),
+            None => assert_eq!(text, *words, "{variables:?}"),
         }
     }
 }
 
 #[test]
-fn all_mistakes_are_told_at_once() {
+fn all_mistakes_are_reported_at_once() {
     let toml = "bus = \"kafka\"\n[server]\ndeadline = 7\nlisten = \"x\"\ncolour = 1\n[nats]\nstreem = \"S\"";
     let variables = [("TERRA_BRIDGE_LOG__FORMAT", "xml"), ("TERRA_BRIDGE_LOG__FORMATT", "xml")];
     let mistakes = read(Some(toml), &variables).unwrap_err();
@@ -332,7 +332,7 @@ fn all_mistakes_are_told_at_once() {
 }
 
 #[test]
-fn what_is_mistaken_itself_is_held_against_no_other_key() {
+fn a_mistaken_value_causes_no_mistake_in_another_key() {
     let cases = [
         (
             "bus = \"kafka\"\n[kafka]\nbrokers = \"b:1\"\n[kafka.properties]\n\"message.timeout.ms\" = 6000\n\

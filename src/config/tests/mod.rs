@@ -1,4 +1,4 @@
-//! The configuration as a whole, with the checks of all modules, in the exact words that people see.
+//! The configuration as a whole, with the checks of all modules, in the exact text that users see.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -43,6 +43,6 @@ fn from_environment(variables: &[(&str, &str)]) -> Result<Loaded, Mistakes> {
     read(None, &[variables, &[SIGNED]].concat())
 }
 
-fn said(result: Result<Loaded, Mistakes>) -> String {
+fn mistakes_text(result: Result<Loaded, Mistakes>) -> String {
     result.err().map(|mistakes| mistakes.to_string()).unwrap_or_default()
 }

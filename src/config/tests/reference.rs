@@ -4,7 +4,7 @@ use super::*;
 use crate::config::key::{BUSES, KeyDefault};
 use crate::config::sections::KEYS;
 
-/// What a reload takes over: whole sections, then single keys.
+/// What a reload applies: whole sections, then single keys.
 fn reloadable() -> Vec<&'static str> {
     let section = |name: &'static str| name.split('.').next().unwrap_or_default();
     let is_whole = |of: &str| KEYS.iter().filter(|key| section(&key.name) == of).all(|key| key.reloadable);

@@ -1,4 +1,4 @@
-//! What another reading changes while the bridge runs, and files of secrets that change.
+//! What a newer reading changes while the bridge runs, and secret files that change.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -15,7 +15,7 @@ fn loaded(dir: &Path, toml: &str) -> Loaded {
 
 const SIGNED: &str = "[endpoints.terra]\nsecrets = [\"env:S\"]\n";
 
-/// Between two files, of which only the second half differs.
+/// The difference between two files that share their first half.
 fn difference(same: &str, before: &str, after: &str) -> Difference {
     let dir = tempfile::tempdir().unwrap();
     let mut running = loaded(dir.path(), &format!("{same}{before}")).resolved;
@@ -35,13 +35,13 @@ fn keys(names: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn what_is_the_same_in_other_words_is_no_difference() {
+fn equal_values_in_another_notation_are_no_difference() {
     let difference = difference(SIGNED, "", "max_age = \"1560m\"\n[server]\nmax_body = \"12288 KiB\"");
     assert_eq!(difference, Difference::default());
 }
 
 #[test]
-fn endpoints_routes_and_the_filter_are_taken_over_and_the_rest_is_named_and_left() {
+fn endpoints_routes_and_the_filter_are_applied_and_the_rest_is_only_named() {
     let after = "max_age = \"1h\"\nrejected_status = 503\n[routes]\nunknown = false\n[routes.types]\ndaily = \"d\"\n\
                  \"lab.*\" = \"l\"\n[log]\nfilter = \"debug\"\nformat = \"text\"\n[server]\nlisten = \"0.0.0.0:1\"\n\
                  [embedded]\ndir = \"/elsewhere\"";
@@ -60,7 +60,7 @@ fn endpoints_routes_and_the_filter_are_taken_over_and_the_rest_is_named_and_left
 }
 
 #[test]
-fn endpoints_that_come_and_go_are_named_as_a_whole() {
+fn added_and_removed_endpoints_are_named_as_a_whole() {
     let before = "[endpoints.gone]\npath = \"/gone\"\nsecrets = [\"env:S\"]";
     let after = "[endpoints.new]\npath = \"/gone\"\nsecrets = [\"env:S\"]";
     let difference = difference(SIGNED, before, after);
@@ -69,7 +69,7 @@ fn endpoints_that_come_and_go_are_named_as_a_whole() {
 }
 
 #[test]
-fn a_secret_of_the_broker_that_changed_is_named_and_never_shown() {
+fn a_changed_broker_secret_is_named_and_never_shown() {
     let same = format!("{SIGNED}[nats]\nservers = [\"a:1\"]\nuser = \"u\"\n");
     let same = format!("bus = \"nats\"\n{same}");
     let difference = difference(&same, "password = \"env:S\"", "password = \"env:P\"");
@@ -89,7 +89,7 @@ fn another_bus_is_one_name() {
 }
 
 #[test]
-fn what_does_not_go_with_what_cannot_change_is_refused_as_a_whole() {
+fn a_conflict_with_what_cannot_change_refuses_the_whole_reload() {
     let dir = tempfile::tempdir().unwrap();
     let open = "[embedded]\nlisten = \"0.0.0.0:1\"\ntoken = \"env:P\"";
     for (before, after, mistaken) in [
@@ -105,7 +105,7 @@ fn what_does_not_go_with_what_cannot_change_is_refused_as_a_whole() {
 }
 
 #[test]
-fn what_counts_is_the_old_with_what_can_change_of_the_new() {
+fn a_reload_combines_old_values_with_the_new_reloadable_ones() {
     let dir = tempfile::tempdir().unwrap();
     let mut running = loaded(dir.path(), &format!("{SIGNED}[embedded]\ntoken = \"env:S\"")).resolved;
     let after = "[server]\nmax_body = \"1 KiB\"\n[embedded]\ntoken = \"env:P\"\nretention = \"1h\"\n\
@@ -121,7 +121,7 @@ fn what_counts_is_the_old_with_what_can_change_of_the_new() {
 }
 
 #[test]
-fn only_the_secret_whose_file_changed_is_new_and_brokers_secrets_are_not_looked_at() {
+fn only_the_secret_with_a_changed_file_is_new_and_broker_secrets_are_not_reread() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     for name in ["a", "b", "p"] {

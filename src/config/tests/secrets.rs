@@ -1,4 +1,4 @@
-//! Secrets that are missing, and none that is shown.
+//! Missing secrets, and that no secret is ever shown.
 
 use super::*;
 
@@ -8,8 +8,8 @@ fn a_missing_or_empty_signing_secret_says_what_to_do() {
                   destination, from the webhook's settings in the Terra dashboard, or name a file with \
                   endpoints.terra.secrets = [\"file:/path\"]";
     let refers = "endpoints.terra.secrets (default) refers to the environment variable TERRA_SIGNING_SECRET, which is";
-    assert_eq!(said(read(None, &[])), format!("{refers} not set; {remedy}"));
-    assert_eq!(said(read(None, &[("TERRA_SIGNING_SECRET", "")])), format!("{refers} empty; {remedy}"));
+    assert_eq!(mistakes_text(read(None, &[])), format!("{refers} not set; {remedy}"));
+    assert_eq!(mistakes_text(read(None, &[("TERRA_SIGNING_SECRET", "")])), format!("{refers} empty; {remedy}"));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Breaks one file of a directory: torn, flipped, zeroed, repeated in part, or gone.
+//! Damages one file of a directory: truncates it, flips or zeroes bytes, repeats a part, or removes it.
 
 use std::fs::File;
 use std::io;
@@ -30,7 +30,7 @@ enum How {
     Removed,
 }
 
-/// Copies a tree without writing out what a file does not hold: a journal is 64 MiB of mostly nothing.
+/// Copies a tree but skips the trailing zeros: a journal is 64 MiB and mostly empty.
 pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;
@@ -49,7 +49,7 @@ pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The bytes up to the last that is not zero.
+/// The bytes up to the last non-zero one.
 fn held(file: &File, len: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut at = 0;
@@ -81,7 +81,7 @@ fn files(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Breaks one file: a journal half of the time, where the newest records are.
+/// Damages one file: in half of the cases a journal, which has the newest records.
 pub(super) fn strike(dir: &Path, dice: &mut Dice) -> Fault {
     let mut all = Vec::new();
     files(dir, &mut all);
@@ -99,7 +99,7 @@ fn strike_file(path: &Path, dice: &mut Dice) -> io::Result<How> {
     let file = File::options().read(true).write(true).open(path)?;
     let mut bytes = held(&file, file.metadata()?.len())?;
     let size = bytes.len() as u64;
-    // The end is where an unfinished write would be.
+    // Often near the end, where an unfinished write would be.
     let at = if dice.below(3) == 0 { size - dice.below(300).min(size) } else { dice.below(size) };
     let longest = 1 << dice.below(13);
     let len = (1 + dice.below(longest)).min(size - at);

@@ -1,8 +1,8 @@
-//! Breaks copies of logs at seeded places, and judges what opening and reading them gives: every
-//! acknowledged record with its bytes in its order, all that a spool has pending, or an error; never fewer,
-//! never others, no panic, no hang.
+//! Damages copies of logs at seeded places, and checks what opening and reading them gives: every acknowledged record
+//! with its bytes and in order, and everything that is pending in a spool; or else an error. It must never give fewer
+//! or other records, panic or hang.
 //!
-//! `script` makes a log, `model` is what it has to hold then, `faults` how files are broken.
+//! `script` creates a log, `model` is what it must then contain, `faults` damages files.
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -23,14 +23,14 @@ mod faults;
 mod model;
 mod script;
 
-/// `FROM..TO`, where others than these are to be tried.
+/// `FROM..TO`, to try other seeds than these.
 const SEEDS: &str = "TERRA_BRIDGE_TEST_DAMAGE_SEEDS";
 const USUAL_SEEDS: std::ops::Range<u64> = 0..80;
 
-/// Logs that are made; each is broken in many ways.
+/// How many logs are created; each is damaged in many ways.
 const LOGS: u64 = 12;
 
-/// Opening and reading one.
+/// The time limit for opening and reading one log.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// SplitMix64: the same seed is the same test on every machine.
@@ -57,7 +57,7 @@ enum Outcome {
     ReadError,
 }
 
-/// What is wrong with the log's answer, or how it protected its records.
+/// The error in the log's answer, or how the log protected its records.
 fn judge(dir: &Path, held: &Held) -> Result<Outcome, String> {
     let settings = script::settings(held.seed, dir);
     let opened = Store::open(&settings, std::iter::empty()).and_then(|store| Ok((pending(&store)?, store)));
@@ -71,7 +71,7 @@ fn judge(dir: &Path, held: &Held) -> Result<Outcome, String> {
     if first == Outcome::ReadError {
         return Ok(first);
     }
-    // What goes on from here must not make it worse.
+    // Writing to the log must not make the damage worse.
     let last = Message::sample("another", "key", [0xff; 32], "last");
     let appended = store.append(std::iter::once(&last));
     store.close();
@@ -85,7 +85,7 @@ fn judge(dir: &Path, held: &Held) -> Result<Outcome, String> {
     if second == Outcome::Whole { Ok(first) } else { Err("whole at first, and not a second time".to_owned()) }
 }
 
-/// What a spool is told when it opens, with the digests of the keys.
+/// What a spool recalls when it opens, with the digests of the keys.
 fn pending(store: &Store) -> Result<BTreeMap<Place, u64>, OpenError> {
     let mut pending = BTreeMap::new();
     let each = |topic: Arc<str>, offset, key| {
@@ -111,7 +111,7 @@ fn judge_pending(recalled: &BTreeMap<Place, u64>, held: &Held) -> Result<(), Str
     Ok(())
 }
 
-/// What an unbroken log takes for pending that is done.
+/// A record that an undamaged log reports as pending although it is done.
 fn too_many(dir: &Path, held: &Held) -> Option<Place> {
     let store = Store::open(&script::settings(held.seed, dir), std::iter::empty()).expect("unbroken");
     let mut recalled = pending(&store).expect("unbroken").into_keys();
@@ -161,7 +161,7 @@ fn is(record: &Record, topic: &str, seed: u64, number: u64) -> bool {
         && record.headers == headers.collect::<Vec<_>>()
 }
 
-/// Breaks a copy of one of the logs. What is wrong then, if anything, says how it was broken.
+/// Damages a copy of one of the logs. An error says how the copy was damaged.
 fn attempt(seed: u64, made: &[Made]) -> Result<Outcome, String> {
     let mut dice = Dice(seed);
     let made = &made[usize::try_from(dice.below(made.len() as u64)).expect("few")];
@@ -171,19 +171,19 @@ fn attempt(seed: u64, made: &[Made]) -> Result<Outcome, String> {
     let (answer, answered) = mpsc::channel();
     let (path, held) = (dir.path().to_owned(), made.held.clone());
     std::thread::spawn(move || {
-        let judged = std::panic::catch_unwind(AssertUnwindSafe(|| judge(&path, &held)));
-        let _ = answer.send(judged.unwrap_or_else(|_| Err("a panic".to_owned())));
+        let result = std::panic::catch_unwind(AssertUnwindSafe(|| judge(&path, &held)));
+        let _ = answer.send(result.unwrap_or_else(|_| Err("a panic".to_owned())));
     });
-    let judged = answered.recv_timeout(PATIENCE).unwrap_or_else(|_| {
-        // What hangs still has the directory.
+    let result = answered.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+        // A hung thread still uses the directory.
         let _ = dir.keep();
         Err("a hang".to_owned())
     });
-    judged.map_err(|wrong| format!("seed {seed}, log {}: {broken:?}: {wrong}", made.held.seed))
+    result.map_err(|wrong| format!("seed {seed}, log {}: {broken:?}: {wrong}", made.held.seed))
 }
 
 #[test]
-fn a_broken_log_has_every_acknowledged_record_or_says_that_it_has_not() {
+fn a_damaged_log_has_every_acknowledged_record_or_reports_the_damage() {
     let seeds = match std::env::var(SEEDS) {
         Ok(range) => {
             let (from, to) = range.split_once("..").expect("FROM..TO");

@@ -1,4 +1,4 @@
-//! What a log has to hold after each step. Touches no disk.
+//! What a log must contain after each step. Touches no disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -6,32 +6,32 @@ use std::sync::Arc;
 use super::Dice;
 use super::script;
 
-/// Where a record is.
+/// Topic and offset of a record.
 pub(super) type Place = (String, u64);
 
 #[derive(Debug, Clone)]
 pub(super) struct Held {
     pub(super) seed: u64,
     pub(super) topics: BTreeMap<String, Topic>,
-    /// Of a spool.
+    /// Spools only.
     pub(super) pending: BTreeSet<Place>,
-    /// What may be pending or not.
+    /// Records that may be pending or not.
     pub(super) undecided: BTreeSet<Place>,
 }
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Topic {
-    /// Of the messages, in order; the last of them may not have been acknowledged.
+    /// The numbers of the messages, in order; the last ones may not have been acknowledged.
     pub(super) numbers: Vec<u64>,
-    /// So many are.
+    /// How many of them are acknowledged.
     pub(super) acknowledged: u64,
-    /// The log may begin here and not later.
+    /// The log may begin here, but no later.
     pub(super) earliest: u64,
 }
 
 pub(super) struct Model {
     held: Held,
-    /// Where each segment begins.
+    /// The offset at which each topic begins in each segment.
     segments: Vec<BTreeMap<String, u64>>,
     number: u64,
 }
@@ -42,7 +42,7 @@ impl Model {
         Self { held, segments: vec![BTreeMap::new()], number: 0 }
     }
 
-    /// The numbers of the next messages.
+    /// Appends the next messages and returns their numbers.
     pub(super) fn append(&mut self, count: u64, acknowledged: bool) -> std::ops::Range<u64> {
         let numbers = self.number..self.number + count;
         for number in numbers.clone() {
@@ -58,7 +58,7 @@ impl Model {
         numbers
     }
 
-    /// What is pending no more: most often all of it in one topic and some of it in another.
+    /// Marks records as done: usually all of one topic and some of another.
     pub(super) fn drain(&mut self, roll: u64, acknowledged: bool) -> Vec<Place> {
         let mut dice = Dice(roll);
         let mut shares = BTreeMap::new();
@@ -88,7 +88,7 @@ impl Model {
         self.segments.drain(..count);
     }
 
-    /// Before which offset of each topic nothing is pending.
+    /// For each topic, the offset before which nothing is pending.
     pub(super) fn cursors(&self) -> BTreeMap<Arc<str>, u64> {
         let ends = self.held.topics.iter().map(|(name, topic)| (Arc::from(name.as_str()), topic.numbers.len() as u64));
         let mut cursors: BTreeMap<Arc<str>, u64> = ends.collect();

@@ -1,4 +1,5 @@
-//! Makes a log from a seed: a directory that a child process wrote, most often until `kill -9`, and what it acknowledged.
+//! Creates a log from a seed: the directory that a child process wrote, usually until `kill -9`, and what it
+//! acknowledged.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -15,9 +16,9 @@ use crate::message::Message;
 
 const TOPICS: u64 = 3;
 const KEYS: u64 = 5;
-/// From this one on they are spools.
+/// Logs from this seed on are spools.
 const FIRST_SPOOL: u64 = 7;
-/// Those whose messages fill more than one journal: fjall closes one at 64 MB.
+/// Seeds whose messages fill more than one journal: fjall closes a journal at 64 MB.
 const LARGE: [u64; 2] = [6, 11];
 const LONGEST_BATCH: u64 = 12;
 
@@ -25,19 +26,19 @@ const CHILD: &str = "log::damage::script::child_that_writes_a_log_until_it_is_ki
 const CHILD_DIR: &str = "TERRA_BRIDGE_TEST_DAMAGE_DIR";
 const CHILD_SEED: &str = "TERRA_BRIDGE_TEST_DAMAGE_LOG";
 
-/// What is done to a log, one after the other.
+/// One step in the life of a log.
 #[derive(Debug, Clone, Copy)]
 enum Step {
-    /// So many messages in one commit.
+    /// That many messages in one commit.
     Append(u64),
-    /// Of a spool: some are pending no more, which ones being up to these dice.
+    /// Spools only: marks some records as done; the seed decides which.
     Drain(u64),
     Roll,
-    /// Of a spool: all that have nothing pending.
+    /// Spools only: removes all segments that have nothing pending.
     RemoveOldest,
-    /// Close and open: what the journals hold stays there.
+    /// Closes and opens the log; the records in the journals stay there.
     Restart,
-    /// As after a failure: what the journals hold goes into tables.
+    /// Reopens as after a failure: the records in the journals are written to tables.
     Reopen,
 }
 
@@ -62,7 +63,7 @@ pub(super) fn topic(seed: u64, number: u64) -> String {
     format!("topic-{}", Dice(seed ^ (number << 20)).below(TOPICS))
 }
 
-/// The same for the same numbers; many of one length, so that one could pass for another.
+/// Always the same for the same numbers. Many have equal lengths, so that one could pass for another.
 pub(super) fn message(seed: u64, number: u64) -> Message {
     let mut dice = Dice(seed ^ (number << 20) ^ 1);
     let len = match dice.below(4) {
@@ -81,24 +82,24 @@ pub(super) fn message(seed: u64, number: u64) -> Message {
 
 fn steps(seed: u64) -> Vec<Step> {
     let mut dice = Dice(seed ^ 2);
-    // So many that a spool, of which a part of the steps drains, fills a journal too.
+    // A spool drains in some of the steps, so it needs more steps to fill a journal.
     let least = if is_spool(seed) && LARGE.contains(&seed) { 150 } else { 30 };
     let count = least + dice.below(60);
     let step = |_| match dice.below(24) {
         0 | 1 => Step::Roll,
         2 => Step::RemoveOldest,
         3 => Step::Restart,
-        // Every other log is all in its journals.
+        // Every other log keeps all its records in journals.
         4 if seed % 2 == 1 => Step::Reopen,
         5 | 6 if seed % 2 == 1 && is_spool(seed) => Step::Reopen,
         7..10 if is_spool(seed) => Step::Drain(dice.roll()),
         _ => Step::Append(1 + dice.below(LONGEST_BATCH)),
     };
-    // What is in tables is what a torn journal leaves: so everything is, of those that are closed.
+    // Records in tables survive a torn journal, so a log that is closed ends with all of them in tables.
     (0..count).map(step).chain([Step::Reopen]).collect()
 }
 
-/// After so many steps.
+/// The model after that many steps.
 fn held(seed: u64, acknowledged: usize) -> Held {
     let mut model = Model::new(seed);
     for (index, step) in steps(seed).into_iter().enumerate().take(acknowledged + 1) {
@@ -114,7 +115,7 @@ fn held(seed: u64, acknowledged: usize) -> Held {
     model.held()
 }
 
-/// A log of which the last steps were cut off, or, of every third, one that was closed.
+/// A log whose last steps were cut off; every third log was closed instead.
 pub(super) fn make(seed: u64) -> Made {
     let dir = tempfile::tempdir().expect("a directory");
     let mut child = Command::new(std::env::current_exe().expect("a test"))
@@ -144,7 +145,7 @@ pub(super) fn make(seed: u64) -> Made {
     Made { dir, held: held(seed, acknowledged) }
 }
 
-/// Not a test of its own: the program that [`make`] runs.
+/// Not a test: [`make`] runs it as a child process.
 #[test]
 fn child_that_writes_a_log_until_it_is_killed() {
     let Some(dir) = std::env::var_os(CHILD_DIR) else { return };

@@ -1,5 +1,5 @@
-//! NATS in its operator mode: an operator, accounts and users of one test's own, told of by tokens that each
-//! signs for the next. Everything is made at run time.
+//! NATS in operator mode: an operator, accounts and users of one test's own, declared by tokens that each signs for
+//! the next. Everything is generated at run time.
 
 use data_encoding::BASE64URL_NOPAD;
 use nkeys::KeyPair;
@@ -23,7 +23,7 @@ impl Operator {
         Account(KeyPair::new_account())
     }
 
-    /// Lines of a server's configuration by which these accounts are known.
+    /// The lines of a server's configuration that declare these accounts.
     pub fn lines(&self, accounts: &[&Account]) -> String {
         let system = self.system.0.public_key();
         let own = token(&self.key, &self.key.public_key(), json!({"type": "operator", "system_account": system}));
@@ -32,7 +32,7 @@ impl Operator {
             let unlimited = json!({
                 "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true,
                 "conn": -1, "leaf": -1,
-                // JetStream is nothing for the system's own account.
+                // The system account must not use JetStream.
                 "disk_storage": if public == system { 0 } else { -1 }, "streams": -1, "consumer": -1,
             });
             format!("{public}: {}\n", token(&self.key, &public, json!({"type": "account", "limits": unlimited})))
@@ -43,7 +43,7 @@ impl Operator {
 }
 
 impl Account {
-    /// A new user's credentials file, and the seed in it. `more`: further claims, such as `exp`.
+    /// A new user's credentials file, and its seed. `more`: further claims, such as `exp`.
     pub fn user(&self, more: Value) -> (String, String) {
         let user = KeyPair::new_user();
         let seed = user.seed().expect("a seed");

@@ -16,7 +16,7 @@ use super::until;
 
 pub const STARTS_WITHIN: Duration = Duration::from_secs(30);
 
-/// Bytes: the least that Linux gives a pipe, so that one that nobody reads is soon full.
+/// Bytes: the smallest pipe on Linux, so that an unread one is soon full.
 const SMALL_PIPE: usize = 4096;
 
 pub struct Bridge {
@@ -30,7 +30,7 @@ pub struct Bridge {
     pub reader: Option<SocketAddr>,
 }
 
-/// The binary with an environment of its own: nothing of the machine's gets in.
+/// The binary with an environment of its own; nothing is inherited from the machine's.
 pub fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_terra-bridge"));
     command.env_clear().env("TERRA_SIGNING_SECRET", SECRET).stdin(Stdio::null());
@@ -48,7 +48,7 @@ pub fn on_free_ports() -> Vec<(String, String)> {
 }
 
 impl Bridge {
-    /// Starts, and waits until it says where it listens. The bus may be away.
+    /// Starts, and waits until it reports its addresses. The bus may be down.
     pub fn start(environment: &[(String, String)]) -> Self {
         let mut command = command();
         command.envs(on_free_ports()).envs(environment.iter().map(|(name, value)| (name, value)));
@@ -66,7 +66,7 @@ impl Bridge {
         Self::try_run(command).unwrap_or_else(|why| panic!("{why}"))
     }
 
-    /// `Err`: it ended before it had started; what it said.
+    /// `Err`: it ended before it had started; returns its output.
     pub fn try_run(mut command: Command) -> Result<Self, String> {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
         let lines = Arc::new(Mutex::new(Vec::new()));
@@ -76,7 +76,7 @@ impl Bridge {
         gather(stdout, lines.clone(), unread.clone());
         gather(child.stderr.take().expect("stderr is piped"), lines.clone(), unread.clone());
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        // From here on its process ends with it, also where it does not start.
+        // From here on, dropping the bridge kills its process, even if it does not start.
         let mut bridge = Self { child, lines, unread, stdout: pipe, deliveries: nowhere, admin: nowhere, reader: None };
         let said = until("the bridge starts", STARTS_WITHIN, || match bridge.end() {
             Some(status) => Some(Err(format!("the bridge ended with {status}: {:#?}", bridge.lines.lock().unwrap()))),
@@ -97,9 +97,9 @@ impl Bridge {
         self.child.id()
     }
 
-    /// From now on nobody reads what it prints, into a pipe that takes little.
+    /// From now on nobody reads its output, which goes into a small pipe.
     pub fn leave_unread(&self) {
-        // Refused while there is more in it.
+        // Refused while the pipe contains more.
         until("the pipe is small", STARTS_WITHIN, || fcntl_setpipe_size(&self.stdout, SMALL_PIPE).ok());
         self.unread.store(true, Ordering::Relaxed);
     }
@@ -108,7 +108,7 @@ impl Bridge {
         self.unread.store(false, Ordering::Relaxed);
     }
 
-    /// How it ended, if it has.
+    /// Its exit status, if it has ended.
     pub fn end(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("the child is ours")
     }
@@ -127,7 +127,7 @@ impl Bridge {
         String::from_utf8(http::get(self.admin, "/metrics").body).expect("metrics are text")
     }
 
-    /// Bytes: the most that was ever resident.
+    /// Bytes: the peak resident memory.
     pub fn peak_memory(&self) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
@@ -139,14 +139,14 @@ impl Bridge {
         self.lines.lock().unwrap().join("\n")
     }
 
-    /// Those log lines that have this message.
+    /// The log lines with this message.
     pub fn said(&self, message: &str) -> Vec<serde_json::Value> {
         let lines = self.lines.lock().unwrap();
         let lines = lines.iter().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
         lines.filter(|line| line["message"] == message).collect()
     }
 
-    /// Bytes of memory that it holds at the moment.
+    /// Bytes of memory in use now.
     pub fn memory(&self) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
@@ -157,12 +157,12 @@ impl Bridge {
         self::signal(self.child.id(), signal);
     }
 
-    /// Waits for its end.
+    /// Waits until it ends.
     pub fn ended(&mut self, within: Duration) -> ExitStatus {
         until("the bridge ends", within, || self.child.try_wait().expect("the child is ours"))
     }
 
-    /// SIGKILL, and gone.
+    /// SIGKILL, and waits for its end.
     pub fn kill(mut self) {
         self.child.kill().expect("the child is ours");
         self.child.wait().expect("the child is ours");

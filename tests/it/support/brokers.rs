@@ -18,13 +18,13 @@ use super::{needed, until};
 
 const UP_WITHIN: Duration = Duration::from_secs(120);
 
-/// Starts before giving up: a port that was free may be somebody's by the time a broker takes it.
+/// How many times to try: another process may take a free port before the broker does.
 pub const TRIES: usize = 3;
 
-/// Below those that Linux gives to connections, which come and go by the hundred.
+/// Below Linux' ephemeral range, whose ports are taken and released by the hundred.
 const PORTS: Range<u16> = 20_000..32_000;
 
-/// One broker process on its own port and directory, both kept through a restart.
+/// One broker process with its own port and directory, both kept across a restart.
 pub struct Broker {
     kind: Kind,
     port: u16,
@@ -32,7 +32,7 @@ pub struct Broker {
     child: Option<Child>,
 }
 
-/// Which program, and where this machine has it.
+/// The program, and its path on this machine.
 #[derive(Clone)]
 pub enum Kind {
     Kafka { home: PathBuf, java: PathBuf },
@@ -40,27 +40,27 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// `None` where the machine has none to start.
+    /// `None` if this machine does not have it.
     pub fn kafka() -> Option<Self> {
         let home = PathBuf::from(needed("TERRA_BRIDGE_TEST_KAFKA_HOME")?);
         let java = PathBuf::from(std::env::var("TERRA_BRIDGE_TEST_JAVA").unwrap_or_else(|_| "java".into()));
         Some(Self::Kafka { home, java })
     }
 
-    /// `None` where the machine has none to start.
+    /// `None` if this machine does not have it.
     pub fn nats() -> Option<Self> {
         Some(Self::Nats { server: PathBuf::from(needed("TERRA_BRIDGE_TEST_NATS_SERVER")?) })
     }
 }
 
 impl Broker {
-    /// A Kafka broker of one node; `None` where the machine has none to start.
+    /// A Kafka broker with one node; `None` if this machine does not have it.
     pub fn kafka() -> Option<Self> {
         Some(Self::up(Kind::kafka()?, lone_kafka))
     }
 
-    /// The same with two more listeners: one for TLS and a login (the user `bridge`, by PLAIN), one for TLS
-    /// with client certificates.
+    /// The same with two more listeners: one with TLS and a login (the user `bridge`, by PLAIN), one with TLS and
+    /// client certificates.
     pub fn kafka_secured(authority: &Authority, password: &str) -> Option<(Self, Secured)> {
         let mut secured = Secured { login: 0, mutual: 0 };
         let broker = Self::up(Kind::kafka()?, |port, dir| {
@@ -70,7 +70,7 @@ impl Broker {
         Some((broker, secured))
     }
 
-    /// Gives a Kafka user a password for one of the SCRAM mechanisms.
+    /// Sets a Kafka user's password for one of the SCRAM mechanisms.
     pub fn add_user(&self, user: &str, mechanism: &str, password: &str) {
         let mut command = self.java("kafka.admin.ConfigCommand");
         command.args(["--bootstrap-server", &format!("127.0.0.1:{}", self.port), "--alter"]);
@@ -80,12 +80,12 @@ impl Broker {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     }
 
-    /// A NATS server with JetStream; `None` where the machine has none to start.
+    /// A NATS server with JetStream; `None` if this machine does not have it.
     pub fn nats() -> Option<Self> {
         Self::nats_that_takes("16MB")
     }
 
-    /// One whose messages are at most so large.
+    /// A server with this message limit.
     pub fn nats_that_takes(max_payload: &str) -> Option<Self> {
         Some(Self::up(Kind::nats()?, |port, dir| lone_nats(port, max_payload, dir)))
     }
@@ -95,14 +95,14 @@ impl Broker {
         Some(Self::up(Kind::nats()?, |port, dir| lone_nats(port, "16MB", dir) + more))
     }
 
-    /// Has a running NATS server take other lines of configuration.
+    /// Makes a running NATS server load other lines of configuration.
     pub fn reload(&self, more: &str) {
         let text = lone_nats(self.port, "16MB", self.dir.path()) + more;
         std::fs::write(self.config(), text).expect("the directory is ours");
         signal(self.child.as_ref().expect("it runs").id(), "HUP");
     }
 
-    /// Starts a NATS server anew with other lines of configuration.
+    /// Restarts a NATS server with other lines of configuration.
     pub fn restart_with(&mut self, more: &str) {
         self.kill();
         let text = lone_nats(self.port, "16MB", self.dir.path()) + more;
@@ -110,7 +110,7 @@ impl Broker {
         self.start();
     }
 
-    /// Started on a port that `settings` is given, on another where that was taken by then.
+    /// Starts on a port, passed to `settings`, or on another one if it was taken meanwhile.
     fn up(kind: Kind, mut settings: impl FnMut(u16, &Path) -> String) -> Self {
         for _ in 0..TRIES {
             let port = free_port();
@@ -123,8 +123,8 @@ impl Broker {
         panic!("the broker ended at its start, {TRIES} times");
     }
 
-    /// Not started yet: its configuration is what `settings` makes of its directory, and it has to
-    /// answer plain clients on `port`.
+    /// Not started yet: `settings` makes its configuration from its directory, and it must accept plain clients on
+    /// `port`.
     pub fn configured(kind: Kind, port: u16, settings: impl FnOnce(&Path) -> String) -> Self {
         let dir = TempDir::new().expect("a temporary directory");
         let broker = Self { kind, port, dir, child: None };
@@ -143,7 +143,7 @@ impl Broker {
         self.dir.path().join("broker.conf")
     }
 
-    /// Starts it where it was, and waits until it answers.
+    /// Starts it in its old place, and waits until it answers.
     pub fn start(&mut self) {
         let up = (0..TRIES).any(|_| {
             self.spawn();
@@ -168,7 +168,7 @@ impl Broker {
         self.child = Some(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the broker starts"));
     }
 
-    /// Waits until it answers; `false` where it ended instead.
+    /// Waits until it answers; `false` if it ended instead.
     pub fn comes_up(&mut self) -> bool {
         until("the broker answers", UP_WITHIN, || {
             let child = self.child.as_mut().expect("it was spawned");
@@ -191,7 +191,7 @@ impl Broker {
         }
     }
 
-    /// SIGKILL, and gone.
+    /// SIGKILL, and waits for its end.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().expect("the child is ours");
@@ -199,7 +199,7 @@ impl Broker {
         }
     }
 
-    /// SIGTERM, and gone.
+    /// SIGTERM, and waits for its end.
     pub fn terminate(&mut self) {
         if let Some(mut child) = self.child.take() {
             signal(child.id(), "TERM");
@@ -207,7 +207,7 @@ impl Broker {
         }
     }
 
-    /// It keeps its connections and says nothing any more.
+    /// It keeps its connections but no longer answers.
     pub fn freeze(&self) {
         let pid = self.child.as_ref().expect("it runs").id();
         signal(pid, "STOP");
@@ -259,7 +259,7 @@ fn lone_kafka(port: u16, dir: &Path) -> String {
     )
 }
 
-/// Where a secured Kafka listens beside its plain port.
+/// The further addresses of a secured Kafka.
 pub struct Secured {
     pub login: u16,
     pub mutual: u16,
@@ -303,7 +303,7 @@ impl Drop for Broker {
 
 /// A port that was free a moment ago.
 pub fn free_port() -> u16 {
-    // The system may give a port again before its broker listens: two tests would share one broker.
+    // The system may return a port again before its broker listens: two tests would then share one broker.
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     loop {
         let port = fastrand::u16(PORTS);

@@ -1,4 +1,4 @@
-//! An authority of one test's own, and what it signs. Everything is made at run time.
+//! A certificate authority of one test's own, and what it signs. Everything is generated at run time.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! A bridge whose configuration and secrets change while it runs, and load that must not notice.
+//! A bridge whose configuration and secrets change while it runs, and load that must not be affected.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use super::terra::Attempt;
 use super::until;
 
 pub const RELOADS_WITHIN: Duration = Duration::from_secs(20);
-/// Two looks at a file, and more where the machine is busy.
+/// Two checks of a file, with a tolerance for a busy machine.
 pub const ROTATES_WITHIN: Duration = Duration::from_secs(30);
 
 pub const BODY: &str = r#"{"type":"daily","user":{"user_id":"u"}}"#;
@@ -57,7 +57,7 @@ impl Running {
         Self::write_to(&self.dir, toml);
     }
 
-    /// Has the file read anew and waits until the bridge says how that went.
+    /// Makes it reread the file, and waits until it logs the result.
     pub fn reload(&self, toml: &str, says: &str) -> serde_json::Value {
         self.write(toml);
         let before = self.bridge.said(says).len();
@@ -65,7 +65,7 @@ impl Running {
         until(says, RELOADS_WITHIN, || self.bridge.said(says).get(before).cloned())
     }
 
-    /// As a careful program replaces a file.
+    /// Replaces the file atomically.
     pub fn replace(&self, name: &str, secret: &str) {
         let new = self.dir.path().join(format!("{name}.new"));
         fs::write(&new, secret).and_then(|()| fs::rename(new, self.dir.path().join(name))).expect("ours");
@@ -80,7 +80,7 @@ fn numbered(n: usize) -> Attempt {
     Attempt::of(format!(r#"{{"type":"daily","user":{{"user_id":"u{}"}},"n":{n}}}"#, n % 7))
 }
 
-/// Deliveries without a pause, on connections that stay open.
+/// Deliveries without a pause, on keep-alive connections.
 pub struct Load {
     kept: Arc<Mutex<Vec<String>>>,
     secret: Arc<Mutex<String>>,
@@ -114,7 +114,7 @@ impl Load {
         *self.secret.lock().unwrap() = secret.to_owned();
     }
 
-    /// Waits until so many more are kept.
+    /// Waits until that many more are kept.
     pub fn more(&self, count: usize) {
         let enough = self.kept.lock().unwrap().len() + count;
         until("more deliveries", ROTATES_WITHIN, || {
@@ -123,7 +123,7 @@ impl Load {
         });
     }
 
-    /// The ids of all that got a 200; fails where anything else was answered.
+    /// The ids of all that got a 200; fails if any got another answer.
     pub fn end(self) -> Vec<String> {
         self.enough.store(true, Ordering::Relaxed);
         self.senders.into_iter().for_each(|sender| sender.join().expect("nothing but 200"));

@@ -1,4 +1,4 @@
-//! The buses as their consumers see them: one stock client each.
+//! The buses as their consumers see them, each through a stock client.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -12,10 +12,10 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use super::bridge::Bridge;
 use super::{http, needed, unique, until};
 
-/// How long a consumer waits for what must be there.
+/// How long a consumer waits for an expected message.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(30);
 
-/// One message as a consumer got it. Header names in lower case.
+/// One message as a consumer received it. Header names are in lower case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Got {
     pub topic: String,
@@ -25,8 +25,7 @@ pub struct Got {
 }
 
 impl Got {
-    /// A CloudEvents attribute, whatever prefix the binding gives it; percent-decoded where the
-    /// binding encodes.
+    /// A CloudEvents attribute, whatever prefix the binding uses; percent-decoded if the binding encodes.
     pub fn attribute(&self, name: &str) -> Option<String> {
         if let Some(value) = self.headers.get(&format!("ce_{name}")) {
             return Some(value.clone());
@@ -84,7 +83,7 @@ impl Bus {
         format!("{}.{name}", self.prefix())
     }
 
-    /// What a bridge needs in its environment to publish here.
+    /// The environment with which a bridge publishes here.
     pub fn environment(&self) -> Vec<(String, String)> {
         let mut environment = vec![
             ("ROUTES__TEMPLATE", format!("{}.{{type}}", self.prefix())),
@@ -117,12 +116,12 @@ impl Bus {
         environment
     }
 
-    /// The same for a bridge that follows no link.
+    /// The same for a bridge that fetches no links.
     pub fn forwarding(&self) -> Vec<(String, String)> {
         self.environment_with(&[("S3__MODE", "forward")])
     }
 
-    /// An embedded log, and the bridge that keeps it.
+    /// An embedded log, and its bridge.
     pub fn embedded_with(settings: &[(&str, &str)]) -> (Self, Bridge) {
         let bus = Self::embedded().expect("needs no broker");
         let bridge = Bridge::ready(&bus.environment_with(settings));
@@ -136,7 +135,7 @@ impl Bus {
         got
     }
 
-    /// Everything on all topics of this test.
+    /// The number of messages on all topics of this test.
     pub fn count(&self, bridge: &Bridge) -> usize {
         match self {
             Self::Kafka { brokers, prefix } => kafka_count(brokers, prefix),
@@ -201,7 +200,7 @@ fn kafka_count(brokers: &str, prefix: &str) -> usize {
     let metadata = consumer.fetch_metadata(None, ARRIVES_WITHIN).expect("metadata");
     let ours = metadata.topics().iter().filter(|topic| topic.name().starts_with(prefix));
     let partitions = ours.flat_map(|topic| topic.partitions().iter().map(|partition| (topic.name(), partition.id())));
-    // A partition that was made a moment ago may still be without its leader.
+    // A new partition may have no leader yet.
     let watermarks = |topic: &str, id| consumer.fetch_watermarks(topic, id, ARRIVES_WITHIN).ok();
     let ends = partitions.map(|(topic, id)| until("watermarks", ARRIVES_WITHIN, || watermarks(topic, id)));
     ends.map(|(low, high)| (high - low) as usize).sum()
@@ -242,7 +241,7 @@ pub fn nats_got(message: &async_nats::Message) -> Got {
     Got { topic: message.subject.to_string(), key, headers, payload: message.payload.to_vec() }
 }
 
-/// What the Python client reads at `BUCKET/OBJECT`; `None` where there is no Python.
+/// What the Python client reads at `BUCKET/OBJECT`; `None` without Python.
 pub fn object_by_python(server: &str, place: &str) -> Option<Vec<u8>> {
     const READ: &str = "\
 import asyncio, nats, sys

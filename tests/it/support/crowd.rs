@@ -1,4 +1,4 @@
-//! Hundreds of clients at once, each of which does as much of a request as it likes.
+//! Hundreds of clients at once, each of which performs as much of a request as it likes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use tokio_rustls::TlsConnector;
 
 use super::tls;
 
-/// Longer than the bridge lets anybody stay; a test that meets it fails.
+/// Longer than any timeout of the bridge; a test that reaches it fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What the kernel keeps for a client that never reads: little, so that its replies soon wait in the bridge.
+/// The kernel's buffer for a client that never reads: small, so that replies soon wait in the bridge.
 const SMALL_BUFFER: u32 = 4096;
 
 /// How a client ended.
@@ -40,7 +40,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Over TLS where there is a configuration for it. `Err`: cut off during the handshake.
+    /// Over TLS if there is a configuration for it. `Err`: cut off during the handshake.
     pub async fn try_open(to: SocketAddr, tls: Option<&Arc<ClientConfig>>) -> Result<Self, Ended> {
         let plain = Self::open(to).await;
         let Some(tls) = tls else { return Ok(plain) };
@@ -58,19 +58,19 @@ impl Client {
         Self::connect(socket, to).await
     }
 
-    /// One with buffers of the usual size, which sends as fast as it can.
+    /// A client with buffers of the usual size, which sends as fast as it can.
     pub async fn open_fast(to: SocketAddr) -> Self {
         Self::connect(TcpSocket::new_v4().expect("a socket"), to).await
     }
 
     async fn connect(socket: TcpSocket, to: SocketAddr) -> Self {
-        // The kernel, and with it the bridge, may have the connection well before this task sees it.
+        // The kernel, and so the bridge, may have the connection well before this task sees it.
         let since = Instant::now();
         let stream = tokio::time::timeout(PATIENCE, socket.connect(to)).await.expect("in time").expect("a connection");
         Self { stream: Box::new(stream), since, written: Instant::now() }
     }
 
-    /// Whether all of it went out; the bridge may close first.
+    /// Whether all bytes were sent; the bridge may close first.
     pub async fn write(&mut self, bytes: &[u8]) -> bool {
         let writing = async {
             self.stream.write_all(bytes).await?;
@@ -83,7 +83,7 @@ impl Client {
         written.is_ok()
     }
 
-    /// Reads until so many bytes came, or the end.
+    /// Reads until that many bytes have arrived, or the end.
     pub async fn read(&mut self, least: usize) -> Vec<u8> {
         let mut got = Vec::new();
         while got.len() < least {
@@ -95,7 +95,7 @@ impl Client {
         got
     }
 
-    /// Writes a byte whenever so much time has passed without an answer, until the bridge closes.
+    /// Writes one byte per interval while no answer arrives, until the bridge closes.
     pub async fn dribble(mut self, bytes: &[u8], every: Duration) -> Ended {
         let mut got = Vec::new();
         for byte in bytes {
@@ -119,19 +119,19 @@ impl Client {
     }
 }
 
-/// Of every reply in these bytes.
+/// The status of every reply in these bytes.
 pub fn statuses(bytes: &[u8]) -> Vec<u16> {
     const START: &str = "HTTP/1.1 ";
     let text = String::from_utf8_lossy(bytes);
     text.match_indices(START).filter_map(|(at, _)| text.get(at + START.len()..)?.get(..3)?.parse().ok()).collect()
 }
 
-/// How many of each kind: the variable's number, so that a person can ask for more than a test takes.
+/// How many of each kind: the variable's number, so that a person can set more than a test run uses.
 pub fn count(variable: &str, usual: usize) -> usize {
     std::env::var(variable).ok().and_then(|number| number.parse().ok()).unwrap_or(usual)
 }
 
-/// Room for so many connections in this process, and in the bridges that it starts.
+/// A runtime that allows this many connections in this process, and in the bridges that it starts.
 pub fn runtime() -> tokio::runtime::Runtime {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);

@@ -1,5 +1,5 @@
-//! What a delivery has to become, by a reading of its own. Comes in: what was meant, and the headers.
-//! Goes out: the differences of a message from it. Shares nothing with the bridge but the vocabulary.
+//! What a delivery has to become, derived independently of the bridge: compares a message with the intended event and
+//! headers. Shares nothing with the bridge but the vocabulary.
 
 use std::collections::BTreeSet;
 
@@ -10,17 +10,17 @@ use super::consumers::{Bus, Got};
 use super::json::Json;
 use super::terra::{Attempt, now};
 
-/// Longer values give way to their digest.
+/// Longer values are replaced by their digest.
 const MAX_VALUE: usize = 1024;
 
 #[derive(Debug, Clone)]
 pub enum Meaning {
     Event(Json),
-    /// Why nobody can read it.
+    /// Why it cannot be read.
     Unreadable(&'static str),
 }
 
-/// A delivery and what was meant by it.
+/// A delivery and its intended meaning.
 #[derive(Debug, Clone)]
 pub struct Sent {
     pub body: Vec<u8>,
@@ -34,7 +34,7 @@ pub struct Sent {
 }
 
 impl Sent {
-    /// An event, or what is no event for want of a type.
+    /// An event, or a body without a type.
     pub fn new(body: impl Into<Vec<u8>>, json: Json) -> Self {
         let meaning = if event_type(&json).is_some() { Meaning::Event(json) } else { Meaning::Unreadable("no-type") };
         Self { body: body.into(), meaning, t: now(), trace: None, reference: None, ordered_at: None }
@@ -58,7 +58,7 @@ impl Sent {
         }
     }
 
-    /// What stands for the type in the name of its topic.
+    /// The type's part of its topic name.
     pub fn topic(&self) -> String {
         match self.event() {
             Some(json) => known(&event_type(json).expect("an event")).map_or("unknown", |known| known.name).to_owned(),
@@ -66,7 +66,7 @@ impl Sent {
         }
     }
 
-    /// The type and the id that Terra gave the event, where deliveries that share them are one.
+    /// Type and event id, for types whose deliveries with the same id are duplicates.
     pub fn event_id(&self) -> Option<(String, String)> {
         let json = self.event()?;
         let event_type = event_type(json).filter(|name| known(name).is_some_and(|known| known.identified_by_event_id));
@@ -97,7 +97,7 @@ impl Sent {
         bounded(found.or_else(|| self.trace.clone()).unwrap_or_else(|| id.to_owned()))
     }
 
-    /// Every `terra-…` header but the time of receipt.
+    /// Every `terra-…` header except the time of receipt.
     fn extras(&self) -> Vec<(&'static str, Option<String>)> {
         let of = |path: &[&str]| at(self.event()?, path).map(bounded);
         let either = |name| of(&["user", name]).or_else(|| of(&["new_user", name]));
@@ -117,7 +117,7 @@ impl Sent {
         ]
     }
 
-    /// In what the message differs from what it has to be; `id` is that of the answer.
+    /// The differences between the message and the expected one; `id` is the reply's.
     pub fn differences(&self, got: &Got, id: &str, bus: &Bus) -> Vec<String> {
         let event_type = self.event().and_then(event_type).unwrap_or_else(|| "dead-letter".to_owned());
         let content_type = if self.event().is_some() { "application/json" } else { "application/octet-stream" };
@@ -158,7 +158,7 @@ fn at(json: &Json, path: &[&str]) -> Option<String> {
     path.iter().try_fold(json, |json, name| json.get(name))?.id()
 }
 
-/// Of a list of athletes that registered, where they have one in common.
+/// The coach that a list of registered athletes has in common.
 fn coach_of_all(json: &Json) -> Option<String> {
     let Some(Json::List(athletes)) =
         json.get("data").filter(|_| event_type(json).as_deref() == Some("athlete.registered"))
@@ -169,7 +169,7 @@ fn coach_of_all(json: &Json) -> Option<String> {
     if coaches.len() == 1 { coaches.into_iter().next()? } else { None }
 }
 
-/// Over each field after its length.
+/// Over each field, preceded by its length.
 fn digest(fields: &[&str]) -> String {
     let mut hash = Sha256::new();
     for field in fields {

@@ -1,10 +1,10 @@
-//! An HTTP/1.1 client that does only what it is told, so that a test can also do it wrong.
+//! An HTTP/1.1 client that does only what it is told, so that a test can also misuse HTTP.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// Longer than any answer may take; a test that meets it fails.
+/// Longer than any answer may take; a test that reaches it fails.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Clone)]
@@ -24,7 +24,7 @@ impl Response {
     }
 }
 
-/// One connection; requests follow each other on it.
+/// One connection with consecutive requests.
 pub struct Connection<S = TcpStream> {
     stream: BufReader<S>,
 }
@@ -51,7 +51,7 @@ impl<S: Read + Write> Connection<S> {
 
     pub fn request(&mut self, head: &str, body: &[u8]) -> std::io::Result<Response> {
         self.write(head.as_bytes())?;
-        // A server that answers early may close under the rest of the body; the answer counts.
+        // A server that answers early may close before the body is sent; the answer counts.
         let _ = self.write(body);
         self.response()
     }
@@ -64,7 +64,7 @@ impl<S: Read + Write> Connection<S> {
         let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
         let status = match status {
             Some(status) => status,
-            // Cut off in the middle of it.
+            // Cut off in the middle of a line.
             None if !line.ends_with('\n') => return Err(std::io::ErrorKind::UnexpectedEof.into()),
             None => panic!("no status line: {line:?}"),
         };
@@ -106,7 +106,7 @@ impl<S: Read + Write> Connection<S> {
         }
     }
 
-    /// Whether the other side has closed, waiting for it.
+    /// Waits for the other side; whether it has closed.
     pub fn closed(&mut self) -> bool {
         matches!(self.stream.read(&mut [0; 1]), Ok(0) | Err(_))
     }

@@ -1,14 +1,13 @@
-//! JSON as a test means it, and every way of writing it down. Comes in: a tree, and a source of chance.
-//! Goes out: its bytes. Knows no shapes of Terra's and no reader of the bridge's.
+//! JSON trees as a test intends them, and every way to write them, chosen at random. Knows no Terra shapes and no
+//! reader of the bridge's.
 
 use fastrand::Rng;
 use serde_json::Value;
 
-/// A tree that keeps what a reader may lose: numbers as written, halves of surrogate pairs, keys given
-/// twice.
+/// A tree that keeps what a reader may lose: numbers as written, lone surrogates, duplicate keys.
 #[derive(Debug, Clone)]
 pub enum Json {
-    /// A number, `true`, `false` or `null`, or anything else that is written as it stands.
+    /// A number, `true`, `false` or `null`, or anything else that is written unchanged.
     Raw(String),
     /// UTF-16.
     Text(Vec<u16>),
@@ -21,20 +20,20 @@ impl Json {
         Self::Text(utf16(text))
     }
 
-    /// The member of this name, where this is an object; of several the last.
+    /// The member with this name, if this is an object; the last of several.
     pub fn get(&self, name: &str) -> Option<&Self> {
         let Self::Object(members) = self else { return None };
         let name = utf16(name);
         members.iter().rev().find(|(key, _)| *key == name).map(|(_, value)| value)
     }
 
-    /// A text that says something in Unicode.
+    /// A non-blank text in valid Unicode.
     pub fn said(&self) -> Option<String> {
         let Self::Text(units) = self else { return None };
         String::from_utf16(units).ok().filter(|text| !text.is_empty())
     }
 
-    /// The same, or a whole number from 0 on as it is written.
+    /// The same, or a non-negative integer as written.
     pub fn id(&self) -> Option<String> {
         match self {
             Self::Raw(raw) if raw.bytes().all(|byte| byte.is_ascii_digit()) => Some(raw.clone()),
@@ -42,7 +41,7 @@ impl Json {
         }
     }
 
-    /// As a reader that builds a tree should see it; `None` where such a one gives up.
+    /// The value that a reader that builds a tree should see; `None` if such a reader fails.
     pub fn value(&self) -> Option<Value> {
         Some(match self {
             Self::Raw(raw) => serde_json::from_str(raw).ok()?,
@@ -90,7 +89,7 @@ enum Spaces {
     Odd,
 }
 
-/// One writer's habits.
+/// The style of one writer.
 pub struct Writer<'r> {
     rng: &'r mut Rng,
     escapes: Escapes,
@@ -98,7 +97,7 @@ pub struct Writer<'r> {
     out: String,
 }
 
-/// The tree in some writer's hand.
+/// Writes the tree in a random style.
 pub fn written(json: &Json, rng: &mut Rng) -> String {
     let escapes = [Escapes::Needed, Escapes::Ascii, Escapes::Odd][rng.usize(..3)];
     let spaces = [Spaces::None, Spaces::Single, Spaces::Lines, Spaces::Odd][rng.usize(..4)];

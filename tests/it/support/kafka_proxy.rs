@@ -1,5 +1,5 @@
-//! A proxy in front of a Kafka broker that has one fault in store for one topic. Understands of the protocol just
-//! enough: frames, Produce requests and their answers, and the broker's own address in what it says of itself.
+//! A proxy in front of a Kafka broker that causes one fault for one topic. It understands just enough of the
+//! protocol: frames, Produce requests and their responses, and the broker's advertised address.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -11,25 +11,25 @@ const ACCEPTED: [u8; 2] = 0_i16.to_be_bytes();
 const NOT_LEADER: [u8; 2] = 6_i16.to_be_bytes();
 const NO_OFFSET: [u8; 8] = (-1_i64).to_be_bytes();
 
-/// Bytes of a frame's length, and where in a request its fields begin, the length included.
+/// Bytes of a frame's length field, and where a request's fields begin, including the length.
 const LENGTH: usize = 4;
 const KEY: usize = 4;
 const VERSION: usize = 6;
 const CORRELATION: usize = 8;
-/// The same of a response.
+/// The same for a response.
 const ANSWERS: usize = 4;
 
-/// From this version of Produce on, arrays have a length of one byte where they are short, not of four.
+/// From this version of Produce on, short arrays have a length of one byte instead of four.
 const COMPACT: i16 = 9;
 
-/// What becomes of the next Produce requests for the topic. Happens once, if nothing else is said.
+/// The fault for the next Produce requests to the topic. Happens once, unless noted otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// The first never gets to the broker. Once the second was accepted, the first is answered "not the leader".
+    /// The first never reaches the broker. Once the second was accepted, the first is answered "not the leader".
     Overtaken,
-    /// The first is accepted, and its answer has no offset.
+    /// The first is accepted, but its response has no offset.
     WithoutOffset,
-    /// Each gets to the broker and is never answered, until [`KafkaProxy::mend`].
+    /// Each reaches the broker but is never answered, until [`KafkaProxy::mend`].
     Unanswered,
 }
 
@@ -40,7 +40,7 @@ pub struct KafkaProxy {
 
 struct Shared {
     broker: String,
-    /// Address and port as the broker gives them, and as the client is to see them.
+    /// Address and port as the broker advertises them, and as the client should see them.
     address: [Vec<u8>; 2],
     topic: String,
     state: Mutex<State>,
@@ -51,7 +51,7 @@ struct State {
     holds: bool,
 }
 
-/// One connection: where its requests go, and what is still to be done to answers, by their correlation.
+/// One connection: where its requests go, and the pending edits of responses, by correlation id.
 struct Link {
     broker: Mutex<TcpStream>,
     edits: Mutex<HashMap<[u8; 4], Edit>>,
@@ -59,8 +59,8 @@ struct Link {
 
 /// With the version of the request.
 enum Edit {
-    /// Before it comes another, which refuses the request of correlation `first`. Where the broker does not accept
-    /// this one yet, as on a partition without a leader, it gets it again.
+    /// Inserts another response before it, which refuses the request with correlation id `first`. If the broker does
+    /// not accept this one yet, as on a partition without a leader, it is sent again.
     RefuseBefore {
         first: [u8; 4],
         version: i16,
@@ -87,17 +87,17 @@ impl KafkaProxy {
         Self { port, shared }
     }
 
-    /// Where clients connect. Only this machine's loopback address, which the broker has to advertise, too.
+    /// Where clients connect. Only the IPv4 loopback address, which the broker has to advertise, too.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// From now on all goes as it should.
+    /// Stops the fault from now on.
     pub fn mend(&self) {
         self.shared.state().fault = None;
     }
 
-    /// Whether a request met the fault, or is held back for it.
+    /// Whether the fault has hit a request, or holds one back.
     pub fn has_struck(&self) -> bool {
         let state = self.shared.state();
         state.holds || state.fault.is_none()
@@ -136,7 +136,7 @@ impl Shared {
         });
     }
 
-    /// The request as it goes on, if it does. `held`: the correlation of the one that this connection holds back.
+    /// The request to forward, if any. `held`: the correlation id of the request held back on this connection.
     fn request(&self, request: Vec<u8>, held: &mut Option<[u8; 4]>, link: &Link) -> Option<Vec<u8>> {
         if request[KEY..VERSION] != PRODUCE || find(&request, self.topic.as_bytes()).is_none() {
             return Some(request);
@@ -162,7 +162,7 @@ impl Shared {
         Some(request)
     }
 
-    /// What the client gets for an answer of the broker's.
+    /// The responses for the client, given one from the broker.
     fn answers(&self, mut answer: Vec<u8>, link: &Link) -> Vec<Vec<u8>> {
         let [of_broker, ours] = &self.address;
         while let Some(at) = find(&answer, of_broker) {
@@ -194,8 +194,8 @@ impl Shared {
         }
     }
 
-    /// Where in the answer to a Produce request the error code is, and behind it the offset. Between it and
-    /// the topic's name are the number of partitions, which is one, and the partition.
+    /// The position of the error code in a Produce response; the offset follows it. Between the topic's name and the
+    /// error code are the number of partitions, which is one, and the partition.
     fn error_code(&self, answer: &[u8], version: i16) -> usize {
         let topic = find(answer, self.topic.as_bytes()).expect("the answer names the topic");
         topic + self.topic.len() + if version >= COMPACT { 1 } else { 4 } + 4
@@ -203,7 +203,7 @@ impl Shared {
 }
 
 impl Link {
-    /// To the broker, whole; `false` where the connection is broken.
+    /// Sends the whole request to the broker; `false` if the connection is broken.
     fn send(&self, request: &[u8]) -> bool {
         self.broker.lock().unwrap().write_all(request).is_ok()
     }

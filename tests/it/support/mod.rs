@@ -1,4 +1,4 @@
-//! What the tests stand on.
+//! Shared support for the tests.
 
 pub mod accounts;
 pub mod bridge;
@@ -18,7 +18,7 @@ pub mod tls;
 
 use std::time::{Duration, Instant};
 
-/// Asks until there is an answer; panics with `what` when there is none in time.
+/// Polls until there is an answer; panics with `what` if there is none in time.
 pub fn until<T>(what: &str, within: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + within;
     loop {
@@ -26,18 +26,18 @@ pub fn until<T>(what: &str, within: Duration, mut ask: impl FnMut() -> Option<T>
             return answer;
         }
         assert!(Instant::now() < end, "{what}: not within {within:?}");
-        // The pause between two looks, not a wait for something to have happened.
+        // The polling interval, not a wait for an event.
         std::thread::park_timeout(Duration::from_millis(20));
     }
 }
 
-/// A name that no other test, and no other run, has.
+/// A name that no other test or run uses.
 pub fn unique() -> String {
     use std::hash::{BuildHasher, RandomState};
     format!("t{:012x}", RandomState::new().hash_one(0) & 0xffff_ffff_ffff)
 }
 
-/// A broker that a test needs: missing, it fails where `CI` is set and is skipped loudly elsewhere.
+/// A broker that a test needs: without it the test fails if `CI` is set, and is skipped loudly otherwise.
 pub fn needed(variable: &str) -> Option<String> {
     match std::env::var(variable) {
         Ok(value) if !value.is_empty() => Some(value),

@@ -1,5 +1,5 @@
-//! Bodies after the shapes of `shapes.txt`. Comes in: a shape, and a source of chance. Goes out: a tree
-//! such as Terra could send: parts missing or null, members that nobody knows, twice, out of order.
+//! Random bodies from the shapes in `shapes.txt`, such as Terra could send: parts missing or null, unknown members,
+//! duplicates, out of order.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use fastrand::Rng;
 
 use super::json::{Json, utf16};
 
-/// How many values one body has, about: below it, what may be absent is.
+/// About how many values a body has: beyond it, optional members are omitted.
 const VALUES: usize = 250;
 
 /// Levels of the deepest nesting, two at a time.
@@ -107,7 +107,7 @@ struct Maker<'m> {
 }
 
 impl Maker<'_> {
-    /// Whether something happens that does so in `percent` of all cases.
+    /// True in `percent` of all cases.
     fn chance(&mut self, percent: u8) -> bool {
         self.rng.u8(..100) < percent
     }
@@ -136,7 +136,7 @@ impl Maker<'_> {
             members.insert(self.rng.usize(..=members.len()), (utf16(again), value));
         }
         while depth < 2 && self.chance(25) {
-            // Whom it concerns is read from several shapes: which field counts first shows in a mixture.
+            // The user is read from several shapes: only a mixture shows which field takes precedence.
             let shapes = self.shapes;
             let shape = self.one(match depth {
                 0 => &["AuthErrorEvent", "UserReauthEvent", "LabReportFailedEvent", "OrderStatusChangedEvent"],
@@ -180,7 +180,7 @@ impl Maker<'_> {
         Json::Object(members)
     }
 
-    /// Another value of a member.
+    /// Another value for a duplicate member.
     fn again(&mut self, name: &str, shape: &[Member], depth: usize) -> Json {
         match shape.iter().find(|member| member.name == name) {
             Some(member) if member.kinds.iter().any(|kind| matches!(kind, Kind::Is(_))) => {
@@ -223,7 +223,7 @@ impl Maker<'_> {
         }
     }
 
-    /// What no schema foresees.
+    /// A value that no schema foresees.
     fn anything(&mut self, depth: usize) -> Json {
         self.left = self.left.saturating_sub(1);
         match self.rng.u8(..if depth > 6 { 6 } else { 10 }) {

@@ -1,4 +1,4 @@
-//! An HTTPS server on loopback that holds what Terra's links lead to, and answers as badly as it is told.
+//! An HTTPS server on loopback with the targets of Terra's links, which answers as badly as a test wants.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -12,13 +12,13 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use super::certificates::Authority;
 
-/// A client that says nothing for so long is let go.
+/// A client that is silent for this long is disconnected.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Between two bytes that trickle.
+/// The interval between two bytes of a slow answer.
 const TRICKLE: Duration = Duration::from_millis(20);
 
-/// What a path gets, each attempt the next; the last one stays.
+/// The answer to a path: each attempt gets the next one, and the last one repeats.
 #[derive(Debug, Clone)]
 pub enum Answer {
     /// These bytes, and the connection closes.
@@ -40,7 +40,7 @@ impl Answer {
         Self::Raw([head.as_bytes(), body].concat())
     }
 
-    /// Says one length, and sends the body.
+    /// Announces one length, and sends a body of another.
     pub fn lying(length: usize, body: impl AsRef<[u8]>) -> Self {
         let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
         Self::Raw([head.as_bytes(), body.as_ref()].concat())
@@ -50,7 +50,7 @@ impl Answer {
         Self::Raw(format!("HTTP/1.1 {status}\r\n{headers}content-length: 0\r\n\r\n").into_bytes())
     }
 
-    /// In chunks, with no length said first.
+    /// Chunked, without an announced length.
     pub fn chunked(body: impl AsRef<[u8]>) -> Self {
         let mut bytes = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
         for chunk in body.as_ref().chunks(50_000) {
@@ -104,7 +104,7 @@ impl Store {
         Self { authority, port, held }
     }
 
-    /// What a bridge needs in its environment to fetch from here.
+    /// The environment with which a bridge fetches from here.
     pub fn environment(&self) -> Vec<(String, String)> {
         [
             ("HOSTS", self.hosts()),
@@ -116,12 +116,12 @@ impl Store {
         .collect()
     }
 
-    /// As `s3.hosts` names them.
+    /// In the format of `s3.hosts`.
     pub fn hosts(&self) -> String {
         format!("localhost:{0},127.0.0.1:{0}", self.port)
     }
 
-    /// From now on the path gets these answers. Returns the link to it.
+    /// From now on the path returns these answers. Returns the link to it.
     pub fn hold(&self, path: &str, answers: impl Into<Vec<Answer>>) -> String {
         self.held.lock().unwrap().answers.insert(path.to_owned(), answers.into());
         self.link(path)

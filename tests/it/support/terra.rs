@@ -1,4 +1,4 @@
-//! A pretend Terra: signs as the vendor documents it, or wrongly when told to.
+//! A pretend Terra: signs as the vendor documents, or wrongly if told to.
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use super::http::{Connection, Response};
 
 pub const SECRET: &str = "a signing secret of the tests";
 
-/// One request in the making.
+/// A request being built.
 #[derive(Debug, Clone)]
 pub struct Attempt {
     pub path: String,
@@ -65,7 +65,7 @@ impl Attempt {
         self
     }
 
-    /// A signature header of this value; an empty one leaves the header out.
+    /// Sets the signature header; an empty value omits it.
     pub fn signature(mut self, value: &str) -> Self {
         self.signature = Some(value.into());
         self
@@ -79,7 +79,7 @@ impl Attempt {
         mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// The head as it goes over the wire, `Content-Length` as given.
+    /// The head as sent, with this `Content-Length`.
     pub fn head(&self, length: usize) -> String {
         let mut head =
             format!("{} {} HTTP/1.1\r\nhost: bridge\r\ncontent-length: {length}\r\n", self.method, self.path);

@@ -1,4 +1,4 @@
-//! The bridge's own certificate in the files that it was told of, and clients that know it.
+//! A bridge's certificate in its configured files, and clients that trust it.
 
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
@@ -51,7 +51,7 @@ impl Pair {
         vec![entry("CERTIFICATE", "tls.crt"), entry("KEY", "tls.key")]
     }
 
-    /// Of clients that trust it, and speak the newest version.
+    /// The configuration of clients that trust it, and speak the newest version.
     pub fn client(&self) -> Arc<ClientConfig> {
         client(&self.root(), &[&version::TLS13])
     }
@@ -72,7 +72,7 @@ pub fn name() -> ServerName<'static> {
     ServerName::try_from("localhost").expect("a name")
 }
 
-/// With the handshake done.
+/// Connects and completes the handshake.
 pub fn connect(
     to: SocketAddr,
     root: &CertificateDer<'static>,

@@ -1,4 +1,4 @@
-//! The reading API, request by request, over a log of one test.
+//! The reading API, request by request, over a log of its own per test.
 
 use http::header::{ALLOW, WWW_AUTHENTICATE};
 use http_body_util::BodyExt;
@@ -32,7 +32,7 @@ impl Log {
         self.store.append(messages.iter()).unwrap();
     }
 
-    /// Three records, of which only the last is kept.
+    /// Three records, of which only the last is left.
     fn cut() -> Self {
         let log = Self::with_token(None);
         log.append(0..2);
@@ -76,7 +76,7 @@ const OUTSIDE: StatusCode = StatusCode::RANGE_NOT_SATISFIABLE;
 const CUT: &str = r#"{"error":"the offset is outside of what is kept","earliest":2,"next":3}"#;
 
 #[tokio::test]
-async fn topics_are_listed_with_what_they_hold() {
+async fn topics_are_listed_with_their_extents() {
     let (status, body) = Log::new().get("/topics").await;
     let topics: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!(status, OK);
@@ -98,7 +98,7 @@ async fn messages_come_as_lines_from_an_inclusive_offset() {
 }
 
 #[tokio::test]
-async fn an_offset_that_retention_removed_is_416_with_what_there_is() {
+async fn an_offset_that_retention_removed_is_416_with_the_current_extent() {
     let log = Log::cut();
     assert_eq!(log.get("/topics/t/messages?from=1").await, (OUTSIDE, CUT.to_owned()));
     assert_eq!(log.get("/topics/t/messages?from=1&follow=true").await, (OUTSIDE, CUT.to_owned()));
@@ -108,7 +108,7 @@ async fn an_offset_that_retention_removed_is_416_with_what_there_is() {
 }
 
 #[tokio::test]
-async fn a_follower_is_woken_by_what_is_kept_later() {
+async fn a_follower_is_woken_by_a_later_commit() {
     let log = Log::new();
     let mut reply = log.ask(Method::GET, "/topics/t/messages?from=2&follow=true&limit=3", &[("host", "[::1]")]).await;
     assert_eq!(offsets(&next_chunk(&mut reply).await.unwrap()), [2]);
@@ -130,7 +130,7 @@ async fn a_follower_waits_for_an_offset_ahead() {
 }
 
 #[tokio::test]
-async fn events_carry_their_offset_and_resume_behind_the_last_one() {
+async fn events_carry_their_offset_and_resume_after_the_last_one() {
     let log = Log::new();
     let headers = [("host", "localhost"), ("accept", "text/event-stream"), ("last-event-id", "1")];
     let mut reply = log.ask(Method::GET, "/topics/t/messages?from=earliest", &headers).await;
@@ -184,7 +184,7 @@ async fn a_stream_that_retention_overtakes_ends_with_an_error() {
 }
 
 #[tokio::test]
-async fn a_payload_comes_as_it_was_received_with_its_headers() {
+async fn a_payload_arrives_as_received_with_its_headers() {
     let log = Log::new();
     let reply = log.ask(Method::GET, "/topics/t/messages/1", &[("host", "127.0.0.1:1")]).await;
     assert_eq!(reply.headers()[CONTENT_TYPE], "application/json");
@@ -236,7 +236,7 @@ async fn a_foreign_host_is_refused_without_a_token() {
 }
 
 #[tokio::test]
-async fn a_token_is_demanded_where_one_is_set() {
+async fn a_configured_token_is_required() {
     let log = Log::with_token(Some("open sesame"));
     let host = ("host", "events.example");
     for headers in
@@ -253,7 +253,7 @@ async fn a_token_is_demanded_where_one_is_set() {
 }
 
 #[tokio::test]
-async fn what_is_not_understood_is_refused_and_not_guessed() {
+async fn an_unknown_parameter_is_refused() {
     let log = Log::new();
     for query in ["from=x", "from=-1", "limit=x", "follow=yes", "offset=1", "from=%ff"] {
         let (status, body) = log.get(&format!("/topics/t/messages?{query}")).await;
@@ -268,7 +268,7 @@ async fn what_is_not_understood_is_refused_and_not_guessed() {
 }
 
 #[tokio::test]
-async fn streams_are_bounded_and_give_their_place_back() {
+async fn streams_are_limited_and_release_their_slot() {
     let log = Log::new();
     let path = "/topics/t/messages?from=latest&follow=true";
     let mut open = Vec::new();

@@ -1,4 +1,4 @@
-//! The adapter over a log of its own: what was acknowledged is kept, through close and kill -9.
+//! The adapter over a log of its own: what was acknowledged is kept through close and `kill -9`.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -43,7 +43,7 @@ async fn next_offset(api: &Api) -> u64 {
 }
 
 #[tokio::test]
-async fn what_was_handed_over_before_close_is_kept_though_nobody_waits() {
+async fn a_message_published_before_close_is_kept_though_nobody_waits() {
     let dir = tempfile::tempdir().unwrap();
     let (bus, _) = opened(&config(dir.path(), 0));
     assert_eq!(*bus.connection().borrow(), ConnectionState::Up);
@@ -69,7 +69,7 @@ async fn nothing_is_taken_while_free_space_is_below_the_reserve() {
     assert_eq!(next_offset(&api).await, 0);
 }
 
-/// Not a test of its own: the program that `kill_9_loses_nothing_acknowledged` kills.
+/// Not a test: the child process that `kill_9_loses_nothing_acknowledged` kills.
 #[tokio::test]
 async fn child_that_acknowledges_until_it_is_killed() {
     let Some(dir) = std::env::var_os("TERRA_BRIDGE_TEST_KILLED_DIR") else { return };

@@ -1,5 +1,5 @@
-//! Objects on a real server, where `TERRA_BRIDGE_TEST_NATS` names one. Elsewhere these tests skip loudly, and with
-//! `CI` set they fail.
+//! Objects on a real server, which `TERRA_BRIDGE_TEST_NATS` names. Without it these tests skip loudly, and with `CI`
+//! set they fail.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ fn object(id: &str, filling: u8) -> Object {
     Object::new(id, payload, &sha256)
 }
 
-/// A bucket of its own that keeps objects and messages for so long.
+/// A bucket of its own with this retention for objects and messages.
 async fn bucket(test: &str, age: Duration) -> Option<Bucket> {
     let Ok(server) = std::env::var("TERRA_BRIDGE_TEST_NATS") else {
         assert!(std::env::var_os("CI").is_none(), "{test}: CI is set and TERRA_BRIDGE_TEST_NATS is not");
@@ -37,7 +37,7 @@ async fn bucket(test: &str, age: Duration) -> Option<Bucket> {
 }
 
 impl Bucket {
-    /// Last sequence, and messages.
+    /// Last sequence, and number of messages.
     async fn state(&self) -> (u64, u64) {
         let info = self.stream.get_info().await.expect("it answers");
         (info.state.last_sequence, info.state.messages)
@@ -70,7 +70,7 @@ async fn an_object_is_put_once_and_another_payload_of_the_same_id_beside_it() {
 }
 
 #[tokio::test]
-async fn who_puts_the_same_object_at_the_same_time_leaves_it_whole_and_one_copy_of_it() {
+async fn concurrent_writers_of_the_same_object_leave_one_whole_copy() {
     let Some(bucket) = bucket("together", HOUR).await else { return };
     let object = object("id", b'x');
     let puts = futures_util::future::join_all((0..5).map(|_| bucket.put(&object))).await;
@@ -84,14 +84,14 @@ async fn who_puts_the_same_object_at_the_same_time_leaves_it_whole_and_one_copy_
 }
 
 #[tokio::test]
-async fn what_would_expire_before_its_message_is_put_again() {
+async fn an_object_that_would_expire_before_its_message_is_put_again() {
     let age = Duration::from_secs(20);
     let Some(bucket) = bucket("expiring", age).await else { return };
     let object = object("id", b'x');
     assert_eq!(bucket.put(&object).await, Ok(()));
     assert_eq!(bucket.put(&object).await, Ok(()));
     assert_eq!(bucket.state().await.0, 4, "a moment counts for nothing");
-    // A twentieth of its time, and a little more.
+    // A little more than a twentieth of its time.
     tokio::time::sleep(age / 20 + Duration::from_millis(100)).await;
     assert_eq!(bucket.put(&object).await, Ok(()));
     assert_eq!(bucket.state().await.0, 8);
@@ -100,7 +100,7 @@ async fn what_would_expire_before_its_message_is_put_again() {
 }
 
 #[tokio::test]
-async fn chunks_of_an_attempt_that_died_lead_nowhere_and_are_removed() {
+async fn chunks_of_an_attempt_that_died_are_unnamed_and_removed() {
     let Some(bucket) = bucket("died", HOUR).await else { return };
     let object = object("id", b'x');
     let mut put = Box::pin(bucket.put(&object));
@@ -118,7 +118,7 @@ async fn chunks_of_an_attempt_that_died_lead_nowhere_and_are_removed() {
 }
 
 #[tokio::test]
-async fn an_object_without_a_chunk_or_with_what_somebody_else_put_there_is_put_again() {
+async fn an_object_without_a_chunk_or_with_a_foreign_entry_is_put_again() {
     let Some(bucket) = bucket("broken", HOUR).await else { return };
     let object = object("id", b'x');
     assert_eq!(bucket.put(&object).await, Ok(()));

@@ -52,7 +52,7 @@ fn copies_count_once_and_order_does_not_matter() {
     assert_eq!((expected.state, expected.arrived, expected.expected), (RequestState::Sending, 3, Some(4)));
     assert_eq!((expected.first_arrival, expected.last_arrival), (Some(at(2)), Some(at(4))), "a copy is no arrival");
     assert_eq!(expected.missing_chunks, MissingChunks { ranges: vec![], either: Some((0, 4)) });
-    // The copy stays behind the original, which it is a copy of.
+    // The copy must come after its original.
     events.remove(4);
     events.reverse();
     assert_eq!(one(&tracker(events), 10), expected);
@@ -71,7 +71,7 @@ fn it_is_finished_when_as_many_arrived_as_were_announced() {
 }
 
 #[test]
-fn what_is_unfinished_and_silent_is_stalled() {
+fn an_unfinished_silent_request_is_stalled() {
     for (kinds, state) in [
         (vec![EventKind::Processing], RequestState::Processing),
         (vec![EventKind::Processing, payload(1, None)], RequestState::Sending),
@@ -85,7 +85,7 @@ fn what_is_unfinished_and_silent_is_stalled() {
 }
 
 #[test]
-fn the_announcement_that_was_emitted_last_counts() {
+fn the_latest_announcement_counts() {
     let announced =
         [event("r", 0, sending(Some(5), 2)), event("r", 1, sending(Some(9), 1)), event("r", 2, sending(None, 3))];
     assert_eq!(one(&tracker(announced), 3).expected, Some(5));
@@ -95,7 +95,7 @@ fn the_announcement_that_was_emitted_last_counts() {
 }
 
 #[test]
-fn numbers_that_repeat_or_lack_tell_nothing_of_what_is_missing() {
+fn repeated_or_absent_numbers_tell_nothing_about_missing_chunks() {
     let of_two_types =
         [event("r", 0, sending(Some(4), 1)), event("r", 1, payload(1, Some(1))), event("r", 1, payload(2, Some(1)))];
     let without =
@@ -116,7 +116,7 @@ fn one_reference_at_two_endpoints_is_two_requests() {
 }
 
 #[test]
-fn what_is_no_large_request_is_shown_only_where_it_is_asked_for() {
+fn a_request_that_is_not_large_is_shown_only_by_its_reference() {
     let mut all = tracker([event("single", 0, payload(1, None))]);
     assert_eq!(all.summaries(at(0), STALLED_AFTER), []);
     assert_eq!(all.add(event("single", 0, payload(2, None))), None);
@@ -130,7 +130,7 @@ fn what_is_no_large_request_is_shown_only_where_it_is_asked_for() {
 }
 
 #[test]
-fn the_oldest_are_left_out_and_what_is_no_large_request_first() {
+fn the_oldest_are_evicted_and_requests_that_are_not_large_first() {
     let mut tracker = RequestTracker::new(None);
     tracker.limits = Limits { requests: 16, payloads: 1000, payloads_of_one: 1000 };
     for n in 0..12 {
@@ -152,7 +152,7 @@ fn the_oldest_are_left_out_and_what_is_no_large_request_first() {
 }
 
 #[test]
-fn payloads_that_are_remembered_have_a_bound() {
+fn remembered_payloads_are_limited() {
     let mut tracker = RequestTracker::new(None);
     tracker.limits = Limits { requests: 100, payloads: 80, payloads_of_one: 30 };
     for (second, reference) in ["a", "b", "c", "d"].into_iter().enumerate() {
@@ -167,7 +167,7 @@ fn payloads_that_are_remembered_have_a_bound() {
 }
 
 #[test]
-fn programs_get_stable_names() {
+fn programs_get_stable_field_names() {
     let tracker = tracker([
         event("r", 0, sending(Some(5), 1)),
         event("r", 1, payload(1, Some(0))),
