@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use crate::clock::Clock;
 
 /// A segment spans this fraction of the retention. More segments would keep closer to the limits, but every lookup of
-/// a delivery asks each one. With eight, the log exceeds its limits by at most an eighth.
+/// a delivery asks each one. An eighth costs at most an eighth of what may be kept.
 const PARTS: u32 = 8;
 
 /// A smaller segment costs more than it frees.
