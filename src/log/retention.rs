@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_goes_when_its_last_record_is_too_old() {
+    fn a_segment_is_removed_when_its_last_record_is_too_old() {
         let segments = [segment(0, 100, 1), segment(100, 200, 1), segment(200, 300, 1)];
         assert_eq!(RETENTION.removes(&segments, &clock(900)), 0);
         assert_eq!(RETENTION.removes(&segments, &clock(901)), 1);
