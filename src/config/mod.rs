@@ -11,7 +11,7 @@
 //! - `secret`, `secret_source`, `secret_file`: references to secrets, and files that change
 //! - `rules`: how keys belong together
 //! - `draft`: what was read and may have mistakes; `resolved`: what has none, and how another one differs
-//! - `advice`, `mistake`: what people are told beside that
+//! - `advice`, `mistake`: what is reported to the user
 //! - `files`: reading files that may hang or be replaced
 
 mod advice;

@@ -1,4 +1,4 @@
-//! The sections of the configuration but those of the buses. Each key is declared once, here: its type, default,
+//! All sections of the configuration except those of the buses. Each key is declared once, here: its type, default,
 //! format and documentation.
 
 use std::collections::BTreeMap;

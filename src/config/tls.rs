@@ -1,4 +1,4 @@
-//! The sections that say how TLS is spoken.
+//! The TLS sections of the configuration.
 
 use std::path::PathBuf;
 

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use crate::clock::Clock;
 
 /// A segment spans this fraction of the retention. More segments would keep closer to the limits, but every lookup of
-/// a delivery asks each one. With eight, the log exceeds its limits by at most an eighth.
+/// a delivery asks each one. An eighth costs at most an eighth of what may be kept.
 const PARTS: u32 = 8;
 
 /// A smaller segment costs more than it frees.
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_goes_when_its_last_record_is_too_old() {
+    fn a_segment_is_removed_when_its_last_record_is_too_old() {
         let segments = [segment(0, 100, 1), segment(100, 200, 1), segment(200, 300, 1)];
         assert_eq!(RETENTION.removes(&segments, &clock(900)), 0);
         assert_eq!(RETENTION.removes(&segments, &clock(901)), 1);

@@ -1,4 +1,4 @@
-//! Where a log lies, what it keeps and for how long.
+//! The settings of a log: its directory, its limits and its clock.
 
 use std::path::PathBuf;
 

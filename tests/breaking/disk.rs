@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use tempfile::TempDir;
 
 const SIZE: u64 = 1 << 30;
-/// The first chunk size for filling, which then shrinks.
+/// Filling stops this close to its target, in bytes.
 const STEP: u64 = 1 << 18;
 
 /// Stops the file system at once without writing anything (`EXT4_IOC_SHUTDOWN` with `EXT4_GOING_FLAGS_NOLOGFLUSH`).

@@ -17,7 +17,7 @@ const STRIKES: [usize; 2] = [3, 4];
 pub const BUSY: [&str; 3] = ["daily", "sleep", "activity"];
 /// Few, so that new deliveries meet older ones of their key in the spool.
 const USERS: u64 = 8;
-/// The setting for the memory of the bridge's bodies; the process's peak limit follows from it.
+/// The setting for the memory of the bridge's bodies, and the limit for the process's peak memory.
 pub const BYTES_IN_FLIGHT: u64 = 64 << 20;
 pub const MEMORY: u64 = 384 << 20;
 

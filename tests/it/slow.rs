@@ -22,8 +22,8 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(4);
 const BODY_DEADLINE: Duration = Duration::from_secs(4);
 /// How long the bridge waits for a client that takes nothing of its reply.
 const STALL: Duration = Duration::from_secs(30);
-/// How much a busy machine with two processors, loaded by this test's own clients, may add to any of these limits for
-/// each group of clients.
+/// How much a busy machine with two processors, loaded by this test's own clients, may add to any of these limits,
+/// for every `USUAL_CROWD` clients of a kind.
 const SLACK: Duration = Duration::from_secs(6);
 const USUAL_CROWD: usize = 200;
 

@@ -36,8 +36,8 @@ const WORST: usize = 7;
 /// How long a stream waits for memory.
 const MEMORY_WITHIN: Duration = Duration::from_secs(30);
 
-/// While others wait for memory: how long a reader may take nothing, and how long it may hold memory at once. The
-/// latter is at least the reading time, so that no more is read than taken.
+/// While others wait for memory: how long a reader may take nothing, and how long it may hold memory at once. Both
+/// are at least the reading time, so that no more is read than taken.
 const IDLE: Duration = Duration::from_millis(200);
 const TURN: Duration = Duration::from_secs(1);
 

@@ -106,7 +106,7 @@ impl EventStream {
 }
 
 impl StreamStatus {
-    /// Replaces the subjects `before` by `now`. A new subject is refused until the stream takes it.
+    /// The subjects change from `before` to `now`. A new one is refused until the stream takes it.
     fn add_subjects(&mut self, before: &[String], now: &[String]) {
         if let Self::Ready { refused } = self {
             let new = now.iter().filter(|subject| !before.contains(subject));

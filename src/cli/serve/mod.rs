@@ -91,7 +91,7 @@ async fn ended(signals: &mut Signals, opened: &Opened) -> Result<(), StartError>
     Err(error)
 }
 
-/// Variables that Kubernetes injects are nobody's mistake, so they are not warned about.
+/// Warns of unknown variables, except those that Kubernetes injects: they are nobody's mistake.
 fn warn_of(ignored: &[Ignored]) {
     let set = ignored.iter().filter(|variable| !variable.injected).map(ToString::to_string).collect::<Vec<_>>();
     if !set.is_empty() {
