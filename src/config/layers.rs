@@ -55,6 +55,8 @@ impl Layers {
                 mistakes.push(mistake.allowed("a-z, 0-9, \"_\" and \"-\""));
             }
         }
+        // None of the keys of such a name is known.
+        endpoints.retain(|endpoint| !endpoint.starts_with('"'));
         if endpoints.is_empty() {
             endpoints.insert(TERRA.to_owned());
         }
