@@ -186,7 +186,7 @@ impl StreamReconciler {
             let fault = Fault::new(self.about(), says, "add them to its subjects");
             return Err(Problem::Lacks(fault, all(missing, &refusal::lacks_subject(&self.stream.name))));
         }
-        let overlapping = match self.overlaps.add(&self.stream.context, found, &missing).await {
+        let overlapping = match self.overlaps.add_subjects(&self.stream.context, found, &missing).await {
             Ok(overlapping) => overlapping,
             Err(error) => {
                 let fault = match error.kind() {

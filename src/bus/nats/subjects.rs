@@ -1,4 +1,4 @@
-//! The subjects of the stream: which ones it takes, and adding missing ones.
+//! The subjects of the stream: which ones it takes, and adding missing ones with `update_stream`.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -38,7 +38,7 @@ pub(super) struct Overlaps {
 impl Overlaps {
     /// Adds the missing subjects to the stream, and changes nothing else. `Ok` returns those that another stream
     /// captures; the stream takes the rest. After an error it may take some of them.
-    pub(super) async fn add(
+    pub(super) async fn add_subjects(
         &mut self,
         context: &Context,
         stream: &Config,
@@ -50,10 +50,10 @@ impl Overlaps {
         self.subjects.retain(|subject| lacks.contains(subject));
         let new: Vec<String> = lacks.difference(&self.subjects).cloned().collect();
         let mut config = stream.clone();
-        if !new.is_empty() && !add(context, &mut config, new.clone()).await? {
+        if !new.is_empty() && !update_subjects(context, &mut config, new.clone()).await? {
             // One overlapping subject must not prevent the others.
             for subject in new {
-                if !add(context, &mut config, vec![subject.clone()]).await? {
+                if !update_subjects(context, &mut config, vec![subject.clone()]).await? {
                     self.subjects.insert(subject);
                     self.found = Some(Instant::now());
                 }
@@ -64,7 +64,11 @@ impl Overlaps {
 }
 
 /// Whether the stream takes them now; `false` if another one captures some.
-async fn add(context: &Context, stream: &mut Config, subjects: Vec<String>) -> Result<bool, UpdateStreamError> {
+async fn update_subjects(
+    context: &Context,
+    stream: &mut Config,
+    subjects: Vec<String>,
+) -> Result<bool, UpdateStreamError> {
     let (mut longer, added) = (stream.clone(), subjects.len());
     longer.subjects.extend(subjects);
     match context.update_stream(&longer).await {
