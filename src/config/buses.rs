@@ -61,6 +61,8 @@ section! {
         partitions: i32 = default("6", count(1, 10_000)),
         /// Of topics that the bridge makes; the broker's own where not given
         replication_factor: Option<i32> = optional("3", count(1, 100)),
+        /// lz4, zstd, snappy, gzip or none; some clients need a package to read the first three
+        compression: Compression = default("lz4", choice(COMPRESSIONS)),
         /// TLS
         tls: Tls = table,
         /// Further settings of topics that the bridge makes, such as retention.ms
@@ -69,6 +71,24 @@ section! {
         properties: BTreeMap<String, Secret> = open_table("50", property()),
     }
 }
+
+/// How a batch of messages is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    Lz4,
+    Zstd,
+    Snappy,
+    Gzip,
+    None,
+}
+
+const COMPRESSIONS: [(&str, Compression); 5] = [
+    ("lz4", Compression::Lz4),
+    ("zstd", Compression::Zstd),
+    ("snappy", Compression::Snappy),
+    ("gzip", Compression::Gzip),
+    ("none", Compression::None),
+];
 
 impl Kafka {
     /// librdkafka's own default is GSSAPI, which this build does not have.

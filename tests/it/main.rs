@@ -30,6 +30,7 @@
 //! - `plans`, `verdicts`: how the faults program (`tests/breaking`) plans from a seed, and judges a run
 //! - `advertised`: Kafka brokers that advertise a wrong address
 //! - `secured`: brokers that require TLS and a login, and refuse the wrong one
+//! - `compression`: how Kafka's messages are compressed
 //! - `imports`: which source file imports which, without circles
 //! - `every_bus`: runs one test on each bus
 //! - `support`: the bridge on free ports, the pretend Terra, the brokers
@@ -43,6 +44,7 @@ mod advertised;
 mod allow;
 mod answers;
 mod commands;
+mod compression;
 mod connecting;
 mod connections;
 mod contract;

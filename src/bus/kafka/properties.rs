@@ -16,6 +16,7 @@ const MAX_BATCH: u64 = 1_000_000;
 
 /// Properties that have a key of ours, and that key.
 const OURS: &[(&str, &str)] = &[
+    ("compression.codec", "kafka.compression"),
     ("metadata.broker.list", "kafka.brokers"),
     ("sasl.mechanisms", "kafka.sasl_mechanism"),
     ("sasl.password", "kafka.password"),
@@ -245,6 +246,11 @@ mod tests {
         let mistakes = checked(&[("bootstrap.servers", "a:9092"), ("sasl.mechanism", "PLAIN")]);
         assert_eq!(mistakes[0].2, "set kafka.brokers instead");
         assert_eq!(mistakes[1].2, "set kafka.sasl_mechanism instead");
+        for name in ["compression.codec", "compression.type", "topic.compression.codec", "topic.compression.type"] {
+            let problem = "is what kafka.compression is for".to_owned();
+            let instead = "set kafka.compression instead".to_owned();
+            assert_eq!(checked(&[(name, "zstd")]), [(name.to_owned(), problem, instead)]);
+        }
     }
 
     #[test]

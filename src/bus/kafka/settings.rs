@@ -6,8 +6,8 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 
-use super::batch_limit;
 use super::property_names::canonical;
+use super::{batch_limit, compression};
 use crate::bus::loopback::is_loopback;
 use crate::bus::{Finding, OpenError, Setup};
 use crate::config;
@@ -53,7 +53,7 @@ pub(super) fn producer(config: &config::Kafka, setup: &Setup) -> Result<ClientCo
         .set("queue.buffering.max.kbytes", room.min(i32::MAX as u64).to_string())
         .set("queue.buffering.max.messages", "1000000")
         .set("partitioner", "murmur2_random")
-        .set("compression.codec", "lz4")
+        .set("compression.codec", compression::codec(config.compression))
         .set("topic.metadata.propagation.max.ms", "1000");
     overridden(client, config)
 }
@@ -229,6 +229,19 @@ mod tests {
 
         config.tls.ca = None;
         assert_eq!(of(&config).get("security.protocol"), Some("sasl_plaintext"));
+    }
+
+    #[test]
+    fn messages_are_compressed_as_the_user_says() {
+        let mut config = config("127.0.0.1:1");
+        assert_eq!(of(&config).get("compression.codec"), Some("lz4"));
+        use config::Compression::{Gzip, None, Snappy, Zstd};
+        for (compression, codec) in [(Zstd, "zstd"), (Snappy, "snappy"), (Gzip, "gzip"), (None, "none")] {
+            config.compression = compression;
+            assert_eq!(of(&config).get("compression.codec"), Some(codec));
+            let made: Result<rdkafka::producer::BaseProducer, _> = of(&config).create();
+            assert!(made.is_ok(), "{codec}: {:?}", made.err());
+        }
     }
 
     #[test]

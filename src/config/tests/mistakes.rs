@@ -207,6 +207,15 @@ fn each_mistake_in_a_file_has_its_text() {
             "kafka.username (t.toml:4) is given without kafka.password; set kafka.password, or remove it",
         ),
         (
+            "bus = \"kafka\"\n[kafka]\nbrokers = \"a:1\"\ncompression = \"brotli\"",
+            "kafka.compression (t.toml:4) is \"brotli\", which is none of the words allowed; allowed: \"lz4\" or \"zstd\" or \
+             \"snappy\" or \"gzip\" or \"none\"",
+        ),
+        (
+            "bus = \"kafka\"\n[kafka]\nbrokers = \"a:1\"\nproperties.\"compression.type\" = \"zstd\"",
+            "kafka.properties.compression.type (t.toml:4) is what kafka.compression is for; set kafka.compression instead",
+        ),
+        (
             "bus = \"kafka\"\n[kafka]\nbrokers = \"a:1\"\ntls.ca = \"/nowhere\"",
             "kafka.tls.ca (t.toml:4) is \"/nowhere\", which cannot be read: No such file or directory (os error 2); \
              allowed: \"system\" or the path of a readable PEM file",

@@ -28,6 +28,7 @@ pub(crate) fn config(brokers: &str) -> config::Kafka {
         create_topics: true,
         partitions: 6,
         replication_factor: None,
+        compression: config::Compression::Lz4,
         topic_config: BTreeMap::new(),
         properties: BTreeMap::new(),
     }
