@@ -30,6 +30,7 @@
 //! - `plans`, `verdicts`: how the faults program (`tests/breaking`) plans from a seed, and judges a run
 //! - `advertised`: Kafka brokers that advertise a wrong address
 //! - `secured`: brokers that require TLS and a login, and refuse the wrong one
+//! - `tokens`: Kafka brokers that let in who has a token of an OIDC server
 //! - `compression`: how Kafka's messages are compressed
 //! - `imports`: which source file imports which, without circles
 //! - `every_bus`: runs one test on each bus
@@ -70,6 +71,7 @@ mod slow;
 mod spool;
 mod streams;
 mod time;
+mod tokens;
 mod unconfirmed;
 #[path = "../breaking/bodies.rs"]
 mod bodies;
