@@ -25,6 +25,7 @@
 //! - `forging`: thousands of forgeries, none accepted
 //! - `commands`: the binary as a person or a script uses it: configuration, `check`, `send`, `tail`
 //! - `requests`: how much of a large historical request has arrived
+//! - `readme`: everything that the READMEs show
 //! - `reload`: SIGHUP while deliveries arrive
 //! - `rotation`: secrets that change on disk
 //! - `plans`, `verdicts`: how the faults program (`tests/breaking`) plans from a seed, and judges a run
@@ -58,6 +59,7 @@ mod order;
 mod outage;
 mod overload;
 mod readers;
+mod readme;
 mod reload;
 mod requests;
 mod rotation;

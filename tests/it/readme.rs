@@ -1,0 +1,372 @@
+//! Runs what the READMEs show. Each fence is named in exactly one place of this file: by the test that runs it, or in
+//! [`ONLY_PARSED`] with the reason why none does.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::support::bridge::{Bridge, command, on_free_ports};
+use crate::support::brokers::Broker;
+use crate::support::consumers::Bus;
+use crate::support::http::Connection;
+use crate::support::pages::{Fence, PAGES, Page, fence, page};
+use crate::support::terra::{Attempt, SECRET, now};
+use crate::support::tls::Pair;
+use crate::support::until;
+
+const LINES: usize = 250;
+const WORDS: usize = 1800;
+const SHOWS_WITHIN: Duration = Duration::from_secs(60);
+
+/// What no test runs, and why. The shell parses it.
+const ONLY_PARSED: &[(&str, &str)] = &[
+    ("README.md#install 1", "installs packages, and builds for minutes"),
+    ("README.md#install 2", "needs Docker; deploy/check checks the Containerfile"),
+    ("README.md#connect-terra 1", "needs a tunnel through the internet"),
+    ("deploy/README.md#commands 1", "needs Docker; deploy/check checks the compose file"),
+    ("deploy/README.md#reload 1", "needs systemd; `reload` sends the signal"),
+    ("tests/README.md#tests 1", "is what runs this test"),
+    ("tests/README.md#tests 2", "runs what runs this test"),
+    ("tests/README.md#faults 1", "is a step of .ci/run"),
+    ("tests/README.md#fuzzing 1", "is a step of .ci/run"),
+];
+
+/// A reader's terminal: an empty directory, the binary in the path, and free ports in place of the default ones.
+struct Terminal {
+    dir: TempDir,
+    environment: Vec<(String, String)>,
+}
+
+impl Terminal {
+    fn new() -> Self {
+        let mut environment = on_free_ports();
+        environment.push(("TERRA_BRIDGE_EMBEDDED__LISTEN".into(), "127.0.0.1:0".into()));
+        environment.push(("TERRA_SIGNING_SECRET".into(), SECRET.into()));
+        Self { dir: TempDir::new().expect("a directory"), environment }
+    }
+
+    /// Another terminal on the machine where `bridge` runs.
+    fn beside(bridge: &Bridge) -> Self {
+        let mut terminal = Self::new();
+        for (section, at) in [("SERVER", Some(bridge.deliveries)), ("EMBEDDED", bridge.reader)] {
+            terminal.environment.extend(at.map(|at| (format!("TERRA_BRIDGE_{section}__LISTEN"), at.to_string())));
+        }
+        terminal
+    }
+
+    fn bash(&self, script: &str) -> Command {
+        let binary = Path::new(env!("CARGO_BIN_EXE_terra-bridge")).parent().expect("a directory");
+        let path = std::env::var("PATH").expect("a path");
+        let mut bash = Command::new("bash");
+        bash.args(["-euo", "pipefail", "-c", script]).current_dir(self.dir.path()).env_clear().stdin(Stdio::null());
+        bash.env("PATH", format!("{}:{path}", binary.display())).envs(self.environment.iter().cloned());
+        bash
+    }
+
+    /// Runs a script whose last line is the bridge.
+    fn bridge(&self, script: &str) -> Bridge {
+        let script = script.strip_suffix("terra-bridge\n").expect("the bridge is its last line");
+        let bridge = Bridge::run(self.bash(&format!("{script}exec terra-bridge")));
+        until("the bridge is ready", SHOWS_WITHIN, || (bridge.readiness().0 == 200).then_some(()));
+        bridge
+    }
+
+    /// Runs it until it has printed all of these, or has ended. Returns its output.
+    fn shows(&self, script: &str, parts: &[&str]) -> String {
+        shows(self.bash(script), parts)
+    }
+}
+
+/// Runs a command until it has printed all of these, or has ended; then ends it with whatever it started.
+fn shows(mut command: Command, parts: &[&str]) -> String {
+    let mut child = command.process_group(0).stdout(Stdio::piped()).spawn().expect("it runs");
+    let stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
+    let (sender, lines) = std::sync::mpsc::channel();
+    std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    let (mut said, end) = (String::new(), Instant::now() + SHOWS_WITHIN);
+    while parts.is_empty() || !parts.iter().all(|part| said.contains(part)) {
+        match lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            Ok(line) => said.extend([line.as_str(), "\n"]),
+            Err(_) => break,
+        }
+    }
+    match child.try_wait().expect("the child is ours") {
+        Some(status) => assert!(status.success(), "{status}: {said}"),
+        None => {
+            let group = format!("-{}", child.id());
+            let _ = Command::new("kill").args(["-TERM", "--", &group]).status();
+            child.wait().expect("the child is ours");
+        }
+    }
+    assert!(parts.iter().all(|part| said.contains(part)), "{parts:?} are not all in: {said}");
+    said
+}
+
+#[test]
+fn every_fence_is_named_once_by_the_test_that_runs_it() {
+    let here = include_str!("readme.rs");
+    for Fence { name, .. } in PAGES.iter().flat_map(Page::fences) {
+        assert_eq!(here.matches(&format!("\"{name}\"")).count(), 1, "{name} is run by no test, or by several");
+    }
+}
+
+#[test]
+fn what_no_test_runs_is_at_least_shell() {
+    for (name, _why) in ONLY_PARSED {
+        let fence = fence(name);
+        assert_eq!(fence.language, "sh", "{name}");
+        let parsed = Command::new("bash").args(["-n", "-c", &fence.text]).status().expect("bash runs");
+        assert!(parsed.success(), "{name}");
+        for word in fence.text.split_whitespace().filter(|word| word.starts_with("./")) {
+            let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(word);
+            assert!(script.is_file(), "{name}: there is no {word}");
+        }
+    }
+}
+
+#[test]
+fn the_readme_is_read_in_one_sitting() {
+    let text = page("README.md").text;
+    let (lines, words) = (text.lines().count(), text.split_whitespace().count());
+    assert!(lines <= LINES && words <= WORDS, "{lines} lines, {words} words");
+}
+
+#[test]
+fn every_link_leads_to_a_file_and_a_heading() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for Page { path, .. } in &PAGES {
+        for link in page(path).links().into_iter().filter(|link| !link.starts_with("https://")) {
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() { root.join(path) } else { root.join(path).with_file_name(file) };
+            let target = target.canonicalize().unwrap_or_else(|error| panic!("{path}: {link}: {error}"));
+            let name = target.strip_prefix(root).expect("within the repository").to_str().expect("UTF-8");
+            assert!(anchor.is_empty() || page(name).anchors().contains(&anchor.to_owned()), "{path}: {link}");
+        }
+    }
+}
+
+/// Every key in `config/terra-bridge.toml`, which a unit test compares with the declarations.
+fn keys() -> BTreeSet<String> {
+    let (mut keys, mut section) = (BTreeSet::new(), "");
+    for line in include_str!("../../config/terra-bridge.toml").lines() {
+        let line = line.strip_prefix('#').unwrap_or(line);
+        if let Some(name) = line.strip_prefix('[') {
+            section = name.trim_end_matches(']');
+            keys.insert(section.to_owned());
+        } else if let Some((key, _)) = line.split_once(" = ").filter(|(key, _)| !key.contains(' ')) {
+            keys.insert(format!("{section}.{key}").trim_start_matches('.').to_owned());
+        }
+    }
+    keys
+}
+
+#[test]
+fn every_key_and_variable_that_they_name_exists() {
+    let keys = keys();
+    let known = |name: &str| {
+        let name = name.replace("endpoints.*", "endpoints.terra").replace("endpoints.eu_staging", "endpoints.terra");
+        let open = ["routes.types.", "kafka.topic_config.", "kafka.properties.", "endpoints."];
+        keys.contains(&name) || open.iter().any(|open| name.starts_with(open) && !name.starts_with("endpoints.terra."))
+    };
+    let sections: BTreeSet<_> = keys.iter().filter_map(|key| key.split_once('.')).map(|(section, _)| section).collect();
+    for page in &PAGES {
+        for span in page.code_spans() {
+            let name = span.split([' ', '"']).next().expect("one part").trim_end_matches('.');
+            let is_key = name.split_once('.').is_some_and(|(section, key)| {
+                sections.contains(section) && !key.is_empty() && !span.contains("[\"")
+            });
+            assert!(!is_key || known(name), "{}: there is no key {span}", page.path);
+        }
+        for name in page.text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
+            let Some(variable) = name.strip_prefix("TERRA_BRIDGE_") else { continue };
+            let is_other = variable.is_empty() || variable == "CONFIG" || variable.starts_with("TEST_");
+            let key = variable.to_lowercase().replace("__", ".");
+            assert!(is_other || known(&key), "{}: no key has the variable {name}", page.path);
+        }
+    }
+}
+
+/// Checks a configuration with every secret and file in its place.
+fn check(name: &str, toml: &str) {
+    let (dir, pair) = (TempDir::new().expect("a directory"), Pair::new());
+    let here = dir.path().to_str().expect("UTF-8").to_owned();
+    let etc = pair.path("tls.crt").with_file_name("").display().to_string();
+    let toml = toml.replace("/run/secrets", &here).replace("/etc/terra-bridge/", &etc).replace("/var/lib", &here);
+    for secret in ["terra-new", "terra-old"] {
+        fs::write(dir.path().join(secret), SECRET).expect("the directory is ours");
+    }
+    fs::write(dir.path().join("bridge.toml"), &toml).expect("the directory is ours");
+    let mut check = command();
+    for (_, reference) in toml.match_indices("env:").map(|(at, _)| toml[at..].split_once(':').expect("a reference")) {
+        let variable: String = reference.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+        check.env(&variable, format!("the secret of {variable}"));
+    }
+    let output = check.args(["check", "--config"]).arg(dir.path().join("bridge.toml")).output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !said.contains("advice "), "{name}: {said}");
+}
+
+#[test]
+fn every_configuration_has_no_mistake() {
+    for name in [
+        "config/README.md#files-environment-secrets 2",
+        "config/README.md#endpoints 1",
+        "config/README.md#spool 1",
+        "config/README.md#kafka 1",
+        "config/README.md#nats 1",
+        "config/README.md#embedded-log 1",
+        "deploy/README.md#https 1",
+    ] {
+        let fence = fence(name);
+        assert_eq!(fence.language, "toml", "{name}");
+        check(name, &fence.text);
+    }
+}
+
+#[test]
+fn a_table_in_a_variable_is_taken_as_it_is_shown() {
+    let variable = fence("config/README.md#files-environment-secrets 1").text;
+    let said = Terminal::new().shows(&format!("export {variable}terra-bridge check"), &[]);
+    let goes = |event_type: &str, topic: &str| {
+        said.lines().any(|line| line.split_whitespace().collect::<Vec<_>>() == ["terra", event_type, topic])
+    };
+    assert!(goes("lab_report.failed", "labs") && goes("activity", "workouts"), "{said}");
+    assert!(goes("processing", "(dropped)"), "{said}");
+}
+
+#[test]
+fn the_first_event_arrives_and_the_embedded_log_is_read() {
+    let bridge = Terminal::new().bridge(&fence("README.md#the-first-event 1").text);
+    let other = Terminal::beside(&bridge);
+    other.shows(&fence("README.md#the-first-event 2").text, &["kept", "terra.daily", "terra.sleep", "user_id"]);
+    if !has_tool("curl") {
+        return;
+    }
+    let curls = fence("deploy/README.md#read-the-embedded-log 1").text;
+    let curls = curls.replace("127.0.0.1:8082", &bridge.reader().to_string());
+    let parts = ["\"topic\":\"terra.daily\"", "\"offset\":0", "data: {", "\"type\":\"daily\""];
+    assert_eq!(curls.lines().count(), parts.len());
+    for (curl, part) in curls.lines().zip(parts) {
+        other.shows(curl, &[part]);
+    }
+}
+
+#[test]
+fn a_large_request_is_shown_as_documented() {
+    let bridge = Terminal::new().bridge("terra-bridge\n");
+    let said = Terminal::beside(&bridge).shows(&fence("deploy/README.md#large-historical-requests 2").text, &[]);
+    let shown = fence("deploy/README.md#large-historical-requests 1").text;
+    // The columns, and how long each word is in the row of a finished request.
+    let table = |text: &str| -> (Vec<String>, Vec<usize>) {
+        let row = |of: &str| text.lines().find(|line| line.contains(of)).expect("a row").split_whitespace();
+        (row("REFERENCE").map(str::to_owned).collect(), row("finished").map(str::len).collect())
+    };
+    assert_eq!(table(&said), table(&shown));
+}
+
+#[test]
+fn the_table_of_metrics_is_what_a_bridge_measures() {
+    let (bus, spool) = (Bus::embedded().expect("needs no broker"), TempDir::new().expect("a directory"));
+    let bridge = Bridge::ready(&bus.environment_with(&[("SPOOL__DIR", spool.path().to_str().expect("UTF-8"))]));
+    // A metric is there once it has counted.
+    let link = r#"{"type":"s3_payload","url":"https://elsewhere.example/","expires_in":300}"#;
+    let later = (now() + 3600) * 1000;
+    for attempt in [
+        Attempt::of(link).header("x-terra-ordering-timestamp", &later.to_string()),
+        Attempt::of("{}").path("/elsewhere"),
+        Attempt::of("{}").signature(""),
+    ] {
+        attempt.post(bridge.deliveries);
+    }
+    Connection::open(bridge.deliveries).and_then(|mut open| open.request("not HTTP\r\n\r\n", b"")).expect("a 400");
+    let metrics = bridge.metrics();
+    let types = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let measured: BTreeSet<_> = types
+        .map(|line| match line.split_once(' ').expect("a name and a type") {
+            (name, "counter") => format!("{name}_total"),
+            (name, _) => name.to_owned(),
+        })
+        .collect();
+    let rows = page("deploy/README.md").table("| metric | counts or measures | by |");
+    let names = rows.iter().flat_map(|row| row[0].split('`').skip(1).step_by(2));
+    assert_eq!(names.map(str::to_owned).collect::<BTreeSet<_>>(), measured);
+}
+
+#[test]
+fn the_table_of_commands_is_what_help_says() {
+    let help = |arguments: &[&str]| {
+        let output = command().args(arguments).arg("--help").output().expect("the binary runs");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    let rows = page("deploy/README.md").table("| command | does |");
+    let commands: Vec<_> = rows.iter().map(|row| row[0].trim_matches('`').rsplit("terra-bridge ").next()).collect();
+    let names = commands.iter().flatten().map(|command| command.split(' ').next().expect("a name"));
+    let names: BTreeSet<_> = names.map(|name| name.trim_matches('`').to_owned()).collect();
+    let all = help(&[]);
+    let (_, listed) = all.split_once("Commands:\n").expect("a list of commands");
+    let listed = listed.lines().take_while(|line| !line.is_empty()).filter_map(|line| line.split_whitespace().next());
+    assert_eq!(names, listed.filter(|name| *name != "help").map(str::to_owned).collect());
+    for (name, row) in names.iter().zip(&rows) {
+        let options = row[1].split('`').filter(|span| span.starts_with("--"));
+        for option in options.map(|span| span.split(' ').next().expect("an option")) {
+            assert!(help(&[name]).contains(option), "{name} {option}");
+        }
+    }
+}
+
+#[test]
+fn larger_runs_name_variables_and_tests_that_exist() {
+    let tests = Command::new(std::env::current_exe().expect("this program")).arg("--list").output().expect("it lists");
+    let tests = String::from_utf8(tests.stdout).expect("UTF-8");
+    let sources = [include_str!("forging.rs"), include_str!("shapes.rs"), include_str!("slow.rs")];
+    let runs = fence("tests/README.md#larger-runs 1").text;
+    assert_eq!(runs.lines().count(), sources.len());
+    for (run, source) in runs.lines().zip(sources) {
+        let variable = run.split('=').next().expect("a variable");
+        let filter = run.split(' ').next_back().expect("a filter");
+        assert!(source.contains(variable) && tests.contains(filter), "{run}");
+    }
+}
+
+/// Without it the test fails if `CI` is set, and is skipped loudly otherwise.
+fn has_tool(name: &str) -> bool {
+    let found = Command::new(name).arg("--version").stdout(Stdio::null()).status().is_ok();
+    assert!(found || std::env::var_os("CI").is_none(), "{name} is not installed");
+    if !found {
+        eprintln!("SKIPPED: {name} is not installed");
+    }
+    found
+}
+
+#[test]
+fn the_lines_for_kafka_publish_to_it() {
+    let Some(broker) = Broker::kafka() else { return };
+    let brokers = format!("127.0.0.1:{}", broker.port());
+    let script = fence("README.md#kafka 1").text.replace("host:9092", &brokers);
+    let bridge = Terminal::new().bridge(&script);
+    let kept = send_daily(&bridge);
+    assert_eq!(Bus::kafka_at(brokers).read(&bridge, "terra.daily", 1)[0].attribute("id"), kept);
+}
+
+#[test]
+fn the_lines_for_nats_publish_to_it() {
+    let Some(broker) = Broker::nats() else { return };
+    let server = format!("nats://127.0.0.1:{}", broker.port());
+    let script = fence("README.md#nats 1").text.replace("nats://host:4222", &server);
+    let bridge = Terminal::new().bridge(&script);
+    let kept = send_daily(&bridge);
+    let bus = Bus::Nats { server, prefix: "TERRA".into() };
+    assert_eq!(bus.read(&bridge, "terra.daily", 1)[0].attribute("id"), kept);
+}
+
+fn send_daily(bridge: &Bridge) -> Option<String> {
+    let response = Attempt::of(r#"{"type":"daily","user":{"user_id":"reader"}}"#).post(bridge.deliveries);
+    assert_eq!(response.status, 200);
+    response.json()["id"].as_str().map(str::to_owned)
+}
