@@ -5,23 +5,25 @@
 use http::{HeaderMap, HeaderValue};
 use jiff::Timestamp;
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
-use sha2::{Digest, Sha256};
+
+use crate::attribute::attribute_value;
 
 /// Bytes of a header that are kept as text; all others are percent-encoded.
 const NOT_TEXT: &AsciiSet = CONTROLS;
 
-/// Bytes. A longer key or header value is replaced by its digest, so that no sender can create a message whose
-/// headers a bus refuses.
-const MAX_VALUE: usize = 1024;
-
 /// Unix milliseconds, in 2001: a smaller value counts seconds, or is no time.
 const FIRST_MILLISECONDS: i64 = 1_000_000_000_000;
 
-/// The three headers that are used; the rest of a request's head is dropped.
+/// Bytes, the least that W3C Trace Context has everybody pass on.
+const MAX_TRACE_STATE: usize = 512;
+
+/// The headers that are used; the rest of a request's head is dropped.
 #[derive(Debug, Default, Clone)]
 pub struct UnsignedHeaders {
     trace_id: Option<String>,
     reference: Option<String>,
+    trace_parent: Option<String>,
+    trace_state: Option<String>,
     ordered_at: Option<Timestamp>,
     is_timestamp_ignored: bool,
 }
@@ -29,12 +31,15 @@ pub struct UnsignedHeaders {
 impl UnsignedHeaders {
     /// `latest`: Terra cannot have signed an event that it emitted later than this.
     pub(crate) fn read(headers: &HeaderMap, latest: Timestamp) -> Self {
-        let text = |name| headers.get(name).map(|value: &HeaderValue| bounded(text(value.as_bytes())));
+        let text = |name| headers.get(name).map(|value: &HeaderValue| attribute_value(text(value.as_bytes())));
         let stamp = headers.get("x-terra-ordering-timestamp");
         let ordered_at = stamp.and_then(ordering_timestamp).filter(|time| *time <= latest);
+        let trace_parent = trace_parent(headers);
         Self {
             trace_id: text("x-terra-trace-id").filter(|id| !id.is_empty()),
-            reference: text("terra-reference"),
+            reference: text("terra-reference").filter(|reference| !reference.is_empty()),
+            trace_state: trace_parent.as_ref().and_then(|_| trace_state(headers)),
+            trace_parent,
             ordered_at,
             is_timestamp_ignored: stamp.is_some() && ordered_at.is_none(),
         }
@@ -46,6 +51,16 @@ impl UnsignedHeaders {
 
     pub fn reference(&self) -> Option<&str> {
         self.reference.as_deref()
+    }
+
+    /// The W3C trace context of the request; `None` if it has none, or none that is valid.
+    pub fn trace_parent(&self) -> Option<&str> {
+        self.trace_parent.as_deref()
+    }
+
+    /// What vendors added to it.
+    pub fn trace_state(&self) -> Option<&str> {
+        self.trace_state.as_deref()
     }
 
     /// When Terra emitted the event, according to the header.
@@ -64,19 +79,33 @@ fn ordering_timestamp(value: &HeaderValue) -> Option<Timestamp> {
     Timestamp::from_millisecond(milliseconds).ok()
 }
 
+/// `00-<trace id>-<parent id>-<flags>` in lower-case hex, no id only zeros; the one version that there is.
+fn trace_parent(headers: &HeaderMap) -> Option<String> {
+    let mut lines = headers.get_all("traceparent").iter();
+    let (Some(line), None) = (lines.next(), lines.next()) else { return None };
+    let line = line.to_str().ok()?;
+    let parts: Vec<&str> = line.split('-').collect();
+    let is_hex = |part: &str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let is_id = |part: &str| is_hex(part) && part.bytes().any(|byte| byte != b'0');
+    match parts[..] {
+        ["00", trace, parent, flags] if [trace.len(), parent.len(), flags.len()] == [32, 16, 2] => {
+            (is_id(trace) && is_id(parent) && is_hex(flags)).then(|| line.to_owned())
+        }
+        _ => None,
+    }
+}
+
+fn trace_state(headers: &HeaderMap) -> Option<String> {
+    let lines: Result<Vec<_>, _> = headers.get_all("tracestate").iter().map(HeaderValue::to_str).collect();
+    let joined = lines.ok()?.join(",");
+    (!joined.is_empty() && joined.len() <= MAX_TRACE_STATE && !joined.contains('\t')).then_some(joined)
+}
+
 fn text(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) => text.to_owned(),
         Err(_) => percent_encode(bytes, NOT_TEXT).to_string(),
     }
-}
-
-/// The value, or its digest if it is too long.
-pub(crate) fn bounded(value: String) -> String {
-    if value.len() <= MAX_VALUE {
-        return value;
-    }
-    format!("sha256:{}", data_encoding::HEXLOWER.encode(&Sha256::digest(value)))
 }
 
 #[cfg(test)]
@@ -120,13 +149,47 @@ mod tests {
     }
 
     #[test]
-    fn only_three_short_values_of_a_head_are_kept() {
-        let long = "x".repeat(MAX_VALUE + 1);
+    fn only_a_valid_trace_context_is_kept() {
+        const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let context = |lines: &[(&'static str, &str)]| {
+            let lines = lines.iter().map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap()));
+            let headers = UnsignedHeaders::read(&lines.collect(), Timestamp::UNIX_EPOCH);
+            (headers.trace_parent().map(str::to_owned), headers.trace_state().map(str::to_owned))
+        };
+        let parent = ("traceparent", PARENT);
+        let kept = Some(PARENT.to_owned());
+        assert_eq!(context(&[parent]), (kept.clone(), None));
+        let states = [parent, ("tracestate", "a=1"), ("tracestate", "b=2,c=3")];
+        assert_eq!(context(&states), (kept.clone(), Some("a=1,b=2,c=3".to_owned())));
+        let long = "x".repeat(MAX_TRACE_STATE + 1);
+        for state in ["", "caf\u{e9}", long.as_str()] {
+            assert_eq!(context(&[parent, ("tracestate", state)]), (kept.clone(), None), "{state}");
+        }
+        assert_eq!(context(&[("tracestate", "a=1")]), (None, None));
+        assert_eq!(context(&[parent, parent]), (None, None));
+        for odd in [
+            "",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-",
+            "00-4BF92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-1g",
+            "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        ] {
+            assert_eq!(context(&[("traceparent", odd)]), (None, None), "{odd}");
+        }
+    }
+
+    #[test]
+    fn only_short_values_of_a_head_are_kept() {
+        let long = "x".repeat(2000);
         let trace = read("x-terra-trace-id", long.as_bytes());
         assert_eq!(trace.trace_id().map(str::len), Some("sha256:".len() + 64));
         assert_eq!(read("terra-reference", long.as_bytes()).reference().map(str::len), Some("sha256:".len() + 64));
         assert_eq!(read("terra-reference", b"r\xff").reference(), Some("r%FF"));
         assert_eq!(read("x-terra-trace-id", b"").trace_id(), None);
+        assert_eq!(read("terra-reference", b"").reference(), None);
         let other = format!("{:?}", read("x-other", b"kept by nobody"));
         assert!(!other.contains("kept by nobody"), "{other}");
     }

@@ -17,7 +17,8 @@
 //!
 //! Besides that path: `cli` (one file or folder per command; `serve` wires everything together), `config`, `admin`
 //! (health and metrics), `metrics`, `telemetry` (logs). Foundations: `log` (the durable log under the embedded bus
-//! and the spool), `clock`, `payload`, `record`, `vocabulary` (Terra's event types), `samples`.
+//! and the spool), `attribute` (CloudEvents' names), `clock`, `payload`, `record`, `vocabulary` (Terra's event types),
+//! `samples`.
 
 pub mod server;
 pub mod relay;
@@ -40,6 +41,7 @@ pub mod config;
 pub mod metrics;
 pub mod telemetry;
 
+pub mod attribute;
 pub mod clock;
 mod log;
 pub mod payload;

@@ -1,4 +1,4 @@
-//! The message for the bus: topic, key, CloudEvents headers, and the payload, untouched. Knows no bus, only two
+//! The message for the bus: topic, key, CloudEvents attributes, and the payload, untouched. Knows no bus, only two
 //! CloudEvents bindings.
 
 use std::borrow::Cow;
@@ -7,14 +7,14 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
+use crate::attribute::{Attribute, attribute_value};
 use crate::event::{DeadLetter, Event, Facts};
-use crate::headers::bounded;
 use crate::identity::{DeliveryId, Identity, digest};
 use crate::log;
 use crate::payload::Payload;
 use crate::route::Topic;
 use crate::signature::Delivery;
-use crate::vocabulary::TYPE_PREFIX;
+use crate::vocabulary::{SOURCE_PREFIX, TYPE_PREFIX};
 
 /// What CloudEvents' HTTP and NATS bindings percent-encode: everything but printable ASCII, and also space, double
 /// quote and percent.
@@ -23,14 +23,12 @@ const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 /// A number with more digits is no chunk number: no request has a billion chunks.
 const CHUNK_DIGITS: usize = 9;
 
-const DATA_CONTENT_TYPE: &str = "ce-datacontenttype";
+const CONTENT_TYPE: &str = "content-type";
+/// The NATS binding's; HTTP's and Kafka's have the content type alone.
+pub(crate) const DATA_CONTENT_TYPE: &str = "ce-datacontenttype";
 
-/// The headers of a fetched event, and of a link that could not be fetched, with the reason.
-const FETCHED: &str = "terra-fetched";
-const UNFETCHED: &str = "terra-unfetched-reason";
-
-/// The header of a message that a bus refused permanently, with the reason.
-pub(crate) const SET_ASIDE: &str = "terra-set-aside-reason";
+/// On disk alone: why a bus refused the message permanently.
+pub(crate) const SET_ASIDE: &str = "set-aside-reason";
 
 /// One message for the bus. Cloning shares the payload.
 #[derive(Clone)]
@@ -39,10 +37,8 @@ pub struct Message {
     key: String,
     identity: Identity,
     content_type: Cow<'static, str>,
-    /// CloudEvents attributes without their prefix, including `id`.
-    attributes: Vec<(Cow<'static, str>, String)>,
-    /// `terra-…` headers.
-    extras: Vec<(Cow<'static, str>, String)>,
+    attributes: Vec<(Attribute, String)>,
+    set_aside: Option<String>,
     payload: Payload,
 }
 
@@ -52,17 +48,17 @@ impl Message {
         let (delivery, facts) = (event.delivery(), event.facts());
         let identity = Identity::of(delivery, Some(event.signed_facts()));
         let id = identity.id;
-        let key = bounded(partition_key(delivery, facts).unwrap_or_else(|| id.to_string()));
-        let user = &facts.user;
-        let person = if user.user_id.is_some() { user } else { &facts.new_user };
-        let mut extras = extras(delivery);
-        extras.extend(known("terra-event-id", facts.event_id.clone()));
-        extras.extend(known("terra-provider", user.provider.clone().or_else(|| facts.new_user.provider.clone())));
-        extras.extend(known("terra-user-id", person.user_id.clone()));
-        extras.extend(event.is_fetched().then(fetched));
-        let attributes = attributes(delivery, id, &facts.event_type, &key);
-        let payload = event.into_payload();
-        Self { topic, key, identity, content_type: "application/json".into(), attributes, extras, payload }
+        let key = attribute_value(partition_key(delivery, facts).unwrap_or_else(|| id.to_string()));
+        let mut attributes = attributes(delivery, id, &facts.event_type, &key);
+        let Facts { user, new_user, .. } = facts;
+        let subject = [&user.user_id, &new_user.user_id, &facts.order_id].into_iter().find_map(Clone::clone);
+        let provider = user.provider.clone().or_else(|| new_user.provider.clone());
+        attributes.extend(known(Attribute::Subject, subject));
+        attributes.extend(known(Attribute::TerraEventId, facts.event_id.clone()));
+        attributes.extend(known(Attribute::TerraProvider, provider));
+        attributes.extend(event.is_fetched().then(fetched));
+        let (content_type, payload) = ("application/json".into(), event.into_payload());
+        Self { topic, key, identity, content_type, attributes, set_aside: None, payload }
     }
 
     /// Creates the message of a dead letter.
@@ -71,12 +67,11 @@ impl Message {
         let identity = Identity::of(delivery, dead_letter.signed_facts());
         let id = identity.id;
         let key = id.to_string();
-        let mut extras = extras(delivery);
-        extras.extend(dead_letter.signed_facts().map(|_| fetched()));
-        extras.push(("terra-dead-letter-reason".into(), dead_letter.reason().as_str().to_owned()));
-        let attributes = attributes(delivery, id, "dead-letter", &key);
-        let payload = dead_letter.into_payload();
-        Self { topic, key, identity, content_type: "application/octet-stream".into(), attributes, extras, payload }
+        let mut attributes = attributes(delivery, id, "dead-letter", &key);
+        attributes.extend(dead_letter.signed_facts().map(|_| fetched()));
+        attributes.push((Attribute::TerraDeadLetter, dead_letter.reason().as_str().to_owned()));
+        let (content_type, payload) = ("application/octet-stream".into(), dead_letter.into_payload());
+        Self { topic, key, identity, content_type, attributes, set_aside: None, payload }
     }
 
     /// Restores a message from its parts, with headers as in [`Self::nats_headers`]; `None` if no message has such
@@ -87,38 +82,36 @@ impl Message {
         headers: impl IntoIterator<Item = (String, String)>,
         payload: Bytes,
     ) -> Option<Self> {
-        let (mut attributes, mut extras, mut content_type) = (Vec::new(), Vec::new(), None);
+        let (mut attributes, mut content_type) = (Vec::new(), None);
         for (name, value) in headers {
             let value = percent_decode_str(&value).decode_utf8().ok()?.into_owned();
-            match name.strip_prefix("ce-") {
-                None if name == "content-type" => content_type = Some(value.into()),
-                None if name == SET_ASIDE => {}
-                None => extras.push((name.into(), value)),
-                Some(_) if name == DATA_CONTENT_TYPE => {}
-                Some(attribute) => attributes.push((attribute.to_owned().into(), value)),
+            match name.as_str() {
+                CONTENT_TYPE => content_type = Some(value.into()),
+                DATA_CONTENT_TYPE | SET_ASIDE => {}
+                name => attributes.push((Attribute::of_nats_header(name)?, value)),
             }
         }
-        let (_, id) = attributes.iter().find(|(name, _)| name == "id")?;
+        let (_, id) = attributes.iter().find(|(attribute, _)| *attribute == Attribute::Id)?;
         Some(Self {
             topic: Topic::of_record(topic),
             key,
             identity: Identity::of_id(id)?,
             content_type: content_type?,
             attributes,
-            extras,
+            set_aside: None,
             payload: Payload::unbudgeted(payload),
         })
     }
 
     /// Turns it into the message of a link, with the reason why the fetch failed.
     pub(crate) fn unfetched(mut self, reason: &'static str) -> Self {
-        self.extras.push((UNFETCHED.into(), reason.to_owned()));
+        self.attributes.push((Attribute::TerraUnfetched, reason.to_owned()));
         self
     }
 
     /// The same message with the reason why the bus refuses it.
     pub(crate) fn set_aside(mut self, reason: &str) -> Self {
-        self.extras.push((SET_ASIDE.into(), bounded(reason.to_owned())));
+        self.set_aside = Some(attribute_value(reason.to_owned()));
         self
     }
 
@@ -151,20 +144,17 @@ impl Message {
     }
 
     /// Headers of CloudEvents' Kafka binding: `ce_…` and `content-type`, values in UTF-8.
-    pub fn kafka_headers(&self) -> impl Iterator<Item = (Cow<'_, str>, &str)> {
-        std::iter::once((Cow::Borrowed("content-type"), &*self.content_type))
-            .chain(self.attributes.iter().map(|(name, value)| (Cow::Owned(format!("ce_{name}")), value.as_str())))
-            .chain(self.extras.iter().map(|(name, value)| (Cow::Borrowed(&**name), value.as_str())))
+    pub fn kafka_headers(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let attributes = self.attributes.iter().map(|(name, value)| (name.kafka_header(), value.as_str()));
+        std::iter::once((CONTENT_TYPE, &*self.content_type)).chain(attributes)
     }
 
     /// Headers of CloudEvents' NATS binding (1.0.3-wip): `ce-…`, `content-type` and
     /// `ce-datacontenttype`, values percent-encoded.
-    pub fn nats_headers(&self) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
-        [("content-type", &*self.content_type), (DATA_CONTENT_TYPE, &*self.content_type)]
-            .into_iter()
-            .map(|(name, value)| (Cow::Borrowed(name), Cow::Borrowed(value)))
-            .chain(self.attributes.iter().map(|(name, value)| (Cow::Owned(format!("ce-{name}")), encoded(value))))
-            .chain(self.extras.iter().map(|(name, value)| (Cow::Borrowed(&**name), encoded(value))))
+    pub fn nats_headers(&self) -> impl Iterator<Item = (&'static str, Cow<'_, str>)> {
+        let attributes = self.attributes.iter().map(|(name, value)| (name.nats_header(), encoded(value)));
+        let content_types = [CONTENT_TYPE, DATA_CONTENT_TYPE].map(|name| (name, Cow::Borrowed(&*self.content_type)));
+        content_types.into_iter().chain(attributes)
     }
 
     /// A message for the unit tests of the bus adapters.
@@ -176,8 +166,12 @@ impl Message {
             key: key.to_owned(),
             identity,
             content_type: "application/json".into(),
-            attributes: vec![("id".into(), identity.id.to_string()), ("type".into(), "co.tryterra.daily".to_owned())],
-            extras: vec![("terra-endpoint".into(), "terra".to_owned())],
+            attributes: vec![
+                (Attribute::Id, identity.id.to_string()),
+                (Attribute::Source, format!("{SOURCE_PREFIX}terra")),
+                (Attribute::Type, format!("{TYPE_PREFIX}daily")),
+            ],
+            set_aside: None,
             payload: Payload::unbudgeted(payload.into()),
         }
     }
@@ -200,8 +194,9 @@ impl log::Entry for Message {
         [self.identity.id.as_bytes(), self.identity.signed.as_bytes()]
     }
 
-    fn headers(&self) -> Box<dyn Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> + '_> {
-        Box::new(self.nats_headers())
+    fn headers(&self) -> Box<dyn Iterator<Item = (&'static str, Cow<'_, str>)> + '_> {
+        let set_aside = self.set_aside.iter().map(|reason| (SET_ASIDE, encoded(reason)));
+        Box::new(self.nats_headers().chain(set_aside))
     }
 
     fn payload(&self) -> &Bytes {
@@ -209,42 +204,41 @@ impl log::Entry for Message {
     }
 }
 
-fn fetched() -> (Cow<'static, str>, String) {
-    (FETCHED.into(), "true".to_owned())
-}
-
 fn encoded(value: &str) -> Cow<'_, str> {
     utf8_percent_encode(value, ENCODED).into()
 }
 
-/// The `terra-…` headers about the delivery.
-fn extras(delivery: &Delivery) -> Vec<(Cow<'static, str>, String)> {
+/// The attributes of every message.
+fn attributes(delivery: &Delivery, id: DeliveryId, event_type: &str, key: &str) -> Vec<(Attribute, String)> {
     let headers = delivery.headers();
-    let mut extras = Vec::with_capacity(10);
     let text = |text: &str| text.to_owned();
-    extras.extend(known("terra-trace-id", headers.trace_id().map(text)));
-    extras.extend(known("terra-chunk", headers.trace_id().and_then(chunk).map(|(_, number)| text(number))));
-    extras.extend(known("terra-reference", headers.reference().map(text)));
-    let ordered_at = headers.ordered_at().map(|time| time.as_millisecond().to_string());
-    extras.extend(known("terra-ordering-timestamp", ordered_at));
-    extras.push(("terra-received-at".into(), rfc3339(delivery.received_at())));
-    extras.push(("terra-endpoint".into(), delivery.endpoint().name.clone()));
-    extras
+    let mut attributes = Vec::with_capacity(20);
+    attributes.extend([
+        (Attribute::SpecVersion, text("1.0")),
+        (Attribute::Id, id.to_string()),
+        (Attribute::Source, format!("{SOURCE_PREFIX}{}", delivery.endpoint().name)),
+        (Attribute::Type, attribute_value(format!("{TYPE_PREFIX}{event_type}"))),
+        (Attribute::Time, rfc3339(delivery.emitted_at())),
+        (Attribute::PartitionKey, text(key)),
+        (Attribute::RecordedTime, rfc3339(delivery.received_at())),
+    ]);
+    let sequence = headers.ordered_at().map(|time| format!("{:013}", time.as_millisecond()));
+    let chunk = headers.trace_id().and_then(chunk).map(|(_, number)| number.to_string());
+    attributes.extend(known(Attribute::Sequence, sequence));
+    attributes.extend(known(Attribute::TraceParent, headers.trace_parent().map(text)));
+    attributes.extend(known(Attribute::TraceState, headers.trace_state().map(text)));
+    attributes.extend(known(Attribute::CorrelationId, headers.reference().map(text)));
+    attributes.extend(known(Attribute::TerraTraceId, headers.trace_id().map(text)));
+    attributes.extend(known(Attribute::TerraChunk, chunk));
+    attributes
 }
 
-fn known(name: &'static str, value: Option<String>) -> Option<(Cow<'static, str>, String)> {
-    Some((name.into(), bounded(value?)))
+fn known(attribute: Attribute, value: Option<String>) -> Option<(Attribute, String)> {
+    Some((attribute, attribute_value(value?)))
 }
 
-fn attributes(delivery: &Delivery, id: DeliveryId, event_type: &str, key: &str) -> Vec<(Cow<'static, str>, String)> {
-    vec![
-        ("specversion".into(), "1.0".to_owned()),
-        ("id".into(), id.to_string()),
-        ("source".into(), format!("/terra/{}", delivery.endpoint().name)),
-        ("type".into(), bounded(format!("{TYPE_PREFIX}{event_type}"))),
-        ("time".into(), rfc3339(delivery.emitted_at())),
-        ("partitionkey".into(), key.to_owned()),
-    ]
+fn fetched() -> (Attribute, String) {
+    (Attribute::TerraFetched, "true".to_owned())
 }
 
 /// UTC, with milliseconds.
@@ -271,10 +265,10 @@ fn without_chunk(trace: &str) -> &str {
 }
 
 /// Splits `<id>:chunk:<n>`, the trace id of chunk `n` of request `<id>`; `None` for any other trace id.
-pub(crate) fn chunk(trace: &str) -> Option<(&str, &str)> {
+fn chunk(trace: &str) -> Option<(&str, u32)> {
     let (id, n) = trace.rsplit_once(":chunk:")?;
     let is_number = (1..=CHUNK_DIGITS).contains(&n.len()) && n.bytes().all(|digit| digit.is_ascii_digit());
-    (!id.is_empty() && is_number).then_some((id, n))
+    (!id.is_empty() && is_number).then_some((id, n.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -300,11 +294,11 @@ mod tests {
     }
 
     fn kafka(message: &Message, name: &str) -> Option<String> {
-        message.kafka_headers().find(|(key, _)| key == name).map(|(_, value)| value.to_owned())
+        message.kafka_headers().find(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
     }
 
     fn nats(message: &Message, name: &str) -> Option<String> {
-        message.nats_headers().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+        message.nats_headers().find(|(key, _)| *key == name).map(|(_, value)| value.into_owned())
     }
 
     #[test]
@@ -368,13 +362,14 @@ mod tests {
     }
 
     #[test]
-    fn a_chunks_number_has_a_header_of_its_own() {
+    fn a_chunks_number_has_an_attribute_of_its_own() {
         let number = |trace: &'static [u8]| {
             let message = message(r#"{"type":"t"}"#, headers(&[("x-terra-trace-id", trace)]));
-            assert_eq!(kafka(&message, "terra-chunk"), nats(&message, "terra-chunk"));
-            kafka(&message, "terra-chunk")
+            assert_eq!(kafka(&message, "ce_terrachunk"), nats(&message, "ce-terrachunk"));
+            kafka(&message, "ce_terrachunk")
         };
         assert_eq!(number(b"a:chunk:0").as_deref(), Some("0"));
+        assert_eq!(number(b"a:chunk:007").as_deref(), Some("7"), "CloudEvents' integers have no leading zeros");
         assert_eq!(number(b"a:chunk:1:chunk:123456789").as_deref(), Some("123456789"));
         for odd in [&b"a"[..], b"a:chunk:", b"a:chunk:+1", b"a:chunk:1234567890", b"a:chunk:1 ", b":chunk:1"] {
             assert_eq!(number(odd), None, "{}", odd.escape_ascii());
@@ -385,7 +380,7 @@ mod tests {
     fn the_time_is_the_ordering_timestamp_if_terra_can_have_set_it() {
         let time = |stamp: &'static [u8]| {
             let message = message(r#"{"type":"t"}"#, headers(&[("x-terra-ordering-timestamp", stamp)]));
-            (kafka(&message, "ce_time").unwrap(), kafka(&message, "terra-ordering-timestamp"))
+            (kafka(&message, "ce_time").unwrap(), kafka(&message, "ce_sequence"))
         };
         assert_eq!(time(b"1700000000123"), ("2023-11-14T22:13:20.123Z".into(), Some("1700000000123".into())));
         for odd in [&b"1700000000"[..], b"4102444799999", b"soon"] {
@@ -399,11 +394,11 @@ mod tests {
         let message = message(body, headers(&[("terra-reference", b"r\xff")]));
         assert_eq!(kafka(&message, "ce_partitionkey").as_deref(), Some("a b\"%é"));
         assert_eq!(kafka(&message, "content-type").as_deref(), Some("application/json"));
-        assert_eq!(kafka(&message, "terra-reference").as_deref(), Some("r%FF"));
+        assert_eq!(kafka(&message, "ce_correlationid").as_deref(), Some("r%FF"));
         assert_eq!(nats(&message, "ce-partitionkey").as_deref(), Some("a%20b%22%25%C3%A9"));
         assert_eq!(nats(&message, "ce-datacontenttype").as_deref(), Some("application/json"));
-        assert_eq!(nats(&message, "terra-user-id").as_deref(), Some("a%20b%22%25%C3%A9"));
-        assert_eq!(nats(&message, "terra-provider").as_deref(), Some("OURA"));
+        assert_eq!(nats(&message, "ce-subject").as_deref(), Some("a%20b%22%25%C3%A9"));
+        assert_eq!(nats(&message, "ce-terraprovider").as_deref(), Some("OURA"));
     }
 
     #[test]

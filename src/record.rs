@@ -4,6 +4,8 @@ use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
+use crate::attribute::Attribute;
+
 /// One stored message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
@@ -17,37 +19,32 @@ pub struct Record {
     pub time: jiff::Timestamp,
     pub headers: Vec<(String, String)>,
     pub payload: Bytes,
+    /// Why the payload, which is kept apart from the message, is missing.
+    pub problem: Option<&'static str>,
 }
 
 impl Record {
-    /// A header's value; the case of the name does not matter.
-    pub fn header(&self, name: &str) -> Option<String> {
-        self.find(|header| header.eq_ignore_ascii_case(name))
+    /// A CloudEvents attribute. The case of a header's name does not matter.
+    pub fn attribute(&self, attribute: Attribute) -> Option<String> {
+        if let Some(value) = self.header(attribute.kafka_header()) {
+            return Some(value.to_owned());
+        }
+        // Of the other buses' bindings, which percent-encode.
+        let value = self.header(attribute.nats_header())?;
+        Some(percent_decode_str(value).decode_utf8_lossy().into_owned())
     }
 
-    /// A CloudEvents attribute: its prefix is `ce_` on Kafka, `ce-` elsewhere.
-    pub fn attribute(&self, name: &str) -> Option<String> {
-        self.find(|header| match header.split_at_checked(3) {
-            Some((prefix, rest)) => {
-                ["ce_", "ce-"].iter().any(|ce| prefix.eq_ignore_ascii_case(ce)) && rest.eq_ignore_ascii_case(name)
-            }
-            None => false,
-        })
-    }
-
-    /// Kafka's headers are text, those of the other buses percent-encoded.
-    fn find(&self, is_meant: impl Fn(&str) -> bool) -> Option<String> {
-        let is_text = self.headers.iter().any(|(name, _)| name.starts_with("ce_"));
-        let (_, value) = self.headers.iter().find(|(name, _)| is_meant(name))?;
-        Some(if is_text { value.clone() } else { percent_decode_str(value).decode_utf8_lossy().into_owned() })
+    fn header(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.headers.iter().find(|(header, _)| header.eq_ignore_ascii_case(name))?;
+        Some(value)
     }
 }
 
 /// `topic, key, partition, offset, time, headers, payload`; the payload is a string if it is UTF-8, else it is
-/// `payload_base64`.
+/// `payload_base64`. `problem` is there if there is one.
 impl Serialize for Record {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(7))?;
+        let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("topic", &self.topic)?;
         map.serialize_entry("key", &self.key)?;
         map.serialize_entry("partition", &self.partition)?;
@@ -57,6 +54,9 @@ impl Serialize for Record {
         match std::str::from_utf8(&self.payload) {
             Ok(text) => map.serialize_entry("payload", text)?,
             Err(_) => map.serialize_entry("payload_base64", &data_encoding::BASE64.encode(&self.payload))?,
+        }
+        if let Some(problem) = self.problem {
+            map.serialize_entry("problem", problem)?;
         }
         map.end()
     }

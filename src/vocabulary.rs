@@ -5,6 +5,9 @@
 /// The prefix of the event type in a CloudEvent's `type`.
 pub const TYPE_PREFIX: &str = "co.tryterra.";
 
+/// What precedes the endpoint's name in a CloudEvent's `source`.
+pub const SOURCE_PREFIX: &str = "/terra/";
+
 /// One of the vendor's event types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Known {
@@ -96,8 +99,8 @@ pub const KNOWN: &[Known] = {
     &[
         row("access_revoked", Health, Other, User, "the user withdrew access at the provider", "remove the user, and the data that your policy says", "openapi-v2, AccessRevokedEvent"),
         row("activity", Health, Data, User, "a completed workout", "overwrite by `metadata.summary_id`", "openapi-v2, ActivityEvent"),
-        row("activity.dispatched", Teams, Other, Coach, "a team's session, as requested", "match it to your request by `terra-reference`", "openapi-teams, DataSentToDestination"),
-        row("activity.metric.dispatched", Teams, Other, Coach, "metrics of a team's session, as requested", "match it to your request by `terra-reference`", "openapi-teams, DataSentToDestination"),
+        row("activity.dispatched", Teams, Other, Coach, "a team's session, as requested", "match it to your request by `correlationid`", "openapi-teams, DataSentToDestination"),
+        row("activity.metric.dispatched", Teams, Other, Coach, "metrics of a team's session, as requested", "match it to your request by `correlationid`", "openapi-teams, DataSentToDestination"),
         row("athlete", Health, Data, User, "the user's profile", "overwrite the user's profile", "openapi-v2, AthleteEvent"),
         row("athlete.registered", Teams, Other, CoachOfAll, "athletes of a coach signed up", "store each `data[].athlete_id` under its `reference_id`", "openapi-teams, AthletesRegistered"),
         row("auth", Health, Other, User, "a user connected an account", "store `user.user_id` under your `reference_id`", "openapi-v2, AuthSuccessEvent"),
@@ -112,10 +115,10 @@ pub const KNOWN: &[Known] = {
         row("healthcheck", Health, Other, Nobody, "Terra checks that the destination answers", "nothing; the bridge has answered", "Site, Event Types"),
         row("hormone", Health, Data, User, "hormone readings", "overwrite by `timestamp`", "openapi-v2, HormoneEvent"),
         row("lab_report", LabReports, Other, DataReference, "a lab report, under the name of the destination's setting", "as `lab_report.completed`", "Guides, webhooks; openapi-v2, webhooks, lab_report, says lab_report.completed or .failed"),
-        row("lab_report.completed", LabReports, Other, DataReference, "a lab report was read, with its results", "deduplicate by `terra-event-id`, overwrite by `data.session_id`", "openapi-v2, LabReportCompletedEvent"),
+        row("lab_report.completed", LabReports, Other, DataReference, "a lab report was read, with its results", "deduplicate by `terraeventid`, overwrite by `data.session_id`", "openapi-v2, LabReportCompletedEvent"),
         row("lab_report.failed", LabReports, Other, DataReference, "a lab report could not be read", "`data.error.retriable`: whether the same file may succeed", "openapi-v2, LabReportFailedEvent"),
-        row("large_request_processing", Health, Announcement, User, "more than a month was requested; Terra assembles it", "expect chunks under the same `terra-reference`", "openapi-v2, LargeRequestProcessingEvent"),
-        row("large_request_sending", Health, Announcement, User, "how many payloads of a large request follow", "count: `expected_payloads` chunks follow under the same `terra-reference`", "openapi-v2, LargeRequestSendingEvent"),
+        row("large_request_processing", Health, Announcement, User, "more than a month was requested; Terra assembles it", "expect chunks under the same `correlationid`", "openapi-v2, LargeRequestProcessingEvent"),
+        row("large_request_sending", Health, Announcement, User, "how many payloads of a large request follow", "count: `expected_payloads` chunks follow under the same `correlationid`", "openapi-v2, LargeRequestSendingEvent"),
         row("menstruation", Health, Data, User, "cycle and flow of a day", "overwrite by `metadata.start_time`", "openapi-v2, MenstruationEvent"),
         row("nutrition", Health, Data, User, "meals and drinks of a day", "overwrite by `metadata.start_time`", "openapi-v2, NutritionEvent"),
         row("order.status_changed", Vantage, Other, Order, "an order moved on", "set the status, unless the `timestamp` is older", "openapi-vantage, OrderStatusChangedEvent"),
@@ -126,10 +129,10 @@ pub const KNOWN: &[Known] = {
         row("processing", Health, Other, User, "the provider still prepares the data", "nothing; it comes, or ask after `retry_after_seconds`", "Site, Event Types"),
         row("rate_limit_hit", Health, Other, User, "the provider limits requests; Terra tries again", "nothing; Terra tries again", "Site, Event Types"),
         row("route", Health, Data, User, "a route", "store it; the vendor publishes no schema", "Guides, webhooks"),
-        row("s3_payload", Health, Link, Nobody, "a link to an event too large to send", "`terra-unfetched-reason` says why the bridge did not follow it: get `url` within `expires_in` seconds; it is a credential", "openapi-v2, S3PayloadEvent"),
+        row("s3_payload", Health, Link, Nobody, "a link to an event too large to send", "`terraunfetched` says why the bridge did not follow it: get `url` within `expires_in` seconds; it is a credential", "openapi-v2, S3PayloadEvent"),
         row("s3_upload", Health, Link, Nobody, "a link to an event, under the name of the destination's setting", "as `s3_payload`", "Site, Event Types; openapi-v2, webhooks, s3_upload, says s3_payload"),
         row("sleep", Health, Data, User, "a night or a nap", "overwrite by `metadata.summary_id`", "openapi-v2, SleepEvent"),
-        row("test.dispatched", Teams, Other, Coach, "athletes' tests, as requested", "match it to your request by `terra-reference`", "openapi-teams, DataSentToDestination"),
+        row("test.dispatched", Teams, Other, Coach, "athletes' tests, as requested", "match it to your request by `correlationid`", "openapi-teams, DataSentToDestination"),
         row("user_reauth", Health, Other, NewUser, "the user connected again and has a new id", "move what you keep from `old_user.user_id` to `new_user.user_id`", "openapi-v2, UserReauthEvent"),
     ]
 };

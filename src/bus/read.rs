@@ -109,6 +109,7 @@ mod tests {
             time: jiff::Timestamp::UNIX_EPOCH,
             headers: Vec::new(),
             payload: bytes::Bytes::new(),
+            problem: None,
         };
         Ok(Progress { record: Some(record), is_caught_up })
     }

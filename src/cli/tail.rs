@@ -10,6 +10,7 @@ use super::failure::Failure;
 use super::pretty::pretty;
 use super::reading::{self, Topics, failed, few, until_ctrl_c};
 use super::terminal::{Style, json_line, one_line, quiet_on_broken_pipe, write_from_task};
+use crate::attribute::Attribute;
 use crate::bus::{Payloads, Record, Step, Steps};
 use crate::config;
 use crate::vocabulary::TYPE_PREFIX;
@@ -20,15 +21,14 @@ const PAYLOAD_LINES: usize = 12;
 /// Characters per line when there is no terminal to measure.
 const WIDTH: usize = 100;
 
-/// The headers to show: the name of the header or attribute, and its label.
-const HEADERS: [(&str, &str); 7] = [
-    ("type", "type"),
-    ("id", "id"),
-    ("terra-provider", "provider"),
-    ("terra-trace-id", "trace"),
-    ("terra-reference", "reference"),
-    ("terra-dead-letter-reason", "reason"),
-    ("terra-claim-check-problem", "problem"),
+/// The attributes to show, with their labels.
+const ATTRIBUTES: [(Attribute, &str); 6] = [
+    (Attribute::Type, "type"),
+    (Attribute::Id, "id"),
+    (Attribute::TerraProvider, "provider"),
+    (Attribute::TerraTraceId, "trace"),
+    (Attribute::CorrelationId, "reference"),
+    (Attribute::TerraDeadLetter, "reason"),
 ];
 
 /// How many of a delivery id's 64 digits to show.
@@ -95,18 +95,19 @@ fn block(style: Style, record: &Record) -> String {
     if let Some(key) = &record.key {
         text += &format!("  key {}", one_line(key, WIDTH));
     }
-    let headers: Vec<String> = HEADERS.iter().filter_map(|header| labelled(style, record, *header)).collect();
-    let headers = (!headers.is_empty()).then(|| headers.join("  "));
-    for line in headers.into_iter().chain(payload(style, record)) {
+    let mut labelled: Vec<String> = ATTRIBUTES.iter().filter_map(|shown| labelled(style, record, *shown)).collect();
+    labelled.extend(record.problem.map(|problem| format!("{} {problem}", style.paint("2", "problem"))));
+    let labelled = (!labelled.is_empty()).then(|| labelled.join("  "));
+    for line in labelled.into_iter().chain(payload(style, record)) {
         text += &format!("\n  {line}");
     }
     text + "\n\n"
 }
 
-fn labelled(style: Style, record: &Record, (name, label): (&str, &str)) -> Option<String> {
-    let value = record.attribute(name).or_else(|| record.header(name))?;
+fn labelled(style: Style, record: &Record, (attribute, label): (Attribute, &str)) -> Option<String> {
+    let value = record.attribute(attribute)?;
     let mut value = one_line(value.strip_prefix(TYPE_PREFIX).unwrap_or(&value), WIDTH);
-    if name == "id" {
+    if attribute == Attribute::Id {
         value = value.chars().take(ID_SHOWN).collect();
     }
     Some(format!("{} {value}", style.paint("2", label)))
@@ -136,8 +137,8 @@ mod tests {
             ("content-type", "application/json"),
             ("ce_id", "3fa9b2c1d4e5f60718293a4b5c6d7e8f3fa9b2c1d4e5f60718293a4b5c6d7e8f"),
             ("ce_type", "co.tryterra.daily"),
-            ("terra-provider", "GARMIN"),
-            ("terra-user-id", "u-1"),
+            ("ce_terraprovider", "GARMIN"),
+            ("ce_subject", "u-1"),
         ];
         Record {
             topic: "terra.daily".to_owned(),
@@ -147,6 +148,7 @@ mod tests {
             time: "2026-07-14T05:01:10.25Z".parse().expect("a time"),
             headers: headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
             payload: payload.into(),
+            problem: None,
         }
     }
 
@@ -199,7 +201,7 @@ mod tests {
         assert!(line.ends_with('\n') && line.matches(char::is_control).count() == 1, "{line:?}");
         let read: serde_json::Value = serde_json::from_str(&line).expect("JSON");
         assert_eq!((&read["offset"], &read["payload"]), (&7.into(), &"a\nb\u{9b}2J".into()));
-        assert_eq!(read["headers"]["terra-provider"], "\u{9d}0;x\u{9c}\u{7f}");
+        assert_eq!(read["headers"]["ce_terraprovider"], "\u{9d}0;x\u{9c}\u{7f}");
     }
 
     #[tokio::test]

@@ -155,7 +155,7 @@ pub(super) fn encode_record<'h>(
     topic: &str,
     offset: u64,
     draft: &Draft<'_>,
-    headers: impl Iterator<Item = (Cow<'h, str>, Cow<'h, str>)>,
+    headers: impl Iterator<Item = (&'static str, Cow<'h, str>)>,
 ) -> Vec<u8> {
     const HEADERS: usize = 1024;
     let mut value = Vec::with_capacity(draft.payload.len() + draft.key.len() + HEADERS);
@@ -209,7 +209,8 @@ pub(super) fn decode_record(topic: &str, offset: u64, value: Bytes) -> Result<(R
     let payload = cursor.bytes()?;
     let payload = value.slice_ref(payload);
     cursor.end()?;
-    let record = Record { topic: topic.to_owned(), key: Some(key), partition: 0, offset, time, headers, payload };
+    let record =
+        Record { topic: topic.to_owned(), key: Some(key), partition: 0, offset, time, headers, payload, problem: None };
     Ok((record, position))
 }
 
@@ -312,7 +313,7 @@ mod tests {
             payload: b"\xff{}",
         };
         let headers = [("content-type", "application/json"), ("ce-id", "a%20b")];
-        encode_record("terra.daily", 5, &draft, headers.into_iter().map(|(name, value)| (name.into(), value.into())))
+        encode_record("terra.daily", 5, &draft, headers.into_iter().map(|(name, value)| (name, value.into())))
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub(crate) trait Entry: Send + Sync {
     fn key_digest(&self) -> u64;
     /// A log stores no second entry that shares either digest.
     fn digests(&self) -> [&[u8; 32]; 2];
-    fn headers(&self) -> Box<dyn Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> + '_>;
+    fn headers(&self) -> Box<dyn Iterator<Item = (&'static str, Cow<'_, str>)> + '_>;
     fn payload(&self) -> &Bytes;
 }
 

@@ -102,7 +102,7 @@ fn nats(admin: &Admin, mut each: impl FnMut(Got)) {
                 }
             };
             at += 1;
-            if let Some(place) = got.extra("terra-claim-check") {
+            if let Some(place) = got.attribute("dataref") {
                 got.payload = object(&context, &place).await;
             }
             each(got);
@@ -112,7 +112,8 @@ fn nats(admin: &Admin, mut each: impl FnMut(Got)) {
 
 /// The payload behind a claim check.
 async fn object(context: &jetstream::Context, place: &str) -> Vec<u8> {
-    let (bucket, name) = place.split_once('/').expect("a bucket and an object");
+    let object = place.strip_prefix("nats-object:").and_then(|object| object.split_once('/'));
+    let (bucket, name) = object.expect("a bucket and an object");
     let end = Instant::now() + COMES_WITHIN;
     loop {
         let read = async {

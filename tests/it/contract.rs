@@ -63,7 +63,7 @@ fn every_known_type_and_a_stranger_arrive_byte_for_byte(bus: &Bus) {
     assert_eq!(got.payload, stranger.as_bytes());
     assert_eq!(got.attribute("type").unwrap(), "co.tryterra.brand.new");
     assert_eq!(got.key.as_deref(), Some("u-1"));
-    assert_eq!(got.extra("terra-provider").as_deref(), Some("OURA"));
+    assert_eq!(got.attribute("terraprovider").as_deref(), Some("OURA"));
     assert!(!format!("{:?}", got.headers).contains("customer-7"), "the customer's id stays in the payload");
     assert_eq!(bus.count(&bridge), SAMPLES.len() + 1);
     assert!(!bridge.log().contains("u-1") && !bridge.metrics().contains("u-1"), "no id in logs and metrics");
@@ -74,9 +74,8 @@ fn expect_common_headers(got: &Got) {
     assert_eq!(got.attribute("source").as_deref(), Some("/terra/terra"));
     assert_eq!(got.attribute("partitionkey"), got.key);
     assert_eq!(got.headers.get("content-type").map(String::as_str), Some("application/json"));
-    assert_eq!(got.extra("terra-endpoint").as_deref(), Some("terra"));
-    assert_eq!(got.extra("terra-reference").as_deref(), Some("ref 1"));
-    for time in [got.attribute("time"), got.extra("terra-received-at")] {
+    assert_eq!(got.attribute("correlationid").as_deref(), Some("ref 1"));
+    for time in [got.attribute("time"), got.attribute("recordedtime")] {
         let time = time.expect("a time");
         assert!(time.len() == 24 && time.ends_with('Z') && time.parse::<jiff::Timestamp>().is_ok(), "{time}");
     }
@@ -167,7 +166,7 @@ fn what_nobody_can_read_is_kept_as_a_dead_letter(bus: &Bus) {
         assert_eq!(got.payload, *body);
         assert_eq!(got.attribute("type").as_deref(), Some("co.tryterra.dead-letter"));
         assert_eq!(got.headers["content-type"], "application/octet-stream");
-        assert_eq!(got.extra("terra-dead-letter-reason").as_deref(), Some(*reason));
+        assert_eq!(got.attribute("terradeadletter").as_deref(), Some(*reason));
         assert_eq!(got.key, got.attribute("id"));
     }
     assert_eq!(bus.count(&bridge), letters.len());
@@ -188,19 +187,20 @@ fn what_the_users_route_drops_gets_a_200_and_is_nowhere(bus: &Bus) {
 fn header_values_that_a_header_cannot_carry_are_encoded(bus: &Bus) {
     let bridge = Bridge::ready(&bus.environment());
     let long = "x".repeat(5000);
-    let users = ["line\nbreak \"quoted\" 100%", "\u{0}\u{7f}", "日本", &long];
+    let users = ["\"quoted\" 100%", "日本", "line\nbreak", "\u{0}\u{7f}", &long];
     for user in users {
         let body = serde_json::json!({"type": "body", "user": {"user_id": user, "provider": user}}).to_string();
         let attempt = Attempt::of(body).header("x-terra-trace-id", "caf\u{e9} \"1\"");
         assert_eq!(attempt.post(bridge.deliveries).status, 200, "{user:?}");
     }
     let got = bus.read(&bridge, &bus.topic("body"), users.len());
-    for user in &users[..3] {
+    for user in &users[..2] {
         let one = got.iter().find(|got| got.key.as_deref() == Some(user)).unwrap_or_else(|| panic!("{user:?}"));
-        assert_eq!(one.extra("terra-provider").as_deref(), Some(*user));
-        assert_eq!(one.extra("terra-trace-id").as_deref(), Some("caf\u{e9} \"1\""));
+        assert_eq!(one.attribute("terraprovider").as_deref(), Some(*user));
+        assert_eq!(one.attribute("terratraceid").as_deref(), Some("caf\u{e9} \"1\""));
     }
-    assert!(got.iter().any(|got| got.key.as_ref().is_some_and(|key| key.starts_with("sha256:"))));
+    let digests = got.iter().filter(|got| got.attribute("subject").is_some_and(|user| user.starts_with("sha256:")));
+    assert_eq!(digests.count(), 3, "CloudEvents has no control characters; what is long fits in no header");
 }
 
 fn a_drain_under_load_loses_nothing_acknowledged(bus: &Bus) {

@@ -160,7 +160,6 @@ fn each_has_its_path_secret_topics_and_metrics(bus: &Bus) {
             *place += 1;
             let got = bus.read(&running.bridge, &bus.topic(topic), *place).pop().expect("as many as asked for");
             assert_eq!(got.payload, body.as_bytes(), "{topic}");
-            assert_eq!(got.extra("terra-endpoint").as_deref(), Some(own.name));
             assert_eq!(got.attribute("source"), Some(format!("/terra/{}", own.name)));
         }
         let ended = |outcome: &str| {
@@ -245,7 +244,7 @@ fn the_environment_alone_makes_endpoints_with_routes() {
     assert_eq!(Attempt::of(DAY).secret(SECRET).post(bridge.deliveries).status, 200);
     assert_eq!(Attempt::of(DAY).secret("another secret").post(bridge.deliveries).status, 503);
     for (topic, endpoint) in [("eu_staging.days", "eu_staging"), ("daily", "terra")] {
-        assert_eq!(bus.read(&bridge, &bus.topic(topic), 1)[0].extra("terra-endpoint").as_deref(), Some(endpoint));
+        assert_eq!(bus.read(&bridge, &bus.topic(topic), 1)[0].attribute("source"), Some(format!("/terra/{endpoint}")));
     }
     assert_eq!(bus.count(&bridge), 2);
 }
@@ -261,7 +260,7 @@ fn routes_of_one_endpoint_are_reloaded_and_those_of_another_stay() {
     }
     for (topic, endpoint) in [("moved", "staging"), ("daily", "production")] {
         let got = &bus.read(&running.bridge, &bus.topic(topic), 1)[0];
-        assert_eq!(got.extra("terra-endpoint").as_deref(), Some(endpoint));
+        assert_eq!(got.attribute("source"), Some(format!("/terra/{endpoint}")));
     }
     assert_eq!(bus.count(&running.bridge), 2);
 }

@@ -120,9 +120,9 @@ fn a_payload_too_large_for_nats_is_kept_by_claim_check_byte_for_byte() {
         let body = large(n, sizes[n]).body;
         assert!(got.payload.is_empty());
         let name = name(&got.attribute("id").unwrap(), &body);
-        assert_eq!(got.extra("terra-claim-check").unwrap(), format!("{BUCKET}/{name}"));
-        assert_eq!(got.extra("terra-claim-check-bytes").unwrap(), body.len().to_string());
-        assert_eq!(got.extra("terra-claim-check-sha256").unwrap(), sha256(&body));
+        assert_eq!(got.attribute("dataref").unwrap(), format!("nats-object:{BUCKET}/{name}"));
+        assert_eq!(got.attribute("terrabytes").unwrap(), body.len().to_string());
+        assert_eq!(got.attribute("terradigest").unwrap(), sha256(&body));
         assert_eq!(got.attribute("type").as_deref(), Some("co.tryterra.daily"), "the headers are the same");
         assert!(nats.object(&name) == body, "object {n} differs");
     }
@@ -137,7 +137,7 @@ fn the_python_client_reads_what_a_claim_check_leads_to() {
     let attempt = large(1, 10 << 20);
     assert_eq!(attempt.post(bridge.deliveries).status, 200);
     let got = &nats.bus.read(&bridge, &nats.bus.topic("daily"), 1)[0];
-    let Some(object) = object_by_python(&nats.server, &got.extra("terra-claim-check").unwrap()) else { return };
+    let Some(object) = object_by_python(&nats.server, &got.attribute("dataref").unwrap()) else { return };
     assert!(object == attempt.body, "{} bytes of {}", object.len(), attempt.body.len());
 }
 
@@ -175,7 +175,7 @@ fn another_body_of_the_same_event_leaves_the_object_of_the_first() {
     let (code, said) = run(&["tail", "--from", "earliest", "--limit", "1", "--json"], &nats.environment());
     assert_eq!(code, Some(0), "{said}");
     let record: serde_json::Value = serde_json::from_str(said.trim()).expect("JSON");
-    assert_eq!(record["headers"]["terra-claim-check-problem"], serde_json::Value::Null);
+    assert_eq!(record["problem"], serde_json::Value::Null);
     assert!(record["payload"].as_str().expect("a payload").as_bytes() == body(0).body);
 }
 
@@ -204,7 +204,7 @@ fn two_bodies_of_one_event_at_the_same_time_leave_one_object_for_the_message() {
     assert_eq!(code, Some(0));
     for line in said.lines() {
         let record: serde_json::Value = serde_json::from_str(line).expect("JSON");
-        assert_eq!(record["headers"]["terra-claim-check-problem"], serde_json::Value::Null);
+        assert_eq!(record["problem"], serde_json::Value::Null);
     }
 }
 
@@ -333,7 +333,7 @@ fn tail_follows_a_claim_check_and_says_what_is_wrong_with_one() {
     tail.kill().expect("the child is ours");
     tail.wait().expect("the child is ours");
     assert!(records[0]["payload"].as_str().expect("a payload").as_bytes() == large(0, 2 << 20).body);
-    assert_eq!(records[1]["headers"]["terra-claim-check-problem"], "the object is not there");
+    assert_eq!(records[1]["problem"], "the object is not there");
     let (code, said) = run(&["tail", "--from", "earliest", "--limit", "2"], &environment);
     assert!(said.contains("problem the object is not there"), "people see it, too: {said}");
     assert_eq!(code, Some(0));
@@ -357,7 +357,7 @@ fn tail_says_that_an_object_was_altered_and_goes_on() {
     assert_eq!(code, Some(0));
     let records: Vec<serde_json::Value> = said.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     for record in &records[..2] {
-        assert_eq!(record["headers"]["terra-claim-check-problem"], "the object is not what the message says");
+        assert_eq!(record["problem"], "the object is not what the message says");
         assert_eq!(record["payload"], "", "nothing of it is shown");
     }
     assert_eq!(records[2]["payload"].as_str().expect("a payload").as_bytes(), small(2).body);

@@ -54,8 +54,8 @@ fn kept(bridge: &Bridge, attempt: &Attempt) -> String {
 fn unfetched(got: &Got, attempt: &Attempt, reason: &str) {
     assert_eq!(got.payload, attempt.body);
     assert_eq!(got.attribute("type").as_deref(), Some("co.tryterra.s3_payload"));
-    assert_eq!(got.extra("terra-unfetched-reason").as_deref(), Some(reason));
-    assert_eq!(got.extra("terra-fetched"), None);
+    assert_eq!(got.attribute("terraunfetched").as_deref(), Some(reason));
+    assert_eq!(got.attribute("terrafetched"), None);
 }
 
 fn the_real_event_is_on_its_topic(bus: &Bus) {
@@ -70,16 +70,16 @@ fn the_real_event_is_on_its_topic(bus: &Bus) {
     assert_eq!(got.attribute("id"), Some(id.clone()));
     assert_eq!(got.attribute("type").as_deref(), Some("co.tryterra.sleep"));
     for (name, value) in [
-        ("terra-fetched", "true"),
-        ("terra-trace-id", "trace-1"),
-        ("terra-reference", "r-1"),
-        ("terra-user-id", "u-7"),
-        ("terra-provider", "OURA"),
-        ("terra-ordering-timestamp", &attempt.headers[1].1),
+        ("terrafetched", "true"),
+        ("terratraceid", "trace-1"),
+        ("correlationid", "r-1"),
+        ("subject", "u-7"),
+        ("terraprovider", "OURA"),
+        ("sequence", &attempt.headers[1].1),
     ] {
-        assert_eq!(got.extra(name).as_deref(), Some(value), "{name}");
+        assert_eq!(got.attribute(name).as_deref(), Some(value), "{name}");
     }
-    assert_eq!(got.extra("terra-unfetched-reason"), None);
+    assert_eq!(got.attribute("terraunfetched"), None);
     let retry = attempt.post(bridge.deliveries).json();
     assert_eq!((&retry["outcome"], &retry["id"]), (&"duplicate".into(), &id.into()));
     let asked = store.asked("/sleep");
@@ -123,7 +123,7 @@ fn a_link_that_leads_to_nothing_is_kept_with_the_reason() {
     for ((reason, url), got) in cases.iter().zip(&got) {
         let body = serde_json::from_slice::<serde_json::Value>(&got.payload).expect("the link's own JSON");
         assert_eq!(body["url"], *url);
-        assert_eq!(got.extra("terra-unfetched-reason").as_deref(), Some(*reason), "{url}");
+        assert_eq!(got.attribute("terraunfetched").as_deref(), Some(*reason), "{url}");
     }
     assert!(store.asked("/elsewhere").is_empty(), "nobody follows a redirect");
     let said = bridge.said(LEFT_AS_A_LINK);
@@ -155,7 +155,7 @@ fn no_name_leads_into_an_inner_network() {
         kept(&bridge, &attempt);
     }
     for got in bus.read(&bridge, &bus.topic("s3_payload"), 2) {
-        assert_eq!(got.extra("terra-unfetched-reason").as_deref(), Some("not-allowed"));
+        assert_eq!(got.attribute("terraunfetched").as_deref(), Some("not-allowed"));
     }
     assert!(store.asked("/inner").is_empty());
 }
@@ -210,7 +210,7 @@ fn a_store_that_stays_in_trouble_gets_a_503_while_the_link_stays_open_for_a_retr
         unfetched(&bus.read(&bridge, &bus.topic("s3_payload"), 2 * n + 1)[2 * n], &late, reason);
         kept(&bridge, &link(&url, LINK_IS_OPEN));
         let got = bus.read(&bridge, &bus.topic("s3_payload"), 2 * n + 2);
-        assert_eq!(got[2 * n + 1].extra("terra-unfetched-reason").as_deref(), Some(reason));
+        assert_eq!(got[2 * n + 1].attribute("terraunfetched").as_deref(), Some(reason));
     }
     let said = bridge.said(LEFT_TO_A_RETRY);
     let of_first = said.first().map(|line| (&line["level"], &line["endpoint"], &line["reason"]));
@@ -298,8 +298,8 @@ fn what_nobody_can_read_of_what_was_fetched_is_a_dead_letter() {
         assert_eq!((reply.status, &reply.json()["outcome"]), (200, &"dead_lettered".into()));
         let got = &bus.read(&bridge, &bus.topic("dead-letter"), n + 1)[n];
         assert_eq!(got.payload, body.as_bytes());
-        assert_eq!(got.extra("terra-dead-letter-reason").as_deref(), Some(reason));
-        assert_eq!(got.extra("terra-fetched").as_deref(), Some("true"));
+        assert_eq!(got.attribute("terradeadletter").as_deref(), Some(reason));
+        assert_eq!(got.attribute("terrafetched").as_deref(), Some("true"));
     }
 }
 
@@ -340,7 +340,7 @@ fn a_link_is_forwarded_where_the_user_wants_that() {
     kept(&bridge, &attempt);
     let got = &bus.read(&bridge, &bus.topic("s3_payload"), 1)[0];
     assert_eq!(got.payload, attempt.body);
-    assert_eq!((got.extra("terra-fetched"), got.extra("terra-unfetched-reason")), (None, None));
+    assert_eq!((got.attribute("terrafetched"), got.attribute("terraunfetched")), (None, None));
     assert!(store.asked("/sleep").is_empty());
 }
 
@@ -400,15 +400,15 @@ fn what_was_fetched_and_is_too_large_for_a_message_has_the_headers_of_both() {
     assert_eq!(got.attribute("partitionkey").as_deref(), Some("u-7"));
     let digest = data_encoding::HEXLOWER.encode(&Sha256::digest(&body));
     for (name, value) in [
-        ("terra-claim-check", format!("{BUCKET}/{id}-{digest}")),
-        ("terra-claim-check-sha256", digest),
-        ("terra-claim-check-bytes", body.len().to_string()),
-        ("terra-fetched", "true".to_owned()),
-        ("terra-chunk", "4".to_owned()),
+        ("dataref", format!("nats-object:{BUCKET}/{id}-{digest}")),
+        ("terradigest", digest),
+        ("terrabytes", body.len().to_string()),
+        ("terrafetched", "true".to_owned()),
+        ("terrachunk", "4".to_owned()),
     ] {
-        assert_eq!(got.extra(name), Some(value), "{name}");
+        assert_eq!(got.attribute(name), Some(value), "{name}");
     }
-    assert_eq!(got.extra("terra-unfetched-reason"), None);
+    assert_eq!(got.attribute("terraunfetched"), None);
 }
 
 #[test]
@@ -425,5 +425,5 @@ fn what_was_fetched_outlives_an_outage_in_the_spool() {
     store.hold("/sleep", [Answer::status("403 Forbidden", "")]);
     broker.start();
     let got = &bus.read(&bridge, &bus.topic("sleep"), 1)[0];
-    assert_eq!((got.payload.as_slice(), got.extra("terra-fetched").as_deref()), (SLEEP.as_bytes(), Some("true")));
+    assert_eq!((got.payload.as_slice(), got.attribute("terrafetched").as_deref()), (SLEEP.as_bytes(), Some("true")));
 }

@@ -1,4 +1,4 @@
-//! Late retries of old deliveries: `terra-ordering-timestamp` reaches the consumer as Terra set it, and the README's
+//! Late retries of old deliveries: `sequence` reaches the consumer as Terra set it, and the README's
 //! rule (overwrite only if newer or equal) leaves the newest state, on every bus.
 
 use std::collections::BTreeMap;
@@ -47,7 +47,7 @@ struct Consumer(BTreeMap<String, (i64, Vec<u8>)>);
 
 impl Consumer {
     fn take(&mut self, got: &Got, by_the_rule: bool) {
-        let stamp = got.extra("terra-ordering-timestamp").expect("a stamp").parse().expect("milliseconds");
+        let stamp = got.attribute("sequence").expect("a stamp").parse().expect("milliseconds");
         let key = got.key.clone().expect("a key");
         let stale = self.0.get(&key).is_some_and(|(held, _)| stamp < *held);
         if !(stale && by_the_rule) {
@@ -68,7 +68,7 @@ fn expect_states(bus: &Bus, bridge: &Bridge, arrived: &[&Attempt], [with, withou
     let (mut consumer, mut careless) = (Consumer::default(), Consumer::default());
     for (got, attempt) in got.iter().zip(arrived) {
         assert_eq!(got.payload, attempt.body);
-        assert_eq!(got.extra("terra-ordering-timestamp").as_deref(), Some(stamp(attempt)));
+        assert_eq!(got.attribute("sequence").as_deref(), Some(stamp(attempt)));
         consumer.take(got, true);
         careless.take(got, false);
     }
@@ -114,7 +114,7 @@ fn a_captured_delivery_with_other_headers_freezes_no_consumer(bus: Option<Bus>) 
     let got = bus.read(&bridge, &bus.topic("daily"), 3);
     let (mut consumer, mut stamps) = (Consumer::default(), Vec::new());
     for got in &got {
-        let stamp = got.extra("terra-ordering-timestamp");
+        let stamp = got.attribute("sequence");
         assert!(!got.attribute("time").expect("a time").starts_with("2099"), "{got:?}");
         if stamp.is_some() {
             consumer.take(got, true);

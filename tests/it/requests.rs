@@ -127,7 +127,7 @@ fn what_arrived_is_compared_with_what_was_announced(bus: &Bus) {
     assert_eq!((output.status.code(), out(&output).as_str()), (Some(0), ""));
     assert!(err(&output).contains("no such request"), "{}", err(&output));
     let got = &bus.read(&replicas.0[0], &bus.topic("body"), 1)[0];
-    assert_eq!(got.extra("terra-chunk").as_deref(), Some("1"));
+    assert_eq!(got.attribute("terrachunk").as_deref(), Some("1"));
     let said: String = replicas.0.iter().map(|bridge| bridge.log() + &bridge.metrics()).collect();
     assert!(!said.contains("half done"), "no reference in logs and metrics");
 }
@@ -268,7 +268,7 @@ fn links_count_followed_or_not_and_dead_letters_do_not() {
         let got = &bus.read(&bridge, &bus.topic(topic), n + 1)[n];
         let number = if fetched.is_some() { "1" } else { "2" };
         assert_eq!(
-            (got.extra("terra-fetched").as_deref(), got.extra("terra-chunk").as_deref()),
+            (got.attribute("terrafetched").as_deref(), got.attribute("terrachunk").as_deref()),
             (fetched, Some(number))
         );
     }

@@ -75,7 +75,7 @@ fn an_outage_is_answered_200_and_drained_in_order_after_kill_9(mut broker: Broke
         assert!(payloads.eq(sent), "the order of user {user}");
     }
     let one = &got[5];
-    assert!(one.attribute("id").is_some() && one.extra("terra-trace-id").is_some(), "{:?}", one.headers);
+    assert!(one.attribute("id").is_some() && one.attribute("terratraceid").is_some(), "{:?}", one.headers);
     assert_eq!(one.headers["content-type"], "application/json");
 }
 
@@ -183,7 +183,7 @@ fn what_kafka_refuses_for_good_is_set_aside_and_sent_once_that_is_mended() {
     raise_limit(&bus.topic("daily"));
     let bridge = Bridge::ready(&environment);
     let got = bus.read(&bridge, &bus.topic("daily"), 2);
-    assert!(got.iter().any(|got| got.payload == large.body && got.extra("terra-set-aside-reason").is_none()));
+    assert!(got.iter().any(|got| got.payload == large.body && !got.headers.contains_key("set-aside-reason")));
     until("nothing is set aside", WITHIN, || (metric(&bridge, "terra_bridge_spool_set_aside") == 0).then_some(()));
 }
 

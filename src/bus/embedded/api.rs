@@ -23,6 +23,7 @@ use super::stream::{self, Format, MessageStream, PIECE, Selection};
 use crate::bus::Record;
 use crate::config::Secret;
 use crate::log::{Extent, Store};
+use crate::message::DATA_CONTENT_TYPE;
 use crate::metrics::ReaderGauges;
 use crate::server::{Reply, Service, full, loopback_host};
 
@@ -185,11 +186,11 @@ impl Api {
 
 type ReplyBody = UnsyncBoxBody<Bytes, std::io::Error>;
 
-/// Adds the headers that HTTP can carry; the payload's bytes are as received.
+/// Adds the headers of CloudEvents' HTTP binding; the payload's bytes are as received.
 fn with_headers(record: &Record) -> http::response::Builder {
     let mut reply = Response::builder().header(X_CONTENT_TYPE_OPTIONS, "nosniff");
     for (name, value) in &record.headers {
-        let ours = name == "content-type" || name.starts_with("ce-") || name.starts_with("terra-");
+        let ours = name == "content-type" || name.starts_with("ce-") && name != DATA_CONTENT_TYPE;
         if let (true, Ok(name), Ok(value)) = (ours, HeaderName::from_str(name), HeaderValue::from_str(value)) {
             reply = reply.header(name, value);
         }

@@ -35,7 +35,7 @@ impl Wire {
         };
         let time = self.time.parse().map_err(serde_json::Error::custom)?;
         let Self { topic, key, partition, offset, headers, .. } = self;
-        Ok(Record { topic, key, partition, offset, time, headers, payload })
+        Ok(Record { topic, key, partition, offset, time, headers, payload, problem: None })
     }
 }
 
@@ -70,6 +70,7 @@ mod tests {
             time: jiff::Timestamp::from_millisecond(1_700_000_000_120).unwrap(),
             headers: vec![("z".into(), "1".into()), ("a".into(), "%20".into())],
             payload: payload.into(),
+            problem: None,
         }
     }
 

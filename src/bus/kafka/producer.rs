@@ -210,5 +210,5 @@ impl Drop for Producer {
 fn headers(message: &Message) -> OwnedHeaders {
     message
         .kafka_headers()
-        .fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key: &key, value: Some(value) }))
+        .fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: Some(value) }))
 }

@@ -288,6 +288,7 @@ fn record(message: &BorrowedMessage<'_>, payloads: Payloads) -> Record {
         time: time(message.timestamp().to_millis()),
         headers: headers.map(|header| (header.key.to_owned(), text(header.value.unwrap_or_default()))).collect(),
         payload: Bytes::new(),
+        problem: None,
     };
     if payloads.include(&record) {
         record.payload = Bytes::copy_from_slice(message.payload().unwrap_or_default());

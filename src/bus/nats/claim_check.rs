@@ -13,16 +13,12 @@ use tokio::io::AsyncReadExt;
 use super::object::{Object, PutError};
 use super::object_store::{ObjectStore, drops_chunks};
 use super::refusal;
+use crate::attribute::Attribute;
 use crate::bus::{Record, Refusal, Scope};
 use crate::message::Message;
 
-/// `BUCKET/OBJECT`.
-const CLAIM_CHECK: &str = "terra-claim-check";
-/// Of the payload, in lower-case hex.
-const SHA_256: &str = "terra-claim-check-sha256";
-const BYTES: &str = "terra-claim-check-bytes";
-/// Set on a record that was read back: why the payload is missing.
-const PROBLEM: &str = "terra-claim-check-problem";
+/// A `dataref` is this, the bucket, `/`, and the object.
+const OBJECT_SCHEME: &str = "nats-object:";
 
 /// How long a reader waits for an object.
 const READ_WITHIN: Duration = Duration::from_secs(30);
@@ -39,7 +35,7 @@ pub(super) async fn put(
     store: &ObjectStore,
     message: &Message,
     within: Duration,
-) -> Result<[(&'static str, String); 3], Refusal> {
+) -> Result<[(Attribute, String); 3], Refusal> {
     let (bucket, payload) = (store.bucket()?, message.payload().clone());
     let hashed = payload.clone();
     let sha256 = tokio::task::spawn_blocking(move || Sha256::digest(hashed)).await.map_err(|_| refusal::NOT_PUT)?;
@@ -49,36 +45,37 @@ pub(super) async fn put(
         PutError::Dropped => drops_chunks(&bucket.name).refusal(Scope::Topic),
         PutError::Overtaken | PutError::Failed => refusal::NOT_PUT,
     })?;
-    let place = format!("{}/{}", bucket.name, object.name);
-    Ok([(CLAIM_CHECK, place), (SHA_256, HEXLOWER.encode(&sha256)), (BYTES, object.payload.len().to_string())])
+    let reference = format!("{OBJECT_SCHEME}{}/{}", bucket.name, object.name);
+    Ok([
+        (Attribute::DataRef, reference),
+        (Attribute::TerraDigest, HEXLOWER.encode(&sha256)),
+        (Attribute::TerraBytes, object.payload.len().to_string()),
+    ])
 }
 
-/// Loads the payload that the record's claim check leads to. If it cannot be fetched, or its digest differs, a header
-/// of the record says so.
+/// Loads the payload that the record's claim check leads to. If it cannot be fetched, or its digest differs, the
+/// record says so.
 pub(super) async fn fetch_claim(context: &Context, mut record: Record) -> Record {
-    let header = |name: &str| {
-        let found = record.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
-        found.map(|(_, value)| value.clone())
-    };
-    let Some(place) = header(CLAIM_CHECK) else { return record };
-    let (digest, bytes) = (header(SHA_256).unwrap_or_default(), header(BYTES).and_then(|bytes| bytes.parse().ok()));
-    let fetched = tokio::time::timeout(READ_WITHIN, fetch(context, &place, bytes.unwrap_or(0))).await;
-    let problem = match fetched {
+    let Some(reference) = record.attribute(Attribute::DataRef) else { return record };
+    let digest = record.attribute(Attribute::TerraDigest).unwrap_or_default();
+    let bytes = record.attribute(Attribute::TerraBytes).and_then(|bytes| bytes.parse().ok());
+    let fetched = tokio::time::timeout(READ_WITHIN, fetch(context, &reference, bytes.unwrap_or(0))).await;
+    record.problem = match fetched {
         Ok(Ok(payload)) if HEXLOWER.encode(&Sha256::digest(&payload)) == digest => {
             record.payload = payload;
-            return record;
+            None
         }
-        Ok(Ok(_)) => ALTERED,
-        Ok(Err(problem)) => problem,
-        Err(_) => SILENT,
+        Ok(Ok(_)) => Some(ALTERED),
+        Ok(Err(problem)) => Some(problem),
+        Err(_) => Some(SILENT),
     };
-    record.headers.push((PROBLEM.to_owned(), problem.to_owned()));
     record
 }
 
 /// Fetches at most `bytes` and one more byte, or says why not.
-async fn fetch(context: &Context, place: &str, bytes: usize) -> Result<Bytes, &'static str> {
-    let (bucket, name) = place.split_once('/').ok_or(MISSING)?;
+async fn fetch(context: &Context, reference: &str, bytes: usize) -> Result<Bytes, &'static str> {
+    let object = reference.strip_prefix(OBJECT_SCHEME).and_then(|object| object.split_once('/'));
+    let (bucket, name) = object.ok_or(MISSING)?;
     let store = context.get_object_store(bucket).await.map_err(|_| MISSING)?;
     let mut object = store.get(name).await.map_err(|_| MISSING)?.take(bytes as u64 + 1);
     let mut payload = BytesMut::new();

@@ -75,8 +75,8 @@ async fn by_claim_check(
         stream.events.changed.notify_one();
         stream.events.denied_bucket(store.name()).unwrap_or(refused)
     });
-    for (name, value) in claim? {
-        headers.insert(name, value);
+    for (attribute, value) in claim? {
+        headers.insert(attribute.nats_header(), value);
     }
     send(stream, message, headers, Bytes::new()).await
 }
@@ -134,7 +134,7 @@ fn headers(message: &Message, stream: &str) -> (HeaderMap, usize) {
         insert(name, value);
     }
     for (name, value) in message.nats_headers() {
-        insert(&name, &value);
+        insert(name, &value);
     }
     (headers, size)
 }

@@ -14,6 +14,7 @@ use super::fault::quoted;
 use super::settings::moves;
 use super::subjects::lacking;
 use super::{claim_check, client};
+use crate::attribute::Attribute;
 use crate::bus::read::{Progress, Skipped, Source, merge};
 use crate::bus::{Payloads, ReadError, Reading, Record, StartPosition};
 use crate::config;
@@ -133,8 +134,9 @@ fn record(message: &async_nats::jetstream::Message) -> Result<(Record, u64), Rea
         time: time.map_err(|_| ReadError("a message without a time".into()))?,
         headers: headers.collect(),
         payload: message.payload.clone(),
+        problem: None,
     };
-    record.key = record.attribute("partitionkey");
+    record.key = record.attribute(Attribute::PartitionKey);
     Ok((record, info.pending))
 }
 

@@ -4,10 +4,10 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::attribute::Attribute;
 use crate::bus::Record;
 use crate::event::count;
-use crate::message::chunk;
-use crate::vocabulary::{self, TYPE_PREFIX, may_carry_data};
+use crate::vocabulary::{self, SOURCE_PREFIX, TYPE_PREFIX, may_carry_data};
 
 const PROCESSING: &str = "large_request_processing";
 const SENDING: &str = "large_request_sending";
@@ -57,46 +57,43 @@ pub(in crate::cli) fn may_concern(event_type: &str) -> bool {
 
 /// Whether the record is an announcement: only those need their payload.
 pub(super) fn is_announcement(record: &Record) -> bool {
-    record.attribute("type").is_some_and(|name| name.strip_prefix(TYPE_PREFIX).is_some_and(vocabulary::is_announcement))
+    event_type(record).is_some_and(|name| vocabulary::is_announcement(&name))
+}
+
+fn event_type(record: &Record) -> Option<String> {
+    Some(record.attribute(Attribute::Type)?.strip_prefix(TYPE_PREFIX)?.to_owned())
 }
 
 impl RequestEvent {
     /// `None` if the record has no reference, or its type does not count.
     pub(super) fn of(record: &Record) -> Option<Self> {
-        let event_type = record.attribute("type")?;
-        let event_type = event_type.strip_prefix(TYPE_PREFIX).filter(|name| may_concern(name))?;
-        if record.header("terra-dead-letter-reason").is_some() {
+        let event_type = event_type(record).filter(|name| may_concern(name))?;
+        if record.attribute(Attribute::TerraDeadLetter).is_some() {
             return None;
         }
-        let at = record.header("terra-received-at").and_then(|at| at.parse().ok()).unwrap_or(record.time);
-        let announcement = if vocabulary::is_announcement(event_type) { object(&record.payload) } else { Map::new() };
-        let reference = record.header("terra-reference").filter(|reference| !reference.is_empty());
-        let reference = reference.or_else(|| {
+        let time = |attribute| record.attribute(attribute).and_then(|time| time.parse::<Timestamp>().ok());
+        let at = time(Attribute::RecordedTime).unwrap_or(record.time);
+        let announcement = if vocabulary::is_announcement(&event_type) { object(&record.payload) } else { Map::new() };
+        let reference = record.attribute(Attribute::CorrelationId).or_else(|| {
             let reference = announcement.get("reference")?.as_str()?;
             (1..=LONGEST_REFERENCE).contains(&reference.len()).then(|| reference.to_owned())
         })?;
-        let kind = match event_type {
+        let kind = match event_type.as_str() {
             PROCESSING => EventKind::Processing,
-            SENDING => {
-                let emitted_at = record.header("terra-ordering-timestamp").and_then(|at| at.parse().ok());
-                let emitted_at = emitted_at.unwrap_or_else(|| at.as_millisecond());
-                EventKind::Sending {
-                    expected: announcement.get("expected_payloads").and_then(|expected| count(&expected.to_string())),
-                    emitted_at,
-                }
-            }
-            _ => EventKind::Payload { id: id(&record.attribute("id")?)?, chunk: number(record) },
+            SENDING => EventKind::Sending {
+                expected: announcement.get("expected_payloads").and_then(|expected| count(&expected.to_string())),
+                emitted_at: time(Attribute::Time).unwrap_or(at).as_millisecond(),
+            },
+            _ => EventKind::Payload {
+                id: id(&record.attribute(Attribute::Id)?)?,
+                chunk: record.attribute(Attribute::TerraChunk).and_then(|chunk| chunk.parse().ok()),
+            },
         };
-        let endpoint = record.header("terra-endpoint").unwrap_or_default();
-        let provider = record.header("terra-provider").filter(|provider| !provider.is_empty());
+        let source = record.attribute(Attribute::Source).unwrap_or_default();
+        let endpoint = source.strip_prefix(SOURCE_PREFIX).unwrap_or_default().to_owned();
+        let provider = record.attribute(Attribute::TerraProvider);
         Some(Self { request: RequestId { reference, endpoint }, provider, at, kind })
     }
-}
-
-/// Records of older bridges have the number only in the trace id.
-fn number(record: &Record) -> Option<u32> {
-    let by_trace = || chunk(&record.header("terra-trace-id")?).map(|(_, number)| number.to_owned());
-    record.header("terra-chunk").or_else(by_trace)?.parse().ok()
 }
 
 fn id(text: &str) -> Option<u128> {
@@ -122,6 +119,7 @@ mod tests {
             time: "2026-07-14T05:00:00Z".parse().unwrap(),
             headers: headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
             payload: payload.into(),
+            problem: None,
         }
     }
 
@@ -131,11 +129,22 @@ mod tests {
 
     #[test]
     fn a_payload_is_read_from_the_headers_of_every_bus() {
-        let common = [("terra-received-at", "2026-07-14T05:01:10.250Z"), ("terra-endpoint", "terra")];
-        let kafka =
-            [("ce_type", "co.tryterra.daily"), ("ce_id", ID), ("terra-reference", "a%20b"), ("terra-chunk", "7")];
-        let nats =
-            [("ce-type", "co.tryterra.daily"), ("Ce-Id", ID), ("Terra-Reference", "a%2520b"), ("terra-chunk", "7")];
+        let kafka = [
+            ("ce_type", "co.tryterra.daily"),
+            ("ce_id", ID),
+            ("ce_source", "/terra/terra"),
+            ("ce_recordedtime", "2026-07-14T05:01:10.250Z"),
+            ("ce_correlationid", "a%20b"),
+            ("ce_terrachunk", "7"),
+        ];
+        let nats = [
+            ("ce-type", "co.tryterra.daily"),
+            ("Ce-Id", ID),
+            ("ce-source", "/terra/terra"),
+            ("ce-recordedtime", "2026-07-14T05:01:10.250Z"),
+            ("Ce-Correlationid", "a%2520b"),
+            ("ce-terrachunk", "7"),
+        ];
         let expected = RequestEvent {
             request: RequestId { reference: "a%20b".to_owned(), endpoint: "terra".to_owned() },
             provider: None,
@@ -143,22 +152,8 @@ mod tests {
             kind: EventKind::Payload { id: 0x3fa9_b2c1_d4e5_f607_1829_3a4b_5c6d_7e8f, chunk: Some(7) },
         };
         for headers in [kafka, nats] {
-            assert_eq!(RequestEvent::of(&record(&[&headers[..], &common].concat(), "")), Some(expected.clone()));
+            assert_eq!(RequestEvent::of(&record(&headers, "")), Some(expected.clone()));
         }
-    }
-
-    #[test]
-    fn a_record_of_an_older_bridge_has_its_number_in_the_trace_id() {
-        let chunk = |more: &[(&str, &str)]| {
-            let headers = [("ce_type", "co.tryterra.sleep"), ("ce_id", ID), ("terra-reference", "r")];
-            match RequestEvent::of(&record(&[&headers[..], more].concat(), "")).unwrap().kind {
-                EventKind::Payload { chunk, .. } => chunk,
-                other => panic!("{other:?}"),
-            }
-        };
-        assert_eq!(chunk(&[("terra-trace-id", "x:chunk:12")]), Some(12));
-        assert_eq!(chunk(&[("terra-trace-id", "x:chunk:12"), ("terra-chunk", "3")]), Some(3));
-        assert_eq!(chunk(&[("terra-trace-id", "x")]), None);
     }
 
     #[test]
@@ -187,7 +182,7 @@ mod tests {
 
     #[test]
     fn the_header_takes_precedence_over_the_body() {
-        let headers = [("ce_type", "co.tryterra.large_request_processing"), ("terra-reference", "of the header")];
+        let headers = [("ce_type", "co.tryterra.large_request_processing"), ("ce_correlationid", "of the header")];
         let event = RequestEvent::of(&record(&headers, r#"{"reference":"of the body"}"#)).unwrap();
         assert_eq!((event.request.reference.as_str(), event.kind), ("of the header", EventKind::Processing));
         assert_eq!(sending("not JSON"), None, "nothing ties it");
@@ -196,29 +191,29 @@ mod tests {
     #[test]
     fn an_announcement_counts_at_the_time_that_terra_emitted_it() {
         let emitted_at = |more: &[(&str, &str)]| {
-            let headers = [("ce_type", "co.tryterra.large_request_sending"), ("terra-reference", "r")];
+            let headers = [("ce_type", "co.tryterra.large_request_sending"), ("ce_correlationid", "r")];
             match RequestEvent::of(&record(&[&headers[..], more].concat(), "")).unwrap().kind {
                 EventKind::Sending { emitted_at, .. } => emitted_at,
                 other => panic!("{other:?}"),
             }
         };
-        assert_eq!(emitted_at(&[("terra-ordering-timestamp", "1784005000123")]), 1_784_005_000_123);
-        assert_eq!(emitted_at(&[("terra-received-at", "2026-07-14T05:01:10.250Z")]), 1_784_005_270_250);
+        assert_eq!(emitted_at(&[("ce_time", "2026-07-14T05:01:10.123Z")]), 1_784_005_270_123);
+        assert_eq!(emitted_at(&[("ce_recordedtime", "2026-07-14T05:01:10.250Z")]), 1_784_005_270_250);
     }
 
     #[test]
     fn other_types_and_events_without_a_reference_do_not_count() {
         for headers in [
-            &[("ce_type", "co.tryterra.auth"), ("ce_id", ID), ("terra-reference", "r")][..],
+            &[("ce_type", "co.tryterra.auth"), ("ce_id", ID), ("ce_correlationid", "r")][..],
             &[
                 ("ce_type", "co.tryterra.dead-letter"),
                 ("ce_id", ID),
-                ("terra-reference", "r"),
-                ("terra-dead-letter-reason", "not-json"),
+                ("ce_correlationid", "r"),
+                ("ce_terradeadletter", "not-json"),
             ],
             &[("ce_type", "co.tryterra.daily"), ("ce_id", ID)],
-            &[("ce_type", "co.tryterra.daily"), ("ce_id", "ü"), ("terra-reference", "r")],
-            &[("terra-reference", "r")],
+            &[("ce_type", "co.tryterra.daily"), ("ce_id", "ü"), ("ce_correlationid", "r")],
+            &[("ce_correlationid", "r")],
         ] {
             assert_eq!(RequestEvent::of(&record(headers, "")), None, "{headers:?}");
         }

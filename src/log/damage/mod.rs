@@ -154,7 +154,7 @@ fn read_all(store: &Store, held: &Held) -> Result<Outcome, String> {
 
 fn is(record: &Record, topic: &str, seed: u64, number: u64) -> bool {
     let sent = script::message(seed, number);
-    let headers = sent.nats_headers().map(|(name, value)| (name.into_owned(), value.into_owned()));
+    let headers = sent.nats_headers().map(|(name, value)| (name.to_owned(), value.into_owned()));
     record.topic == topic
         && record.key.as_deref() == Some(sent.key())
         && record.payload == sent.payload()

@@ -32,11 +32,6 @@ impl Got {
         }
         self.headers.get(&format!("ce-{name}")).map(|value| decoded(value))
     }
-
-    pub fn extra(&self, name: &str) -> Option<String> {
-        let binary = self.headers.contains_key("ce_id");
-        self.headers.get(name).map(|value| if binary { value.clone() } else { decoded(value) })
-    }
 }
 
 fn decoded(value: &str) -> String {
@@ -242,7 +237,7 @@ pub fn nats_got(message: &async_nats::Message) -> Got {
 }
 
 /// What the Python client reads at `BUCKET/OBJECT`; `None` without Python.
-pub fn object_by_python(server: &str, place: &str) -> Option<Vec<u8>> {
+pub fn object_by_python(server: &str, dataref: &str) -> Option<Vec<u8>> {
     const READ: &str = "\
 import asyncio, nats, sys
 async def read(server, bucket, name):
@@ -252,7 +247,8 @@ async def read(server, bucket, name):
     await client.close()
 asyncio.run(read(*sys.argv[1:]))";
     let python = needed("TERRA_BRIDGE_TEST_PYTHON")?;
-    let (bucket, name) = place.split_once('/').expect("BUCKET/OBJECT");
+    let object = dataref.strip_prefix("nats-object:").and_then(|object| object.split_once('/'));
+    let (bucket, name) = object.expect("nats-object:BUCKET/OBJECT");
     let output = std::process::Command::new(python).args(["-c", READ, server, bucket, name]).output();
     let output = output.expect("Python runs");
     assert!(output.status.success(), "{}", output.stderr.escape_ascii());

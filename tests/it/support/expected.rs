@@ -10,7 +10,7 @@ use super::consumers::{Bus, Got};
 use super::json::Json;
 use super::terra::{Attempt, now};
 
-/// Longer values are replaced by their digest.
+/// Longer values are replaced by their digest, as are those that CloudEvents forbids.
 const MAX_VALUE: usize = 1024;
 
 #[derive(Debug, Clone)]
@@ -97,8 +97,10 @@ impl Sent {
         bounded(found.or_else(|| self.trace.clone()).unwrap_or_else(|| id.to_owned()))
     }
 
-    /// Every `terra-…` header except the time of receipt.
-    fn extras(&self) -> Vec<(&'static str, Option<String>)> {
+    /// Every attribute except the time of receipt.
+    fn attributes(&self, id: &str) -> Vec<(&'static str, Option<String>)> {
+        let event_type = self.event().and_then(event_type).unwrap_or_else(|| "dead-letter".to_owned());
+        let time = jiff::Timestamp::from_millisecond(self.ordered_at.unwrap_or(self.t * 1000)).expect("a time");
         let of = |path: &[&str]| at(self.event()?, path).map(bounded);
         let either = |name| of(&["user", name]).or_else(|| of(&["new_user", name]));
         let reason = match self.meaning {
@@ -106,46 +108,44 @@ impl Sent {
             Meaning::Unreadable(reason) => Some(reason.to_owned()),
         };
         vec![
-            ("terra-endpoint", Some("terra".to_owned())),
-            ("terra-trace-id", self.trace.clone()),
-            ("terra-reference", self.reference.clone()),
-            ("terra-ordering-timestamp", self.ordered_at.map(|time| time.to_string())),
-            ("terra-event-id", of(&["event_id"])),
-            ("terra-user-id", either("user_id")),
-            ("terra-provider", either("provider")),
-            ("terra-dead-letter-reason", reason),
+            ("specversion", Some("1.0".to_owned())),
+            ("id", Some(id.to_owned())),
+            ("source", Some("/terra/terra".to_owned())),
+            ("type", Some(bounded(format!("co.tryterra.{event_type}")))),
+            ("time", Some(format!("{time:.3}"))),
+            ("subject", either("user_id").or_else(|| of(&["data", "order_id"]))),
+            ("partitionkey", Some(self.key(id))),
+            ("sequence", self.ordered_at.map(|time| time.to_string())),
+            ("correlationid", self.reference.clone()),
+            ("terratraceid", self.trace.clone()),
+            ("terraeventid", of(&["event_id"])),
+            ("terraprovider", either("provider")),
+            ("terradeadletter", reason),
         ]
     }
 
     /// The differences between the message and the expected one; `id` is the reply's.
     pub fn differences(&self, got: &Got, id: &str, bus: &Bus) -> Vec<String> {
-        let event_type = self.event().and_then(event_type).unwrap_or_else(|| "dead-letter".to_owned());
         let content_type = if self.event().is_some() { "application/json" } else { "application/octet-stream" };
-        let time = jiff::Timestamp::from_millisecond(self.ordered_at.unwrap_or(self.t * 1000)).expect("a time");
         let mut compared = vec![
             ("topic", Some(got.topic.clone()), Some(bus.topic(&self.topic()))),
             ("key", got.key.clone(), Some(self.key(id))),
             ("content-type", got.headers.get("content-type").cloned(), Some(content_type.to_owned())),
         ];
-        let attributes = [
-            ("specversion", "1.0".to_owned()),
-            ("id", id.to_owned()),
-            ("source", "/terra/terra".to_owned()),
-            ("type", bounded(format!("co.tryterra.{event_type}"))),
-            ("time", format!("{time:.3}")),
-            ("partitionkey", self.key(id)),
-        ];
-        compared.extend(attributes.map(|(name, value)| (name, got.attribute(name), Some(value))));
-        compared.extend(self.extras().into_iter().map(|(name, value)| (name, got.extra(name), value)));
+        let attributes = self.attributes(id);
+        compared.extend(attributes.iter().map(|(name, value)| (*name, got.attribute(name), value.clone())));
         let differ = compared.into_iter().filter(|(_, got, expected)| got != expected);
         let mut differences: Vec<_> =
             differ.map(|(what, got, expected)| format!("{what}: {got:?} instead of {expected:?}")).collect();
         if got.payload != self.body {
             differences.push(format!("payload: {}", got.payload.escape_ascii()));
         }
-        let extra = |name: &str| name == "terra-received-at" || self.extras().iter().any(|(known, _)| *known == name);
-        let unforeseen = got.headers.keys().filter(|name| name.starts_with("terra-") && !extra(name));
-        differences.extend(unforeseen.map(|name| format!("a header {name}")));
+        let foreseen = |name: &str| {
+            let unlisted = ["recordedtime", "datacontenttype"].contains(&name);
+            unlisted || attributes.iter().any(|(known, _)| *known == name)
+        };
+        let names = got.headers.keys().filter_map(|header| header.strip_prefix("ce_").or(header.strip_prefix("ce-")));
+        differences.extend(names.filter(|name| !foreseen(name)).map(|name| format!("an attribute {name}")));
         differences
     }
 }
@@ -180,7 +180,11 @@ fn digest(fields: &[&str]) -> String {
 }
 
 fn bounded(value: String) -> String {
-    if value.len() <= MAX_VALUE {
+    let is_forbidden = |c: char| {
+        let code = u32::from(c);
+        code < 0x20 || (0x7F..0xA0).contains(&code) || (0xFDD0..0xFDF0).contains(&code) || code % 0x10000 >= 0xFFFE
+    };
+    if value.len() <= MAX_VALUE && !value.contains(is_forbidden) {
         return value;
     }
     format!("sha256:{}", data_encoding::HEXLOWER.encode(&Sha256::digest(value)))

@@ -189,7 +189,7 @@ async fn a_payload_arrives_as_received_with_its_headers() {
     let reply = log.ask(Method::GET, "/topics/t/messages/1", &[("host", "127.0.0.1:1")]).await;
     assert_eq!(reply.headers()[CONTENT_TYPE], "application/json");
     assert_eq!(reply.headers()["ce-type"], "co.tryterra.daily");
-    assert_eq!(reply.headers()["terra-endpoint"], "terra");
+    assert_eq!(reply.headers()["ce-source"], "/terra/terra");
     assert_eq!(reply.into_body().collect().await.unwrap().to_bytes(), &b"[1]"[..]);
     let reply = log.ask(Method::HEAD, "/topics/t/messages/1", &[("host", "127.0.0.1:1")]).await;
     assert_eq!((reply.status(), reply.headers()["content-length"].as_bytes()), (OK, &b"3"[..]));
@@ -207,10 +207,15 @@ async fn a_payload_arrives_as_received_with_its_headers() {
 }
 
 #[test]
-fn a_stored_header_that_http_cannot_carry_is_left_out() {
+fn a_stored_header_that_the_http_binding_does_not_have_is_left_out() {
     let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-    let headers =
-        vec![header("ce-a", "x\ny"), header("ce-b c", "x"), header("content-length", "9"), header("ce-d", "1")];
+    let headers = vec![
+        header("ce-a", "x\ny"),
+        header("ce-b c", "x"),
+        header("content-length", "9"),
+        header("ce-datacontenttype", "x"),
+        header("ce-d", "1"),
+    ];
     let record = Record {
         topic: "t".into(),
         key: None,
@@ -219,6 +224,7 @@ fn a_stored_header_that_http_cannot_carry_is_left_out() {
         time: jiff::Timestamp::UNIX_EPOCH,
         headers,
         payload: Bytes::new(),
+        problem: None,
     };
     let reply = with_headers(&record).body(()).unwrap();
     assert_eq!(reply.headers()["ce-d"], "1");
