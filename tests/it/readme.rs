@@ -5,11 +5,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use terra_bridge::attribute::Attribute;
+use terra_bridge::samples::SAMPLES;
 
 use crate::support::bridge::{Bridge, command, on_free_ports};
 use crate::support::brokers::Broker;
@@ -18,16 +20,16 @@ use crate::support::http::Connection;
 use crate::support::pages::{Fence, PAGES, Page, fence, page};
 use crate::support::terra::{Attempt, SECRET, now};
 use crate::support::tls::Pair;
-use crate::support::until;
+use crate::support::{needed, until};
 
 const LINES: usize = 250;
 const WORDS: usize = 1800;
 const SHOWS_WITHIN: Duration = Duration::from_secs(60);
 
-/// What no test runs, and why. The shell parses it.
+/// What no test runs, and why. The shell parses what is for it.
 const ONLY_PARSED: &[(&str, &str)] = &[
+    ("README.md#terra-bridge 1", "is a drawing"),
     ("README.md#install 1", "installs packages, and builds for minutes"),
-    ("README.md#install 2", "needs Docker; deploy/check checks the Containerfile"),
     ("README.md#connect-terra 1", "needs a tunnel through the internet"),
     ("deploy/README.md#commands 1", "needs Docker; deploy/check checks the compose file"),
     ("deploy/README.md#reload 1", "needs systemd; `reload` sends the signal"),
@@ -67,6 +69,12 @@ impl Terminal {
         bash.args(["-euo", "pipefail", "-c", script]).current_dir(self.dir.path()).env_clear().stdin(Stdio::null());
         bash.env("PATH", format!("{}:{path}", binary.display())).envs(self.environment.iter().cloned());
         bash
+    }
+
+    fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.dir.path().join(name);
+        fs::write(&path, text).expect("the directory is ours");
+        path
     }
 
     /// Runs a script whose last line is the bridge.
@@ -117,9 +125,13 @@ fn every_fence_is_named_once_by_the_test_that_runs_it() {
 }
 
 #[test]
-fn what_no_test_runs_is_at_least_shell() {
+fn what_no_test_runs_is_at_least_parsed() {
     for (name, _why) in ONLY_PARSED {
         let fence = fence(name);
+        if fence.language == "mermaid" {
+            assert!(fence.text.starts_with("flowchart LR\n"), "{name}");
+            continue;
+        }
         assert_eq!(fence.language, "sh", "{name}");
         let parsed = Command::new("bash").args(["-n", "-c", &fence.text]).status().expect("bash runs");
         assert!(parsed.success(), "{name}");
@@ -169,17 +181,19 @@ fn keys() -> BTreeSet<String> {
 #[test]
 fn every_key_and_variable_that_they_name_exists() {
     let keys = keys();
+    // These tables take any name.
+    let open = ["routes.types.", "kafka.topic_config.", "kafka.properties."];
     let known = |name: &str| {
         let name = name.replace("endpoints.*", "endpoints.terra").replace("endpoints.eu_staging", "endpoints.terra");
-        let open = ["routes.types.", "kafka.topic_config.", "kafka.properties.", "endpoints."];
-        keys.contains(&name) || open.iter().any(|open| name.starts_with(open) && !name.starts_with("endpoints.terra."))
+        let within = |key: &String| key.strip_prefix(&name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        keys.iter().any(within) || open.iter().any(|table| name.starts_with(table))
     };
     let sections: BTreeSet<_> = keys.iter().filter_map(|key| key.split_once('.')).map(|(section, _)| section).collect();
     for page in &PAGES {
         for span in page.code_spans() {
             let name = span.split([' ', '"']).next().expect("one part").trim_end_matches('.');
             let is_key = name.split_once('.').is_some_and(|(section, key)| {
-                sections.contains(section) && !key.is_empty() && !span.contains("[\"")
+                sections.contains(section) && !key.is_empty() && !name.ends_with(".toml")
             });
             assert!(!is_key || known(name), "{}: there is no key {span}", page.path);
         }
@@ -209,7 +223,7 @@ fn check(name: &str, toml: &str) {
     }
     let output = check.args(["check", "--config"]).arg(dir.path().join("bridge.toml")).output().expect("it runs");
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && !said.contains("advice "), "{name}: {said}");
+    assert!(output.status.success(), "{name}: {said}");
 }
 
 #[test]
@@ -242,7 +256,8 @@ fn a_table_in_a_variable_is_taken_as_it_is_shown() {
 
 #[test]
 fn the_first_event_arrives_and_the_embedded_log_is_read() {
-    let bridge = Terminal::new().bridge(&fence("README.md#the-first-event 1").text);
+    let terminal = Terminal::new();
+    let bridge = terminal.bridge(&fence("README.md#the-first-event 1").text);
     let other = Terminal::beside(&bridge);
     other.shows(&fence("README.md#the-first-event 2").text, &["kept", "terra.daily", "terra.sleep", "user_id"]);
     if !has_tool("curl") {
@@ -259,7 +274,8 @@ fn the_first_event_arrives_and_the_embedded_log_is_read() {
 
 #[test]
 fn a_large_request_is_shown_as_documented() {
-    let bridge = Terminal::new().bridge("terra-bridge\n");
+    let terminal = Terminal::new();
+    let bridge = terminal.bridge("terra-bridge\n");
     let said = Terminal::beside(&bridge).shows(&fence("deploy/README.md#large-historical-requests 2").text, &[]);
     let shown = fence("deploy/README.md#large-historical-requests 1").text;
     // The columns, and how long each word is in the row of a finished request.
@@ -304,20 +320,28 @@ fn the_table_of_commands_is_what_help_says() {
         let output = command().args(arguments).arg("--help").output().expect("the binary runs");
         String::from_utf8(output.stdout).expect("UTF-8")
     };
-    let rows = page("deploy/README.md").table("| command | does |");
-    let commands: Vec<_> = rows.iter().map(|row| row[0].trim_matches('`').rsplit("terra-bridge ").next()).collect();
-    let names = commands.iter().flatten().map(|command| command.split(' ').next().expect("a name"));
-    let names: BTreeSet<_> = names.map(|name| name.trim_matches('`').to_owned()).collect();
-    let all = help(&[]);
-    let (_, listed) = all.split_once("Commands:\n").expect("a list of commands");
-    let listed = listed.lines().take_while(|line| !line.is_empty()).filter_map(|line| line.split_whitespace().next());
-    assert_eq!(names, listed.filter(|name| *name != "help").map(str::to_owned).collect());
-    for (name, row) in names.iter().zip(&rows) {
+    let mut named = BTreeSet::new();
+    for row in page("deploy/README.md").table("| command | does |") {
+        let span = row[0].rsplit("`terra-bridge ").next().expect("one part");
+        let name = span.split([' ', '`']).next().expect("a name");
+        named.insert(name.to_owned());
         let options = row[1].split('`').filter(|span| span.starts_with("--"));
         for option in options.map(|span| span.split(' ').next().expect("an option")) {
             assert!(help(&[name]).contains(option), "{name} {option}");
         }
     }
+    let all = help(&[]);
+    let (_, listed) = all.split_once("Commands:\n").expect("a list of commands");
+    let listed = listed.lines().take_while(|line| !line.is_empty()).filter_map(|line| line.split_whitespace().next());
+    assert_eq!(named, listed.filter(|name| *name != "help").map(str::to_owned).collect());
+}
+
+#[test]
+fn the_table_of_attributes_is_what_the_code_declares() {
+    let rows = page("config/README.md").table("| attribute | value |");
+    let shown: Vec<_> = rows.iter().map(|row| (row[0].trim_matches('`'), row[1])).collect();
+    let declared: Vec<_> = Attribute::ALL.iter().map(|attribute| (attribute.name(), attribute.meaning())).collect();
+    assert_eq!(shown, declared);
 }
 
 #[test]
@@ -345,28 +369,67 @@ fn has_tool(name: &str) -> bool {
 }
 
 #[test]
-fn the_lines_for_kafka_publish_to_it() {
+fn the_lines_for_kafka_and_its_consumers_work() {
     let Some(broker) = Broker::kafka() else { return };
     let brokers = format!("127.0.0.1:{}", broker.port());
-    let script = fence("README.md#kafka 1").text.replace("host:9092", &brokers);
-    let bridge = Terminal::new().bridge(&script);
-    let kept = send_daily(&bridge);
-    assert_eq!(Bus::kafka_at(brokers).read(&bridge, "terra.daily", 1)[0].attribute("id"), kept);
+    let shown = |name: &str| fence(name).text.replace("host:9092", &brokers);
+    let terminal = Terminal::new();
+    let bridge = terminal.bridge(&shown("README.md#kafka 1"));
+    Terminal::beside(&bridge).shows("terra-bridge send sleep", &["kept"]);
+    for program in [
+        python(&shown("README.md#python-kafka 1")),
+        java(&terminal, &shown("README.md#java-kafka 1")),
+        go(&terminal, &shown("README.md#go-kafka 1")),
+    ] {
+        program.map(|program| shows(program, &[sleeper()]));
+    }
 }
 
 #[test]
-fn the_lines_for_nats_publish_to_it() {
+fn the_lines_for_nats_and_its_consumer_work() {
     let Some(broker) = Broker::nats() else { return };
     let server = format!("nats://127.0.0.1:{}", broker.port());
-    let script = fence("README.md#nats 1").text.replace("nats://host:4222", &server);
-    let bridge = Terminal::new().bridge(&script);
-    let kept = send_daily(&bridge);
-    let bus = Bus::Nats { server, prefix: "TERRA".into() };
-    assert_eq!(bus.read(&bridge, "terra.daily", 1)[0].attribute("id"), kept);
+    let shown = |name: &str| fence(name).text.replace("nats://host:4222", &server);
+    let terminal = Terminal::new();
+    let bridge = terminal.bridge(&shown("README.md#nats 1"));
+    Terminal::beside(&bridge).shows("terra-bridge send sleep", &["kept"]);
+    node(&terminal, &shown("README.md#node-nats 1")).map(|program| shows(program, &[sleeper()]));
 }
 
-fn send_daily(bridge: &Bridge) -> Option<String> {
-    let response = Attempt::of(r#"{"type":"daily","user":{"user_id":"reader"}}"#).post(bridge.deliveries);
-    assert_eq!(response.status, 200);
-    response.json()["id"].as_str().map(str::to_owned)
+/// The user in the sample of `sleep`, as each consumer prints it.
+fn sleeper() -> &'static str {
+    let sample = SAMPLES.iter().find(|sample| sample.name == "sleep").expect("a sample");
+    sample.body.split_once("user_id").and_then(|(_, rest)| rest.split('"').nth(2)).expect("a user")
+}
+
+fn python(source: &str) -> Option<Command> {
+    let mut python = Command::new(needed("TERRA_BRIDGE_TEST_PYTHON")?);
+    python.args(["-c", source]);
+    Some(python)
+}
+
+fn java(terminal: &Terminal, source: &str) -> Option<Command> {
+    let libraries = Path::new(&needed("TERRA_BRIDGE_TEST_KAFKA_HOME")?).join("libs/*");
+    let mut java = Command::new(needed("TERRA_BRIDGE_TEST_JAVA")?);
+    java.arg("-cp").arg(libraries).arg(terminal.file("Scores.java", source)).stderr(Stdio::null());
+    Some(java)
+}
+
+fn node(terminal: &Terminal, source: &str) -> Option<Command> {
+    let modules = needed("TERRA_BRIDGE_TEST_NODE_MODULES")?;
+    std::os::unix::fs::symlink(modules, terminal.dir.path().join("node_modules")).expect("the directory is ours");
+    let mut node = Command::new(needed("TERRA_BRIDGE_TEST_NODE")?);
+    node.arg(terminal.file("scores.mjs", source));
+    Some(node)
+}
+
+fn go(terminal: &Terminal, source: &str) -> Option<Command> {
+    let mut go = Command::new(needed("TERRA_BRIDGE_TEST_GO")?);
+    for file in ["go.mod", "go.sum"] {
+        let theirs = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/consumers/go").join(file);
+        fs::copy(theirs, terminal.dir.path().join(file)).expect("a file to copy");
+    }
+    terminal.file("scores.go", source);
+    go.args(["run", "scores.go"]).current_dir(terminal.dir.path());
+    Some(go)
 }
