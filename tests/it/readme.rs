@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use terra_bridge::attribute::Attribute;
 use terra_bridge::samples::SAMPLES;
 
+use crate::support::accounts::Operator;
 use crate::support::bridge::{Bridge, command, on_free_ports};
 use crate::support::brokers::Broker;
 use crate::support::consumers::Bus;
@@ -208,22 +210,30 @@ fn every_key_and_variable_that_they_name_exists() {
 
 /// Checks a configuration with every secret and file in its place.
 fn check(name: &str, toml: &str) {
-    let (dir, pair) = (TempDir::new().expect("a directory"), Pair::new());
-    let here = dir.path().to_str().expect("UTF-8").to_owned();
-    let etc = pair.path("tls.crt").with_file_name("").display().to_string();
-    let toml = toml.replace("/run/secrets", &here).replace("/etc/terra-bridge/", &etc).replace("/var/lib", &here);
-    for secret in ["terra-new", "terra-old"] {
-        fs::write(dir.path().join(secret), SECRET).expect("the directory is ours");
+    let (terminal, pair) = (Terminal::new(), Pair::new());
+    let read = |name: &str| fs::read_to_string(pair.path(name)).expect("just written");
+    let (certificate, key) = (read("tls.crt"), read("tls.key"));
+    for (file, text) in [
+        ("tls.crt", &certificate),
+        ("tls.key", &key),
+        ("ca.pem", &certificate),
+        ("service.cert", &certificate),
+        ("service.key", &key),
+        ("nats.creds", &Operator::new().account().user(json!({})).0),
+        ("terra-new", &SECRET.to_owned()),
+        ("terra-old", &SECRET.to_owned()),
+    ] {
+        terminal.file(file, text);
     }
-    fs::write(dir.path().join("bridge.toml"), &toml).expect("the directory is ours");
+    let here = terminal.dir.path().to_str().expect("UTF-8");
+    let places = ["/run/secrets", "/etc/terra-bridge", "/var/lib"];
+    let toml = places.iter().fold(toml.to_owned(), |toml, place| toml.replace(place, here));
     let mut check = command();
-    for (_, reference) in toml.match_indices("env:").map(|(at, _)| toml[at..].split_once(':').expect("a reference")) {
-        let variable: String = reference.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-        check.env(&variable, format!("the secret of {variable}"));
+    for reference in toml.split("env:").skip(1) {
+        check.env(reference.split('"').next().expect("a variable"), SECRET);
     }
-    let output = check.args(["check", "--config"]).arg(dir.path().join("bridge.toml")).output().expect("it runs");
-    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{name}: {said}");
+    let output = check.args(["check", "--config"]).arg(terminal.file("bridge.toml", &toml)).output().expect("it runs");
+    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
@@ -235,6 +245,16 @@ fn every_configuration_has_no_mistake() {
         "config/README.md#kafka 1",
         "config/README.md#nats 1",
         "config/README.md#embedded-log 1",
+        "config/README.md#oauth-oauthbearer-oidc 1",
+        "config/README.md#confluent-cloud 1",
+        "config/README.md#confluent-cloud 2",
+        "config/README.md#azure-event-hubs 1",
+        "config/README.md#azure-event-hubs 2",
+        "config/README.md#amazon-msk 1",
+        "config/README.md#aiven 1",
+        "config/README.md#redpanda-cloud 1",
+        "config/README.md#warpstream 1",
+        "config/README.md#synadia-cloud 1",
         "deploy/README.md#https 1",
     ] {
         let fence = fence(name);
@@ -270,6 +290,23 @@ fn the_first_event_arrives_and_the_embedded_log_is_read() {
     for (curl, part) in curls.lines().zip(parts) {
         other.shows(curl, &[part]);
     }
+}
+
+#[test]
+fn the_topics_are_printed_and_served_as_a_document() {
+    let terminal = Terminal::new();
+    let bridge = terminal.bridge("terra-bridge\n");
+    if !has_tool("curl") {
+        return;
+    }
+    let lines = fence("deploy/README.md#the-topics-as-a-document 1").text;
+    let lines = lines.replace("127.0.0.1:8081", &bridge.admin.to_string());
+    let other = Terminal::beside(&bridge);
+    let served = other.shows(&lines, &[]);
+    let printed = fs::read_to_string(other.dir.path().join("topics.json")).expect("it was printed");
+    let document = |text: &str| serde_json::from_str::<Value>(text).expect("JSON");
+    assert_eq!(document(&served)["channels"], document(&printed)["channels"]);
+    assert_eq!(document(&served)["asyncapi"], "3.0.0");
 }
 
 #[test]
