@@ -32,6 +32,7 @@
 //! - `advertised`: Kafka brokers that advertise a wrong address
 //! - `secured`: brokers that require TLS and a login, and refuse the wrong one
 //! - `imports`: which source file imports which, without circles
+//! - `consumers`: the programs of `deploy/consumers`, in five languages
 //! - `every_bus`: runs one test on each bus
 //! - `support`: the bridge on free ports, the pretend Terra, the brokers
 
@@ -46,6 +47,7 @@ mod answers;
 mod commands;
 mod connecting;
 mod connections;
+mod consumers;
 mod contract;
 mod directories;
 mod endpoints;
