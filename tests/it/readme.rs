@@ -7,6 +7,8 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -97,22 +99,24 @@ impl Terminal {
 fn shows(mut command: Command, parts: &[&str]) -> String {
     let mut child = command.process_group(0).stdout(Stdio::piped()).spawn().expect("it runs");
     let stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
-    let (sender, lines) = std::sync::mpsc::channel();
-    std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    let (sender, lines) = mpsc::channel();
+    thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
     let (mut said, end) = (String::new(), Instant::now() + SHOWS_WITHIN);
     while parts.is_empty() || !parts.iter().all(|part| said.contains(part)) {
         match lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
             Ok(line) => said.extend([line.as_str(), "\n"]),
-            Err(_) => break,
+            Err(RecvTimeoutError::Timeout) => break,
+            Err(RecvTimeoutError::Disconnected) => {
+                let status = child.wait().expect("the child is ours");
+                assert!(status.success(), "{status}: {said}");
+                break;
+            }
         }
     }
-    match child.try_wait().expect("the child is ours") {
-        Some(status) => assert!(status.success(), "{status}: {said}"),
-        None => {
-            let group = format!("-{}", child.id());
-            let _ = Command::new("kill").args(["-TERM", "--", &group]).status();
-            child.wait().expect("the child is ours");
-        }
+    if child.try_wait().expect("the child is ours").is_none() {
+        let group = format!("-{}", child.id());
+        let _ = Command::new("kill").args(["-TERM", "--", &group]).status();
+        child.wait().expect("the child is ours");
     }
     assert!(parts.iter().all(|part| said.contains(part)), "{parts:?} are not all in: {said}");
     said
@@ -142,6 +146,16 @@ fn what_no_test_runs_is_at_least_parsed() {
             assert!(script.is_file(), "{name}: there is no {word}");
         }
     }
+}
+
+#[test]
+fn the_packages_to_install_are_those_of_the_container_file() {
+    let packages = |text: &str| -> BTreeSet<String> {
+        let (_, rest) = text.split_once("apt-get install -y ").expect("a line that installs");
+        let words = rest.lines().next().expect("a line").split_whitespace();
+        words.filter(|word| !word.starts_with("--") && *word != "\\").map(str::to_owned).collect()
+    };
+    assert_eq!(packages(page("README.md").text), packages(include_str!("../../deploy/Containerfile")));
 }
 
 #[test]
