@@ -33,6 +33,7 @@ install_missing() {
     command -v gcc >/dev/null || missing+=(gcc)
     command -v g++ >/dev/null || missing+=(g++)
     command -v make >/dev/null || missing+=(make)
+    command -v cmake >/dev/null || missing+=(cmake)
     command -v perl >/dev/null || missing+=(perl)
     command -v curl >/dev/null || missing+=(curl)
     command -v java >/dev/null || missing+=(default-jre-headless)

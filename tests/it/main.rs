@@ -31,6 +31,8 @@
 //! - `plans`, `verdicts`: how the faults program (`tests/breaking`) plans from a seed, and judges a run
 //! - `advertised`: Kafka brokers that advertise a wrong address
 //! - `secured`: brokers that require TLS and a login, and refuse the wrong one
+//! - `tokens`: Kafka brokers that let in who has a token of an OIDC server
+//! - `compression`: how Kafka's messages are compressed
 //! - `imports`: which source file imports which, without circles
 //! - `consumers`: the programs of `deploy/consumers`, in five languages
 //! - `every_bus`: runs one test on each bus
@@ -45,6 +47,7 @@ mod advertised;
 mod allow;
 mod answers;
 mod commands;
+mod compression;
 mod connecting;
 mod connections;
 mod consumers;
@@ -72,6 +75,7 @@ mod slow;
 mod spool;
 mod streams;
 mod time;
+mod tokens;
 mod unconfirmed;
 #[path = "../breaking/bodies.rs"]
 mod bodies;

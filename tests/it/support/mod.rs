@@ -16,6 +16,7 @@ pub mod shapes;
 pub mod store;
 pub mod terra;
 pub mod tls;
+pub mod tokens;
 
 use std::time::{Duration, Instant};
 
