@@ -90,6 +90,23 @@ pub enum Concerns {
     Nobody,
 }
 
+impl Concerns {
+    /// What the key is made of, in Markdown.
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::User => "`user.user_id`",
+            Self::NewUser => "`new_user.user_id`",
+            Self::Order => "`data.order_id`",
+            Self::Coach => "`coach.coach_id`",
+            Self::DataCoach => "`data.coach_id`",
+            Self::CoachOfAll => "`data[].coach_id`, shared by all",
+            Self::DataReference => "digest of `data.reference_id`",
+            Self::Reference => "digest of `reference_id`",
+            Self::Nobody => "trace id",
+        }
+    }
+}
+
 /// Every type of the vendor's documents, sorted by name.
 #[rustfmt::skip]
 pub const KNOWN: &[Known] = {
@@ -270,17 +287,7 @@ mod tests {
             "| topic | what happened | key: whom it concerns | what to do with it |\n|---|---|---|---|\n".to_owned();
         for known in KNOWN {
             let Known { name, meaning, advice, .. } = known;
-            let key = match known.concerns {
-                Concerns::User => "`user.user_id`",
-                Concerns::NewUser => "`new_user.user_id`",
-                Concerns::Order => "`data.order_id`",
-                Concerns::Coach => "`coach.coach_id`",
-                Concerns::DataCoach => "`data.coach_id`",
-                Concerns::CoachOfAll => "`data[].coach_id`, shared by all",
-                Concerns::DataReference => "digest of `data.reference_id`",
-                Concerns::Reference => "digest of `reference_id`",
-                Concerns::Nobody => "trace id",
-            };
+            let key = known.concerns.key();
             table += &format!("| `terra.{name}` | {meaning} | {key} | {advice} |\n");
         }
         table

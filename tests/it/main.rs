@@ -24,6 +24,7 @@
 //! - `slow`: hundreds of slow clients at once, beside an honest one
 //! - `forging`: thousands of forgeries, none accepted
 //! - `commands`: the binary as a person or a script uses it: configuration, `check`, `send`, `tail`
+//! - `asyncapi`: the document of the topics is valid, and true of what is published
 //! - `requests`: how much of a large historical request has arrived
 //! - `readme`: everything that the READMEs show
 //! - `reload`: SIGHUP while deliveries arrive
@@ -46,6 +47,7 @@ mod every_bus;
 mod advertised;
 mod allow;
 mod answers;
+mod asyncapi;
 mod commands;
 mod compression;
 mod connecting;

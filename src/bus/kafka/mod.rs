@@ -61,7 +61,7 @@ pub(crate) use inspect::inspect;
 pub(crate) use properties::check as check_properties;
 pub(crate) use property_names::is_printable;
 pub(crate) use read::read;
-pub(crate) use settings::exposed_login;
+pub(crate) use settings::{Security, exposed_login, security};
 
 /// The most that one question to the brokers may take while the connection is watched.
 const PROBE_MOST: Duration = Duration::from_secs(2);
