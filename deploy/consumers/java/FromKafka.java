@@ -92,15 +92,19 @@ public class FromKafka {
         }
     }
 
+    static String setting(String name, String otherwise) {
+        return System.getenv().getOrDefault(name, otherwise);
+    }
+
     static void run() throws Exception {
         Map<String, Object> settings = Map.of(
-            "bootstrap.servers", System.getenv("KAFKA_BROKERS"),
+            "bootstrap.servers", setting("KAFKA_BROKERS", "localhost:9092"),
             // A login: "security.protocol", "SASL_SSL", "sasl.mechanism", "SCRAM-SHA-512", "sasl.jaas.config", "…".
-            "group.id", System.getenv().getOrDefault("GROUP", "example"),
+            "group.id", setting("GROUP", "example"),
             "auto.offset.reset", "earliest", // else a new group starts at the end
             "enable.auto.commit", false);
-        String topics = System.getenv().getOrDefault("TOPICS", "terra.sleep,terra.daily,terra.dead-letter");
-        String path = System.getenv().getOrDefault("DATABASE", "events.db");
+        String topics = setting("TOPICS", "terra.sleep,terra.daily,terra.dead-letter");
+        String path = setting("DATABASE", "events.db");
         var bytes = new ByteArrayDeserializer();
         try (Connection database = DriverManager.getConnection("jdbc:sqlite:" + path);
                 var consumer = new KafkaConsumer<>(settings, bytes, bytes)) {
@@ -119,10 +123,11 @@ public class FromKafka {
     }
 
     public static void main(String[] arguments) {
+        System.setProperty("org.slf4j.simpleLogger.defaultLogLevel", "warn"); // for Kafka's client
         int status = 0;
         Runtime.getRuntime().addShutdownHook(new Thread(() -> {
             stopping = true;
-            new Semaphore(0).acquireUninterruptibly(); // until halt: the JVM would not wait for this thread
+            new Semaphore(0).acquireUninterruptibly(); // until main halts the JVM, which else exits with 143
         }));
         try {
             run();

@@ -126,22 +126,26 @@ public class FromNats {
         }
     }
 
+    static String setting(String name, String otherwise) {
+        return System.getenv().getOrDefault(name, otherwise);
+    }
+
     static void run() throws Exception {
-        String path = System.getenv().getOrDefault("DATABASE", "events.db");
+        String path = setting("DATABASE", "events.db");
         var settings = ConsumerConfiguration.builder() // from the first message on, each acknowledged
-            .durable(System.getenv().getOrDefault("GROUP", "example"))
+            .durable(setting("GROUP", "example"))
             // `terra.>`, not `terra.*`: ten types have a dot.
-            .filterSubjects(System.getenv().getOrDefault("TOPICS", "terra.>").split(","))
+            .filterSubjects(setting("TOPICS", "terra.>").split(","))
             .build();
         try (Connection database = DriverManager.getConnection("jdbc:sqlite:" + path);
                 // A login: Nats.connect(url, Nats.credentials("bridge.creds")).
-                var client = Nats.connect(System.getenv("NATS_URL"))) {
+                var client = Nats.connect(setting("NATS_URL", "nats://localhost:4222"))) {
             for (String table : TABLES) {
                 execute(database, table);
             }
             database.setAutoCommit(false);
             ConsumerContext consumer = client
-                .getStreamContext(System.getenv().getOrDefault("STREAM", "TERRA"))
+                .getStreamContext(setting("STREAM", "TERRA"))
                 .createOrUpdateConsumer(settings);
             while (!stopping) {
                 Message message = consumer.next(Duration.ofSeconds(1));
@@ -157,7 +161,7 @@ public class FromNats {
         int status = 0;
         Runtime.getRuntime().addShutdownHook(new Thread(() -> {
             stopping = true;
-            new Semaphore(0).acquireUninterruptibly(); // until halt: the JVM would not wait for this thread
+            new Semaphore(0).acquireUninterruptibly(); // until main halts the JVM, which else exits with 143
         }));
         try {
             run();

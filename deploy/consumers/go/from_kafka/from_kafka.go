@@ -97,8 +97,12 @@ func setAside(database *sql.DB, id string, reason any, data []byte) error {
 	return err
 }
 
+func setting(name, otherwise string) string {
+	return cmp.Or(os.Getenv(name), otherwise)
+}
+
 func run(ctx context.Context) error {
-	database, err := sql.Open("sqlite", cmp.Or(os.Getenv("DATABASE"), "events.db")+"?_pragma=busy_timeout(5000)")
+	database, err := sql.Open("sqlite", setting("DATABASE", "events.db")+"?_pragma=busy_timeout(5000)")
 	if err != nil {
 		return err
 	}
@@ -106,11 +110,11 @@ func run(ctx context.Context) error {
 	if _, err := database.Exec(tables); err != nil {
 		return err
 	}
-	topics := cmp.Or(os.Getenv("TOPICS"), "terra.sleep,terra.daily,terra.dead-letter")
+	topics := setting("TOPICS", "terra.sleep,terra.daily,terra.dead-letter")
 	client, err := kgo.NewClient(
-		kgo.SeedBrokers(strings.Split(os.Getenv("KAFKA_BROKERS"), ",")...),
+		kgo.SeedBrokers(strings.Split(setting("KAFKA_BROKERS", "localhost:9092"), ",")...),
 		// A login: kgo.DialTLS(), kgo.SASL(scram.Auth{User: "…", Pass: "…"}.AsSha512Mechanism()).
-		kgo.ConsumerGroup(cmp.Or(os.Getenv("GROUP"), "example")),
+		kgo.ConsumerGroup(setting("GROUP", "example")),
 		kgo.ConsumeTopics(strings.Split(topics, ",")...),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), // a new group starts at the beginning
 		kgo.DisableAutoCommit(),

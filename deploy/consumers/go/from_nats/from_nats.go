@@ -127,8 +127,12 @@ func setAside(database *sql.DB, id string, reason any, data []byte) error {
 	return err
 }
 
+func setting(name, otherwise string) string {
+	return cmp.Or(os.Getenv(name), otherwise)
+}
+
 func run(ctx context.Context) error {
-	database, err := sql.Open("sqlite", cmp.Or(os.Getenv("DATABASE"), "events.db")+"?_pragma=busy_timeout(5000)")
+	database, err := sql.Open("sqlite", setting("DATABASE", "events.db")+"?_pragma=busy_timeout(5000)")
 	if err != nil {
 		return err
 	}
@@ -136,7 +140,8 @@ func run(ctx context.Context) error {
 	if _, err := database.Exec(tables); err != nil {
 		return err
 	}
-	client, err := nats.Connect(os.Getenv("NATS_URL")) // a login: nats.UserCredentials("bridge.creds")
+	// A login: nats.Connect(url, nats.UserCredentials("bridge.creds")).
+	client, err := nats.Connect(setting("NATS_URL", "nats://localhost:4222"))
 	if err != nil {
 		return err
 	}
@@ -145,11 +150,11 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	consumer, err := stream.CreateOrUpdateConsumer(ctx, cmp.Or(os.Getenv("STREAM"), "TERRA"), jetstream.ConsumerConfig{
-		Durable:   cmp.Or(os.Getenv("GROUP"), "example"),
+	consumer, err := stream.CreateOrUpdateConsumer(ctx, setting("STREAM", "TERRA"), jetstream.ConsumerConfig{
+		Durable:   setting("GROUP", "example"),
 		AckPolicy: jetstream.AckExplicitPolicy,
 		// `terra.>`, not `terra.*`: ten types have a dot.
-		FilterSubjects: strings.Split(cmp.Or(os.Getenv("TOPICS"), "terra.>"), ","),
+		FilterSubjects: strings.Split(setting("TOPICS", "terra.>"), ","),
 	})
 	if err != nil {
 		return err
