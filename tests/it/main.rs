@@ -26,6 +26,7 @@
 //! - `commands`: the binary as a person or a script uses it: configuration, `check`, `send`, `tail`
 //! - `asyncapi`: the document of the topics is valid, and true of what is published
 //! - `requests`: how much of a large historical request has arrived
+//! - `readme`: everything that the READMEs show
 //! - `reload`: SIGHUP while deliveries arrive
 //! - `rotation`: secrets that change on disk
 //! - `plans`, `verdicts`: how the faults program (`tests/breaking`) plans from a seed, and judges a run
@@ -34,6 +35,7 @@
 //! - `tokens`: Kafka brokers that let in who has a token of an OIDC server
 //! - `compression`: how Kafka's messages are compressed
 //! - `imports`: which source file imports which, without circles
+//! - `consumers`: the programs of `deploy/consumers`, in five languages
 //! - `every_bus`: runs one test on each bus
 //! - `support`: the bridge on free ports, the pretend Terra, the brokers
 
@@ -50,6 +52,7 @@ mod commands;
 mod compression;
 mod connecting;
 mod connections;
+mod consumers;
 mod contract;
 mod directories;
 mod endpoints;
@@ -63,6 +66,7 @@ mod order;
 mod outage;
 mod overload;
 mod readers;
+mod readme;
 mod reload;
 mod requests;
 mod rotation;

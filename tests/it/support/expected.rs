@@ -80,7 +80,8 @@ impl Sent {
         }
     }
 
-    fn key(&self, id: &str) -> String {
+    /// The key of its message.
+    pub fn key(&self, id: &str) -> String {
         let Some(json) = self.event() else { return id.to_owned() };
         let of = |path: &[&str]| at(json, path);
         let direct = [
@@ -97,16 +98,24 @@ impl Sent {
         bounded(found.or_else(|| self.trace.clone()).unwrap_or_else(|| id.to_owned()))
     }
 
+    /// The type of its message, without a dead letter's.
+    pub fn event_type(&self) -> Option<String> {
+        Some(bounded(format!("co.tryterra.{}", event_type(self.event()?)?)))
+    }
+
+    pub fn dead_letter_reason(&self) -> Option<&'static str> {
+        match self.meaning {
+            Meaning::Event(_) => None,
+            Meaning::Unreadable(reason) => Some(reason),
+        }
+    }
+
     /// Every attribute except the time of receipt.
     fn attributes(&self, id: &str) -> Vec<(&'static str, Option<String>)> {
         let event_type = self.event().and_then(event_type).unwrap_or_else(|| "dead-letter".to_owned());
         let time = jiff::Timestamp::from_millisecond(self.ordered_at.unwrap_or(self.t * 1000)).expect("a time");
         let of = |path: &[&str]| at(self.event()?, path).map(bounded);
         let either = |name| of(&["user", name]).or_else(|| of(&["new_user", name]));
-        let reason = match self.meaning {
-            Meaning::Event(_) => None,
-            Meaning::Unreadable(reason) => Some(reason.to_owned()),
-        };
         vec![
             ("specversion", Some("1.0".to_owned())),
             ("id", Some(id.to_owned())),
@@ -120,7 +129,7 @@ impl Sent {
             ("terratraceid", self.trace.clone()),
             ("terraeventid", of(&["event_id"])),
             ("terraprovider", either("provider")),
-            ("terradeadletter", reason),
+            ("terradeadletter", self.dead_letter_reason().map(str::to_owned)),
         ]
     }
 
