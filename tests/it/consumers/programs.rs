@@ -54,6 +54,30 @@ pub fn node_from_nats(dir: &Path) -> Option<Command> {
     node(dir, "from_nats.js")
 }
 
+pub fn java_from_kafka(_: &Path) -> Option<Command> {
+    java("FromKafka.java")
+}
+
+pub fn java_from_nats(_: &Path) -> Option<Command> {
+    java("FromNats.java")
+}
+
+pub fn go_from_kafka(_: &Path) -> Option<Command> {
+    built("TERRA_BRIDGE_TEST_CONSUMERS_GO", "from_kafka")
+}
+
+pub fn go_from_nats(_: &Path) -> Option<Command> {
+    built("TERRA_BRIDGE_TEST_CONSUMERS_GO", "from_nats")
+}
+
+pub fn rust_from_kafka(_: &Path) -> Option<Command> {
+    built("TERRA_BRIDGE_TEST_CONSUMERS_RUST", "from_kafka")
+}
+
+pub fn rust_from_nats(_: &Path) -> Option<Command> {
+    built("TERRA_BRIDGE_TEST_CONSUMERS_RUST", "from_nats")
+}
+
 fn python(file: &str) -> Option<Command> {
     let mut command = Command::new(needed("TERRA_BRIDGE_TEST_CONSUMERS_PYTHON")?);
     command.arg(folder().join("python").join(file));
@@ -73,4 +97,16 @@ fn node(dir: &Path, file: &str) -> Option<Command> {
     }
     command.arg(dir.join(file));
     Some(command)
+}
+
+fn java(file: &str) -> Option<Command> {
+    let mut command = Command::new(needed("TERRA_BRIDGE_TEST_JAVA")?);
+    command.arg("-cp").arg(needed("TERRA_BRIDGE_TEST_CONSUMERS_JAVA")? + "/*");
+    command.arg(folder().join("java").join(file));
+    Some(command)
+}
+
+/// A program that `tests/setup.sh` built.
+fn built(variable: &str, program: &str) -> Option<Command> {
+    Some(Command::new(Path::new(&needed(variable)?).join(program)))
 }
