@@ -130,8 +130,8 @@ pub(super) enum Command {
     /// Show how much of each large historical request has arrived
     ///
     /// Reads what the configured bus keeps, whichever bridge received it, without disturbing any consumer, and
-    /// compares what arrived with what Terra announced. The events of a request share an endpoint and a
-    /// `terra-reference`.
+    /// compares what arrived with what Terra announced. The events of a request share an endpoint and Terra's
+    /// reference, the attribute `correlationid`.
     #[command(after_help = with_codes(ABOUT_REQUESTS))]
     Requests(RequestsArgs),
     /// Print a completion script for a shell

@@ -8,7 +8,7 @@ use super::directory::Gone;
 use super::disk;
 use super::entry::OpenError;
 use super::extent::Extent;
-use super::settings::Settings;
+use super::settings::{Keep, Settings};
 
 /// Why nothing was stored.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +64,8 @@ pub(super) enum Failure {
     Short(u64),
     #[error("{0}")]
     Watermark(#[from] io::Error),
+    #[error("its format is {found}")]
+    OtherFormat { found: u8, ours: u8 },
 }
 
 impl From<fjall::Error> for Failure {
@@ -97,6 +99,7 @@ impl Failure {
             Self::Fjall(fjall::Error::InvalidVersion(_)) => OpenError(format!(
                 "{section}.dir {dir_shown} holds a database of another version of fjall; choose an empty directory"
             )),
+            Self::OtherFormat { found, ours } => OpenError(other_format(*found, *ours, settings)),
             Self::Rewrite => {
                 OpenError(format!("{section}.dir {dir_shown} does not take writes; free some space there"))
             }
@@ -106,6 +109,22 @@ impl Failure {
             )),
         }
     }
+}
+
+fn other_format(found: u8, ours: u8, settings: &Settings) -> String {
+    let Settings { section, dir, keep, .. } = settings;
+    let writer = if found < ours { "an earlier" } else { "a later" };
+    let remedy = match keep {
+        Keep::For(_) => "read it with that version, and give this one an empty directory",
+        Keep::UntilDone { .. } => {
+            "start that version until its terra_bridge_spool_messages and _set_aside are 0, and give this one an empty \
+             directory"
+        }
+    };
+    format!(
+        "{section}.dir {} was written by {writer} version of terra-bridge (format {found}, this one has {ours}); {remedy}",
+        dir.display()
+    )
 }
 
 /// Whether the content of files is missing; otherwise the disk is at fault.

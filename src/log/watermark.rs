@@ -1,5 +1,5 @@
-//! The minimum that a log must contain: how much of it was acknowledged, and its first segment. Written before each
-//! receipt, read at the next opening. Knows no records.
+//! The minimum that a log must contain: how much of it was acknowledged, and its first segment; and the format of its
+//! directory. Written before each receipt, read at the next opening. Knows no records.
 //!
 //! fjall takes the first journal entry that does not decode for the end of an unfinished write, so a damaged journal
 //! yields a log that is shorter but consistent. Only a record outside the journal can reveal that.
@@ -11,13 +11,16 @@ use std::path::Path;
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::failure::Failure;
+
 /// The file in the log's directory.
 pub(super) const NAME: &str = "watermark";
 /// The file while it is being created.
 const NEW: &str = "watermark.new";
 
-const VERSION: u8 = 1;
-/// Version, three numbers, and a hash over them. It fits in one sector, so a write is atomic.
+/// The format of the whole directory: 1 had headers that were no CloudEvents attributes.
+const FORMAT: u8 = 2;
+/// Format, three numbers, and a hash over them. It fits in one sector, so a write is atomic.
 const LEN: usize = 1 + 3 * 8 + 8;
 
 /// Without these, fjall takes the directory for a new one and removes what it does not know. They exist before the
@@ -37,23 +40,26 @@ pub(super) struct Watermark(File);
 impl Watermark {
     /// Opens the watermark of the log in `dir`; `None` if no log was ever begun. An error of the kind `InvalidData`
     /// means that the watermark, or a file beside it, is not what was written.
-    pub(super) fn open(dir: &Path) -> io::Result<Option<(Self, Level)>> {
+    pub(super) fn open(dir: &Path) -> Result<Option<(Self, Level)>, Failure> {
         let file = match File::options().read(true).write(true).open(dir.join(NAME)) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         };
+        let mut bytes = [0; LEN];
+        let is_whole = file.read_at(&mut bytes, 0)? == LEN;
+        if is_whole && bytes[0] != FORMAT && sealed(bytes) == bytes {
+            return Err(Failure::OtherFormat { found: bytes[0], ours: FORMAT });
+        }
         for needed in NEEDED {
             if !dir.join(needed).try_exists()? {
-                return Err(invalid("a file of the database is missing"));
+                return Err(invalid("a file of the database is missing").into());
             }
         }
         if !has_journal(dir)? {
-            return Err(invalid("the journal is missing"));
+            return Err(invalid("the journal is missing").into());
         }
-        let mut bytes = [0; LEN];
-        let len = file.read_at(&mut bytes, 0)?;
-        let level = (len == LEN).then(|| decode(&bytes)).flatten();
+        let level = is_whole.then(|| decode(&bytes)).flatten();
         let level = level.ok_or_else(|| invalid("the watermark on disk does not decode"))?;
         Ok(Some((Self(file), level)))
     }
@@ -104,12 +110,17 @@ fn invalid(what: &'static str) -> io::Error {
 }
 
 fn encode(level: Level) -> [u8; LEN] {
-    let mut bytes = [VERSION; LEN];
+    let mut bytes = [FORMAT; LEN];
     bytes[1..9].copy_from_slice(&level.records.to_be_bytes());
     bytes[9..17].copy_from_slice(&level.bytes.to_be_bytes());
     bytes[17..25].copy_from_slice(&level.first.to_be_bytes());
-    let hash = xxh3_64(&bytes[..25]);
-    bytes[25..].copy_from_slice(&hash.to_be_bytes());
+    sealed(bytes)
+}
+
+/// The same bytes with their hash at the end, in every format.
+fn sealed(mut bytes: [u8; LEN]) -> [u8; LEN] {
+    let hash = xxh3_64(&bytes[..LEN - 8]);
+    bytes[LEN - 8..].copy_from_slice(&hash.to_be_bytes());
     bytes
 }
 
@@ -148,7 +159,28 @@ mod tests {
             assert_eq!(decode(&flipped), None, "{bit}");
         }
         std::fs::write(dir.path().join(NAME), &whole[..LEN - 1]).unwrap();
-        assert_eq!(Watermark::open(dir.path()).err().unwrap().kind(), io::ErrorKind::InvalidData);
+        expect_invalid(dir.path(), "cut");
+    }
+
+    fn expect_invalid(dir: &Path, how: &str) {
+        match Watermark::open(dir) {
+            Err(Failure::Watermark(error)) => assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{how}"),
+            other => panic!("{how}: {:?}", other.map(|_| ())),
+        }
+    }
+
+    #[test]
+    fn another_format_is_told_from_damage() {
+        let dir = dir();
+        Watermark::create(dir.path()).unwrap();
+        for format in [0, FORMAT - 1, FORMAT + 1, u8::MAX] {
+            let mut bytes = encode(LEVEL);
+            bytes[0] = format;
+            std::fs::write(dir.path().join(NAME), bytes).unwrap();
+            expect_invalid(dir.path(), "the hash is that of another format");
+            std::fs::write(dir.path().join(NAME), sealed(bytes)).unwrap();
+            assert!(matches!(Watermark::open(dir.path()), Err(Failure::OtherFormat { found, .. }) if found == format));
+        }
     }
 
     #[test]
@@ -158,7 +190,7 @@ mod tests {
             Watermark::create(dir.path()).unwrap();
             assert!(Watermark::open(dir.path()).is_ok());
             std::fs::remove_file(dir.path().join(missing)).unwrap();
-            assert_eq!(Watermark::open(dir.path()).err().unwrap().kind(), io::ErrorKind::InvalidData, "{missing}");
+            expect_invalid(dir.path(), missing);
         }
     }
 }

@@ -33,6 +33,7 @@ mod ends_with_the_expected_tables {
         python_from_kafka_asyncio: kafka,
         python_from_nats: nats,
         node_from_kafka: kafka,
+        node_from_kafka_confluent: kafka,
         node_from_nats: nats,
         java_from_kafka: kafka,
         java_from_nats: nats,

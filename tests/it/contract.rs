@@ -7,7 +7,7 @@ use std::time::Duration;
 use terra_bridge::samples::SAMPLES;
 
 use crate::support::bridge::Bridge;
-use crate::support::consumers::{Bus, Got};
+use crate::support::consumers::Bus;
 use crate::support::expected::Sent;
 use crate::support::http::Connection;
 use crate::support::terra::{Attempt, now};
@@ -25,6 +25,7 @@ macro_rules! contract {
                 what_nobody_can_read_is_kept_as_a_dead_letter,
                 what_the_users_route_drops_gets_a_200_and_is_nowhere,
                 header_values_that_a_header_cannot_carry_are_encoded,
+                the_trace_context_of_a_request_reaches_the_consumer,
                 a_drain_under_load_loses_nothing_acknowledged,
                 retries_and_captures_are_one_message,
                 one_delivery_on_many_connections_at_once_is_one_message
@@ -55,7 +56,8 @@ fn every_known_type_and_a_stranger_arrive_byte_for_byte(bus: &Bus) {
         let got = &bus.read(&bridge, &bus.topic(sample.name), 1)[0];
         let differences = sent.differences(got, response.json()["id"].as_str().unwrap(), bus);
         assert!(differences.is_empty(), "{}: {differences:#?}", sample.name);
-        expect_common_headers(got);
+        let received = got.attribute("recordedtime").expect("always there");
+        assert!(received.len() == 24 && received.ends_with('Z') && received.parse::<jiff::Timestamp>().is_ok());
     }
     let stranger = r#"{"type":"brand.new","user":{"user_id":"u-1","provider":"OURA","reference_id":"customer-7"}}"#;
     assert_eq!(Attempt::of(stranger).post(bridge.deliveries).status, 200);
@@ -69,16 +71,19 @@ fn every_known_type_and_a_stranger_arrive_byte_for_byte(bus: &Bus) {
     assert!(!bridge.log().contains("u-1") && !bridge.metrics().contains("u-1"), "no id in logs and metrics");
 }
 
-fn expect_common_headers(got: &Got) {
-    assert_eq!(got.attribute("specversion").as_deref(), Some("1.0"));
-    assert_eq!(got.attribute("source").as_deref(), Some("/terra/terra"));
-    assert_eq!(got.attribute("partitionkey"), got.key);
-    assert_eq!(got.headers.get("content-type").map(String::as_str), Some("application/json"));
-    assert_eq!(got.attribute("correlationid").as_deref(), Some("ref 1"));
-    for time in [got.attribute("time"), got.attribute("recordedtime")] {
-        let time = time.expect("a time");
-        assert!(time.len() == 24 && time.ends_with('Z') && time.parse::<jiff::Timestamp>().is_ok(), "{time}");
+fn the_trace_context_of_a_request_reaches_the_consumer(bus: &Bus) {
+    const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let bridge = Bridge::ready(&bus.environment());
+    for parent in [PARENT, "00-0-0-00"] {
+        let event = Attempt::of(format!(r#"{{"type":"daily","data":"{parent}"}}"#));
+        let traced = event.header("traceparent", parent).header("tracestate", "a=1,b=2");
+        assert_eq!(traced.post(bridge.deliveries).status, 200);
     }
+    let got = bus.read(&bridge, &bus.topic("daily"), 2);
+    let mut contexts: Vec<_> =
+        got.iter().map(|got| (got.attribute("traceparent"), got.attribute("tracestate"))).collect();
+    contexts.sort();
+    assert_eq!(contexts, [(None, None), (Some(PARENT.to_owned()), Some("a=1,b=2".to_owned()))]);
 }
 
 fn bodies_of_all_sizes_arrive_byte_for_byte(bus: &Bus) {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::commands::{out, run};
+use crate::commands::{err, out, run};
 use crate::support::bridge::{Bridge, command, on_free_ports};
 use crate::support::consumers::Bus;
 use crate::support::terra::{Attempt, SECRET};
@@ -218,6 +218,41 @@ fn a_spool_whose_set_aside_is_gone_says_so_and_goes_on() {
     assert_eq!(post(&bridge, 0), (200, "spooled".to_owned()));
     bridge.kill();
     assert_eq!(spooled_messages(&Bridge::start(&environment)), 1);
+}
+
+/// The first byte of the watermark is the directory's format, the last eight are a hash over the others.
+fn set_format(dir: &Path, format: u8) {
+    let file = dir.join("watermark");
+    let mut bytes = std::fs::read(&file).expect("a log has one");
+    bytes[0] = format;
+    let end = bytes.len() - 8;
+    let hash = xxhash_rust::xxh3::xxh3_64(&bytes[..end]);
+    bytes[end..].copy_from_slice(&hash.to_be_bytes());
+    std::fs::write(file, bytes).expect("the directory is ours");
+}
+
+#[test]
+fn a_directory_of_another_version_is_refused_with_what_to_do() {
+    let ((bus, log), above) = (embedded(), TempDir::new().expect("a temporary directory"));
+    let (of_spool, spool) = spooling(&above);
+    for (environment, dir, outcome, remedy) in [
+        (bus.environment(), log, "kept", "read it with that version, and give this one an empty directory"),
+        (of_spool, spool, "spooled", "start that version until its terra_bridge_spool_messages and _set_aside are 0"),
+    ] {
+        let bridge = Bridge::start(&environment);
+        assert_eq!(post(&bridge, 0), (200, outcome.to_owned()));
+        bridge.kill();
+        for (format, writer) in [(1, "an earlier version"), (3, "a later version")] {
+            set_format(&dir, format);
+            let started = run(&["serve"], &[on_free_ports(), environment.clone()].concat());
+            let said = out(&started) + &err(&started);
+            assert_eq!(started.status.code(), Some(1), "{said}");
+            assert!(said.contains(writer) && said.contains(remedy), "{said}");
+        }
+        set_format(&dir, 2);
+        let bridge = Bridge::start(&environment);
+        assert_eq!(post(&bridge, 0), (200, "duplicate".to_owned()), "it holds what it held");
+    }
 }
 
 /// Everything below that others than its owner can access.

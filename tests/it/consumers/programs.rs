@@ -46,6 +46,10 @@ pub fn node_from_kafka(dir: &Path) -> Option<Command> {
     node(dir, "from_kafka.js")
 }
 
+pub fn node_from_kafka_confluent(dir: &Path) -> Option<Command> {
+    node(dir, "from_kafka_confluent.js")
+}
+
 pub fn node_from_nats(dir: &Path) -> Option<Command> {
     node(dir, "from_nats.js")
 }
