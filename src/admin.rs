@@ -1,5 +1,8 @@
-//! Health and metrics for operators. On a loopback address it answers only requests with a loopback `Host`.
+//! Health, metrics and the topics' document, for operators. On a loopback address it answers only requests with a loopback `Host`.
 
+use std::sync::{Arc, PoisonError, RwLock};
+
+use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, StatusCode};
 use hyper::body::Incoming;
@@ -8,6 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::asyncapi;
 use crate::bus::ConnectionState;
 use crate::metrics::Metrics;
 use crate::server::{self, Reply, Service, is_loopback, loopback_host};
@@ -20,7 +24,11 @@ pub struct Admin {
     stop: CancellationToken,
     ready_needs_bus: bool,
     loopback_only: bool,
+    document: Arc<RwLock<Bytes>>,
 }
+
+/// What it answers.
+const PATHS: [&str; 4] = ["/livez", "/readyz", "/metrics", "/asyncapi"];
 
 impl Admin {
     pub fn new(
@@ -30,7 +38,13 @@ impl Admin {
         config: &crate::config::Admin,
     ) -> Self {
         let loopback_only = is_loopback(config.listen.ip());
-        Self { connection, metrics, stop, ready_needs_bus: config.ready_needs_bus, loopback_only }
+        let (ready_needs_bus, document) = (config.ready_needs_bus, Arc::default());
+        Self { connection, metrics, stop, ready_needs_bus, loopback_only, document }
+    }
+
+    /// Serves this AsyncAPI document from now on.
+    pub fn set_document(&self, document: Bytes) {
+        *self.document.write().unwrap_or_else(PoisonError::into_inner) = document;
     }
 
     fn answer(&self, request: &Request<Incoming>) -> Reply {
@@ -41,7 +55,8 @@ impl Admin {
             "/livez" => |_| server::json(StatusCode::OK, &json!({"status": "live"})),
             "/readyz" => Self::ready,
             "/metrics" => Self::metrics,
-            _ => return server::json(StatusCode::NOT_FOUND, &json!({"paths": ["/livez", "/readyz", "/metrics"]})),
+            "/asyncapi" => Self::document,
+            _ => return server::json(StatusCode::NOT_FOUND, &json!({ "paths": PATHS })),
         };
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut reply = server::json(StatusCode::METHOD_NOT_ALLOWED, &Value::Null);
@@ -75,11 +90,20 @@ impl Admin {
     }
 
     fn metrics(&self) -> Reply {
-        let mut reply = http::Response::new(server::full(self.metrics.text()));
         let openmetrics = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
-        reply.headers_mut().insert(CONTENT_TYPE, openmetrics);
-        reply
+        text(self.metrics.text(), openmetrics)
     }
+
+    fn document(&self) -> Reply {
+        let document = self.document.read().unwrap_or_else(PoisonError::into_inner).clone();
+        text(document, HeaderValue::from_static(asyncapi::CONTENT_TYPE))
+    }
+}
+
+fn text(text: impl Into<Bytes>, content_type: HeaderValue) -> Reply {
+    let mut reply = http::Response::new(server::full(text));
+    reply.headers_mut().insert(CONTENT_TYPE, content_type);
+    reply
 }
 
 impl Service for Admin {

@@ -16,7 +16,7 @@
 //! ```
 //!
 //! Besides that path: `cli` (one file or folder per command; `serve` wires everything together), `config`, `admin`
-//! (health and metrics), `metrics`, `telemetry` (logs). Foundations: `log` (the durable log under the embedded bus
+//! (health and metrics), `asyncapi` (the topics as a document), `metrics`, `telemetry` (logs). Foundations: `log` (the durable log under the embedded bus
 //! and the spool), `attribute` (CloudEvents' names), `clock`, `payload`, `record`, `vocabulary` (Terra's event types),
 //! `samples`.
 
@@ -36,6 +36,7 @@ pub mod spool;
 pub mod reply;
 
 pub mod admin;
+pub mod asyncapi;
 pub mod cli;
 pub mod config;
 pub mod metrics;

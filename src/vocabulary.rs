@@ -1,5 +1,6 @@
 //! The event types that Terra is known to send, in one table. The routes, the topics created at the start, the links
-//! to fetch, the samples and the README's table come from it. The vocabulary is open: an unknown name is no error.
+//! to fetch, the samples and the table in `config/README.md` come from it. The vocabulary is open: an unknown name is
+//! no error.
 
 /// The prefix of the event type in a CloudEvent's `type`.
 pub const TYPE_PREFIX: &str = "co.tryterra.";
@@ -87,6 +88,23 @@ pub enum Concerns {
     Reference,
     /// No field.
     Nobody,
+}
+
+impl Concerns {
+    /// What the key is made of, in Markdown.
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::User => "`user.user_id`",
+            Self::NewUser => "`new_user.user_id`",
+            Self::Order => "`data.order_id`",
+            Self::Coach => "`coach.coach_id`",
+            Self::DataCoach => "`data.coach_id`",
+            Self::CoachOfAll => "`data[].coach_id`, shared by all",
+            Self::DataReference => "digest of `data.reference_id`",
+            Self::Reference => "digest of `reference_id`",
+            Self::Nobody => "trace id",
+        }
+    }
 }
 
 /// Every type of the vendor's documents, sorted by name.
@@ -257,9 +275,9 @@ mod tests {
         assert_eq!(rest, 0, "another kind of a product");
     }
 
-    fn table_of_the_readme() -> String {
-        let readme = include_str!("../README.md");
-        let (_, section) = readme.split_once("\n## Event types\n").expect("a section of event types");
+    fn documented_table() -> String {
+        let page = include_str!("../config/README.md");
+        let (_, section) = page.split_once("\n## Event types\n").expect("a section of event types");
         let lines = section.lines().skip_while(|line| !line.starts_with('|'));
         lines.take_while(|line| line.starts_with('|')).map(|line| format!("{line}\n")).collect()
     }
@@ -269,25 +287,15 @@ mod tests {
             "| topic | what happened | key: whom it concerns | what to do with it |\n|---|---|---|---|\n".to_owned();
         for known in KNOWN {
             let Known { name, meaning, advice, .. } = known;
-            let key = match known.concerns {
-                Concerns::User => "`user.user_id`",
-                Concerns::NewUser => "`new_user.user_id`",
-                Concerns::Order => "`data.order_id`",
-                Concerns::Coach => "`coach.coach_id`",
-                Concerns::DataCoach => "`data.coach_id`",
-                Concerns::CoachOfAll => "`data[].coach_id`, shared by all",
-                Concerns::DataReference => "digest of `data.reference_id`",
-                Concerns::Reference => "digest of `reference_id`",
-                Concerns::Nobody => "trace id",
-            };
+            let key = known.concerns.key();
             table += &format!("| `terra.{name}` | {meaning} | {key} | {advice} |\n");
         }
         table
     }
 
     #[test]
-    fn the_readmes_table_is_this_one() {
-        assert!(table_of_the_readme() == table(), "the README's table of event types should be:\n\n{}", table());
+    fn the_documented_table_is_this_one() {
+        assert!(documented_table() == table(), "config/README.md's table of event types should be:\n\n{}", table());
     }
 
     #[test]

@@ -33,7 +33,9 @@ install_missing() {
     command -v gcc >/dev/null || missing+=(gcc)
     command -v g++ >/dev/null || missing+=(g++)
     command -v make >/dev/null || missing+=(make)
+    command -v cmake >/dev/null || missing+=(cmake)
     command -v perl >/dev/null || missing+=(perl)
+    command -v curl >/dev/null || missing+=(curl)
     command -v java >/dev/null || missing+=(default-jre-headless)
     command -v python3 >/dev/null || missing+=(python3)
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
@@ -163,6 +165,7 @@ set_up_consumers() {
         export TERRA_BRIDGE_TEST_NODE_MODULES="$consumers/node/node_modules"
     fi
     if install_once go deploy/consumers/go/go.{mod,sum} deploy/consumers/go/*/*.go; then
+        export TERRA_BRIDGE_TEST_GO="$consumers/tools/bin/go"
         export TERRA_BRIDGE_TEST_CONSUMERS_GO="$consumers/go"
     fi
 }

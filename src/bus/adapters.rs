@@ -52,6 +52,14 @@ pub async fn read(
     }
 }
 
+/// What consumers need beside their usual client to read what the bus keeps; `None` if nothing.
+pub(crate) fn needed_packages(config: &config::Bus) -> Option<Finding> {
+    match config {
+        config::Bus::Kafka(config) => kafka::needed_packages(config.compression),
+        config::Bus::Nats(_) | config::Bus::Embedded(_) => None,
+    }
+}
+
 /// Warns of a login that others on the network can read; `None` if there is no login, or TLS protects it, or the bus
 /// runs on this machine.
 pub(crate) fn exposed_login(config: &config::Bus) -> Option<Finding> {

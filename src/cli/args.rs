@@ -85,6 +85,12 @@ Examples:
   terra-bridge requests --reference 5a0c1d7e-dd0d-472a-b906-d50a48e7400d
   terra-bridge requests --json | jq 'select(.state == \"stalled\")'";
 
+const ABOUT_ASYNCAPI: &str = "\
+Examples:
+  terra-bridge asyncapi > topics.json
+  terra-bridge asyncapi | jq '.channels | map_values(.messages | keys)'
+  curl http://127.0.0.1:8081/asyncapi";
+
 /// Receives Terra's webhooks, verifies their signatures, and stores every event in Kafka, NATS
 /// JetStream or an embedded log.
 #[derive(Debug, Parser)]
@@ -130,10 +136,17 @@ pub(super) enum Command {
     /// Show how much of each large historical request has arrived
     ///
     /// Reads what the configured bus keeps, whichever bridge received it, without disturbing any consumer, and
-    /// compares what arrived with what Terra announced. The events of a request share an endpoint and Terra's
-    /// reference, the attribute `correlationid`.
+    /// compares what arrived with what Terra announced. The events of a request share an endpoint and a
+    /// `terra-reference`.
     #[command(after_help = with_codes(ABOUT_REQUESTS))]
     Requests(RequestsArgs),
+    /// Print the topics as an AsyncAPI document
+    ///
+    /// In JSON, from the configuration alone: servers, topics, the types that go to each, headers, keys and
+    /// examples. The same configuration gives the same text, so that you can keep it in a repository and compare.
+    /// Needs no signing secret. A running bridge serves it at /asyncapi.
+    #[command(after_help = with_codes(ABOUT_ASYNCAPI))]
+    Asyncapi,
     /// Print a completion script for a shell
     #[command(
         after_help = "Example:\n  terra-bridge completions bash > ~/.local/share/bash-completion/completions/terra-bridge"

@@ -35,6 +35,7 @@ pub(super) async fn run(args: &CheckArgs, loaded: &Loaded) -> Result<(), Failure
     let of_spool = config.spool.as_ref().map(spool::inspect).transpose().map_err(failed)?.unwrap_or_default();
     section("Spool", &of_spool)?;
     let mut of_bus: Vec<Finding> = bus::adapters::exposed_login(&config.bus).into_iter().collect();
+    of_bus.extend(bus::adapters::needed_packages(&config.bus));
     let asked = match &config.bus {
         _ if args.online => bus::adapters::inspect(&config.bus, &setup(config, table)).await,
         Bus::Embedded(embedded) => Ok(open_to_others("embedded.dir", &embedded.dir)),

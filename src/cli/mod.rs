@@ -2,7 +2,8 @@
 //!
 //! - `args`: the command line; `load`: the configuration; `failure`: exit codes
 //! - `serve`: runs the bridge; `reload`: applies a changed configuration; `private`: no core dumps, private files
-//! - `check`, `send`, `health`: check the configuration, send deliveries, check health
+//! - `check`, `send`, `health`: check the configuration, send deliveries, check health; `asyncapi` only prints what the
+//!   module of that name makes
 //! - `tail`, `requests`: what is on the bus; `reading` is what they share
 //! - `terminal`, `pretty`: output for people; `cause`: why a client got no answer
 
@@ -13,6 +14,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use clap_complete::Shell;
 
+use crate::asyncapi;
 use crate::config::{self, Mistakes};
 
 mod args;
@@ -71,6 +73,10 @@ fn execute(cli: Cli) -> Result<(), Failure> {
             let (bus, table) = load_for_reader()?;
             let topics = table.topics_of(requests::may_concern).iter().map(ToString::to_string).collect();
             finish(requests::run(&args, &bus, topics))
+        }
+        Command::Asyncapi => {
+            let (bus, table) = load_for_reader()?;
+            terminal::print(&asyncapi::document(&bus, &table))
         }
         Command::Completions { shell } => completions(shell),
         Command::Health => finish(health::run(&config::read_admin(file, std::env::vars_os()).map_err(mistaken)?)),

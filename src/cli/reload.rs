@@ -8,10 +8,13 @@ use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::signal::unix::Signal;
 use tokio_util::sync::CancellationToken;
 
 use super::load::{self, Loaded};
+use crate::admin::Admin;
+use crate::asyncapi;
 use crate::bus::{Bus, embedded};
 use crate::config::files::{TimedOut, TimedReads};
 use crate::config::{self, Advice, Config, Difference, Mistake, Mistakes, Resolved, SecretChanges};
@@ -32,6 +35,7 @@ pub(super) struct Parts {
     pub(super) relay: Relay,
     pub(super) bus: Arc<dyn Bus>,
     pub(super) api: Option<embedded::Api>,
+    pub(super) admin: Admin,
     pub(super) filter: Filter,
     /// They reread their files by themselves; SIGHUP makes them do it at once.
     pub(super) certificates: Vec<Certificates>,
@@ -45,6 +49,16 @@ impl Parts {
         if let (Some(api), config::Bus::Embedded(embedded)) = (&self.api, &config.bus) {
             api.set_token(embedded.token.clone());
         }
+        self.describe(&config.bus, routes);
+    }
+
+    /// Has the listeners serve the document of these topics.
+    pub(super) fn describe(&self, bus: &config::Bus, routes: &RouteTable) {
+        let document = Bytes::from(asyncapi::document(bus, routes));
+        if let Some(api) = &self.api {
+            api.set_document(document.clone());
+        }
+        self.admin.set_document(document);
     }
 }
 

@@ -10,7 +10,10 @@ use super::format::*;
 use super::key::{BUSES, KeyDefault};
 use super::secret::Secret;
 use super::section_reader::SectionReader;
-use super::texts::{ADDRESS, BROKER, DIRECTORY, NAME, NATS_SERVER, NOT_EMPTY, SASL_MECHANISM, SUBJECT};
+use super::texts::{
+    ADDRESS, BROKER, CLIENT_ID, DIRECTORY, NAME, NATS_SERVER, NOT_EMPTY, SASL_EXTENSION, SASL_MECHANISM, SUBJECT,
+    TOKEN_URL,
+};
 use super::tls::{CertificatePair, Tls};
 
 /// Where events are kept.
@@ -53,7 +56,7 @@ section! {
         username: Option<String> = optional("terra-bridge", text(NOT_EMPTY)),
         /// A reference: env:NAME, file:PATH, credential:NAME
         password: Option<Secret> = optional("env:KAFKA_PASSWORD", secret()),
-        /// PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512; PLAIN where only a username is given
+        /// PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512, PLAIN where only a username is given; OAUTHBEARER with kafka.oauth
         sasl_mechanism: Option<String> = optional("SCRAM-SHA-512", text(SASL_MECHANISM)),
         /// Make missing topics at start; otherwise they are only checked
         create_topics: bool = default("true", flag()),
@@ -61,8 +64,12 @@ section! {
         partitions: i32 = default("6", count(1, 10_000)),
         /// Of topics that the bridge makes; the broker's own where not given
         replication_factor: Option<i32> = optional("3", count(1, 100)),
+        /// lz4, zstd, snappy, gzip or none; some clients need a package to read the first three
+        compression: Compression = default("lz4", choice(COMPRESSIONS)),
         /// TLS
         tls: Tls = table,
+        /// Logging in with tokens
+        oauth: Option<OAuth> = table_if(&["token_url", "client_id", "client_secret"]),
         /// Further settings of topics that the bridge makes, such as retention.ms
         topic_config: BTreeMap<String, String> = open_table("604800000", scalar()),
         /// librdkafka's own properties, such as linger.ms; a value may be a reference
@@ -70,11 +77,52 @@ section! {
     }
 }
 
+section! {
+    /// Logging in with tokens of an OIDC server, which the bridge gets for its client credentials.
+    pub struct OAuth {
+        /// Turns the login by OAUTHBEARER on, with the next two: where an OIDC server gives tokens for client
+        /// credentials
+        token_url: String = switch("https://login.example.com/oauth2/token", text(TOKEN_URL)),
+        /// The name under which the bridge is known there
+        client_id: String = switch("terra-bridge", text(CLIENT_ID)),
+        /// A reference: env:NAME, file:PATH, credential:NAME
+        client_secret: Secret = switch("env:KAFKA_CLIENT_SECRET", secret()),
+        /// The scopes to ask for, with blanks between them
+        scope: Option<String> = optional("kafka", text(NOT_EMPTY)),
+        /// What the brokers want to be told beside the token, each name=value
+        extensions: Vec<String> = or_empty("logicalCluster=lkc-abc123", list(text(SASL_EXTENSION))),
+        /// The token server's authority, a PEM file; the machine's own where not given
+        ca: Option<PathBuf> = optional("/etc/terra-bridge/ca.pem", pem_file()),
+    }
+}
+
+/// How a batch of messages is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    Lz4,
+    Zstd,
+    Snappy,
+    Gzip,
+    None,
+}
+
+const COMPRESSIONS: [(&str, Compression); 5] = [
+    ("lz4", Compression::Lz4),
+    ("zstd", Compression::Zstd),
+    ("snappy", Compression::Snappy),
+    ("gzip", Compression::Gzip),
+    ("none", Compression::None),
+];
+
 impl Kafka {
     /// librdkafka's own default is GSSAPI, which this build does not have.
     fn with_mechanism(mut self) -> Self {
-        let plain = self.username.is_some().then(|| "PLAIN".to_owned());
-        self.sasl_mechanism = self.sasl_mechanism.or(plain);
+        let usual = match (&self.oauth, &self.username) {
+            (Some(_), _) => Some("OAUTHBEARER"),
+            (None, Some(_)) => Some("PLAIN"),
+            (None, None) => None,
+        };
+        self.sasl_mechanism = self.sasl_mechanism.or(usual.map(str::to_owned));
         self
     }
 }

@@ -41,7 +41,7 @@ mod tls;
 mod units;
 
 pub use advice::Advice;
-pub use buses::{Bus, Embedded, Kafka, Nats};
+pub use buses::{Bus, Compression, Embedded, Kafka, Nats, OAuth};
 pub use draft::Draft;
 pub use effective::{Effective, Line};
 pub use load::{read, read_admin};

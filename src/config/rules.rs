@@ -63,6 +63,8 @@ fn pairs(draft: &Draft, found: &mut Vec<Mistake>) {
         ("embedded.tls.certificate", "embedded.tls.key"),
         ("kafka.tls.certificate", "kafka.tls.key"),
         ("kafka.username", "kafka.password"),
+        ("kafka.oauth.token_url", "kafka.oauth.client_id"),
+        ("kafka.oauth.token_url", "kafka.oauth.client_secret"),
         ("nats.tls.certificate", "nats.tls.key"),
         ("nats.user", "nats.password"),
     ] {
@@ -128,8 +130,22 @@ fn dedupe(draft: &Draft, found: &mut Vec<Mistake>) {
 }
 
 fn kafka_login(draft: &Draft, found: &mut Vec<Mistake>) {
-    if !draft.is_sound("kafka.properties.sasl.username") {
-        found.extend(lone(draft, "kafka.sasl_mechanism", "kafka.username"));
+    const OAUTH: &str = "kafka.oauth.token_url";
+    for key in ["kafka.oauth.scope", "kafka.oauth.extensions", "kafka.oauth.ca"] {
+        found.extend(lone(draft, key, OAUTH));
+    }
+    if let (Some(username), Some(oauth)) = (draft.line("kafka.username"), draft.line(OAUTH)) {
+        let wrong = format!("is a second way to log in, beside {OAUTH} ({})", oauth.source);
+        found.push(Mistake::new("kafka.username", &username.source, wrong).remedy("keep one of the two"));
+    }
+    let key = "kafka.sasl_mechanism";
+    let is_oauth = draft.line(key).is_some_and(|mechanism| mechanism.value == "\"OAUTHBEARER\"");
+    match draft.is_given(OAUTH) {
+        true if !is_oauth => found.extend(conflict(draft, key, OAUTH, "remove one of the two")),
+        true => {}
+        // Which is a mistake of its own.
+        false if draft.is_sound("kafka.properties.sasl.username") => {}
+        false => found.extend(lone(draft, key, if is_oauth { OAUTH } else { "kafka.username" })),
     }
 }
 

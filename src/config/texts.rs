@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
+use http::Uri;
 use ipnet::{IpNet, Ipv4Net};
 
 /// A description of the allowed texts, and the conversion of such a text. An error continues after "is …, which".
@@ -15,7 +16,12 @@ pub(super) const TOPIC: Form<()> =
 pub(super) const TEMPLATE: Form<()> =
     ("a topic with {type} in it, such as \"terra.{type}\", and {endpoint} if you like", template);
 pub(super) const BROKER: Form<()> = ("an address such as \"localhost:9092\"", host_and_port);
-pub(super) const SASL_MECHANISM: Form<()> = ("\"PLAIN\" or \"SCRAM-SHA-256\" or \"SCRAM-SHA-512\"", sasl_mechanism);
+pub(super) const SASL_MECHANISM: Form<()> =
+    ("\"PLAIN\" or \"SCRAM-SHA-256\" or \"SCRAM-SHA-512\" or \"OAUTHBEARER\"", sasl_mechanism);
+pub(super) const TOKEN_URL: Form<()> = ("a URL such as \"https://login.example.com/oauth2/token\"", token_url);
+pub(super) const CLIENT_ID: Form<()> = ("a text that is not empty, without a colon", client_id);
+pub(super) const SASL_EXTENSION: Form<()> =
+    ("a name of letters and its value, such as \"logicalCluster=lkc-abc123\"", sasl_extension);
 pub(super) const NAME: Form<()> = ("a name of letters, digits, \"_\" and \"-\"", name);
 pub(super) const SUBJECT: Form<()> = ("a subject without wildcards, such as \"_INBOX_TERRA\"", subject);
 pub(super) const FILTER: Form<()> = ("a filter such as \"info\" or \"info,terra_bridge::relay=debug\"", filter);
@@ -103,7 +109,41 @@ fn nats_server(text: &str) -> Result<String, &'static str> {
 }
 
 fn sasl_mechanism(text: &str) -> Result<(), &'static str> {
-    demand(["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"].contains(&text), "is none of the words allowed")
+    let words = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"];
+    demand(words.contains(&text), "is none of the words allowed")
+}
+
+/// Whoever reads the request has the client's secret.
+fn token_url(text: &str) -> Result<(), &'static str> {
+    let login = "has credentials in it: they belong in kafka.oauth.client_id and kafka.oauth.client_secret";
+    demand(!text.contains('@'), login)?;
+    let url: Uri = text.parse().map_err(|_| "is not a URL")?;
+    let is_safe = match url.scheme_str() {
+        Some("https") => true,
+        Some("http") => url.host().is_some_and(is_loopback),
+        _ => return Err("is not https://"),
+    };
+    demand(is_safe, "is not https://: whoever listens would read the client's secret")
+}
+
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || address.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
+/// In a login by HTTP the name ends at the first colon.
+fn client_id(text: &str) -> Result<(), &'static str> {
+    not_empty(text)?;
+    demand(!text.contains(':'), "has a colon in it")
+}
+
+/// By RFC 7628. Several are sent to librdkafka with commas between them.
+fn sasl_extension(text: &str) -> Result<(), &'static str> {
+    let (name, value) = text.split_once('=').ok_or("has no = in it")?;
+    let is_name = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphabetic()) && name != "auth";
+    demand(is_name, "has a name that is not of letters, or the token's own")?;
+    let is_value = !value.is_empty() && value.bytes().all(|b| b.is_ascii_graphic() && !b",\\".contains(&b));
+    demand(is_value, "has no value, or one with a character that it cannot have")
 }
 
 fn name(text: &str) -> Result<(), &'static str> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::de::{Deserializer, Error as _, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
+use strum::EnumIter;
 
 use crate::config::Secret;
 use crate::payload::Payload;
@@ -62,7 +63,7 @@ impl Link {
 }
 
 /// Why a signed body is not an event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumIter)]
 pub enum Unreadable {
     NotUtf8,
     NotJson,

@@ -22,6 +22,7 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use strum::EnumIter;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -54,7 +55,7 @@ const BUFFER: usize = 64 << 10;
 const AGENT: &str = concat!("terra-bridge/", env!("CARGO_PKG_VERSION"));
 
 /// Why a fetch failed. Says nothing of the link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumIter)]
 pub enum FetchError {
     /// Not an `https` URL.
     Malformed,

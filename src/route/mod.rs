@@ -8,7 +8,7 @@ mod table;
 mod topic;
 
 pub use layers::RouteError;
-pub use table::RouteTable;
+pub use table::{Content, Contents, RouteTable};
 pub use topic::{Route, Topic};
 
 #[cfg(test)]

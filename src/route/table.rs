@@ -23,6 +23,21 @@ struct Ways {
     dead_letter: Topic,
 }
 
+/// A part of what a topic holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Content<'t> {
+    /// A type that is known, or named in the routes.
+    Type(&'t str),
+    /// Other types that begin with this.
+    Prefix(&'t str),
+    /// All other types.
+    AnyOther,
+    DeadLetters,
+}
+
+/// What a topic holds, each part with the endpoints that it comes from.
+pub type Contents<'t> = BTreeMap<Content<'t>, BTreeSet<&'t str>>;
+
 impl RouteTable {
     /// Resolves a whole configuration.
     ///
@@ -68,12 +83,23 @@ impl RouteTable {
 
     /// Every topic that a message can go to, sorted and unique.
     pub fn topics(&self) -> Vec<Topic> {
-        let mut topics = BTreeSet::new();
-        for ways in self.0.values() {
-            topics.extend(ways.named.values().chain(ways.unnamed()).filter_map(Route::topic).cloned());
-            topics.insert(ways.dead_letter.clone());
+        self.contents().into_keys().cloned().collect()
+    }
+
+    /// What goes to every topic, and from which endpoints.
+    pub fn contents(&self) -> BTreeMap<&Topic, Contents<'_>> {
+        let mut contents = BTreeMap::<_, Contents<'_>>::new();
+        for (endpoint, ways) in &self.0 {
+            for (content, topic) in ways.contents() {
+                contents.entry(topic).or_default().entry(content).or_default().insert(endpoint);
+            }
         }
-        topics.into_iter().collect()
+        contents
+    }
+
+    /// The names of the endpoints.
+    pub fn endpoints(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
     }
 
     /// The topics of the wanted types, sorted and unique; a pattern may match any type.
@@ -128,6 +154,15 @@ impl Ways {
     /// The routes of unnamed types.
     fn unnamed(&self) -> impl Iterator<Item = &Route> {
         self.patterns.iter().map(|(_, route)| route).chain([&self.unknown])
+    }
+
+    /// Each part of what is published, and its topic.
+    fn contents(&self) -> impl Iterator<Item = (Content<'_>, &Topic)> {
+        let named = self.named.iter().map(|(name, route)| (Content::Type(name), route));
+        let patterns = self.patterns.iter().map(|(prefix, route)| (Content::Prefix(prefix), route));
+        let routed = named.chain(patterns).chain([(Content::AnyOther, &self.unknown)]);
+        let routed = routed.filter_map(|(content, route)| Some((content, route.topic()?)));
+        routed.chain([(Content::DeadLetters, &self.dead_letter)])
     }
 
     /// The rows besides the named types.

@@ -55,7 +55,7 @@ pub enum Route {
 }
 
 impl Route {
-    pub(super) fn topic(&self) -> Option<&Topic> {
+    pub(crate) fn topic(&self) -> Option<&Topic> {
         match self {
             Self::To(topic) => Some(topic),
             Self::Drop => None,

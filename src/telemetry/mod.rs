@@ -6,8 +6,10 @@ use std::io::IsTerminal;
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
+use tracing::Subscriber;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::filter::{FilterExt, filter_fn};
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
@@ -32,6 +34,18 @@ pub fn start(log: &Log) -> Telemetry {
     let (writer, guard) =
         NonBlockingBuilder::default().buffered_lines_limit(WAITING_LINES).lossy(true).finish(std::io::stdout());
     let dropped = writer.error_counter();
+    let (subscriber, filter) = subscriber(log, writer);
+    // Only a test can install a second subscriber in one process.
+    let _ = subscriber.try_init();
+    Telemetry { dropped, filter, writer: Some(guard) }
+}
+
+/// The filters stand before all layers. One of a layer alone would drop the line after each question of a library
+/// whether something is logged, which leaves its answer behind for the next event.
+fn subscriber<W>(log: &Log, writer: W) -> (impl Subscriber + Send + Sync, Filter)
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
     let filter = EnvFilter::try_new(&log.filter).unwrap_or_else(|_| EnvFilter::new("info"));
     let (filter, handle) = reload::Layer::new(filter);
     // Libraries log broker names, paths and worse, so none of their lines are written, at any level.
@@ -41,9 +55,7 @@ pub fn start(log: &Log) -> Telemetry {
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
         LogFormat::Text => lines.with_ansi(std::io::stdout().is_terminal()).boxed(),
     };
-    // Only a test can install a second subscriber in one process.
-    let _ = tracing_subscriber::registry().with(lines.with_filter(filter.and(ours))).try_init();
-    Telemetry { dropped, filter: Filter(handle), writer: Some(guard) }
+    (tracing_subscriber::registry().with(filter).with(ours).with(lines), Filter(handle))
 }
 
 impl Telemetry {
@@ -132,6 +144,20 @@ pub(crate) mod lines;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_line_is_lost_because_a_library_asks_whether_something_is_logged() {
+        let lines = lines::Lines::default();
+        let writer = lines.clone();
+        let log = Log { format: LogFormat::Text, filter: "info".to_owned() };
+        let (subscriber, _) = subscriber(&log, move || writer.clone());
+        let _guard = tracing::subscriber::set_default(subscriber);
+        assert!(!tracing::enabled!(target: "library", tracing::Level::ERROR));
+        tracing::info!("kept");
+        tracing::error!(target: "library", "of a library");
+        tracing::debug!("too fine");
+        assert_eq!((lines.with("kept").len(), lines.with("library").len(), lines.with("fine").len()), (1, 0, 0));
+    }
 
     #[test]
     fn a_throttle_lets_one_through_and_counts_the_rest() {

@@ -318,10 +318,10 @@ fn check_says_what_a_dropped_link_takes_with_it() {
 }
 
 #[test]
-fn the_example_of_the_readme_does_what_it_says() {
-    let readme = include_str!("../../README.md");
-    let from = readme.find("[endpoints.production]").expect("the example");
-    let (toml, _) = readme[from..].split_once("```").expect("its end");
+fn the_documented_example_does_what_it_says() {
+    let page = include_str!("../../config/README.md");
+    let from = page.find("[endpoints.production]").expect("the example");
+    let (toml, _) = page[from..].split_once("```").expect("its end");
     let bus = Bus::embedded().expect("needs no broker");
     let dir = tempfile::TempDir::new().expect("a directory");
     std::fs::write(dir.path().join("bridge.toml"), toml).expect("ours");

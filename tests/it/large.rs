@@ -73,7 +73,7 @@ fn sha256(payload: &[u8]) -> String {
     Sha256::digest(payload).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The object name that the README documents for the payload of this delivery id.
+/// The object name that `config/README.md` documents for the payload of this delivery id.
 fn name(id: &str, payload: &[u8]) -> String {
     format!("{id}-{}", sha256(payload))
 }
@@ -469,7 +469,7 @@ fn a_bucket_that_is_deleted_is_made_again_and_takes_the_retry() {
 }
 
 #[test]
-fn the_rights_that_the_readme_names_are_enough_for_a_claim_check_and_for_tail() {
+fn the_documented_rights_are_enough_for_a_claim_check_and_for_tail() {
     let rights = |bucket: &str| {
         format!(
             "max_payload: 1MB\nauthorization {{ users: [ {{ user: bridge, password: secret, permissions: {{ \

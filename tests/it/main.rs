@@ -24,12 +24,16 @@
 //! - `slow`: hundreds of slow clients at once, beside an honest one
 //! - `forging`: thousands of forgeries, none accepted
 //! - `commands`: the binary as a person or a script uses it: configuration, `check`, `send`, `tail`
+//! - `asyncapi`: the document of the topics is valid, and true of what is published
 //! - `requests`: how much of a large historical request has arrived
+//! - `readme`: everything that the READMEs show
 //! - `reload`: SIGHUP while deliveries arrive
 //! - `rotation`: secrets that change on disk
 //! - `plans`, `verdicts`: how the faults program (`tests/breaking`) plans from a seed, and judges a run
 //! - `advertised`: Kafka brokers that advertise a wrong address
 //! - `secured`: brokers that require TLS and a login, and refuse the wrong one
+//! - `tokens`: Kafka brokers that let in who has a token of an OIDC server
+//! - `compression`: how Kafka's messages are compressed
 //! - `imports`: which source file imports which, without circles
 //! - `consumers`: the programs of `deploy/consumers`, in five languages
 //! - `every_bus`: runs one test on each bus
@@ -43,7 +47,9 @@ mod every_bus;
 mod advertised;
 mod allow;
 mod answers;
+mod asyncapi;
 mod commands;
+mod compression;
 mod connecting;
 mod connections;
 mod consumers;
@@ -60,6 +66,7 @@ mod order;
 mod outage;
 mod overload;
 mod readers;
+mod readme;
 mod reload;
 mod requests;
 mod rotation;
@@ -70,6 +77,7 @@ mod slow;
 mod spool;
 mod streams;
 mod time;
+mod tokens;
 mod unconfirmed;
 #[path = "../breaking/bodies.rs"]
 mod bodies;

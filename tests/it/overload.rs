@@ -41,7 +41,7 @@ fn bytes_in_flight() -> usize {
 /// s if that is frozen.
 const AT_ONCE: Duration = Duration::from_secs(4);
 
-/// The limit in the README. `copies` of a body: 2 with the embedded log, 3 with a broker's client.
+/// The limit in `deploy/README.md`. `copies` of a body: 2 with the embedded log, 3 with a broker's client.
 fn bound(max_connections: usize, copies: usize, tls: bool) -> usize {
     let connection = 2 * MAX_HEADER_BYTES + 160 * MAX_HEADERS + if tls { 56 * KIB } else { 16 * KIB };
     48 * MIB + max_connections * connection + copies * bytes_in_flight()

@@ -14,8 +14,8 @@ const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 const WITHIN: Duration = Duration::from_secs(120);
 
-/// The README's limit for all readers of the embedded log together. In addition, each has a few pieces, and the
-/// allocator keeps some freed memory: 192 MiB in total for the maximum number of streams.
+/// The limit in `deploy/README.md` for all readers of the embedded log together. In addition, each has a few pieces,
+/// and the allocator keeps some freed memory: 192 MiB in total for the maximum number of streams.
 const BOUND: usize = 64 * MIB;
 const PIECES: usize = 256 * KIB;
 const BESIDE: usize = 64 * MIB;

@@ -17,14 +17,14 @@ use crate::support::{unique, until};
 
 const SAID_WITHIN: Duration = Duration::from_secs(30);
 
-type Environment = Vec<(String, String)>;
+pub type Environment = Vec<(String, String)>;
 
-fn with(mut environment: Environment, more: &[(&str, &str)]) -> Environment {
+pub fn with(mut environment: Environment, more: &[(&str, &str)]) -> Environment {
     environment.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
     environment
 }
 
-fn delivery() -> Attempt {
+pub fn delivery() -> Attempt {
     Attempt::of(r#"{"type":"daily","user":{"user_id":"u"}}"#)
 }
 
@@ -34,7 +34,7 @@ fn talkative(environment: &Environment) -> Environment {
 }
 
 /// A delivery is kept, `tail` with the same configuration shows it, and nothing prints the secret.
-fn gets_in(environment: &Environment, topic: &str) {
+pub fn gets_in(environment: &Environment, topic: &str) {
     let environment = &talkative(environment);
     let bridge = Bridge::ready(environment);
     // Ready means that the bus was reached, not that its topics exist.
@@ -57,7 +57,7 @@ fn gets_in(environment: &Environment, topic: &str) {
 }
 
 /// 503, not ready, `said` once in the log and in `check --online`, and the `secret` nowhere.
-fn stays_out(environment: &Environment, said: &str, secret: &str) -> Bridge {
+pub fn stays_out(environment: &Environment, said: &str, secret: &str) -> Bridge {
     let environment = &talkative(environment);
     let bridge = Bridge::start(environment);
     until("the log says why", SAID_WITHIN, || bridge.log().contains(said).then_some(()));
@@ -79,7 +79,7 @@ fn stays_out(environment: &Environment, said: &str, secret: &str) -> Bridge {
     bridge
 }
 
-fn heals(bridge: &Bridge) {
+pub fn heals(bridge: &Bridge) {
     until("a delivery is kept", SAID_WITHIN, || (delivery().post(bridge.deliveries).status == 200).then_some(()));
     // The other topics may be created later than the delivery's.
     until("the bridge is ready", SAID_WITHIN, || (bridge.readiness().0 == 200).then_some(()));

@@ -1,5 +1,5 @@
-//! The reading API over HTTP: topics, messages as NDJSON or server-sent events, one payload. Opens no port and
-//! changes nothing.
+//! The reading API over HTTP: topics, messages as NDJSON or server-sent events, one payload, and the document that
+//! describes them. Opens no port and changes nothing.
 
 use std::str::FromStr;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -20,6 +20,7 @@ use super::budget::ReadBudget;
 use super::error::{ApiError, json};
 use super::query::{Query, decode};
 use super::stream::{self, Format, MessageStream, PIECE, Selection};
+use crate::asyncapi;
 use crate::bus::Record;
 use crate::config::Secret;
 use crate::log::{Extent, Store};
@@ -41,6 +42,7 @@ pub struct Api(Arc<Shared>);
 struct Shared {
     store: Arc<Store>,
     token: RwLock<Option<Secret>>,
+    document: RwLock<Bytes>,
     streams: Arc<Semaphore>,
     budget: ReadBudget,
     draining: watch::Sender<bool>,
@@ -57,6 +59,7 @@ impl Api {
         Self(Arc::new(Shared {
             store,
             token: RwLock::new(token),
+            document: RwLock::default(),
             streams: Arc::new(Semaphore::new(STREAMS)),
             budget: ReadBudget::new(),
             draining: watch::Sender::new(false),
@@ -66,6 +69,11 @@ impl Api {
     /// Applies to every request from now on. Running streams continue.
     pub fn set_token(&self, token: Option<Secret>) {
         *self.0.token.write().unwrap_or_else(PoisonError::into_inner) = token;
+    }
+
+    /// Serves this AsyncAPI document from now on.
+    pub fn set_document(&self, document: Bytes) {
+        *self.0.document.write().unwrap_or_else(PoisonError::into_inner) = document;
     }
 
     /// Ends every following stream, so that its connection can close. New ones end at once.
@@ -103,13 +111,15 @@ impl Api {
 
     async fn route(&self, head: &http::request::Parts) -> Result<Reply, ApiError> {
         let path: Vec<_> = head.uri.path().strip_prefix('/').unwrap_or_default().split('/').collect();
-        let known = matches!(path[..], ["topics"] | ["topics", _, "messages"] | ["topics", _, "messages", _]);
+        let known =
+            matches!(path[..], ["topics"] | ["topics", _, "messages"] | ["topics", _, "messages", _] | ["asyncapi"]);
         if known && head.method != Method::GET && head.method != Method::HEAD {
             return Err(ApiError::Method);
         }
         match path[..] {
             ["topics"] => Ok(self.topics()),
             ["topics", topic, "messages"] => self.messages(head, decode(topic)?),
+            ["asyncapi"] => Ok(self.document()),
             ["topics", topic, "messages", offset] => self.message(&head.method, decode(topic)?, offset).await,
             _ => Err(ApiError::NoSuchPath),
         }
@@ -119,6 +129,11 @@ impl Api {
         let topics = self.0.store.topics();
         let topics: Vec<_> = topics.iter().map(|(topic, extent)| TopicJson::new(topic, extent)).collect();
         json(StatusCode::OK, &topics)
+    }
+
+    fn document(&self) -> Reply {
+        let document = self.0.document.read().unwrap_or_else(PoisonError::into_inner).clone();
+        finish(Response::builder().header(CONTENT_TYPE, asyncapi::CONTENT_TYPE), full(document))
     }
 
     fn messages(&self, head: &http::request::Parts, topic: String) -> Result<Reply, ApiError> {

@@ -32,11 +32,18 @@ pub(super) enum ConnectionError {
     /// Plain text was spoken to a port that expects TLS.
     AsksForTls,
     NotKafka,
+    /// No token server answers, or it fails.
+    TokenServer,
     /// The brokers refuse the login.
     Login,
     Tls,
     /// The login may not write idempotently.
     Idempotence,
+    TokenServerTls,
+    /// The token server refuses the client credentials.
+    TokenDenied,
+    /// What the token server answers is no token for Kafka, or one that is over.
+    NoToken,
 }
 
 impl ConnectionError {
@@ -57,12 +64,18 @@ impl ConnectionError {
     /// because it wants a certificate.
     pub(super) fn of_report(code: Code, text: &str) -> Option<Self> {
         let alerted = || (code == Code::BrokerTransportFailure && text.contains("SSL alert")).then_some(Self::Tls);
+        if let Some(error) = of_token(text) {
+            return error;
+        }
         Self::of_text(Some(code), text).or_else(alerted).or_else(|| Self::of_code(code))
     }
 
     /// The error behind this text of librdkafka's (2.12.1) about a connection, if it is about one.
     pub(super) fn of_text(code: Option<Code>, text: &str) -> Option<Self> {
         let says = |part: &str| text.contains(part);
+        if let Some(error) = of_token(text) {
+            return error;
+        }
         if let Some(size) = text.split("Invalid response size ").nth(1) {
             let size: i32 = size.split(' ').next()?.parse().ok()?;
             return Some(if size.cast_unsigned() >> 16 == TLS_ALERT { Self::AsksForTls } else { Self::NotKafka });
@@ -82,12 +95,24 @@ impl ConnectionError {
 
     /// Whether it stays until somebody acts.
     pub(super) fn is_permanent(self) -> bool {
-        matches!(self, Self::Login | Self::Tls | Self::Idempotence)
+        matches!(
+            self,
+            Self::Login | Self::Tls | Self::Idempotence | Self::TokenServerTls | Self::TokenDenied | Self::NoToken
+        )
+    }
+
+    /// Whether it is why there is no new token. The brokers then refuse the old one in the end.
+    pub(super) fn is_of_token(self) -> bool {
+        matches!(self, Self::TokenServer | Self::TokenServerTls | Self::TokenDenied | Self::NoToken)
     }
 
     /// What to say once `new` occurred, too.
     pub(super) fn or(self, new: Self) -> Self {
-        let weight = |error| if error == Self::Closed { 0 } else { 1 + u8::from(Self::is_permanent(error)) };
+        let weight = |error: Self| match error {
+            Self::Closed => 0,
+            error if error.is_of_token() => 3,
+            error => 1 + u8::from(error.is_permanent()),
+        };
         if weight(new) < weight(self) { self } else { new }
     }
 
@@ -101,9 +126,13 @@ impl ConnectionError {
             Self::NotTls => "the port does not speak TLS",
             Self::AsksForTls => "the port asks for TLS",
             Self::NotKafka => "what answers there is not Kafka",
+            Self::TokenServer => "the token server cannot be reached, or fails",
             Self::Login => "the Kafka brokers refuse the login",
             Self::Tls => "the TLS handshake with the Kafka brokers failed",
             Self::Idempotence => "Kafka does not allow this login to write idempotently",
+            Self::TokenServerTls => "the TLS handshake with the token server failed",
+            Self::TokenDenied => "the token server refuses the client credentials",
+            Self::NoToken => "the token server answers without a token that Kafka's client can use",
         }
     }
 
@@ -119,7 +148,11 @@ impl ConnectionError {
             Self::NotTls => "name a TLS listener in kafka.brokers, or remove kafka.tls",
             Self::AsksForTls => "set kafka.tls.ca (or \"system\"), or name a listener without TLS in kafka.brokers",
             Self::NotKafka => "correct the ports in kafka.brokers",
-            Self::Login => "check kafka.username, kafka.password and kafka.sasl_mechanism against the brokers' users",
+            Self::TokenServer => "check kafka.oauth.token_url, that the server runs, the network and its firewalls",
+            Self::Login => {
+                "check kafka.username, kafka.password and kafka.sasl_mechanism against the brokers' users; of kafka.oauth \
+                 the scope and the extensions against the issuer and the audience that the brokers expect"
+            }
             Self::Tls => {
                 "check that kafka.brokers names TLS listeners, that kafka.tls.ca signed their certificates, \
                  and kafka.tls.certificate and kafka.tls.key where brokers ask for them"
@@ -128,8 +161,38 @@ impl ConnectionError {
                 "grant it Write on the topics (brokers of Kafka 2.8 or newer) or IdempotentWrite on the cluster \
                  (kafka-acls --add --operation IdempotentWrite --cluster)"
             }
+            Self::TokenServerTls => {
+                "check that kafka.oauth.ca signed its certificate, and the host in kafka.oauth.token_url"
+            }
+            Self::TokenDenied => {
+                "check kafka.oauth.client_id, kafka.oauth.client_secret and kafka.oauth.scope against what is registered \
+                 there, and the path of kafka.oauth.token_url"
+            }
+            Self::NoToken => {
+                "check kafka.oauth.token_url: it has to answer JSON with an access_token that is a JWT with exp and sub, and \
+                 has not expired by the clock here"
+            }
         }
     }
+}
+
+/// The error behind librdkafka's words about a token, where it speaks of one: `Some(None)` where others say more. What
+/// the token server answered is in these words, too.
+fn of_token(text: &str) -> Option<Option<ConnectionError>> {
+    if let Some((_, why)) = text.split_once("Failed to acquire SASL OAUTHBEARER token: ") {
+        let is_about_token =
+            ["Expected ", "Failed to decode JWT", "Failed to parse JSON JWT", "Must supply an unexpired"];
+        let no_token = is_about_token.iter().any(|words| why.starts_with(words));
+        return Some(no_token.then_some(ConnectionError::NoToken));
+    }
+    let (_, rest) = text.split_once("Failed to retrieve OIDC token from ")?;
+    let (why, status) = rest.split_once("\": ")?.1.rsplit_once(" (")?;
+    Some(Some(match status.strip_suffix(')')?.parse().ok()? {
+        ..0 if why.contains("SSL") => ConnectionError::TokenServerTls,
+        ..0 | 408 | 425 | 429 | 500.. => ConnectionError::TokenServer,
+        400.. => ConnectionError::TokenDenied,
+        0.. => ConnectionError::NoToken,
+    }))
 }
 
 /// Whether a connection ended before it was of any use: `(after 12ms in state UP)`.
@@ -154,8 +217,15 @@ impl ConnectionErrors {
         if self.current().is_some_and(|known| known.or(error) != error) {
             return;
         }
-        if self.log.record(error) && error.is_permanent() {
-            tracing::error!(remedy = error.remedy(), "{}", error.says());
+        if self.log.record(error) {
+            match error {
+                error if error.is_permanent() => tracing::error!(remedy = error.remedy(), "{}", error.says()),
+                error if error.is_of_token() => {
+                    let says = error.says();
+                    tracing::warn!(remedy = error.remedy(), "{says}: the last token is used until it expires");
+                }
+                _ => {}
+            }
         }
         self.any.store(true, Ordering::Relaxed);
     }
@@ -164,9 +234,16 @@ impl ConnectionErrors {
         self.log.within(EXPLAINS_FOR)
     }
 
-    /// Whether an ERROR says what is wrong.
+    /// Whether the log says what is wrong.
     pub(super) fn is_logged(&self) -> bool {
-        self.current().is_some_and(ConnectionError::is_permanent)
+        self.current().is_some_and(|error| error.is_permanent() || error.is_of_token())
+    }
+
+    /// A message is kept, which says nothing of the next token.
+    pub(super) fn clear_of_connection(&self) {
+        if self.any.load(Ordering::Relaxed) && !self.current().is_some_and(ConnectionError::is_of_token) {
+            self.clear();
+        }
     }
 
     pub(super) fn clear(&self) {
@@ -246,6 +323,43 @@ mod tests {
         assert_eq!(ConnectionError::of_report(Code::BrokerTransportFailure, why), Some(ConnectionError::Tls));
         assert_eq!(ConnectionError::of_report(Code::BrokerTransportFailure, "Connect failed: refused"), None);
         assert_eq!(ConnectionError::of_report(Code::Authentication, ""), Some(ConnectionError::Login));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_token_is_told_by_librdkafkas_words_whatever_the_token_server_says() {
+        use ConnectionError::{NoToken, TokenDenied, TokenServer, TokenServerTls};
+        for (says, cause) in [
+            ("{\"error\":\"invalid_client\"} (401)", TokenDenied),
+            ("Server did not provide an error string (404)", TokenDenied),
+            ("Connection refused (sic) (503)", TokenServer),
+            ("Failed to connect to 127.0.0.1 port 1 after 0 ms: Connection refused (-1)", TokenServer),
+            ("SSL certificate problem: unable to get local issuer certificate (-1)", TokenServerTls),
+            ("Response is not JSON encoded: text/html (200)", NoToken),
+        ] {
+            let line =
+                format!("[thrd:background]: Failed to retrieve OIDC token from \"https://ssl.example.com/\": {says}");
+            assert_eq!(ConnectionError::of_text(None, &line), Some(cause), "{line}");
+        }
+        let of_report = |why: &str| {
+            let text = format!("Failed to acquire SASL OAUTHBEARER token: {why}");
+            ConnectionError::of_report(Code::Authentication, &text)
+        };
+        assert_eq!(of_report("Expected JSON JWT response with \"sub\" field"), Some(NoToken));
+        assert_eq!(of_report("Must supply an unexpired token: now=2ms, exp=1ms"), Some(NoToken));
+        assert_eq!(of_report("Failed to connect to 127.0.0.1 port 1: Connection refused"), None, "the log says it");
+    }
+
+    #[test]
+    fn want_of_a_token_explains_the_login_that_is_refused_and_outlasts_receipts() {
+        let errors = ConnectionErrors::default();
+        errors.record(ConnectionError::TokenServer);
+        errors.record(ConnectionError::Login);
+        errors.clear_of_connection();
+        assert_eq!(errors.current(), Some(ConnectionError::TokenServer));
+        errors.clear();
+        errors.record(ConnectionError::Login);
+        errors.clear_of_connection();
+        assert_eq!(errors.current(), None);
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //!   `topic_settings` and `topic_error`;
 //! - `client`, `metadata`, `admin`: questions to the brokers;
 //! - `inspect` and `findings` for `check --online`, `read` for readers;
-//! - `settings`: how each client is set up; `properties` and `property_names`: the user's part in that.
+//! - `settings`: how each client is set up, with `compression`; `properties` and `property_names`: the user's part.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -33,6 +33,7 @@ mod admin;
 mod backoff;
 mod batch_limit;
 mod client;
+mod compression;
 mod connection_error;
 mod findings;
 mod inspect;
@@ -55,11 +56,12 @@ mod waiting;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use compression::needed_packages;
 pub(crate) use inspect::inspect;
 pub(crate) use properties::check as check_properties;
 pub(crate) use property_names::is_printable;
 pub(crate) use read::read;
-pub(crate) use settings::exposed_login;
+pub(crate) use settings::{Security, exposed_login, security};
 
 /// The most that one question to the brokers may take while the connection is watched.
 const PROBE_MOST: Duration = Duration::from_secs(2);

@@ -16,8 +16,16 @@ const MAX_BATCH: u64 = 1_000_000;
 
 /// Properties that have a key of ours, and that key.
 const OURS: &[(&str, &str)] = &[
+    ("compression.codec", "kafka.compression"),
     ("metadata.broker.list", "kafka.brokers"),
+    ("https.ca.location", "kafka.oauth.ca"),
     ("sasl.mechanisms", "kafka.sasl_mechanism"),
+    ("sasl.oauthbearer.client.id", "kafka.oauth.client_id"),
+    ("sasl.oauthbearer.client.secret", "kafka.oauth.client_secret"),
+    ("sasl.oauthbearer.extensions", "kafka.oauth.extensions"),
+    ("sasl.oauthbearer.method", "kafka.oauth.token_url"),
+    ("sasl.oauthbearer.scope", "kafka.oauth.scope"),
+    ("sasl.oauthbearer.token.endpoint.url", "kafka.oauth.token_url"),
     ("sasl.password", "kafka.password"),
     ("sasl.username", "kafka.username"),
     ("ssl.ca.location", "kafka.tls.ca"),
@@ -245,6 +253,14 @@ mod tests {
         let mistakes = checked(&[("bootstrap.servers", "a:9092"), ("sasl.mechanism", "PLAIN")]);
         assert_eq!(mistakes[0].2, "set kafka.brokers instead");
         assert_eq!(mistakes[1].2, "set kafka.sasl_mechanism instead");
+        let secret = checked(&[("sasl.oauthbearer.client.credentials.client.secret", "hunter2")]);
+        assert_eq!(secret[0].2, "set kafka.oauth.client_secret instead");
+        assert!(!format!("{secret:?}").contains("hunter2"));
+        for name in ["compression.codec", "compression.type", "topic.compression.codec", "topic.compression.type"] {
+            let problem = "is what kafka.compression is for".to_owned();
+            let instead = "set kafka.compression instead".to_owned();
+            assert_eq!(checked(&[(name, "zstd")]), [(name.to_owned(), problem, instead)]);
+        }
     }
 
     #[test]

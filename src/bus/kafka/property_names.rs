@@ -39,7 +39,7 @@ const PRINTABLE: &str = "
 
 /// The other names worth suggesting for a misspelt one; their values are shown to nobody.
 const HIDDEN: &str = "
-    enable.sasl.oauthbearer.unsecure.jwt group.id metadata.broker.list plugin.library.paths
+    enable.sasl.oauthbearer.unsecure.jwt group.id https.ca.location https.ca.pem metadata.broker.list plugin.library.paths
     sasl.oauthbearer.client.id sasl.oauthbearer.client.secret sasl.oauthbearer.config sasl.oauthbearer.extensions
     sasl.oauthbearer.method sasl.oauthbearer.scope sasl.oauthbearer.token.endpoint.url sasl.password sasl.username
     ssl.ca.location ssl.ca.pem ssl.certificate.location ssl.certificate.pem ssl.crl.location ssl.key.location

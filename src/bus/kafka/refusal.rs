@@ -54,7 +54,7 @@ pub(super) fn refusal(code: Code, topic: &str, error: Option<ConnectionError>, c
         ),
         Code::UnsupportedCompressionType | Code::BadCompression => of_topic(
             format!("Kafka rejects this compression for topic {topic}"),
-            "set kafka.properties.\"compression.codec\" to one that the topic allows",
+            "set kafka.compression to one that the topic takes, or none",
         ),
         Code::PolicyViolation => of_topic(
             format!("a policy of the brokers rejects records for topic {topic}"),

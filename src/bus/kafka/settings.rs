@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 
-use super::batch_limit;
 use super::property_names::canonical;
+use super::{batch_limit, compression};
 use crate::bus::loopback::is_loopback;
 use crate::bus::{Finding, OpenError, Setup};
 use crate::config;
@@ -53,7 +54,7 @@ pub(super) fn producer(config: &config::Kafka, setup: &Setup) -> Result<ClientCo
         .set("queue.buffering.max.kbytes", room.min(i32::MAX as u64).to_string())
         .set("queue.buffering.max.messages", "1000000")
         .set("partitioner", "murmur2_random")
-        .set("compression.codec", "lz4")
+        .set("compression.codec", compression::codec(config.compression))
         .set("topic.metadata.propagation.max.ms", "1000");
     overridden(client, config)
 }
@@ -83,6 +84,28 @@ pub(super) fn largest_message(max_body: usize) -> u64 {
     (max_body as u64 + HEADROOM).min(MAX_REQUEST)
 }
 
+/// How the clients reach the brokers.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Security {
+    pub(crate) tls: bool,
+    /// Of SASL; `None` without a login.
+    pub(crate) mechanism: Option<String>,
+    /// Where tokens come from.
+    pub(crate) token_url: Option<String>,
+}
+
+/// With the user's properties, which may change it.
+pub(crate) fn security(config: &config::Kafka) -> Security {
+    let client = admin(config).unwrap_or_default();
+    let protocol = client.get("security.protocol").unwrap_or_default().to_ascii_lowercase();
+    let login = |key| client.get(key).filter(|_| protocol.starts_with("sasl")).map(str::to_owned);
+    Security {
+        tls: protocol.ends_with("ssl"),
+        mechanism: login("sasl.mechanisms"),
+        token_url: login("sasl.oauthbearer.token.endpoint.url"),
+    }
+}
+
 /// A login that goes without TLS to another machine.
 pub(crate) fn exposed_login(config: &config::Kafka) -> Option<Finding> {
     let client = admin(config).ok()?;
@@ -90,13 +113,16 @@ pub(crate) fn exposed_login(config: &config::Kafka) -> Option<Finding> {
     if !is("security.protocol", "sasl_plaintext") || config.brokers.iter().all(|broker| is_loopback(broker)) {
         return None;
     }
-    let says = if is("sasl.mechanisms", "PLAIN") {
-        "goes over the network in plain text, and every event with it"
+    let (about, says) = if is("sasl.mechanisms", "PLAIN") {
+        ("kafka.password", "goes over the network in plain text, and every event with it")
+    } else if is("sasl.mechanisms", "OAUTHBEARER") {
+        ("kafka.oauth", "sends its tokens over the network in plain text, and every event with them")
     } else {
-        "is used without TLS: whoever listens reads every event, and can try passwords on the login"
+        let says = "is used without TLS: whoever listens reads every event, and can try passwords on the login";
+        ("kafka.password", says)
     };
     let remedy = "set kafka.tls.ca (or \"system\") and name a TLS listener in kafka.brokers";
-    Some(Finding::advice("kafka.password", says, remedy))
+    Some(Finding::advice(about, says, remedy))
 }
 
 /// What every client is told, under the names that librdkafka itself uses, so that the user's can replace ours.
@@ -120,6 +146,7 @@ fn shared(config: &config::Kafka, publish_timeout: Duration) -> Result<ClientCon
         // That the other side closes a connection at once is said at this level.
         .set_log_level(RDKafkaLogLevel::Info);
     let login = config.username.as_ref();
+    log_in_with_tokens(&mut client, config)?;
     let password = config.password.as_ref().map(|password| text("kafka.password", password)).transpose()?;
     for (name, value) in [
         ("sasl.mechanisms", config.sasl_mechanism.as_deref().or(login.map(|_| "SCRAM-SHA-512"))),
@@ -136,9 +163,28 @@ fn shared(config: &config::Kafka, publish_timeout: Duration) -> Result<ClientCon
     Ok(client)
 }
 
+/// librdkafka gets the tokens, and new ones in time, on a thread of its own for each client.
+fn log_in_with_tokens(client: &mut ClientConfig, config: &config::Kafka) -> Result<(), OpenError> {
+    let Some(oauth) = &config.oauth else { return Ok(()) };
+    client
+        .set("sasl.oauthbearer.method", "oidc")
+        .set("sasl.oauthbearer.token.endpoint.url", &oauth.token_url)
+        .set("sasl.oauthbearer.client.id", &oauth.client_id)
+        .set("sasl.oauthbearer.client.secret", text("kafka.oauth.client_secret", &oauth.client_secret)?)
+        .set("https.ca.location", path("kafka.oauth.ca", oauth.ca.as_deref())?.unwrap_or("probe"));
+    if let Some(scope) = &oauth.scope {
+        // librdkafka (2.12.1) puts it into the form as it is.
+        client.set("sasl.oauthbearer.scope", utf8_percent_encode(scope, NON_ALPHANUMERIC).to_string());
+    }
+    if !oauth.extensions.is_empty() {
+        client.set("sasl.oauthbearer.extensions", oauth.extensions.join(","));
+    }
+    Ok(())
+}
+
 fn protocol(config: &config::Kafka) -> &'static str {
     let tls = config.tls.ca.is_some() || config.tls.certificate.is_some() || config.tls.key.is_some();
-    match (tls, config.username.is_some()) {
+    match (tls, config.username.is_some() || config.oauth.is_some()) {
         (false, false) => "plaintext",
         (true, false) => "ssl",
         (false, true) => "sasl_plaintext",
@@ -231,6 +277,49 @@ mod tests {
         assert_eq!(of(&config).get("security.protocol"), Some("sasl_plaintext"));
     }
 
+    /// Fails where librdkafka was built without curl, of which the build says nothing.
+    #[test]
+    fn librdkafka_gets_tokens_by_itself() {
+        let mut config = config("127.0.0.1:1");
+        config.sasl_mechanism = Some("OAUTHBEARER".to_owned());
+        config.oauth = Some(config::OAuth {
+            token_url: "http://127.0.0.1:1/token".to_owned(),
+            client_id: "bridge".to_owned(),
+            client_secret: Secret::new("secret"),
+            scope: Some("one:a two&b".to_owned()),
+            extensions: vec!["logicalCluster=lkc-1".to_owned(), "identityPoolId=pool-1".to_owned()],
+            ca: None,
+        });
+        let client = of(&config);
+        for (name, value) in [
+            ("security.protocol", "sasl_plaintext"),
+            ("sasl.mechanisms", "OAUTHBEARER"),
+            ("sasl.oauthbearer.scope", "one%3Aa%20two%26b"),
+            ("sasl.oauthbearer.extensions", "logicalCluster=lkc-1,identityPoolId=pool-1"),
+            ("https.ca.location", "probe"),
+        ] {
+            assert_eq!(client.get(name), Some(value), "{name}");
+        }
+        let made: Result<rdkafka::producer::BaseProducer, _> = client.create();
+        assert!(made.is_ok(), "{:?}", made.err());
+        config.brokers = vec!["kafka.example.org:9092".to_owned()];
+        let exposed = exposed_login(&config).unwrap();
+        assert!(exposed.about == "kafka.oauth" && exposed.says.contains("tokens"), "{exposed:?}");
+    }
+
+    #[test]
+    fn messages_are_compressed_as_the_user_says() {
+        let mut config = config("127.0.0.1:1");
+        assert_eq!(of(&config).get("compression.codec"), Some("lz4"));
+        use config::Compression::{Gzip, None, Snappy, Zstd};
+        for (compression, codec) in [(Zstd, "zstd"), (Snappy, "snappy"), (Gzip, "gzip"), (None, "none")] {
+            config.compression = compression;
+            assert_eq!(of(&config).get("compression.codec"), Some(codec));
+            let made: Result<rdkafka::producer::BaseProducer, _> = of(&config).create();
+            assert!(made.is_ok(), "{codec}: {:?}", made.err());
+        }
+    }
+
     #[test]
     fn a_login_over_plain_text_to_another_machine_is_named() {
         let mut config = config("127.0.0.1:1,localhost:2");
@@ -247,6 +336,29 @@ mod tests {
         config.properties.clear();
         config.tls.ca = Some("system".to_owned());
         assert_eq!(says(&config), None);
+    }
+
+    #[test]
+    fn how_the_brokers_are_reached_follows_from_what_the_client_is_told() {
+        let says = |tls, mechanism: Option<&str>, token_url: Option<&str>| Security {
+            tls,
+            mechanism: mechanism.map(str::to_owned),
+            token_url: token_url.map(str::to_owned),
+        };
+        let mut config = config("a:1");
+        config.sasl_mechanism = Some("PLAIN".to_owned());
+        assert_eq!(security(&config), says(false, None, None), "without a login");
+        config.username = Some("bridge".to_owned());
+        assert_eq!(security(&config), says(false, Some("PLAIN"), None));
+        for (key, value) in [
+            ("security.protocol", "SASL_SSL"),
+            ("sasl.mechanism", "OAUTHBEARER"),
+            ("sasl.oauthbearer.token.endpoint.url", "https://login.example.com/token"),
+        ] {
+            config.properties.insert(key.to_owned(), Secret::new(value));
+        }
+        let token_url = Some("https://login.example.com/token");
+        assert_eq!(security(&config), says(true, Some("OAUTHBEARER"), token_url));
     }
 
     #[test]

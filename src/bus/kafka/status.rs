@@ -104,7 +104,7 @@ impl Status {
         if self.is(ConnectionState::Away) {
             self.up();
         }
-        self.errors.clear();
+        self.errors.clear_of_connection();
     }
 
     /// How many messages were kept since the start.

@@ -82,11 +82,17 @@ pub(super) struct Serving {
 
 impl Serving {
     /// Serves on all ports. `stop` ends them, except the admin listener, which answers until the end.
-    pub(super) fn start(config: &Config, ports: Ports, tls: &Tls, opened: &Opened, stop: &CancellationToken) -> Self {
+    pub(super) fn start(
+        config: &Config,
+        ports: Ports,
+        tls: &Tls,
+        opened: &Opened,
+        admin: Admin,
+        stop: &CancellationToken,
+    ) -> Self {
         let (shares, stop_admin) = (shares(config.server.max_connections), CancellationToken::new());
         let log = |section, open| ConnectionLog::new(section, &opened.metrics, open);
         let internal = || Limits::internal(shares.internal);
-        let admin = Admin::new(opened.bus.connection(), opened.metrics.clone(), stop.clone(), &config.admin);
         let of_admin = log("admin", Arc::default());
         let admin = tokio::spawn(server::serve(ports.admin, None, internal(), admin, of_admin, stop_admin.clone()));
         let reader = ports.reader.zip(opened.api.clone()).map(|(listener, api)| {
@@ -138,7 +144,7 @@ pub(super) fn announce(config: &Config, ports: &Ports) {
         let listen = address(&ports.deliveries);
         tracing::info!(listen, endpoint = endpoint.name, "listening for deliveries");
     }
-    tracing::info!(listen = address(&ports.admin), "listening for /livez, /readyz and /metrics");
+    tracing::info!(listen = address(&ports.admin), "listening for /livez, /readyz, /metrics and /asyncapi");
     if let Some(reader) = &ports.reader {
         tracing::info!(listen = address(reader), "listening for readers of the embedded log at /topics");
     }

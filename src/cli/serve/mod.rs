@@ -19,6 +19,7 @@ mod signals;
 
 use super::load::Loaded;
 use super::reload::{self, Parts, Reload};
+use crate::admin::Admin;
 use crate::bus::ConnectionState;
 use crate::config::Ignored;
 use crate::metrics::Metrics;
@@ -52,14 +53,16 @@ pub(super) async fn run(loaded: Loaded, file: Option<PathBuf>, hangup: Signal) -
     let drain_spool = |spool| Drainer::start(spool, opened.bus.clone(), config.bus_timeout());
     let drainer = opened.spool.clone().map(drain_spool);
     announce(config, &ports);
-    let mut serving = Serving::start(config, ports, &tls, &opened, &stop);
     let parts = Parts {
         relay: opened.relay.clone(),
         bus: opened.bus.clone(),
         api: opened.api.clone(),
+        admin: Admin::new(opened.bus.connection(), opened.metrics.clone(), stop.clone(), &config.admin),
         filter: telemetry.filter(),
         certificates: tls.all(),
     };
+    parts.describe(&config.bus, &routes);
+    let mut serving = Serving::start(config, ports, &tls, &opened, parts.admin.clone(), &stop);
     reload::start(Reload::new(resolved, routes, file, parts), hangup, stop.clone()).map_err(StartError::Reload)?;
 
     let ended = ended(&mut signals, &opened).await;

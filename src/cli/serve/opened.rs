@@ -37,6 +37,9 @@ impl Opened {
         if let Some(exposed) = bus::adapters::exposed_login(&config.bus) {
             tracing::warn!(remedy = exposed.remedy, "`{}` {}", exposed.about, exposed.says);
         }
+        if let Some(packages) = bus::adapters::needed_packages(&config.bus) {
+            tracing::info!("`{}` {}", packages.about, packages.says);
+        }
         let bus::adapters::Opened { bus, api } = bus::adapters::open(&config.bus, setup(config, routes))?;
         let budget = Budget::new(config.server.bytes_in_flight);
         let metrics = Metrics::new(Readings {

@@ -207,6 +207,57 @@ fn each_mistake_in_a_file_has_its_text() {
             "kafka.username (t.toml:4) is given without kafka.password; set kafka.password, or remove it",
         ),
         (
+            "bus = \"kafka\"\n[kafka]\nbrokers = \"a:1\"\ncompression = \"brotli\"",
+            "kafka.compression (t.toml:4) is \"brotli\", which is none of the words allowed; allowed: \"lz4\" or \"zstd\" or \
+             \"snappy\" or \"gzip\" or \"none\"",
+        ),
+        (
+            "bus = \"kafka\"\n[kafka]\nbrokers = \"a:1\"\nproperties.\"compression.type\" = \"zstd\"",
+            "kafka.properties.compression.type (t.toml:4) is what kafka.compression is for; set kafka.compression instead",
+        ),
+        (
+            "bus = \"kafka\"\n[kafka]\nbrokers = \"a:1\"\nsasl_mechanism = \"OAUTHBEARER\"",
+            "kafka.sasl_mechanism (t.toml:4) is given without kafka.oauth.token_url; set kafka.oauth.token_url, or remove it",
+        ),
+        (
+            "bus = \"kafka\"\n[kafka]\nbrokers = \"a:1\"\noauth.token_url = \"https://h/t\"\noauth.client_id = \"c\"",
+            "kafka.oauth.token_url (t.toml:4) is given without kafka.oauth.client_secret; set kafka.oauth.client_secret, or \
+             remove it",
+        ),
+        (
+            "bus = \"kafka\"\n[kafka]\nbrokers = \"a:1\"\noauth.scope = \"s\"",
+            "kafka.oauth.scope (t.toml:4) is given without kafka.oauth.token_url; set kafka.oauth.token_url, or remove it",
+        ),
+        (
+            "bus = \"kafka\"\n[kafka]\nbrokers = \"a:1\"\nusername = \"u\"\npassword = \"env:TERRA_SIGNING_SECRET\"\n\
+             oauth = OAUTH",
+            "kafka.username (t.toml:4) is a second way to log in, beside kafka.oauth.token_url (t.toml:6); keep one of the two",
+        ),
+        (
+            "bus = \"kafka\"\n[kafka]\nbrokers = \"a:1\"\nsasl_mechanism = \"PLAIN\"\noauth = OAUTH",
+            "kafka.sasl_mechanism (t.toml:4) is \"PLAIN\", but kafka.oauth.token_url is \"https://h/t\" (t.toml:5); remove one \
+             of the two",
+        ),
+        (
+            "bus = \"kafka\"\n[kafka]\nbrokers = \"a:1\"\n[kafka.oauth]\ntoken_url = \"http://h/t\"\nclient_id = \"c\"\n\
+             client_secret = \"env:TERRA_SIGNING_SECRET\"",
+            "kafka.oauth.token_url (t.toml:5) is \"http://h/t\", which is not https://: whoever listens would read the \
+             client's secret; allowed: a URL such as \"https://login.example.com/oauth2/token\"",
+        ),
+        (
+            "bus = \"kafka\"\n[kafka]\nbrokers = \"a:1\"\n[kafka.oauth]\ntoken_url = \"https://h/t\"\nclient_id = \"a:b\"\n\
+             client_secret = \"env:TERRA_SIGNING_SECRET\"",
+            "kafka.oauth.client_id (t.toml:6) is \"a:b\", which has a colon in it; allowed: a text that is not empty, without \
+             a colon",
+        ),
+        (
+            "bus = \"kafka\"\n[kafka]\nbrokers = \"a:1\"\n[kafka.oauth]\ntoken_url = \"https://h/t\"\nclient_id = \"a\"\n\
+             client_secret = \"env:TERRA_SIGNING_SECRET\"\nextensions = [\"logicalCluster=1\", \"pool-id=2\"]",
+            "kafka.oauth.extensions (t.toml:8) at number 2: is \"pool-id=2\", which has a name that is not of letters, or \
+             the token's own; allowed: a list, each one a name of letters and its value, such as \
+             \"logicalCluster=lkc-abc123\"",
+        ),
+        (
             "bus = \"kafka\"\n[kafka]\nbrokers = \"a:1\"\ntls.ca = \"/nowhere\"",
             "kafka.tls.ca (t.toml:4) is \"/nowhere\", which cannot be read: No such file or directory (os error 2); \
              allowed: \"system\" or the path of a readable PEM file",
@@ -233,7 +284,8 @@ fn each_mistake_in_a_file_has_its_text() {
         ),
     ];
     for (toml, words) in cases {
-        let toml = &toml.replace("TEMPLATE", &"x".repeat(245));
+        let oauth = "{ token_url = \"https://h/t\", client_id = \"c\", client_secret = \"env:TERRA_SIGNING_SECRET\" }";
+        let toml = &toml.replace("TEMPLATE", &"x".repeat(245)).replace("= OAUTH", &format!("= {oauth}"));
         let text = mistakes_text(from_file(toml));
         match words.strip_prefix('@') {
             Some(beginning) => assert!(text.starts_with(beginning), "{toml}\n{text}"),

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 use super::bridge::signal;
 use super::certificates::Authority;
+use super::tokens::{self, TokenServer};
 use super::{needed, until};
 
 const UP_WITHIN: Duration = Duration::from_secs(120);
@@ -35,8 +36,15 @@ pub struct Broker {
 /// The program, and its path on this machine.
 #[derive(Clone)]
 pub enum Kind {
-    Kafka { home: PathBuf, java: PathBuf },
-    Nats { server: PathBuf },
+    /// With options of the Java machine's.
+    Kafka {
+        home: PathBuf,
+        java: PathBuf,
+        options: Vec<String>,
+    },
+    Nats {
+        server: PathBuf,
+    },
 }
 
 impl Kind {
@@ -44,7 +52,7 @@ impl Kind {
     pub fn kafka() -> Option<Self> {
         let home = PathBuf::from(needed("TERRA_BRIDGE_TEST_KAFKA_HOME")?);
         let java = PathBuf::from(std::env::var("TERRA_BRIDGE_TEST_JAVA").unwrap_or_else(|_| "java".into()));
-        Some(Self::Kafka { home, java })
+        Some(Self::Kafka { home, java, options: Vec::new() })
     }
 
     /// `None` if this machine does not have it.
@@ -68,6 +76,19 @@ impl Broker {
             secured_kafka(port, &secured, dir, authority, password)
         });
         Some((broker, secured))
+    }
+
+    /// The same with one more listener, which lets in who has a token of this server.
+    pub fn kafka_with_tokens(tokens: &TokenServer) -> Option<(Self, u16)> {
+        let mut kind = Kind::kafka()?;
+        let Kind::Kafka { options, .. } = &mut kind else { unreachable!() };
+        options.push(format!("-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={}", tokens.keys_url()));
+        let mut listener = 0;
+        let broker = Self::up(kind, |port, dir| {
+            listener = free_port();
+            kafka_with_tokens(port, listener, dir, tokens)
+        });
+        Some((broker, listener))
     }
 
     /// Sets a Kafka user's password for one of the SCRAM mechanisms.
@@ -226,9 +247,10 @@ impl Broker {
     }
 
     fn java(&self, class: &str) -> Command {
-        let Kind::Kafka { home, java } = &self.kind else { panic!("only Kafka runs on Java") };
+        let Kind::Kafka { home, java, options } = &self.kind else { panic!("only Kafka runs on Java") };
         let mut command = Command::new(java);
         command
+            .args(options)
             .args(["-Xmx384m", "-Xms128m", "-XX:TieredStopAtLevel=1"])
             .arg("-cp")
             .arg(home.join("libs/*"))
@@ -282,6 +304,30 @@ fn secured_kafka(port: u16, secured: &Secured, dir: &Path, authority: &Authority
              listener.name.login.scram-sha-512.sasl.jaas.config={modules}.scram.ScramLoginModule required;\n",
             keys = authority.chain("broker").display(),
             ca = authority.ca().display(),
+        )
+}
+
+fn kafka_with_tokens(port: u16, tokens_port: u16, dir: &Path, tokens: &TokenServer) -> String {
+    let plain = format!("PLAINTEXT://127.0.0.1:{port}");
+    let classes = "org.apache.kafka.common.security.oauthbearer";
+    let (listener, own) = ("listener.name.token", "listener.name.token.oauthbearer");
+    // Kafka 4.1.0 checks neither signature nor audience by default. Reauthentication is what makes it close a connection
+    // whose token expired.
+    lone_kafka(port, dir).replace(&plain, &format!("{plain},TOKEN://127.0.0.1:{tokens_port}"))
+        + &format!(
+            "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,TOKEN:SASL_PLAINTEXT\n\
+             inter.broker.listener.name=PLAINTEXT\n\
+             sasl.enabled.mechanisms=OAUTHBEARER\n\
+             {own}.sasl.jaas.config={classes}.OAuthBearerLoginModule required;\n\
+             {own}.sasl.server.callback.handler.class={classes}.OAuthBearerValidatorCallbackHandler\n\
+             {listener}.sasl.oauthbearer.jwt.validator.class={classes}.BrokerJwtValidator\n\
+             {listener}.sasl.oauthbearer.jwks.endpoint.url={keys}\n\
+             {listener}.sasl.oauthbearer.expected.audience={audience}\n\
+             {listener}.sasl.oauthbearer.expected.issuer={issuer}\n\
+             {own}.connections.max.reauth.ms=3600000\n",
+            keys = tokens.keys_url(),
+            audience = tokens::AUDIENCE,
+            issuer = tokens::ISSUER,
         )
 }
 

@@ -19,6 +19,9 @@ const CORRELATION: usize = 8;
 /// The same for a response.
 const ANSWERS: usize = 4;
 
+/// Where a batch of records has its attributes, whose last bits tell the codec.
+const ATTRIBUTES: usize = 21;
+
 /// From this version of Produce on, short arrays have a length of one byte instead of four.
 const COMPACT: i16 = 9;
 
@@ -49,6 +52,7 @@ struct Shared {
 struct State {
     fault: Option<Fault>,
     holds: bool,
+    codecs: Vec<u8>,
 }
 
 /// One connection: where its requests go, and the pending edits of responses, by correlation id.
@@ -80,7 +84,7 @@ impl KafkaProxy {
         let (host, of_broker) = broker.rsplit_once(':').expect("host:port");
         let of_broker: u16 = of_broker.parse().expect("a port");
         let address = [of_broker, port].map(|port| [host.as_bytes(), &i32::from(port).to_be_bytes()].concat());
-        let state = Mutex::new(State { fault: Some(fault), holds: false });
+        let state = Mutex::new(State { fault: Some(fault), holds: false, codecs: Vec::new() });
         let shared = Arc::new(Shared { broker: broker.to_owned(), address, topic: topic.to_owned(), state });
         let accepting = shared.clone();
         std::thread::spawn(move || listener.incoming().flatten().for_each(|client| accepting.take(client)));
@@ -97,6 +101,11 @@ impl KafkaProxy {
         self.shared.state().fault = None;
     }
 
+    /// The codec of each batch for the topic, by Kafka's numbers.
+    pub fn codecs(&self) -> Vec<u8> {
+        self.shared.state().codecs.clone()
+    }
+
     /// Whether the fault has hit a request, or holds one back.
     pub fn has_struck(&self) -> bool {
         let state = self.shared.state();
@@ -105,6 +114,16 @@ impl KafkaProxy {
 }
 
 impl Shared {
+    /// How the batch in a Produce request is compressed. Between the topic's name and the batch are the number of
+    /// partitions, which is one, the partition and the batch's length.
+    fn codec(&self, request: &[u8], version: i16) -> u8 {
+        let topic = find(request, self.topic.as_bytes()).expect("the request names the topic");
+        let partition = topic + self.topic.len() + if version >= COMPACT { 1 } else { 4 };
+        let length = &request[partition + 4..];
+        let bytes = if version >= COMPACT { 1 + length.iter().take_while(|byte| **byte >= 0x80).count() } else { 4 };
+        length[bytes + ATTRIBUTES + 1] & 7
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
@@ -143,7 +162,9 @@ impl Shared {
         }
         let version = i16::from_be_bytes(request[VERSION..CORRELATION].try_into().expect("two bytes"));
         let correlation = request[CORRELATION..CORRELATION + 4].try_into().expect("four bytes");
+        let codec = self.codec(&request, version);
         let mut state = self.state();
+        state.codecs.push(codec);
         let edit = match (state.fault, held.take()) {
             (Some(Fault::Overtaken), None) => {
                 (*held, state.holds) = (Some(correlation), true);

@@ -11,10 +11,12 @@ pub mod expected;
 pub mod http;
 pub mod json;
 pub mod kafka_proxy;
+pub mod pages;
 pub mod shapes;
 pub mod store;
 pub mod terra;
 pub mod tls;
+pub mod tokens;
 
 use std::time::{Duration, Instant};
 

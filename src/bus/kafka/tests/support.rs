@@ -25,9 +25,11 @@ pub(crate) fn config(brokers: &str) -> config::Kafka {
         password: None,
         sasl_mechanism: None,
         tls: config::Tls::default(),
+        oauth: None,
         create_topics: true,
         partitions: 6,
         replication_factor: None,
+        compression: config::Compression::Lz4,
         topic_config: BTreeMap::new(),
         properties: BTreeMap::new(),
     }
