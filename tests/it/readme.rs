@@ -201,7 +201,8 @@ fn every_key_and_variable_that_they_name_exists() {
     let open = ["routes.types.", "kafka.topic_config.", "kafka.properties."];
     let known = |name: &str| {
         let name = name.replace("endpoints.*", "endpoints.terra").replace("endpoints.eu_staging", "endpoints.terra");
-        let within = |key: &String| key.strip_prefix(&name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        let within =
+            |key: &String| key.strip_prefix(&name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
         keys.iter().any(within) || open.iter().any(|table| name.starts_with(table))
     };
     let sections: BTreeSet<_> = keys.iter().filter_map(|key| key.split_once('.')).map(|(section, _)| section).collect();
