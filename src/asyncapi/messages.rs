@@ -133,6 +133,11 @@ impl<'a> Messages<'a> {
     fn of_other_types(&self, endpoint: &str) -> Value {
         let body = br#"{"type":"brand.new","user":{"user_id":"5a0c1d7e-1101"}}"#;
         let payload = serde_json::from_slice(body).expect("JSON");
+        let mut examples = vec![self.example(&example::message(endpoint, body), payload)];
+        if self.published.contains_key(&Content::Type("brand.new")) {
+            // It has a message of its own.
+            examples.clear();
+        }
         let named = self.published.keys().filter_map(|content| match content {
             Content::Type(name) => Some(*name),
             Content::DeadLetters => Some(DEAD_LETTER),
@@ -148,7 +153,7 @@ impl<'a> Messages<'a> {
                 self.header(Attribute::Type): { "pattern": pattern, "not": { "enum": named } },
             } },
             "payload": payload::of_unknown(None),
-            "examples": [self.example(&example::message(endpoint, body), payload)],
+            "examples": examples,
         }))
     }
 

@@ -73,6 +73,7 @@ fn topics_say_what_they_hold_and_from_whom() {
     );
     assert_eq!(held("terra.dead-letter"), "Holds what Terra signed but nobody can read.");
     assert_eq!(topics_of(&document, "other-type"), BTreeSet::from(["labs"]));
+    assert_eq!(document["components"]["messages"]["other-type"].get("examples"), None, "brand.new has a message");
     assert_eq!(topics_of(&document, "dead-letter"), BTreeSet::from(["terra.dead-letter"]));
     let sources = &document["components"]["messageTraits"]["event"]["headers"]["properties"]["ce-source"]["enum"];
     assert_eq!(*sources, json!(["/terra/live", "/terra/staging"]));

@@ -158,11 +158,13 @@ impl<'a> SectionReader<'a> {
     }
 
     /// Skips a key of a bus that is not in use: one file may serve several machines. A variable of its own exists
-    /// only on this machine, and whoever set it expects an effect, so that is a mistake.
+    /// only on this machine, and whoever set it expects an effect, so that is a mistake, unless a variable beside it
+    /// chose another bus.
     fn leave_out(&mut self, name: &str, given: &RawValue) {
         let section = name.split('.').next().unwrap_or_default();
         let alone = matches!(given.source, Source::Environment(_)) && !given.of_whole_table;
-        if let (true, Some(bus)) = (alone && section != "embedded", self.effective.get("bus")) {
+        let bus = self.effective.get("bus").filter(|bus| !matches!(bus.source, Source::Environment(_)));
+        if let (true, Some(bus)) = (alone && section != "embedded", bus) {
             let wrong = format!("is a key of {section}, while bus is {} ({})", bus.value, bus.source);
             let remedy = format!("set {}={section}, or remove it", environment::variable("bus"));
             self.mistakes.push(Mistake::new(name, &given.source, wrong).remedy(remedy));

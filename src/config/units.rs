@@ -48,7 +48,7 @@ fn millis(number: &str, scale: u64) -> Result<u64, &'static str> {
 
 /// In the largest unit that needs no fraction; below a minute in seconds, such as `7.5s`, and hours with minutes as
 /// `26h 5m`.
-pub(super) fn show_duration(duration: Duration) -> String {
+pub(crate) fn show_duration(duration: Duration) -> String {
     const MINUTE: u64 = 60_000;
     let total = duration.as_millis() as u64;
     if total > 2 * 60 * MINUTE && total.is_multiple_of(MINUTE) && !total.is_multiple_of(60 * MINUTE) {

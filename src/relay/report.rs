@@ -158,7 +158,8 @@ pub(super) fn ordering_timestamp_ignored(metrics: &Metrics, endpoint: &str) {
     metrics.ordering_timestamp_ignored(endpoint);
     Line::warn("ignored an ordering timestamp: no Unix milliseconds up to the signature's time")
         .remedy(
-            "somebody may be replaying a captured delivery: no header is signed; check who can read Terra's requests",
+            "check who sends it: Terra's has 13 digits, and no header is signed, so that whoever can read Terra's \
+             requests can send another",
         )
         .log(Some(endpoint));
 }

@@ -143,7 +143,35 @@ pub(crate) mod lines;
 
 #[cfg(test)]
 mod tests {
+    use tracing::callsite::{Callsite, Identifier};
+    use tracing::field::FieldSet;
+    use tracing::metadata::Kind;
+    use tracing::subscriber::Interest;
+    use tracing::{Level, Metadata};
+
     use super::*;
+
+    /// Of a library, and asked past the cache of what is logged, as the `log` crate does.
+    struct Question;
+
+    static QUESTION: Metadata<'static> = Metadata::new(
+        "question",
+        "library",
+        Level::ERROR,
+        None,
+        None,
+        None,
+        FieldSet::new(&[], Identifier(&Question)),
+        Kind::EVENT,
+    );
+
+    impl Callsite for Question {
+        fn set_interest(&self, _: Interest) {}
+
+        fn metadata(&self) -> &Metadata<'_> {
+            &QUESTION
+        }
+    }
 
     #[test]
     fn no_line_is_lost_because_a_library_asks_whether_something_is_logged() {
@@ -152,7 +180,7 @@ mod tests {
         let log = Log { format: LogFormat::Text, filter: "info".to_owned() };
         let (subscriber, _) = subscriber(&log, move || writer.clone());
         let _guard = tracing::subscriber::set_default(subscriber);
-        assert!(!tracing::enabled!(target: "library", tracing::Level::ERROR));
+        tracing::dispatcher::get_default(|logs| logs.enabled(&QUESTION));
         tracing::info!("kept");
         tracing::error!(target: "library", "of a library");
         tracing::debug!("too fine");

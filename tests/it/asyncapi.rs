@@ -94,7 +94,7 @@ fn the_document_of_every_configuration_is_valid_and_tells_no_secret() {
 [endpoints.production]\npath = \"/production\"\n[endpoints.staging]\npath = \"/staging\"\n\
 [endpoints.staging.routes]\nunknown = false\ndead_letter = \"{endpoint}.unreadable\"\n\
 [endpoints.staging.routes.types]\nsleep = \"{endpoint}.sleep\"\n\"a/b\" = \"odd\"\n\"c*\" = \"odd\"\n\"*\" = false\n\
-[routes.types]\ndaily = \"days\"\nsleep = \"days\"\ns3_upload = \"links\"\nauth = false\n\"*\" = false\n";
+[routes.types]\ndaily = \"days\"\nsleep = \"days\"\ns3_upload = \"links\"\n\"brand.new\" = \"new\"\nauth = false\n\"*\" = false\n";
     const SECRET: &str = "of-nobody-else";
     let dir = tempfile::TempDir::new().expect("a directory");
     let file = dir.path().join("bridge.toml");

@@ -63,7 +63,7 @@ function setAside(id, reason, data) {
 const sha256 = (data) => createHash("sha256").update(data).digest("hex");
 
 const kafka = new kafkajs.Kafka({
-  brokers: process.env.KAFKA_BROKERS.split(","),
+  brokers: (process.env.KAFKA_BROKERS ?? "localhost:9092").split(","),
   // A login: ssl: true, sasl: { mechanism, username, password }.
 });
 const consumer = kafka.consumer({ groupId: process.env.GROUP ?? "example" });
@@ -80,7 +80,7 @@ await consumer.run({
     try {
       work(received);
     } catch (error) {
-      throw Object.assign(error, { retriable: false });
+      throw Object.assign(error, { retriable: false }); // else kafkajs calls this again, in the same transaction
     }
     const { topic, partition, message } = received;
     await consumer.commitOffsets([{ topic, partition, offset: String(BigInt(message.offset) + 1n) }]); // only now

@@ -59,7 +59,7 @@ function setAside(id, reason, data) {
 const sha256 = (data) => createHash("sha256").update(data).digest("hex");
 
 const kafka = new KafkaJS.Kafka({
-  "bootstrap.servers": process.env.KAFKA_BROKERS,
+  "bootstrap.servers": process.env.KAFKA_BROKERS ?? "localhost:9092",
   // A login: "security.protocol": "SASL_SSL", "sasl.mechanism", "sasl.username", "sasl.password".
 });
 const consumer = kafka.consumer({

@@ -72,7 +72,10 @@ const sha256 = (data) => createHash("sha256").update(data).digest("hex");
 
 let stopping = false;
 for (const signal of ["SIGTERM", "SIGINT"]) process.once(signal, () => (stopping = true));
-const client = await connect({ servers: process.env.NATS_URL }); // a login: authenticator: credsAuthenticator(…)
+const client = await connect({
+  servers: process.env.NATS_URL ?? "nats://localhost:4222",
+  // A login: authenticator: credsAuthenticator(await readFile("bridge.creds")).
+});
 const stream = process.env.STREAM ?? "TERRA";
 const durable = process.env.GROUP ?? "example";
 // `terra.>`, not `terra.*`: ten types have a dot.

@@ -68,7 +68,7 @@ def main():
     database = sqlite3.connect(os.environ.get("DATABASE", "events.db"))
     database.executescript(TABLES)
     consumer = Consumer({
-        "bootstrap.servers": os.environ["KAFKA_BROKERS"],
+        "bootstrap.servers": os.environ.get("KAFKA_BROKERS", "localhost:9092"),
         # A login: "security.protocol": "SASL_SSL", "sasl.mechanism", "sasl.username", "sasl.password".
         "group.id": os.environ.get("GROUP", "example"),
         "auto.offset.reset": "earliest",  # else a new group starts at the end

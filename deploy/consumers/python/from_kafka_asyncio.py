@@ -70,7 +70,7 @@ async def main():
     database.executescript(TABLES)
     consumer = AIOKafkaConsumer(
         *os.environ.get("TOPICS", "terra.sleep,terra.daily,terra.dead-letter").split(","),
-        bootstrap_servers=os.environ["KAFKA_BROKERS"],
+        bootstrap_servers=os.environ.get("KAFKA_BROKERS", "localhost:9092"),
         # A login: security_protocol="SASL_SSL", sasl_mechanism, sasl_plain_username, sasl_plain_password.
         group_id=os.environ.get("GROUP", "example"),
         auto_offset_reset="earliest",  # else a new group starts at the end

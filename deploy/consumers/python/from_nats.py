@@ -81,7 +81,8 @@ async def main():
         asyncio.get_running_loop().add_signal_handler(name, stopping.set)
     database = sqlite3.connect(os.environ.get("DATABASE", "events.db"))
     database.executescript(TABLES)
-    client = await nats.connect(os.environ["NATS_URL"])  # a login: user_credentials="bridge.creds"
+    # A login: user_credentials="bridge.creds".
+    client = await nats.connect(os.environ.get("NATS_URL", "nats://localhost:4222"))
     jetstream = client.jetstream()
     # `terra.>`, not `terra.*`: ten types have a dot.
     subjects = os.environ.get("TOPICS", "terra.>").split(",")

@@ -118,7 +118,8 @@ impl Client {
         let address = self.address;
         if error.is_connect() {
             return ReadError(format!(
-                "no connection to embedded.listen, {address}: is the bridge running, with the same embedded.tls?"
+                "no connection to embedded.listen, {address}: is the bridge running, with the same embedded.tls? The bus \
+                 is embedded here; set TERRA_BRIDGE_BUS if it is another"
             ));
         }
         ReadError(format!(

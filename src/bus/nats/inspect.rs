@@ -223,11 +223,14 @@ fn sound_bucket(about: &str, settings: &Config, stream: &Config) -> Vec<Finding>
 }
 
 fn durability(about: &str, stream: &Config) -> [Finding; 3] {
-    let hours = |time: Duration| time.as_secs_f64() / 3600.0;
-    let kept = if stream.max_age.is_zero() { "for ever".into() } else { format!("for {:.1} h", hours(stream.max_age)) };
+    let kept = match stream.max_age {
+        Duration::ZERO => "for ever".to_owned(),
+        age => format!("for {}", config::show_duration(age)),
+    };
     let window = stream.duplicate_window;
     let level = if window < Duration::from_secs(26 * 3600) { Level::Advice } else { Level::Fine };
-    let says = format!("recognises a repeated delivery for {:.1} h; Terra retries for about a day", hours(window));
+    let known = config::show_duration(window);
+    let says = format!("recognises a repeated delivery for {known}; Terra retries for about a day");
     let remedy = "consumers deduplicate by `ce-id`, or raise `nats.duplicate_window` (200 bytes a message)";
     [
         replicas(about, stream.num_replicas),
