@@ -429,8 +429,9 @@ fn the_lines_for_kafka_and_its_consumers_work() {
     let brokers = format!("127.0.0.1:{}", broker.port());
     let shown = |name: &str| fence(name).text.replace("host:9092", &brokers);
     let terminal = Terminal::new();
-    let bridge = terminal.bridge(&shown("README.md#kafka 1"));
-    Terminal::beside(&bridge).shows("terra-bridge send sleep", &["kept"]);
+    let lines = shown("README.md#kafka 1");
+    let bridge = terminal.bridge(&lines);
+    send_and_tail(&bridge, &lines);
     for program in [
         python(&shown("README.md#python-kafka 1")),
         java(&terminal, &shown("README.md#java-kafka 1")),
@@ -446,9 +447,17 @@ fn the_lines_for_nats_and_its_consumer_work() {
     let server = format!("nats://127.0.0.1:{}", broker.port());
     let shown = |name: &str| fence(name).text.replace("nats://host:4222", &server);
     let terminal = Terminal::new();
-    let bridge = terminal.bridge(&shown("README.md#nats 1"));
-    Terminal::beside(&bridge).shows("terra-bridge send sleep", &["kept"]);
+    let lines = shown("README.md#nats 1");
+    let bridge = terminal.bridge(&lines);
+    send_and_tail(&bridge, &lines);
     node(&terminal, &shown("README.md#node-nats 1")).map(|program| shows(program, &[sleeper()]));
+}
+
+/// In another terminal with the same exports.
+fn send_and_tail(bridge: &Bridge, lines: &str) {
+    let exports: String = lines.split_inclusive('\n').filter(|line| line.starts_with("export ")).collect();
+    let script = format!("{exports}terra-bridge send sleep\nterra-bridge tail --from earliest");
+    Terminal::beside(bridge).shows(&script, &["kept", sleeper()]);
 }
 
 /// The user in the sample of `sleep`, as each consumer prints it.
