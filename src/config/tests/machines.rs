@@ -97,6 +97,12 @@ fn a_whole_table_of_an_unused_bus_is_ignored_and_its_own_variable_is_a_mistake()
     assert!(from_environment(&nested).is_ok());
     let alone = [("TERRA_BRIDGE_KAFKA__BROKERS", "b:1"), ("TERRA_BRIDGE_NATS__STREAM", "S")];
     assert_eq!(keys_of(from_environment(&alone)), ["kafka.brokers", "nats.stream"]);
+    assert_eq!(
+        keys_of(read(Some("bus = \"embedded\""), &[&[SIGNED], &alone[..]].concat())),
+        ["kafka.brokers", "nats.stream"]
+    );
+    let chosen = from_environment(&[&[embedded], &alone[..]].concat()).unwrap();
+    assert!(chosen.effective.to_string().contains("nats.stream"), "whoever chose the bus beside them means it");
 }
 
 #[test]
