@@ -1,11 +1,23 @@
 //! Tells the crate which commit it is built from: git's word where this is a checkout of its own,
-//! else `TERRA_BRIDGE_COMMIT` from the environment, else "unknown".
+//! else `TERRA_BRIDGE_COMMIT` from the environment, else "unknown". Refuses to build a librdkafka that recovers from no
+//! outage.
 
 use std::path::Path;
 use std::process::Command;
 
+/// What `.cargo/config.toml` sets, and says why.
+const NEEDED: [&str; 2] = ["-DHAVE_ATOMICS_32_ATOMIC=1", "-DHAVE_ATOMICS_64_ATOMIC=1"];
+
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-env-changed=CFLAGS");
+    let flags = std::env::var("CFLAGS").unwrap_or_default();
+    if !NEEDED.iter().all(|needed| flags.split_whitespace().any(|flag| flag == *needed)) {
+        println!(
+            "cargo::error=librdkafka needs CFLAGS=\"{}\": build in the bridge's own directory, without CFLAGS of your own or with these added",
+            NEEDED.join(" ")
+        );
+    }
     println!("cargo::rerun-if-env-changed=TERRA_BRIDGE_COMMIT");
     let commit = of_git()
         .or_else(|| std::env::var("TERRA_BRIDGE_COMMIT").ok().filter(|commit| !commit.is_empty()))
