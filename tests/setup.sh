@@ -36,6 +36,7 @@ install_missing() {
     command -v cmake >/dev/null || missing+=(cmake)
     command -v perl >/dev/null || missing+=(perl)
     command -v curl >/dev/null || missing+=(curl)
+    command -v openssl >/dev/null || missing+=(openssl)
     command -v java >/dev/null || missing+=(default-jre-headless)
     command -v python3 >/dev/null || missing+=(python3)
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)

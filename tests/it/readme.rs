@@ -256,6 +256,8 @@ fn every_configuration_has_no_mistake() {
     for name in [
         "config/README.md#files-environment-secrets 2",
         "config/README.md#endpoints 1",
+        "config/README.md#topics 1",
+        "config/README.md#topics 2",
         "config/README.md#spool 1",
         "config/README.md#kafka 1",
         "config/README.md#nats 1",
@@ -304,6 +306,17 @@ fn the_first_event_arrives_and_the_embedded_log_is_read() {
     assert_eq!(curls.lines().count(), parts.len());
     for (curl, part) in curls.lines().zip(parts) {
         other.shows(curl, &[part]);
+    }
+}
+
+#[test]
+fn a_delivery_that_a_reader_signs_is_kept() {
+    let terminal = Terminal::new();
+    let bridge = terminal.bridge("terra-bridge\n");
+    if has_tool("curl") && has_tool("openssl") {
+        let lines = fence("config/README.md#what-terra-sends 1").text;
+        let lines = lines.replace("localhost:8080", &bridge.deliveries.to_string());
+        Terminal::beside(&bridge).shows(&lines, &["\"outcome\":\"kept\""]);
     }
 }
 
