@@ -125,7 +125,7 @@ fn a_captured_delivery_with_other_headers_freezes_no_consumer(bus: Option<Bus>) 
     assert_eq!(stamps, [Some(stamp(&captured).to_owned()), None, Some(stamp(&next).to_owned())]);
     let counted = "terra_bridge_ordering_timestamps_ignored_total{endpoint=\"terra\"} 1";
     assert!(bridge.metrics().lines().any(|line| line == counted), "{}", bridge.metrics());
-    until("it is said", SAID_WITHIN, || bridge.log().contains("captured delivery").then_some(()));
+    until("it is said", SAID_WITHIN, || bridge.log().contains("ignored an ordering timestamp").then_some(()));
 }
 
 /// The same through the spool: the bus is down while the deliveries arrive, and the bridge is killed before it is

@@ -222,9 +222,11 @@ fn daily(user: &str, steps: u64, seconds_ago: Option<i64>) -> Sent {
     event(format!(r#"{{"type":"daily","user":{{"user_id":"{user}"}},"data":[{{"steps":{steps}}}]}}"#), seconds_ago)
 }
 
+/// A second one is another event, also within a second.
 fn large() -> Sent {
     let filling: String = (0..LARGE).map(|at| char::from(b'0' + ((at * 7919 + at / 89) % 10) as u8)).collect();
-    event(format!(r#"{{"type":"daily","user":{{"user_id":"large"}},"data":["{filling}"]}}"#), Some(100))
+    let n = fastrand::u64(..);
+    event(format!(r#"{{"type":"daily","user":{{"user_id":"large"}},"n":{n},"data":["{filling}"]}}"#), Some(100))
 }
 
 /// A running program; killed when dropped.
