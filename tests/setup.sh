@@ -119,9 +119,9 @@ install_python() {
 # takes what it needs from this machine instead of downloading that too.
 install_node() {
     cp deploy/consumers/node/package.json "$1" && (
-        cd "$1" && export PATH="$node/bin:$PATH" npm_package_config_node_gyp_nodedir="$node" &&
-            export CKJS_LINKING=dynamic CFLAGS="-O0 -g0 -w" CXXFLAGS="-O0 -g0 -w" &&
-            node "$node/lib/node_modules/npm/bin/npm-cli.js" install --silent --no-audit --no-fund --no-package-lock
+        cd "$1" && export CKJS_LINKING=dynamic CFLAGS="-O0 -g0 -w" CXXFLAGS="-O0 -g0 -w" &&
+            PATH="$node/bin:$PATH" npm_package_config_node_gyp_nodedir="$node" \
+                node "$node/lib/node_modules/npm/bin/npm-cli.js" install --silent --no-audit --no-fund --no-package-lock
     )
 }
 
