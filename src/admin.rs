@@ -1,4 +1,5 @@
-//! Health, metrics and the topics' document, for operators. On a loopback address it answers only requests with a loopback `Host`.
+//! Health, metrics and the topics' document, for operators. On a loopback address it answers only requests with a
+//! loopback `Host`.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
