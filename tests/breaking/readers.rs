@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
-use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::RawMessageErrorKind;
 use futures_util::StreamExt;
 use rdkafka::consumer::Consumer;
 use rdkafka::message::Message;
@@ -19,7 +20,8 @@ use crate::support::{http, until};
 
 /// For an expected message, until the next one arrives.
 const COMES_WITHIN: Duration = Duration::from_secs(30);
-const READ_WITHIN: Duration = Duration::from_secs(120);
+/// How many messages of a stream are asked for at once.
+const AT_ONCE: usize = 16;
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// From the embedded log, over its HTTP API.
@@ -70,44 +72,43 @@ fn kafka(admin: &Admin, mut each: impl FnMut(Got)) {
 }
 
 fn nats(admin: &Admin, mut each: impl FnMut(Got)) {
-    let count = admin.stream().state.messages;
+    let state = admin.stream().state;
     runtime().block_on(async {
         let client = nats_client(&admin.directly).await.expect("NATS answers");
-        let context = async_nats::jetstream::new(client);
-        let consumer = async || {
-            let stream = context.get_stream(&admin.prefix).await.ok()?;
-            let config = pull::Config { ack_policy: AckPolicy::None, ..pull::Config::default() };
-            stream.create_consumer(config).await.ok()
-        };
-        // A cluster that just got a server back may not have elected a leader.
-        let end = Instant::now() + COMES_WITHIN;
-        let consumer = loop {
-            match consumer().await {
-                Some(consumer) => break consumer,
-                None => assert!(Instant::now() < end, "NATS makes no consumer"),
-            }
-            tokio::time::sleep(ASK_AGAIN).await;
-        };
-        let mut messages = consumer.stream().max_messages_per_batch(20).messages().await.expect("messages");
-        let (mut at, end) = (0, Instant::now() + READ_WITHIN);
-        while at < count {
-            let message = tokio::time::timeout(COMES_WITHIN, messages.next()).await;
-            let message = message.unwrap_or_else(|_| panic!("NATS shows {at} of {count} messages"));
-            let mut got = match message.expect("no end") {
-                Ok(message) => nats_got(&message),
-                // The consumer's leader election is running.
-                Err(error) => {
-                    assert!(Instant::now() < end, "NATS shows {at} of {count} messages: {error}");
-                    continue;
-                }
-            };
-            at += 1;
+        let context = jetstream::new(client);
+        // From the stream's leader, and not through a consumer: where the cluster just got a server back, a consumer
+        // may long be without a leader of its own.
+        let read = |sequence| raw_message(&context, &admin.prefix, sequence);
+        // The first of a new stream is 1, though an empty one says 0.
+        let sequences = state.first_sequence.max(1)..=state.last_sequence;
+        let mut messages = futures_util::stream::iter(sequences).map(read).buffered(AT_ONCE);
+        let mut count = 0;
+        while let Some(message) = messages.next().await {
+            let Some(message) = message else { continue };
+            let mut got = nats_got(&message.subject, &message.headers, &message.payload);
+            count += 1;
             if let Some(place) = got.attribute("dataref") {
                 got.payload = object(&context, &place).await;
             }
             each(got);
         }
+        assert_eq!(count, state.messages, "NATS shows as many as it says");
     });
+}
+
+/// The message of that sequence; `None` if the stream has none.
+async fn raw_message(context: &jetstream::Context, stream: &str, sequence: u64) -> Option<StreamMessage> {
+    let end = Instant::now() + COMES_WITHIN;
+    loop {
+        let stream = context.get_stream_no_info(stream).await.expect("a name");
+        match stream.get_raw_message(sequence).await {
+            Ok(message) => return Some(message),
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => return None,
+            // The cluster may be electing a leader.
+            Err(error) => assert!(Instant::now() < end, "NATS does not show {sequence}: {error}"),
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
 }
 
 /// The payload behind a claim check.

@@ -222,18 +222,18 @@ fn nats_take(server: &str, stream: &str, subject: &str, count: usize) -> Vec<Got
             let Ok(Some(message)) = tokio::time::timeout(ARRIVES_WITHIN, messages.next()).await else { break };
             let message = message.expect("a message");
             message.ack().await.expect("an ack");
-            got.push(nats_got(&message));
+            let headers = message.headers.clone().unwrap_or_default();
+            got.push(nats_got(&message.subject, &headers, &message.payload));
         }
         got
     })
 }
 
-pub fn nats_got(message: &async_nats::Message) -> Got {
-    let headers = message.headers.iter().flat_map(|headers| headers.iter());
+pub fn nats_got(subject: &str, headers: &async_nats::HeaderMap, payload: &[u8]) -> Got {
     let headers: BTreeMap<_, _> =
-        headers.map(|(name, values)| (name.to_string().to_lowercase(), values[0].to_string())).collect();
+        headers.iter().map(|(name, values)| (name.to_string().to_lowercase(), values[0].to_string())).collect();
     let key = headers.get("ce-partitionkey").map(|key| decoded(key));
-    Got { topic: message.subject.to_string(), key, headers, payload: message.payload.to_vec() }
+    Got { topic: subject.to_owned(), key, headers, payload: payload.to_vec() }
 }
 
 /// What the Python client reads at `BUCKET/OBJECT`; `None` without Python.
