@@ -72,15 +72,6 @@ pub enum Receipt {
     Duplicate,
 }
 
-impl From<log::Receipt> for Receipt {
-    fn from(receipt: log::Receipt) -> Self {
-        match receipt {
-            log::Receipt::Kept => Self::Kept,
-            log::Receipt::Duplicate => Self::Duplicate,
-        }
-    }
-}
-
 /// Why the bus did not take a message. Says nothing of its content.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {

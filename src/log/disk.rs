@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::entry::OpenError;
 
-/// The file that fjall locks.
+/// The file that the process with the log holds locked.
 pub(crate) const LOCK_FILE: &str = "lock";
 
 /// Creates the directory if it is missing, readable by its owner only.
@@ -51,13 +51,9 @@ pub(crate) fn locked(dir: &Path) -> io::Result<bool> {
     Ok(dir.join(LOCK_FILE).try_exists()? && lock(dir)?.is_none())
 }
 
-/// The log's lock, held until it is dropped; `None` if there is no log yet, or a process has it open.
+/// The log's lock, held until it is dropped; `None` if a process has it.
 pub(super) fn lock(dir: &Path) -> io::Result<Option<File>> {
-    let file = match File::options().read(true).write(true).open(dir.join(LOCK_FILE)) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
+    let file = File::options().read(true).write(true).create(true).truncate(false).open(dir.join(LOCK_FILE))?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(std::fs::TryLockError::WouldBlock) => Ok(None),

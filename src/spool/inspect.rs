@@ -53,7 +53,7 @@ fn place(config: &config::Spool) -> Finding {
 fn held(config: &config::Spool) -> Result<Finding, OpenError> {
     let store = Store::open(&settings(config, &config.dir, 0), std::iter::empty())?;
     let mut messages = 0;
-    store.recall(|_, _, _| messages += 1, |_| {})?;
+    store.pending(|_, _, _| messages += 1)?;
     Ok(match messages {
         0 => finding(Level::Fine, "nothing is spooled".to_owned(), None),
         _ => finding(
@@ -72,7 +72,7 @@ fn set_aside(config: &config::Spool) -> Result<Vec<Finding>, OpenError> {
     }
     let store = Store::open(&settings(config, &dir, 0), std::iter::empty())?;
     let mut places = Vec::new();
-    store.recall(|topic, offset, _| places.push((topic, offset)), |_| {})?;
+    store.pending(|topic, offset, _| places.push((topic.clone(), offset)))?;
     let mut reasons: BTreeMap<(String, String), u64> = BTreeMap::new();
     for (topic, offset) in places {
         let record = store.read(&topic, offset, offset + 1, 1, 0).ok().and_then(|mut records| records.pop());
