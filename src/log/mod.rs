@@ -8,8 +8,8 @@
 //!
 //! `entry` is what the log takes and answers, `settings` where it lies. On disk it is a `manifest` of `segment`s, each
 //! a run of `frame`s with the contents of `codec`, an `index` and, of a spool, the records that are `done`; `ledger`
-//! is what a spool remembers besides. `opening` opens it. `store` shares it between threads, `writer` is the one
-//! thread that writes, `retention` decides what to remove. `files` and `disk` are the file system under it, `failure`
+//! is what a spool remembers besides. `opening` opens it. `store` shares it between threads: `reading` is for those that
+//! read, `pending` for a spool; `writer` is the one thread that writes, each time a `commit`; `retention` decides what to remove. `files` and `disk` are the file system under it, `failure`
 //! the errors.
 
 use std::borrow::Cow;
@@ -22,6 +22,7 @@ use crate::dedupe::DedupeEntry;
 use writer::{Append, Command, Taking, Writer};
 
 mod codec;
+mod commit;
 pub(crate) mod disk;
 mod done;
 mod entry;
@@ -33,6 +34,8 @@ mod index;
 mod ledger;
 mod manifest;
 mod opening;
+mod pending;
+mod reading;
 mod retention;
 mod segment;
 mod settings;
@@ -42,9 +45,10 @@ mod writer;
 pub(crate) use entry::{Entry, NotKept, OpenError};
 pub(crate) use extent::Extent;
 pub(crate) use failure::ReadError;
+pub(crate) use pending::Chunk;
 pub(crate) use retention::Retention;
 pub(crate) use settings::{Keep, Settings};
-pub(crate) use store::{Chunk, Store};
+pub(crate) use store::Store;
 pub(crate) use writer::Done;
 
 /// The most messages that wait for the writer. `server.bytes_in_flight` bounds their bytes.

@@ -3,48 +3,40 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::codec::{self, Close, Head, IndexEntry, Previous};
+use super::codec::{Head, Previous};
+use super::commit::Commit;
 use super::disk;
-use super::done::{self, Done};
+use super::done;
 use super::entry::{Entry, OpenError};
 use super::extent::Extent;
-use super::failure::{AppendError, Failure, ReadError};
+use super::failure::{AppendError, Failure};
 use super::files::{Directory, Files, Gone};
-use super::frame;
 use super::index;
 use super::ledger::Ledger;
 use super::manifest::{self, Manifest};
 use super::opening::{self, Opened};
+use super::pending::Pending;
 use super::retention::Facts;
 use super::segment::{self, LastCommit, Segment};
 use super::settings::{Keep, Settings};
-use crate::dedupe::DedupeEntry;
-use crate::record::Record;
 
 /// The buffer of a commit keeps this much memory for the next one.
 const BUFFER: usize = 1 << 20;
 
-/// The most index entries to look at for one [`Chunk`]: most of them may not be wanted.
-const LOOKED_AT: usize = 1 << 16;
-
-/// How many index entries are read at once where most may not be wanted.
-const ENTRIES: usize = 1024;
-
 pub(crate) struct Store {
-    settings: Settings,
-    files: Arc<dyn Files>,
+    pub(super) settings: Settings,
+    pub(super) files: Arc<dyn Files>,
     /// `None` once closed.
     writing: Mutex<Option<Writing>>,
     /// Oldest first, and the last one is being written; empty once closed.
     segments: RwLock<Vec<Arc<Segment>>>,
-    topics: RwLock<BTreeMap<Arc<str>, watch::Sender<Extent>>>,
+    pub(super) topics: RwLock<BTreeMap<Arc<str>, watch::Sender<Extent>>>,
     /// Bytes of all records.
     bytes: AtomicU64,
 }
@@ -61,19 +53,9 @@ pub(super) struct Writing {
     pub(super) unnamed: Vec<u64>,
     /// Only a spool has one.
     pub(super) ledger: Option<Ledger>,
-    /// Only for spools: how many records are pending, and the file of the marks, for each segment.
-    pub(super) pending: HashMap<u64, (u64, Option<done::Marks>)>,
+    /// Of each segment of a spool, by number.
+    pub(super) pending: HashMap<u64, Pending>,
     pub(super) buffer: Vec<u8>,
-}
-
-/// The pending and wanted records of a topic from some offset on.
-#[derive(Debug, Default)]
-pub(crate) struct Chunk {
-    pub(crate) records: Vec<Record>,
-    /// Offsets of records that should be here but cannot be read.
-    pub(crate) damaged: Vec<u64>,
-    /// The chunk has every wanted record before this offset.
-    pub(crate) until: u64,
 }
 
 impl Store {
@@ -99,7 +81,7 @@ impl Store {
             Keep::For(_) => None,
             Keep::UntilDone { known, .. } => {
                 for segment in &segments {
-                    pending.insert(segment.number(), (count_pending(&*files, segment)?, None));
+                    pending.insert(segment.number(), Pending::count(&*files, segment)?);
                 }
                 Some(Ledger::open(&*files, known, |_| {})?)
             }
@@ -160,7 +142,7 @@ impl Store {
         writing.manifest.write(&numbers).inspect_err(|_| writing.unnamed.push(number))?;
         writing.unnamed.drain(..).for_each(|number| drop(self.files.remove(&segment::name(number))));
         if writing.ledger.is_some() {
-            writing.pending.insert(number, (0, None));
+            writing.pending.insert(number, Pending::default());
         }
         (writing.last, writing.has_failed) = (last, false);
         *self.segments_mut() = segments;
@@ -208,12 +190,12 @@ impl Store {
             return Err(io::Error::other("an earlier commit failed").into());
         }
         let mut active = self.active()?;
-        let mut commit = Commit::encode(&active, writing, entries.clone());
+        let mut commit = Commit::encode(&active, &writing.last, &mut writing.buffer, entries.clone());
         let most = active.head.allocated.max(self.settings.keep.segment_bytes());
         if active.end() + commit.bytes > most && active.bytes() > 0 {
             self.roll_on(writing)?;
             active = self.active()?;
-            commit = Commit::encode(&active, writing, entries);
+            commit = Commit::encode(&active, &writing.last, &mut writing.buffer, entries);
         }
         let end = active.end();
         writing.has_failed = true;
@@ -225,8 +207,8 @@ impl Store {
         writing.last = commit.last;
         writing.buffer.clear();
         writing.buffer.shrink_to(BUFFER);
-        if let Some((pending, _)) = writing.pending.get_mut(&active.number()) {
-            *pending += commit.records.len() as u64;
+        if let Some(pending) = writing.pending.get_mut(&active.number()) {
+            pending.left += commit.records.len() as u64;
         }
         self.bytes.fetch_add(commit.records.iter().map(|(_, entry)| u64::from(entry.len)).sum(), Relaxed);
         active.committed(end + commit.bytes, commit.time, commit.records);
@@ -255,58 +237,6 @@ impl Store {
         self.segments().last().map(|segment| facts(segment))
     }
 
-    /// Spools only: marks these records as done. Survives `kill -9`. After an error they count as done until the next
-    /// start, and then as pending.
-    pub(super) fn done(&self, topic: &str, offsets: &[u64]) -> io::Result<()> {
-        let mut writing = self.writing();
-        let Some(writing) = writing.as_mut() else { return Ok(()) };
-        let mut written = Ok(());
-        for segment in self.segments().iter() {
-            let here = segment.begin_of(topic).next..segment.end_of(topic).next;
-            let offsets: Vec<u64> = offsets.iter().copied().filter(|offset| here.contains(offset)).collect();
-            let Some((pending, marks)) = writing.pending.get_mut(&segment.number()) else { continue };
-            if offsets.is_empty() {
-                continue;
-            }
-            *pending = pending.saturating_sub(offsets.len() as u64);
-            let mut append = || {
-                let marks = match marks {
-                    Some(marks) => marks,
-                    None => marks.insert(done::Marks::open(&*self.files, segment.number())?),
-                };
-                marks.append(segment.id, offsets.iter().map(|offset| (topic, *offset)))
-            };
-            written = append().and(written);
-        }
-        written
-    }
-
-    /// Spools only: remembers deliveries that are stored elsewhere. Survives `kill -9`.
-    pub(super) fn remember(&self, known: &[DedupeEntry]) -> io::Result<()> {
-        match self.writing().as_mut().and_then(|writing| writing.ledger.as_mut()) {
-            Some(ledger) => ledger.remember(&*self.files, known),
-            None => Ok(()),
-        }
-    }
-
-    /// Spools only: removes every segment but the last that has nothing pending. Returns the bytes freed.
-    pub(super) fn remove_done(&self) -> io::Result<u64> {
-        let mut writing = self.writing();
-        let Some(writing) = writing.as_mut() else { return Ok(0) };
-        let mut kept = self.segments().clone();
-        let Some(last) = kept.pop() else { return Ok(0) };
-        let is_done = |segment: &Segment| writing.pending.get(&segment.number()).is_some_and(|(left, _)| *left == 0);
-        // The one after a removed segment says where the one before it ends, unless that is sealed.
-        let mut is_bounded = true;
-        kept.retain(|segment| {
-            let goes = is_bounded && is_done(segment);
-            is_bounded = segment.is_sealed() || goes && is_bounded;
-            !goes
-        });
-        kept.push(last);
-        self.remove_others(writing, kept)
-    }
-
     /// Removes the oldest segments and their files, which moves the earliest offsets forward. Never the last.
     pub(crate) fn remove_oldest(&self, count: usize) -> io::Result<u64> {
         let mut writing = self.writing();
@@ -316,7 +246,7 @@ impl Store {
         self.remove_others(writing, kept)
     }
 
-    fn remove_others(&self, writing: &mut Writing, kept: Vec<Arc<Segment>>) -> io::Result<u64> {
+    pub(super) fn remove_others(&self, writing: &mut Writing, kept: Vec<Arc<Segment>>) -> io::Result<u64> {
         let before = self.segments().clone();
         let numbers: Vec<u64> = kept.iter().map(|segment| segment.number()).collect();
         if kept.len() == before.len() || !manifest::fits(&numbers) {
@@ -341,78 +271,9 @@ impl Store {
         Ok(bytes)
     }
 
-    /// Spools only: every pending record with the digest of its key, each topic by offset. Blocks on the disk.
-    pub(crate) fn pending(&self, mut each: impl FnMut(&Arc<str>, u64, u64)) -> Result<(), OpenError> {
-        let all = self.segments().iter().try_for_each(|segment| {
-            let done = Done::load(&*self.files, segment.number());
-            every_entry(segment, |topic, offset, entry| {
-                if !done.contains(segment.id, topic, offset) {
-                    each(topic, offset, entry.key);
-                }
-            })
-        });
-        all.map_err(|failure| failure.explain(&self.settings))
-    }
-
-    /// The newest stored deliveries, about `most` and roughly the oldest first; of a spool also those stored elsewhere.
-    /// Blocks on the disk.
-    pub(crate) fn kept(&self, most: usize, mut each: impl FnMut(DedupeEntry)) -> Result<(), OpenError> {
-        if let Keep::UntilDone { known, .. } = self.settings.keep {
-            let elsewhere = Ledger::open(&*self.files, known, &mut each);
-            elsewhere.map_err(|error| Failure::from(error).explain(&self.settings))?;
-        }
-        let segments = self.segments().clone();
-        let records =
-            |segment: &Segment| index::counts(&segment.head.begins, &segment.ends()).map(|c| c.2).sum::<u64>();
-        let mut left = most as u64;
-        let newest = segments.iter().rev().take_while(|segment| {
-            let wanted = left > 0;
-            left = left.saturating_sub(records(segment));
-            wanted
-        });
-        let skipped = segments.len() - newest.count();
-        let all = segments[skipped..].iter().try_for_each(|segment| {
-            let mut kept = Vec::new();
-            every_entry(segment, |_, _, entry| kept.push((entry.time, entry.ids)))?;
-            kept.sort_unstable_by_key(|(time, _)| *time);
-            for (time, keys) in kept {
-                let kept = Timestamp::from_millisecond(time).unwrap_or(Timestamp::UNIX_EPOCH);
-                each(DedupeEntry { kept, keys });
-            }
-            Ok(())
-        });
-        all.map_err(|failure: Failure| failure.explain(&self.settings))
-    }
-
     /// Bytes of all records. Like every query about topics, it does not wait for the disk.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Relaxed)
-    }
-
-    /// When the record was written; `None` if there is none. Blocks on the disk.
-    pub(crate) fn time(&self, topic: &str, offset: u64) -> Option<Timestamp> {
-        Timestamp::from_millisecond(self.entry(topic, offset)?.time).ok()
-    }
-
-    /// Bytes that the record takes; 0 if there is none. Blocks on the disk.
-    pub(crate) fn size(&self, topic: &str, offset: u64) -> usize {
-        self.entry(topic, offset).map_or(0, |entry| entry.len as usize)
-    }
-
-    fn entry(&self, topic: &str, offset: u64) -> Option<IndexEntry> {
-        let segment = self.segments_with(topic, offset).into_iter().next()?;
-        let is_here = segment.begin_of(topic).next <= offset;
-        is_here.then(|| segment.entries(topic, offset, 1).ok()?.first().copied()).flatten()
-    }
-
-    /// The segments with records of the topic from that offset on.
-    fn segments_with(&self, topic: &str, offset: u64) -> Vec<Arc<Segment>> {
-        let segments = self.segments();
-        let wanted = segments.iter().filter(|segment| {
-            let end = segment.end_of(topic).next;
-            end > offset && end > segment.begin_of(topic).next
-        });
-        wanted.cloned().collect()
     }
 
     /// Registers topics before their first message.
@@ -433,99 +294,6 @@ impl Store {
         read(&self.topics).iter().map(|(topic, extent)| (topic.clone(), *extent.borrow())).collect()
     }
 
-    /// Records from offset `from` on, without a gap: as many as there are before `until`, at most `records` records
-    /// and `bytes` bytes, though always at least one. Empty if there are none yet. Blocks on the disk.
-    pub(crate) fn read(
-        &self,
-        topic: &str,
-        from: u64,
-        until: u64,
-        records: usize,
-        bytes: usize,
-    ) -> Result<Vec<Record>, ReadError> {
-        if self.segments().is_empty() {
-            return Err(ReadError::Closed);
-        }
-        let extent = *read(&self.topics).get(topic).ok_or(ReadError::UnknownTopic)?.borrow();
-        if from < extent.earliest {
-            return Err(ReadError::Gone(extent));
-        }
-        let (mut chunk, mut taken, until) = (Vec::new(), 0, until.min(extent.next));
-        for segment in self.segments_with(topic, from) {
-            let next = from + chunk.len() as u64;
-            let wanted = usize::try_from(until.saturating_sub(next)).unwrap_or(usize::MAX).min(records - chunk.len());
-            if wanted == 0 {
-                break;
-            }
-            if segment.begin_of(topic).next > next {
-                return Err(ReadError::Failed(format!("offset {next} of {topic} is missing")));
-            }
-            let mut entries = segment.entries(topic, next, wanted)?;
-            let fits = entries.iter().take_while(|entry| {
-                let fits = taken == 0 || taken + entry.len as usize <= bytes;
-                taken += entry.len as usize;
-                fits
-            });
-            let fits = fits.count();
-            let is_full = fits < entries.len();
-            entries.truncate(fits);
-            let mut reader = segment.reader(&entries);
-            for (offset, entry) in (next..).zip(&entries) {
-                chunk.push(reader.record(topic, offset, entry)?);
-            }
-            if is_full {
-                break;
-            }
-        }
-        Ok(chunk)
-    }
-
-    /// Spools only: the records at `offsets` that `wanted` accepts by offset and key digest; at most `records` records
-    /// and `bytes` bytes, though always at least one. A damaged record hides no other. Blocks on the disk.
-    pub(crate) fn read_pending(
-        &self,
-        topic: &str,
-        offsets: Range<u64>,
-        records: usize,
-        bytes: usize,
-        mut wanted: impl FnMut(u64, u64) -> bool,
-    ) -> Result<Chunk, ReadError> {
-        if self.segments().is_empty() {
-            return Err(ReadError::Closed);
-        }
-        let (mut chunk, mut taken, mut looked) = (Chunk { until: offsets.start, ..Chunk::default() }, 0, 0);
-        for segment in self.segments_with(topic, offsets.start) {
-            chunk.until = chunk.until.max(segment.begin_of(topic).next);
-            loop {
-                let left = usize::try_from(offsets.end.saturating_sub(chunk.until)).unwrap_or(ENTRIES);
-                let entries = segment.entries(topic, chunk.until, ENTRIES.min(left))?;
-                if entries.is_empty() {
-                    break;
-                }
-                let mut reader = segment.reader(&entries);
-                for entry in &entries {
-                    if looked == LOOKED_AT || chunk.records.len() == records {
-                        return Ok(chunk);
-                    }
-                    looked += 1;
-                    if wanted(chunk.until, entry.key) {
-                        if taken > 0 && taken + entry.len as usize > bytes {
-                            return Ok(chunk);
-                        }
-                        match reader.record(topic, chunk.until, entry) {
-                            Ok(record) => chunk.records.push(record),
-                            Err(_) => chunk.damaged.push(chunk.until),
-                        }
-                        taken += entry.len as usize;
-                    }
-                    chunk.until += 1;
-                }
-            }
-        }
-        chunk.until = offsets.end;
-        Ok(chunk)
-    }
-
     /// Shows readers how far these topics reach now.
     fn publish<'t>(&self, topics: impl Iterator<Item = &'t Arc<str>>) {
         let (first, last) = match &self.segments()[..] {
@@ -544,55 +312,16 @@ impl Store {
         }
     }
 
-    fn writing(&self) -> MutexGuard<'_, Option<Writing>> {
+    pub(super) fn writing(&self) -> MutexGuard<'_, Option<Writing>> {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn segments(&self) -> RwLockReadGuard<'_, Vec<Arc<Segment>>> {
+    pub(super) fn segments(&self) -> RwLockReadGuard<'_, Vec<Arc<Segment>>> {
         read(&self.segments)
     }
 
     fn segments_mut(&self) -> RwLockWriteGuard<'_, Vec<Arc<Segment>>> {
         write(&self.segments)
-    }
-}
-
-/// The frames of one commit; its bytes are in the buffer.
-struct Commit {
-    bytes: u64,
-    records: Vec<(Arc<str>, IndexEntry)>,
-    topics: BTreeMap<Arc<str>, u64>,
-    time: Timestamp,
-    last: LastCommit,
-}
-
-impl Commit {
-    fn encode<'m, E: Entry + ?Sized + 'm>(
-        active: &Segment,
-        writing: &mut Writing,
-        entries: impl Iterator<Item = &'m E>,
-    ) -> Self {
-        let (time, start, number) = (Timestamp::now(), active.end(), writing.last.number + 1);
-        let (millis, buffer) = (time.as_millisecond(), &mut writing.buffer);
-        buffer.clear();
-        let (mut records, mut topics) = (Vec::new(), BTreeMap::<Arc<str>, u64>::new());
-        for entry in entries {
-            let topic = match topics.get_key_value(entry.topic()) {
-                Some((topic, _)) => topic.clone(),
-                None => Arc::from(entry.topic()),
-            };
-            let next = topics.entry(topic.clone()).or_insert_with(|| active.end_of(&topic).next);
-            let at = buffer.len();
-            frame::put(buffer, active.id, number, |body| codec::put_record(body, entry, *next, millis));
-            *next += 1;
-            let len = u32::try_from(buffer.len() - at).expect("a delivery is far below 4 GiB");
-            let (at, key, ids) = (start + at as u64, entry.key_digest(), entry.ids());
-            records.push((topic, IndexEntry { at, len, time: millis, key, ids }));
-        }
-        let close = Close { end: start, checksum: writing.last.checksum };
-        let checksum = frame::put(buffer, active.id, number, |body| codec::put_close(body, close));
-        let last = LastCommit { number, start, checksum };
-        Self { bytes: buffer.len() as u64, records, topics, time, last }
     }
 }
 
@@ -604,34 +333,303 @@ fn closed() -> io::Error {
     io::Error::other("the log is closed")
 }
 
-fn count_pending(files: &dyn Files, segment: &Segment) -> Result<u64, Failure> {
-    let (done, mut pending) = (Done::load(files, segment.number()), 0);
-    every_entry(segment, |topic, offset, _| pending += u64::from(!done.contains(segment.id, topic, offset)))?;
-    Ok(pending)
-}
-
-fn every_entry(segment: &Segment, mut each: impl FnMut(&Arc<str>, u64, &IndexEntry)) -> Result<(), Failure> {
-    let ends = segment.ends();
-    for (topic, begin, count) in index::counts(&segment.head.begins, &ends) {
-        let mut offset = begin;
-        while offset < begin + count {
-            let entries = segment.entries(topic, offset, ENTRIES)?;
-            if entries.is_empty() {
-                return Err(Failure::damaged(segment::name(segment.number()), 0, format!("{topic} is incomplete")));
-            }
-            for entry in &entries {
-                each(topic, offset, entry);
-                offset += 1;
-            }
-        }
-    }
-    Ok(())
-}
-
-fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+pub(super) fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+impl Store {
+    /// The writer hangs until the guard is dropped.
+    pub(crate) fn hang(&self) -> impl Drop {
+        self.writing()
+    }
+
+    /// As if a commit had failed.
+    pub(crate) fn fail(&self) {
+        self.writing().as_mut().unwrap().has_failed = true;
+    }
+
+    /// As if the disk had lost the record.
+    pub(crate) fn lose(&self, topic: &str, offset: u64) {
+        let segment = self.segments_with(topic, offset).remove(0);
+        let entry = segment.entries(topic, offset, 1).unwrap()[0];
+        segment.file.write(&[0], entry.at).unwrap();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+    use std::path::Path;
+
+    use super::super::failure::ReadError;
+    use super::*;
+    use crate::message::Message;
+
+    fn message(topic: &str, number: u32) -> Message {
+        let mut id = [0; 32];
+        id[..4].copy_from_slice(&number.to_be_bytes());
+        Message::sample(topic, "key", id, format!("{{\"n\":{number}}}"))
+    }
+
+    fn open(dir: &Path) -> Store {
+        Store::open(&Settings::sample(dir), ["configured".into()].into_iter()).unwrap()
+    }
+
+    fn append(store: &Store, topic: &str, numbers: Range<u32>) {
+        let messages: Vec<_> = numbers.map(|number| message(topic, number)).collect();
+        store.append(messages.iter()).unwrap();
+    }
+
+    fn payloads(store: &Store, topic: &str, from: u64) -> Vec<String> {
+        let records = store.read(topic, from, u64::MAX, 1000, usize::MAX).unwrap();
+        assert!((from..).zip(&records).all(|(offset, record)| record.offset == offset));
+        records.iter().map(|record| String::from_utf8(record.payload.to_vec()).unwrap()).collect()
+    }
+
+    fn numbered(numbers: impl IntoIterator<Item = u32>) -> Vec<String> {
+        numbers.into_iter().map(|number| format!("{{\"n\":{number}}}")).collect()
+    }
+
+    fn files(dir: &Path) -> Vec<String> {
+        let mut names: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names.into_iter().map(|name| name.into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn offsets_are_dense_per_topic_and_continue_after_reopening() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        append(&store, "a", 0..3);
+        append(&store, "b", 3..4);
+        store.close();
+        let store = open(dir.path());
+        append(&store, "a", 4..5);
+        assert_eq!(payloads(&store, "a", 0), numbered([0, 1, 2, 4]));
+        assert_eq!(payloads(&store, "b", 0), numbered([3]));
+        let record = &store.read("a", 3, 4, 1, 1).unwrap()[0];
+        assert_eq!((record.key.as_deref(), record.topic.as_str()), (Some("key"), "a"));
+        let sent = message("a", 4);
+        let headers = sent.nats_headers().map(|(name, value)| (name.to_owned(), value.into_owned()));
+        assert_eq!(record.headers, headers.collect::<Vec<_>>());
+        assert_eq!(files(dir.path()), ["0.log", "README", "lock", "manifest"]);
+    }
+
+    #[test]
+    fn a_configured_topic_is_known_before_its_first_message() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        assert_eq!(store.topics(), [("configured".into(), Extent::default())]);
+        assert!(payloads(&store, "configured", 0).is_empty());
+        assert!(matches!(store.read("other", 0, 1, 1, 1), Err(ReadError::UnknownTopic)));
+        append(&store, "a", 0..1);
+        store.know(["other".into(), "a".into()].into_iter());
+        assert!(payloads(&store, "other", 0).is_empty());
+        assert_eq!(payloads(&store, "a", 0), numbered([0]));
+        let follower = store.watch("other").unwrap();
+        append(&store, "other", 1..2);
+        assert_eq!(follower.borrow().next, 1);
+    }
+
+    #[test]
+    fn reading_continues_across_segments_and_stops_at_its_limits() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        append(&store, "a", 0..2);
+        store.roll().unwrap();
+        append(&store, "b", 2..3);
+        store.roll().unwrap();
+        append(&store, "a", 3..5);
+        assert_eq!(payloads(&store, "a", 1), numbered([1, 3, 4]));
+        assert_eq!(payloads(&store, "b", 0), numbered([2]));
+        assert_eq!(store.read("a", 0, 3, 1000, usize::MAX).unwrap().len(), 3);
+        assert_eq!(store.read("a", 0, u64::MAX, 2, usize::MAX).unwrap().len(), 2);
+        assert_eq!(store.read("a", 0, u64::MAX, 1000, 1).unwrap().len(), 1, "one is always read");
+        let size = store.size("a", 3);
+        assert_eq!(store.read("a", 1, u64::MAX, 1000, 2 * size).unwrap().len(), 2, "not more bytes");
+        assert!(store.time("a", 3).is_some() && store.time("a", 4).is_none() && store.size("a", 4) == 0);
+        store.close();
+        assert_eq!(payloads(&open(dir.path()), "a", 0), numbered([0, 1, 3, 4]));
+    }
+
+    #[test]
+    fn removal_moves_the_earliest_offset_and_reuses_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        append(&store, "a", 0..2);
+        append(&store, "gone", 2..4);
+        store.roll().unwrap();
+        append(&store, "a", 4..5);
+        let (before, last) = (store.bytes(), store.size("a", 2) as u64);
+        assert_eq!((store.remove_oldest(1).unwrap(), store.bytes()), (before - last, last));
+        let gone = *store.watch("gone").unwrap().borrow();
+        assert_eq!((gone.earliest, gone.next, gone.messages(), gone.bytes()), (2, 2, 0, 0));
+        assert!(matches!(store.read("a", 1, 9, 9, 9), Err(ReadError::Gone(Extent { earliest: 2, next: 3, .. }))));
+        assert_eq!(payloads(&store, "a", 2), numbered([4]));
+        assert_eq!(files(dir.path()), ["1.log", "README", "lock", "manifest"]);
+        assert_eq!(store.remove_oldest(1).unwrap(), 0, "the last stays");
+        store.close();
+        let store = open(dir.path());
+        append(&store, "gone", 5..6);
+        assert_eq!(payloads(&store, "gone", 2), numbered([5]));
+        assert_eq!(store.facts().len(), 1);
+    }
+
+    #[test]
+    fn a_commit_that_does_not_fit_begins_a_segment_and_a_larger_one_has_it_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        let large = |n: u8, bytes| Message::sample("a", "key", [n; 32], vec![n; bytes]);
+        for n in 0..5 {
+            store.append([large(n, 20 << 20)].iter()).unwrap();
+        }
+        store.append([large(5, 70 << 20), large(6, 10)].iter()).unwrap();
+        store.append([large(7, 10)].iter()).unwrap();
+        store.close();
+        let store = open(dir.path());
+        let sizes: Vec<_> = store.facts().iter().map(|facts| facts.bytes >> 20).collect();
+        assert_eq!(sizes, [60, 40, 70, 0]);
+        let read = store.read("a", 0, 9, 9, usize::MAX).unwrap();
+        assert!((0..8).zip(&read).all(|(n, record)| record.payload.iter().all(|byte| *byte == n)));
+    }
+
+    #[test]
+    fn nothing_of_a_failed_commit_is_read_and_the_log_goes_on_in_another_segment() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        append(&store, "a", 0..3);
+        // What a commit that was not acknowledged left.
+        let active = store.active().unwrap();
+        let (last, mut left) = (store.writing().as_ref().unwrap().last, Vec::new());
+        Commit::encode(&active, &last, &mut left, [message("a", 7)].iter());
+        active.file.write(&left, active.end()).unwrap();
+        store.fail();
+        assert!(matches!(store.append([message("a", 3)].iter()), Err(AppendError::Failed(_))));
+        assert_eq!(payloads(&store, "a", 0), numbered(0..3));
+        store.reopen().unwrap();
+        append(&store, "a", 4..5);
+        for _ in 0..2 {
+            assert_eq!(payloads(&store, "a", 0), numbered([0, 1, 2, 4]));
+        }
+        store.close();
+        assert_eq!(payloads(&open(dir.path()), "a", 0), numbered([0, 1, 2, 4]));
+    }
+
+    #[test]
+    fn what_a_crash_left_of_a_commit_is_cut_off_for_good() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        append(&store, "a", 0..3);
+        let active = store.active().unwrap();
+        let (last, mut left) = (store.writing().as_ref().unwrap().last, Vec::new());
+        Commit::encode(&active, &last, &mut left, [message("a", 7), message("a", 8)].iter());
+        let middle = left.len() / 3;
+        left[middle..middle + 8].fill(0);
+        active.file.write(&left, active.end()).unwrap();
+        store.close();
+        for number in 3..6 {
+            let store = open(dir.path());
+            append(&store, "a", number..number + 1);
+            assert_eq!(payloads(&store, "a", 0), numbered(0..=number));
+        }
+        assert_eq!(open(dir.path()).facts().len(), 2, "only once");
+    }
+
+    #[test]
+    fn a_bad_frame_before_others_is_damage_and_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        for number in 0..3 {
+            append(&store, "a", number..number + 1);
+        }
+        store.lose("a", 1);
+        assert!(matches!(store.read("a", 0, 9, 9, usize::MAX), Err(ReadError::Failed(why)) if why.contains("0.log")));
+        store.close();
+        let error = Store::open(&Settings::sample(dir.path()), std::iter::empty()).err().unwrap();
+        assert!(error.0.contains("0.log at byte") && error.0.contains("restore"), "{error}");
+    }
+
+    #[test]
+    fn an_index_that_is_missing_or_bad_is_made_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = open(dir.path());
+        append(&store, "a", 0..3);
+        store.roll().unwrap();
+        let index = dir.path().join("0.idx");
+        let whole = std::fs::read(&index).unwrap();
+        for bad in [whole.len() - 70, whole.len() - 1, 20] {
+            let mut bytes = whole.clone();
+            bytes[bad] ^= 1;
+            std::fs::write(&index, bytes).unwrap();
+            assert_eq!(payloads(&store, "a", 0), numbered(0..3), "noticed while it is read");
+            store.close();
+            store = open(dir.path());
+            assert_eq!(payloads(&store, "a", 0), numbered(0..3), "noticed at the opening");
+        }
+        store.close();
+        std::fs::remove_file(&index).unwrap();
+        assert_eq!(payloads(&open(dir.path()), "a", 0), numbered(0..3));
+        assert_eq!(std::fs::read(&index).unwrap(), whole);
+    }
+
+    #[test]
+    fn the_newest_deliveries_are_passed_on_oldest_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        for number in 0..3 {
+            append(&store, "b", 2 * number..2 * number + 1);
+            append(&store, "a", 2 * number + 1..2 * number + 2);
+            store.roll().unwrap();
+        }
+        let kept = |most| {
+            let mut numbers = Vec::new();
+            store.kept(most, |entry| numbers.push(entry.keys[0][3])).unwrap();
+            numbers.sort_unstable();
+            numbers
+        };
+        assert_eq!(kept(100), [0, 1, 2, 3, 4, 5]);
+        assert_eq!((kept(1), kept(2), kept(3)), (vec![4, 5], vec![4, 5], vec![2, 3, 4, 5]), "whole segments");
+    }
+
+    #[test]
+    fn a_write_into_a_removed_directory_is_not_stored_and_no_other_directory_is_opened() {
+        let above = tempfile::tempdir().unwrap();
+        let (dir, away) = (above.path().join("log"), above.path().join("away"));
+        let store = open(&dir);
+        append(&store, "a", 0..2);
+        std::fs::rename(&dir, &away).unwrap();
+        std::fs::create_dir(&dir).unwrap();
+        assert!(matches!(store.append([message("a", 2)].iter()), Err(AppendError::Gone(_))));
+        let error = store.reopen().unwrap_err();
+        assert!(error.0.contains("embedded.dir") && error.0.contains("put it back"), "{error}");
+        assert!(files(&dir).is_empty());
+        assert_eq!(payloads(&store, "a", 0), numbered(0..2));
+        std::fs::remove_dir(&dir).unwrap();
+        std::fs::rename(&away, &dir).unwrap();
+        store.reopen().unwrap();
+        append(&store, "a", 3..4);
+        assert_eq!(payloads(&store, "a", 0), numbered([0, 1, 3]));
+        std::fs::remove_file(dir.join("1.log")).unwrap();
+        assert!(matches!(store.append([message("a", 4)].iter()), Err(AppendError::Gone(_))));
+    }
+
+    #[test]
+    fn a_directory_in_use_or_of_another_format_is_refused_with_the_remedy() {
+        let refused = |dir: &Path| Store::open(&Settings::sample(dir), std::iter::empty()).err().unwrap().0;
+        let dir = tempfile::tempdir().unwrap();
+        let _store = open(dir.path());
+        let error = refused(dir.path());
+        assert!(error.contains("another process uses") && error.contains("stop it"), "{error}");
+        assert!(disk::locked(dir.path()).unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("watermark"), [1; 33]).unwrap();
+        let error = refused(dir.path());
+        assert!(error.contains("format 1") && error.contains("an empty directory"), "{error}");
+        assert_eq!(files(dir.path()), ["lock", "watermark"]);
+    }
 }
