@@ -21,12 +21,14 @@ pub mod embedded;
 mod error_log;
 #[cfg(test)]
 pub(crate) mod fakes;
+mod integrity;
 pub(crate) mod kafka;
 mod loopback;
 mod nats;
 mod read;
 
 pub use crate::record::Record;
+pub(crate) use integrity::integrity;
 pub use read::{Payloads, ReadError, Reading, Skipped, StartPosition, Step, Steps};
 
 /// A boxed future, so that an adapter can stand behind `dyn`.

@@ -8,7 +8,7 @@
 //!
 //! `entry` is what the log takes and answers, `settings` where it lies. On disk it is a `manifest` of `segment`s, each
 //! a run of `frame`s with the contents of `codec`, an `index` and, of a spool, the records that are `done`; `ledger`
-//! is what a spool remembers besides. `opening` opens it. `store` shares it between threads: `reading` is for those that
+//! is what a spool remembers besides. `opening` opens it, and `verify` reads all of it. `store` shares it between threads: `reading` is for those that
 //! read, `pending` for a spool; `writer` is the one thread that writes, each time a `commit`; `retention` decides what to remove. `files` and `disk` are the file system under it, `failure`
 //! the errors.
 
@@ -40,6 +40,7 @@ mod retention;
 mod segment;
 mod settings;
 mod store;
+mod verify;
 mod writer;
 
 pub(crate) use entry::{Entry, NotKept, OpenError};
@@ -49,6 +50,7 @@ pub(crate) use pending::Chunk;
 pub(crate) use retention::Retention;
 pub(crate) use settings::{Keep, Settings};
 pub(crate) use store::Store;
+pub(crate) use verify::{Checked, verify};
 pub(crate) use writer::Done;
 
 /// The most messages that wait for the writer. `server.bytes_in_flight` bounds their bytes.

@@ -117,7 +117,7 @@ fn adopt(files: &dyn Files, numbers: &[u64]) -> Result<Vec<Arc<Segment>>, Failur
 }
 
 /// Whether a segment that begins so may follow this one. Between the two, others may have been removed.
-fn fits(before: &Segment, previous: &Option<Previous>, begins: &Marks) -> Result<(), Failure> {
+pub(super) fn fits(before: &Segment, previous: &Option<Previous>, begins: &Marks) -> Result<(), Failure> {
     let ends = before.ends();
     let follows = previous.is_some_and(|previous| previous.number == before.number());
     let is_behind = || ends.iter().all(|(topic, end)| begins.get(topic).is_some_and(|begin| begin.next >= end.next));

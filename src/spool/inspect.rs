@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytesize::ByteSize;
 
 use super::state::{SET_ASIDE, settings};
-use crate::bus::{Finding, Level, OpenError};
+use crate::bus::{Finding, Level, OpenError, integrity};
 use crate::config;
 use crate::log::{Store, disk};
 use crate::message::SET_ASIDE as REASON;
@@ -31,6 +31,8 @@ pub fn inspect(config: &config::Spool) -> Result<Vec<Finding>, OpenError> {
     } else {
         findings.push(held(config)?);
         findings.extend(set_aside(config)?);
+        findings.extend(integrity("spool", &config.dir));
+        findings.extend(integrity("spool", &config.dir.join(SET_ASIDE)));
     }
     Ok(findings)
 }

@@ -42,10 +42,10 @@ fn away(dir: &Path) -> PathBuf {
     dir.with_extension("away")
 }
 
-fn remove_journals(dir: &Path) {
+fn remove_segments(dir: &Path) {
     for entry in dir.read_dir().expect("a directory") {
         let path = entry.expect("an entry").path();
-        if path.extension().is_some_and(|end| end == "jnl") {
+        if path.extension().is_some_and(|end| end == "log") {
             std::fs::remove_file(path).expect("the directory is ours");
         }
     }
@@ -65,7 +65,7 @@ const ACTS: [Act; 5] = [
         rename(dir, away(dir)).expect("the directory is ours");
         create_dir(dir).expect("the directory is ours");
     }),
-    ("rm *.jnl", remove_journals),
+    ("rm *.log", remove_segments),
 ];
 
 /// The bridge logs it, with what to do.
@@ -96,7 +96,7 @@ fn nothing_is_kept_in_a_log_that_is_not_where_it_was_opened() {
         );
         bridge.kill();
 
-        if act == "rm *.jnl" {
+        if act == "rm *.log" {
             let mut command = command();
             command.envs(on_free_ports()).envs(bus.environment());
             let said = Bridge::try_run(command).err().expect("it does not start with less");
@@ -194,7 +194,7 @@ fn nothing_is_spooled_where_it_is_not_found_again() {
         }
         said(&bridge, &spool);
         bridge.kill();
-        if act == "rm *.jnl" {
+        if act == "rm *.log" {
             continue;
         }
         let moved = away(&spool).exists();
