@@ -267,3 +267,78 @@ impl<'a> Cursor<'a> {
         if self.rest.is_empty() { Ok(()) } else { Err(self.what) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Message;
+
+    fn record_body() -> Vec<u8> {
+        let mut body = Vec::new();
+        let entry = Message::sample("terra.daily", "ü", [7; 32], &b"\xff{}"[..]);
+        put_record(&mut body, &entry, 5, 1_700_000_000_123);
+        body
+    }
+
+    fn record(body: &[u8]) -> Result<Record, Corrupt> {
+        let Body::Record(place) = decode(body)? else { return Err(Corrupt("not a record")) };
+        place.record()
+    }
+
+    #[test]
+    fn a_record_round_trips() {
+        let body = record_body();
+        let Ok(Body::Record(place)) = decode(&body) else { panic!("a record") };
+        assert_eq!((place.topic, place.offset, place.time), ("terra.daily", 5, 1_700_000_000_123));
+        assert_eq!(place.ids, [[7; 16]; 2]);
+        let record = record(&body).unwrap();
+        assert_eq!((record.topic.as_str(), record.key.as_deref(), record.offset), ("terra.daily", Some("ü"), 5));
+        assert_eq!((record.time.as_millisecond(), &record.payload[..]), (1_700_000_000_123, &b"\xff{}"[..]));
+        assert_eq!(record.headers[0], ("content-type".to_owned(), "application/json".to_owned()));
+        assert!(record.headers.iter().any(|(name, value)| name == "ce-id" && *value == "07".repeat(32)));
+    }
+
+    #[test]
+    fn a_head_and_a_close_round_trip() {
+        let begins = Marks::from([("a".into(), Mark { next: 3, position: 9 }), ("b".into(), Mark::default())]);
+        for previous in [None, Some(Previous { number: 7, end: 99 })] {
+            let created = Timestamp::from_millisecond(12).unwrap();
+            let head = Head { number: 8, created, allocated: 1 << 26, previous, begins: begins.clone() };
+            let mut body = Vec::new();
+            put_head(&mut body, &head);
+            assert!(matches!(decode(&body), Ok(Body::Head(read)) if read == head));
+        }
+        let (mut body, close) = (Vec::new(), Close { end: 5, checksum: u64::MAX });
+        put_close(&mut body, close);
+        assert!(matches!(decode(&body), Ok(Body::Close(read)) if read == close));
+    }
+
+    #[test]
+    fn no_bytes_make_the_decoder_panic() {
+        let whole = record_body();
+        (0..whole.len()).for_each(|len| assert!(record(&whole[..len]).is_err(), "{len} bytes"));
+        assert!(record(&[whole.as_slice(), &[0]].concat()).is_err());
+        for at in 0..whole.len() {
+            let mut changed = whole.clone();
+            changed[at] ^= 0xff;
+            let _ = record(&changed);
+        }
+    }
+
+    #[test]
+    fn an_index_entry_belongs_to_one_place() {
+        let entry = IndexEntry { at: 1 << 40, len: 7, time: -5, key: u64::MAX, ids: [[1; 16], [2; 16]] };
+        let (place_of, mut bytes) = (place(3, "a", 9), Vec::new());
+        entry.encode(place_of, &mut bytes);
+        let bytes: [u8; IndexEntry::BYTES] = bytes.try_into().unwrap();
+        assert_eq!(IndexEntry::decode(&bytes, place_of), Ok(entry));
+        for other in [place(4, "a", 9), place(3, "b", 9), place(3, "a", 8)] {
+            assert!(IndexEntry::decode(&bytes, other).is_err());
+        }
+        for at in 0..bytes.len() {
+            let mut changed = bytes;
+            changed[at] ^= 1;
+            assert!(IndexEntry::decode(&changed, place_of).is_err(), "{at}");
+        }
+    }
+}

@@ -7,6 +7,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags};
+
 /// A path leads to a different file than the one that was opened, or to none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{} is not what was opened: it was moved or removed while the bridge runs", .0.display())]
@@ -39,31 +41,37 @@ pub(super) trait File: Send + Sync {
     fn in_place(&self) -> Result<(), Gone>;
 }
 
+/// Everything goes through the directory that was opened, so that nothing happens to another one at its path.
 pub(super) struct Directory(Held);
 
 impl Directory {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         Held::new(fs::File::open(path)?, path.to_owned()).map(Self)
     }
+
+    fn open_at(&self, name: &str, flags: OFlags) -> io::Result<Arc<dyn File>> {
+        let flags = flags | OFlags::RDWR | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.0.file, name, flags, Mode::RUSR | Mode::WUSR)?;
+        Ok(Arc::new(Held::new(file.into(), self.0.path.join(name))?))
+    }
 }
 
 impl Files for Directory {
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        let path = self.0.path.join(name);
-        Ok(Arc::new(Held::new(fs::File::options().read(true).write(true).create_new(true).open(&path)?, path)?))
+        self.open_at(name, OFlags::CREATE | OFlags::EXCL)
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        let path = self.0.path.join(name);
-        Ok(Arc::new(Held::new(fs::File::options().read(true).write(true).open(&path)?, path)?))
+        self.open_at(name, OFlags::empty())
     }
 
     fn names(&self) -> io::Result<Vec<String>> {
-        fs::read_dir(&self.0.path)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+        let entries = rustix::fs::Dir::read_from(&self.0.file)?;
+        entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        fs::remove_file(self.0.path.join(name))
+        Ok(rustix::fs::unlinkat(&self.0.file, name, AtFlags::empty())?)
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -120,7 +128,7 @@ impl File for Held {
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
-        Ok(rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::empty(), 0, len)?)
+        Ok(rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, len)?)
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -125,3 +125,67 @@ impl<'f> Frames<'f> {
         Ok(self.buffer.get(from..until).unwrap_or_default())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::files::{Directory, Files};
+    use super::*;
+
+    const SEGMENT: u64 = 7;
+
+    fn with_file(bytes: &[u8], test: impl FnOnce(&dyn File)) {
+        let dir = tempfile::tempdir().unwrap();
+        let file = Directory::open(dir.path()).unwrap().create("file").unwrap();
+        file.write(bytes, 0).unwrap();
+        test(&*file);
+    }
+
+    fn frame(commit: u64, body: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        put(&mut bytes, SEGMENT, commit, |to| to.extend_from_slice(body));
+        bytes
+    }
+
+    #[test]
+    fn a_changed_bit_or_a_missing_byte_makes_it_no_frame() {
+        let whole = frame(3, b"body");
+        let read = |bytes: &[u8]| {
+            let mut found = None;
+            with_file(bytes, |file| {
+                let mut frames = Frames::new(file, bytes.len() as u64, 0);
+                found = frames.at(0).unwrap().map(|(header, body)| (header.segment, header.commit, body.to_vec()));
+            });
+            found
+        };
+        assert_eq!(read(&whole), Some((SEGMENT, 3, b"body".to_vec())));
+        assert_eq!(read(&[&whole, &b"more"[..]].concat()), read(&whole));
+        for bit in 0..whole.len() * 8 {
+            let mut changed = whole.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(read(&changed), None, "{bit}");
+        }
+        (0..whole.len()).for_each(|len| assert_eq!(read(&whole[..len]), None, "{len}"));
+        assert_eq!(read(&[0; 100]), None);
+    }
+
+    #[test]
+    fn a_frame_is_found_wherever_it_begins() {
+        let (wanted, other) = (frame(5, b"wanted"), {
+            let mut bytes = Vec::new();
+            put(&mut bytes, SEGMENT + 1, 4, |to| to.extend_from_slice(b"another segment's"));
+            bytes
+        });
+        for at in (SEARCHED - 50..SEARCHED + 3).chain([0, 1, 3 * SEARCHED + 9]) {
+            let mut bytes = vec![0; at];
+            bytes.extend_from_slice(&wanted);
+            bytes.extend_from_slice(&other);
+            let next = (at + wanted.len()) as u64;
+            with_file(&bytes, |file| {
+                let mut frames = Frames::new(file, bytes.len() as u64, 0);
+                assert_eq!(frames.find(Some(SEGMENT), 0).unwrap(), Some((at as u64, 5)));
+                assert_eq!(frames.find(Some(SEGMENT), at as u64 + 1).unwrap(), None);
+                assert_eq!(frames.find(None, at as u64 + 1).unwrap(), Some((next, 4)));
+            });
+        }
+    }
+}

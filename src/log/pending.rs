@@ -164,3 +164,125 @@ impl Store {
         Ok(chunk)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::{Keep, Settings};
+    use super::*;
+    use crate::message::Message;
+
+    fn open(dir: &Path) -> Store {
+        let keep = Keep::UntilDone { bytes: 1 << 30, known: 10 };
+        Store::open(&Settings { section: "spool", keep, ..Settings::sample(dir) }, std::iter::empty()).unwrap()
+    }
+
+    fn append(store: &Store, numbers: Range<u8>) {
+        let messages: Vec<_> = numbers.map(|n| Message::sample("a", "key", [n; 32], vec![n])).collect();
+        store.append(messages.iter()).unwrap();
+    }
+
+    fn pending(store: &Store) -> Vec<u64> {
+        let mut offsets = Vec::new();
+        store.pending(|_, offset, _| offsets.push(offset)).unwrap();
+        offsets
+    }
+
+    fn read(store: &Store, wanted: impl FnMut(u64, u64) -> bool) -> Chunk {
+        store.read_pending("a", 0..100, 99, usize::MAX, wanted).unwrap()
+    }
+
+    fn offsets(chunk: &Chunk) -> Vec<u64> {
+        chunk.records.iter().map(|record| record.offset).collect()
+    }
+
+    #[test]
+    fn what_is_done_is_not_pending_after_a_restart_and_without_its_mark_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        append(&store, 0..6);
+        store.done("a", &[1, 4]).unwrap();
+        store.done("a", &[2]).unwrap();
+        store.close();
+        let store = open(dir.path());
+        assert_eq!(pending(&store), [0, 3, 5]);
+        assert_eq!(offsets(&read(&store, |offset, _| [0, 3, 5].contains(&offset))), [0, 3, 5]);
+        store.close();
+        // Cut within the last of three marks.
+        let marks = dir.path().join("0.done");
+        std::fs::File::options().write(true).open(&marks).unwrap().set_len(20).unwrap();
+        let store = open(dir.path());
+        assert_eq!(pending(&store), [0, 2, 3, 5]);
+        store.done("a", &[0, 2]).unwrap();
+        store.close();
+        let store = open(dir.path());
+        assert_eq!(pending(&store), [3, 5]);
+        store.close();
+        std::fs::remove_file(&marks).unwrap();
+        assert_eq!(pending(&open(dir.path())), [0, 1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn a_segment_with_nothing_pending_goes_also_from_between_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = open(dir.path());
+        for segment in 0..4 {
+            append(&store, 3 * segment..3 * segment + 3);
+            store.roll().unwrap();
+        }
+        append(&store, 12..13);
+        let before = store.bytes();
+        assert_eq!(store.remove_done().unwrap(), 0);
+        store.done("a", &[0, 2, 3, 4, 5, 7, 8]).unwrap();
+        store.done("a", &[9, 10, 11, 12]).unwrap();
+        let removed = store.remove_done().unwrap();
+        assert!(removed > 0 && store.remove_done().unwrap() == 0);
+        for _ in 0..2 {
+            assert_eq!((store.facts().len(), store.bytes(), pending(&store)), (3, before - removed, vec![1, 6]));
+            let chunk = read(&store, |_, _| true);
+            assert_eq!((offsets(&chunk), chunk.until), (vec![0, 1, 2, 6, 7, 8, 12], 100));
+            store.close();
+            store = open(dir.path());
+        }
+        append(&store, 13..14);
+        store.done("a", &[1, 6, 13]).unwrap();
+        store.remove_done().unwrap();
+        assert_eq!((store.facts().len(), pending(&store)), (1, vec![]));
+        assert_eq!(offsets(&read(&store, |_, _| true)), [12, 13], "the last segment stays");
+    }
+
+    #[test]
+    fn reading_what_is_pending_stops_at_its_limits_and_passes_over_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        append(&store, 0..4);
+        store.roll().unwrap();
+        append(&store, 4..8);
+        let read =
+            |from, records, bytes| store.read_pending("a", from..8, records, bytes, |offset, _| offset != 2).unwrap();
+        let chunk = read(0, 3, usize::MAX);
+        assert_eq!((offsets(&chunk), chunk.until), (vec![0, 1, 3], 4));
+        let chunk = read(1, 9, 2 * store.size("a", 0));
+        assert_eq!((offsets(&chunk), chunk.until), (vec![1, 3], 4));
+        assert_eq!(offsets(&read(7, 9, 1)), [7], "one is always read");
+        store.lose("a", 3);
+        store.lose("a", 5);
+        let chunk = read(0, 9, usize::MAX);
+        assert_eq!((offsets(&chunk), chunk.damaged, chunk.until), (vec![0, 1, 4, 6, 7], vec![3, 5], 8));
+    }
+
+    #[test]
+    fn a_spool_knows_what_it_holds_and_what_it_was_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        append(&store, 0..2);
+        store.done("a", &[0]).unwrap();
+        let known = DedupeEntry { kept: jiff::Timestamp::UNIX_EPOCH, keys: [[9; 16]; 2] };
+        store.remember(&[known]).unwrap();
+        store.close();
+        let mut all = Vec::new();
+        open(dir.path()).kept(10, |entry| all.push(entry.keys[0][0])).unwrap();
+        assert_eq!(all, [9, 0, 1]);
+    }
+}
