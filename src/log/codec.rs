@@ -11,6 +11,9 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 use super::entry::Entry;
 use crate::record::Record;
 
+/// The format of the whole directory, of which the manifest tells. 1 and 2 were databases.
+pub(super) const FORMAT: u8 = 3;
+
 const HEAD: u8 = b'h';
 const RECORD: u8 = b'r';
 const CLOSE: u8 = b'c';
@@ -138,8 +141,8 @@ pub(super) fn decode(body: &[u8]) -> Result<Body<'_>, Corrupt> {
 }
 
 impl Place<'_> {
-    /// The whole record.
-    pub(super) fn record(self) -> Result<Record, Corrupt> {
+    /// The whole record. Its payload shares `frame`, which was decoded.
+    pub(super) fn record(self, frame: &Bytes) -> Result<Record, Corrupt> {
         let Self { topic, offset, time, mut rest, .. } = self;
         let key = rest.text()?.to_owned();
         let mut headers = Vec::with_capacity(24);
@@ -147,7 +150,7 @@ impl Place<'_> {
             let (name, value) = line.split_once(": ").ok_or(rest.what)?;
             headers.push((name.to_owned(), value.to_owned()));
         }
-        let payload = Bytes::copy_from_slice(rest.bytes()?);
+        let payload = frame.slice_ref(rest.bytes()?);
         rest.end()?;
         let time = Timestamp::from_millisecond(time).map_err(|_| rest.what)?;
         let topic = topic.to_owned();
@@ -281,8 +284,9 @@ mod tests {
     }
 
     fn record(body: &[u8]) -> Result<Record, Corrupt> {
-        let Body::Record(place) = decode(body)? else { return Err(Corrupt("not a record")) };
-        place.record()
+        let body = Bytes::copy_from_slice(body);
+        let Body::Record(place) = decode(&body)? else { return Err(Corrupt("not a record")) };
+        place.record(&body)
     }
 
     #[test]

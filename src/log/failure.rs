@@ -2,12 +2,11 @@
 
 use std::io;
 
-use super::codec::Corrupt;
+use super::codec::{Corrupt, FORMAT};
 use super::disk;
 use super::entry::OpenError;
 use super::extent::Extent;
 use super::files::Gone;
-use super::manifest::FORMAT;
 use super::settings::{Keep, Settings};
 
 /// Why nothing was stored. Some of it may be on disk, where nothing will read it. The log takes nothing more until it

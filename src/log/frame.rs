@@ -9,6 +9,7 @@
 
 use std::io;
 
+use bytes::Bytes;
 use memchr::memmem;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -84,6 +85,19 @@ impl<'f> Frames<'f> {
         let bytes = self.bytes(at, HEADER + head.len)?;
         let is_intact = bytes.len() == HEADER + head.len && xxh3_64(&bytes[8..]) == head.checksum;
         Ok(is_intact.then(|| (head, &bytes[HEADER..])))
+    }
+
+    /// The body of the intact frame of `len` bytes at that place, in memory of its own; `None` if there is none.
+    pub(super) fn take(&mut self, at: u64, len: usize) -> io::Result<Option<(Header, Bytes)>> {
+        if len <= self.ahead {
+            return Ok(self.at(at)?.map(|(head, body)| (head, Bytes::copy_from_slice(body))));
+        }
+        let mut bytes = vec![0; len];
+        let read = self.file.read(&mut bytes, at)?;
+        bytes.truncate(read);
+        let head = bytes.first_chunk().and_then(header);
+        let head = head.filter(|head| head.bytes() == bytes.len() as u64 && xxh3_64(&bytes[8..]) == head.checksum);
+        Ok(head.map(|head| (head, Bytes::from(bytes).slice(HEADER..))))
     }
 
     /// The next intact frame at or after that place, of one segment or of any: where it is, and its commit.

@@ -10,14 +10,12 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::codec::{Corrupt, Cursor, put_number};
+use super::codec::{Corrupt, Cursor, FORMAT, put_number};
 use super::failure::Failure;
 use super::files::{File, Files, Gone};
 
 pub(super) const NAME: &str = "manifest";
 
-/// The format of the whole directory. 1 and 2 were databases.
-pub(super) const FORMAT: u8 = 3;
 const MAGIC: &[u8; 7] = b"terra-b";
 
 const SLOT: usize = 4096;

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::codec::{Marks, Previous};
+use super::codec::{FORMAT, Marks, Previous};
 use super::failure::Failure;
 use super::files::Files;
 use super::frame::Frames;
-use super::manifest::{self, FORMAT, Manifest};
+use super::manifest::{self, Manifest};
 use super::segment::{self, LastCommit, Segment};
 use super::settings::Settings;
 

@@ -208,10 +208,11 @@ impl Reader<'_> {
         let (id, number) = (self.segment.id, self.segment.number());
         let wrong =
             |what: &str| Failure::damaged(name(number), entry.at, format!("{what} at offset {offset} of {topic}"));
-        let (header, body) = self.frames.at(entry.at)?.ok_or_else(|| wrong("no intact record"))?;
-        match codec::decode(body)? {
+        let (header, body) =
+            self.frames.take(entry.at, entry.len as usize)?.ok_or_else(|| wrong("no intact record"))?;
+        match codec::decode(&body)? {
             Body::Record(place) if header.segment == id && place.topic == topic && place.offset == offset => {
-                Ok(place.record()?)
+                Ok(place.record(&body)?)
             }
             _ => Err(wrong("another record than the one")),
         }

@@ -220,14 +220,15 @@ fn a_spool_whose_set_aside_is_gone_says_so_and_goes_on() {
     assert_eq!(spooled_messages(&Bridge::start(&environment)), 1);
 }
 
-/// The first byte of the watermark is the directory's format, the last eight are a hash over the others.
+/// Each half of the manifest begins with a hash over the rest of it; its sixteenth byte is the directory's format.
 fn set_format(dir: &Path, format: u8) {
-    let file = dir.join("watermark");
+    let file = dir.join("manifest");
     let mut bytes = std::fs::read(&file).expect("a log has one");
-    bytes[0] = format;
-    let end = bytes.len() - 8;
-    let hash = xxhash_rust::xxh3::xxh3_64(&bytes[..end]);
-    bytes[end..].copy_from_slice(&hash.to_be_bytes());
+    for half in bytes.chunks_mut(4096).filter(|half| half.iter().any(|byte| *byte != 0)) {
+        half[15] = format;
+        let hash = xxhash_rust::xxh3::xxh3_64(&half[8..]);
+        half[..8].copy_from_slice(&hash.to_le_bytes());
+    }
     std::fs::write(file, bytes).expect("the directory is ours");
 }
 
@@ -242,14 +243,14 @@ fn a_directory_of_another_version_is_refused_with_what_to_do() {
         let bridge = Bridge::start(&environment);
         assert_eq!(post(&bridge, 0), (200, outcome.to_owned()));
         bridge.kill();
-        for (format, writer) in [(1, "an earlier version"), (3, "a later version")] {
+        for (format, writer) in [(2, "an earlier version"), (4, "a later version")] {
             set_format(&dir, format);
             let started = run(&["serve"], &[on_free_ports(), environment.clone()].concat());
             let said = out(&started) + &err(&started);
             assert_eq!(started.status.code(), Some(1), "{said}");
             assert!(said.contains(writer) && said.contains(remedy), "{said}");
         }
-        set_format(&dir, 2);
+        set_format(&dir, 3);
         let bridge = Bridge::start(&environment);
         assert_eq!(post(&bridge, 0), (200, "duplicate".to_owned()), "it holds what it held");
     }
