@@ -256,6 +256,31 @@ fn a_directory_of_another_version_is_refused_with_what_to_do() {
     }
 }
 
+#[test]
+fn every_record_of_a_log_is_verified_beside_a_running_bridge_and_damage_is_named() {
+    let (bus, dir) = embedded();
+    let bridge = Bridge::ready(&bus.environment());
+    (0..3).for_each(|n| assert_eq!(post(&bridge, n), (200, "kept".to_owned())));
+    let verify = || run(&["log", "verify", dir.to_str().expect("UTF-8")], &[]);
+    let verified = verify();
+    assert!(verified.status.success() && out(&verified).starts_with("0.log  3 records, "), "{}", out(&verified));
+    bridge.kill();
+
+    let segment = dir.join("0.log");
+    let mut bytes = std::fs::read(&segment).expect("a log has one");
+    // Within the first record, which others follow.
+    bytes[500] ^= 1;
+    std::fs::write(&segment, bytes).expect("the directory is ours");
+    let verified = verify();
+    let (said, why) = (out(&verified), err(&verified));
+    assert_eq!(verified.status.code(), Some(1), "{said}{why}");
+    assert!(said.contains("0.log  DAMAGED: 0.log at byte ") && why.contains("restore"), "{said}{why}");
+    let checked = out(&run(&["check", "--online"], &[bus.environment()].concat()));
+    assert!(checked.contains("0.log is damaged"), "{checked}");
+    let refused = run(&["serve"], &[on_free_ports(), bus.environment()].concat());
+    assert!(err(&refused).contains("0.log at byte "), "{}", err(&refused));
+}
+
 /// Everything below that others than its owner can access.
 fn open_to_others(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
