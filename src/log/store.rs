@@ -64,6 +64,9 @@ impl Store {
         disk::prepare(settings.section, &settings.dir)?;
         let open = || {
             let lock = disk::lock(&settings.dir)?.ok_or(Failure::Locked)?;
+            if !settings.dir.join(manifest::NAME).try_exists()? {
+                disk::sync_path(&settings.dir)?;
+            }
             Self::open_in(Arc::new(Directory::open(&settings.dir)?), Some(lock), settings, topics)
         };
         open().map_err(|failure: Failure| failure.explain(settings))
