@@ -142,7 +142,11 @@ impl Store {
         let (segment, last) = create().inspect_err(|_| drop(self.files.remove(&name)))?;
         segments.push(Arc::new(segment));
         let numbers: Vec<u64> = segments.iter().map(|segment| segment.number()).collect();
-        writing.manifest.write(&numbers).inspect_err(|_| writing.unnamed.push(number))?;
+        writing.manifest.write(&numbers).inspect_err(|_| {
+            writing.unnamed.push(number);
+            // It may be named all the same, and then the one before it ends here.
+            writing.has_failed = true;
+        })?;
         writing.unnamed.drain(..).for_each(|number| drop(self.files.remove(&segment::name(number))));
         if writing.ledger.is_some() {
             writing.pending.insert(number, Pending::default());
