@@ -55,7 +55,8 @@ impl Manifest {
                 newest = Some((sequence, segments));
             }
         }
-        let sequence = newest.as_ref().map_or(0, |(sequence, _)| *sequence);
+        // The newer slot is written again at first: it may not be on disk yet, and then only the older one is.
+        let sequence = newest.as_ref().map_or(0, |(sequence, _)| sequence.saturating_sub(1));
         Ok((Self { file, sequence }, newest.map(|(_, segments)| segments)))
     }
 

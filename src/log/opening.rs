@@ -40,6 +40,9 @@ pub(super) fn open(files: &dyn Files, settings: &Settings) -> Result<Opened, Fai
     }
     let (mut manifest, numbers) = Manifest::open(files)?;
     let Some(numbers) = numbers else { return create(files, &names) };
+    // What the last process wrote of it may not be on disk, and nothing is cut or removed before that is certain.
+    files.sync()?;
+    manifest.write(&numbers)?;
     remove_unnamed(files, &names, &numbers)?;
     let segments = adopt(files, &numbers)?;
     let Some(&active) = numbers.last() else { return Ok(empty(manifest)) };
@@ -55,8 +58,6 @@ pub(super) fn open(files: &dyn Files, settings: &Settings) -> Result<Opened, Fai
     file.read(&mut bytes, last.start)?;
     file.write(&bytes, last.start)?;
     file.sync()?;
-    files.sync()?;
-    manifest.write(&numbers)?;
     let segments = segments.into_iter().chain([Arc::new(Segment::of_scan(file, scan))]).collect();
     Ok(Opened { manifest, segments, last, is_clean })
 }
