@@ -46,7 +46,7 @@ pub(super) fn open(files: &dyn Files, settings: &Settings) -> Result<Opened, Fai
     remove_unnamed(files, &names, &numbers)?;
     let segments = adopt(files, &numbers)?;
     let Some(&active) = numbers.last() else { return Ok(empty(manifest)) };
-    let file = files.open(&segment::name(active))?;
+    let file = segment::open_file(files, active)?;
     let scan = segment::scan(&*file, active, None)?;
     if let Some(before) = segments.last() {
         fits(before, &scan.head.previous, &scan.head.begins)?;
@@ -106,7 +106,7 @@ fn has_commit(files: &dyn Files, number: u64) -> Result<bool, Failure> {
 fn adopt(files: &dyn Files, numbers: &[u64]) -> Result<Vec<Arc<Segment>>, Failure> {
     let mut segments: Vec<Arc<Segment>> = Vec::with_capacity(numbers.len());
     for (&number, &next) in numbers.iter().zip(numbers.iter().skip(1)) {
-        let next = segment::head(&*files.open(&segment::name(next))?, next)?.1;
+        let next = segment::head(&*segment::open_file(files, next)?, next)?.1;
         let end = next.previous.filter(|previous| previous.number == number).map(|previous| previous.end);
         let segment = Segment::open(files, number, end)?;
         if let Some(before) = segments.last() {

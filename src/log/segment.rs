@@ -81,7 +81,7 @@ impl Segment {
 
     /// Opens a segment that is written no more. `end`: where it ends, if that is known from the one after it.
     pub(super) fn open(files: &dyn Files, number: u64, end: Option<u64>) -> Result<Self, Failure> {
-        let file = files.open(&name(number))?;
+        let file = open_file(files, number)?;
         let (id, head) = head(&*file, number)?;
         let len = file.len()?;
         let fits = |summary: &Summary| end.is_none_or(|end| end == summary.end) && summary.end == len;
@@ -217,6 +217,13 @@ impl Reader<'_> {
             _ => Err(wrong("another record than the one")),
         }
     }
+}
+
+pub(super) fn open_file(files: &dyn Files, number: u64) -> Result<Arc<dyn File>, Failure> {
+    files.open(&name(number)).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Failure::damaged(name(number), 0, "the file is missing"),
+        _ => error.into(),
+    })
 }
 
 /// The id and the head of a segment.

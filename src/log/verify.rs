@@ -66,10 +66,10 @@ fn check(
     next: Option<u64>,
     before: Option<Segment>,
 ) -> Result<(Segment, String), Failure> {
-    let file = files.open(&segment::name(number))?;
+    let file = segment::open_file(files, number)?;
     let end = match next {
         Some(next) => {
-            let (_, head) = segment::head(&*files.open(&segment::name(next))?, next)?;
+            let (_, head) = segment::head(&*segment::open_file(files, next)?, next)?;
             let previous = head.previous.filter(|previous| previous.number == number);
             Some(previous.map_or(file.len()?, |previous| previous.end))
         }
