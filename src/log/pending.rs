@@ -107,15 +107,22 @@ impl Store {
 
     /// Spools only: every pending record with the digest of its key, each topic by offset. Blocks on the disk.
     pub(crate) fn pending(&self, mut each: impl FnMut(&Arc<str>, u64, u64)) -> Result<(), OpenError> {
+        let mut writing = self.writing();
         let all = self.segments().iter().try_for_each(|segment| {
-            let done = Done::load(&*self.files, segment.number());
+            let (done, mut left) = (Done::load(&*self.files, segment.number()), 0);
             every_entry(segment, |topic, offset, entry| {
                 if !done.contains(segment.id, topic, offset) {
                     each(topic, offset, entry.key);
+                    left += 1;
                 }
-            })
+            })?;
+            // Whoever is told of a record marks it in turn, also where the marks could be read before and not now.
+            if let Some(pending) = writing.as_mut().and_then(|writing| writing.pending.get_mut(&segment.number())) {
+                pending.left = left;
+            }
+            Ok(())
         });
-        all.map_err(|failure| failure.explain(&self.settings))
+        all.map_err(|failure: Failure| failure.explain(&self.settings))
     }
 
     /// Spools only: the records at `offsets` that `wanted` accepts by offset and key digest; at most `records` records
