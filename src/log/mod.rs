@@ -23,6 +23,10 @@ use writer::{Append, Command, Taking, Writer};
 
 mod codec;
 mod commit;
+#[cfg(test)]
+mod crash;
+#[cfg(test)]
+mod damage;
 pub(crate) mod disk;
 mod done;
 mod entry;

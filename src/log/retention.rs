@@ -11,8 +11,8 @@ use crate::clock::Clock;
 /// A segment spans at most this fraction of the retention, so that at most an eighth more than that is kept.
 const PARTS: u32 = 8;
 
-/// A smaller segment costs more than it frees.
-const SMALLEST_SEGMENT: u64 = 1 << 20;
+/// A smaller segment costs more than it frees. Tests read many.
+const SMALLEST_SEGMENT: u64 = if cfg!(test) { 1 << 16 } else { 1 << 20 };
 /// An unsealed segment is read at the start, and takes its space from the beginning.
 const LARGEST_SEGMENT: u64 = 64 << 20;
 
