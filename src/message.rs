@@ -190,13 +190,17 @@ impl log::Entry for Message {
         self.key_digest()
     }
 
-    fn digests(&self) -> [&[u8; 32]; 2] {
-        [self.identity.id.as_bytes(), self.identity.signed.as_bytes()]
+    fn ids(&self) -> [[u8; 16]; 2] {
+        self.identity.keys()
     }
 
-    fn headers(&self) -> Box<dyn Iterator<Item = (&'static str, Cow<'_, str>)> + '_> {
+    fn put_headers(&self, to: &mut Vec<u8>) {
         let set_aside = self.set_aside.iter().map(|reason| (SET_ASIDE, encoded(reason)));
-        Box::new(self.nats_headers().chain(set_aside))
+        for (name, value) in self.nats_headers().chain(set_aside) {
+            for part in [name, ": ", &value, "\r\n"] {
+                to.extend_from_slice(part.as_bytes());
+            }
+        }
     }
 
     fn payload(&self) -> &Bytes {

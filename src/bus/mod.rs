@@ -21,12 +21,14 @@ pub mod embedded;
 mod error_log;
 #[cfg(test)]
 pub(crate) mod fakes;
+mod integrity;
 pub(crate) mod kafka;
 mod loopback;
 mod nats;
 mod read;
 
 pub use crate::record::Record;
+pub(crate) use integrity::integrity;
 pub use read::{Payloads, ReadError, Reading, Skipped, StartPosition, Step, Steps};
 
 /// A boxed future, so that an adapter can stand behind `dyn`.
@@ -70,15 +72,6 @@ pub enum Receipt {
     Kept,
     /// The bus had already kept this delivery id, and still does.
     Duplicate,
-}
-
-impl From<log::Receipt> for Receipt {
-    fn from(receipt: log::Receipt) -> Self {
-        match receipt {
-            log::Receipt::Kept => Self::Kept,
-            log::Receipt::Duplicate => Self::Duplicate,
-        }
-    }
 }
 
 /// Why the bus did not take a message. Says nothing of its content.

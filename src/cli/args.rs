@@ -85,6 +85,10 @@ Examples:
   terra-bridge requests --reference 5a0c1d7e-dd0d-472a-b906-d50a48e7400d
   terra-bridge requests --json | jq 'select(.state == \"stalled\")'";
 
+const ABOUT_VERIFY: &str = "\
+Examples:
+  terra-bridge log verify terra-bridge-data";
+
 const ABOUT_ASYNCAPI: &str = "\
 Examples:
   terra-bridge asyncapi > topics.json
@@ -104,6 +108,20 @@ pub(super) struct Cli {
     pub(super) config: Option<PathBuf>,
     #[command(subcommand)]
     pub(super) command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum LogCommand {
+    /// Read and check every record, without changing anything
+    ///
+    /// Prints what each file holds, or where it is damaged. A bridge may run on the directory. The messages that
+    /// a spool set aside lie in its directory `set-aside`.
+    #[command(after_help = with_codes(ABOUT_VERIFY))]
+    Verify {
+        /// `embedded.dir` or `spool.dir`
+        #[arg(value_hint = ValueHint::DirPath)]
+        dir: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -133,6 +151,9 @@ pub(super) enum Command {
     /// that may read the bus, and no signing secret.
     #[command(after_help = with_codes(ABOUT_TAIL))]
     Tail(TailArgs),
+    /// Look at a directory of the embedded log or of the spool
+    #[command(subcommand)]
+    Log(LogCommand),
     /// Show how much of each large historical request has arrived
     ///
     /// Reads what the configured bus keeps, whichever bridge received it, without disturbing any consumer, and

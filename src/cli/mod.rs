@@ -4,6 +4,7 @@
 //! - `serve`: runs the bridge; `reload`: applies a changed configuration; `private`: no core dumps, private files
 //! - `check`, `send`, `health`: check the configuration, send deliveries, check health; `asyncapi` only prints what the
 //!   module of that name makes
+//! - `log`: what is in a directory of the log
 //! - `tail`, `requests`: what is on the bus; `reading` is what they share
 //! - `terminal`, `pretty`: output for people; `cause`: why a client got no answer
 
@@ -23,6 +24,7 @@ mod check;
 mod failure;
 mod health;
 mod load;
+mod log;
 mod pretty;
 mod private;
 mod reading;
@@ -35,7 +37,7 @@ mod terminal;
 
 pub use load::{Loaded, load, load_for_reader};
 
-use args::{Cli, Command};
+use args::{Cli, Command, LogCommand};
 use failure::Failure;
 
 /// The whole program: reads the command line, runs the command, and prints on stderr why it failed. Usage errors,
@@ -78,6 +80,7 @@ fn execute(cli: Cli) -> Result<(), Failure> {
             let (bus, table) = load_for_reader()?;
             terminal::print(&asyncapi::document(&bus, &table))
         }
+        Command::Log(LogCommand::Verify { dir }) => log::run(&dir),
         Command::Completions { shell } => completions(shell),
         Command::Health => finish(health::run(&config::read_admin(file, std::env::vars_os()).map_err(mistaken)?)),
     }

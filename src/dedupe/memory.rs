@@ -7,19 +7,12 @@ use hashbrown::HashTable;
 use jiff::Timestamp;
 
 use crate::clock::Clock;
-use crate::identity::Identity;
 
-/// Half of a SHA-256: two deliveries in a full memory share one by chance once in 2^87 times.
+/// A part of a delivery's identity.
 pub type Key = [u8; 16];
 
 /// Which of the two keys the signature covers.
 const SIGNED: usize = 1;
-
-/// The two keys that identify a delivery.
-pub(super) fn keys(identity: &Identity) -> [Key; 2] {
-    let cut = |digest: &[u8; 32]| *digest.first_chunk().expect("16 is less than 32");
-    [cut(identity.id.as_bytes()), cut(identity.signed.as_bytes())]
-}
 
 pub(super) struct Memory {
     window: Duration,

@@ -62,7 +62,7 @@ impl<A: Clone> Dedupe<A> {
 
     /// Admits exactly one of several concurrent attempts.
     pub fn admit(&self, identity: &Identity, now: Timestamp) -> Admission<A> {
-        let keys = memory::keys(identity);
+        let keys = identity.keys();
         let mut state = self.lock();
         if state.memory.knows(&keys) {
             state.memory.learn(&keys, now);

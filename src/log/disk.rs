@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::entry::OpenError;
 
-/// The file that fjall locks.
+/// The file that the process with the log holds locked.
 pub(crate) const LOCK_FILE: &str = "lock";
 
 /// Creates the directory if it is missing, readable by its owner only.
@@ -18,18 +18,18 @@ pub(crate) fn prepare(section: &str, dir: &Path) -> Result<(), OpenError> {
         }
         return Ok(());
     }
-    let above = above_new(dir);
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| unusable(section, dir, &error))?;
-    // A new name is on disk only after an fsync of its parent directory.
-    let synced = above.into_iter().try_for_each(|above| File::open(above)?.sync_all());
-    synced.map_err(|error| unusable(section, dir, &error))
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| unusable(section, dir, &error))
 }
 
-/// The directories that get a new entry when this one is created with its missing parents.
-fn above_new(dir: &Path) -> Vec<&Path> {
-    let missing = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.is_dir());
-    let above = missing.filter_map(Path::parent);
-    above.map(|above| if above.as_os_str().is_empty() { Path::new(".") } else { above }).collect()
+/// Makes the names that lead to a new log survive a power cut, whoever made its directory. What this user may not read,
+/// or nobody may write, was not made for it.
+pub(super) fn sync_path(dir: &Path) -> io::Result<()> {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem};
+    let above = dir.ancestors().skip(1).map(|above| if above.as_os_str().is_empty() { Path::new(".") } else { above });
+    above.map(|above| File::open(above)?.sync_all()).try_for_each(|synced| match synced {
+        Err(error) if [InvalidInput, PermissionDenied, ReadOnlyFilesystem].contains(&error.kind()) => Ok(()),
+        synced => synced,
+    })
 }
 
 /// The warning for a directory that users other than its owner can access, and the remedy.
@@ -51,13 +51,9 @@ pub(crate) fn locked(dir: &Path) -> io::Result<bool> {
     Ok(dir.join(LOCK_FILE).try_exists()? && lock(dir)?.is_none())
 }
 
-/// The log's lock, held until it is dropped; `None` if there is no log yet, or a process has it open.
+/// The log's lock, held until it is dropped; `None` if a process has it.
 pub(super) fn lock(dir: &Path) -> io::Result<Option<File>> {
-    let file = match File::options().read(true).write(true).open(dir.join(LOCK_FILE)) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
+    let file = File::options().read(true).write(true).create(true).truncate(false).open(dir.join(LOCK_FILE))?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(std::fs::TryLockError::WouldBlock) => Ok(None),
@@ -110,16 +106,6 @@ mod tests {
         assert_eq!(open_to_others(&dir), None);
         assert!(free(&dir).unwrap() > 0);
         assert!(!locked(&dir).unwrap());
-    }
-
-    #[test]
-    fn every_directory_that_gets_a_new_entry_is_synced() {
-        let above = tempfile::tempdir().unwrap();
-        let above = above.path();
-        assert_eq!(above_new(&above.join("a/b")), [above.join("a"), above.to_owned()]);
-        assert_eq!(above_new(&above.join("a")), [above]);
-        assert_eq!(above_new(Path::new("no such directory")), [Path::new(".")]);
-        assert_eq!(above_new(above), [] as [&Path; 0]);
     }
 
     #[test]

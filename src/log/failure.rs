@@ -1,25 +1,21 @@
 //! Errors of a log on disk: whether to retry, and what an operator has to do.
 
 use std::io;
-use std::panic::AssertUnwindSafe;
 
-use super::codec::Corrupt;
-use super::directory::Gone;
+use super::codec::{Corrupt, FORMAT};
 use super::disk;
 use super::entry::OpenError;
 use super::extent::Extent;
+use super::files::Gone;
 use super::settings::{Keep, Settings};
 
-/// Why nothing was stored.
+/// Why nothing was stored. Some of it may be on disk, where nothing will read it. The log takes nothing more until it
+/// goes on in another segment.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AppendError {
-    /// Nothing was written; a retry may succeed.
-    #[error("the disk is behind with its writes")]
-    Behind,
-    /// Some of it may be on disk. The log takes nothing more until it is reopened.
     #[error("{0}")]
-    Failed(String),
-    /// It may be on disk, in a place where nothing will find it.
+    Failed(#[from] io::Error),
+    /// It is in a place where the next start does not look.
     #[error("{0}")]
     Gone(#[from] Gone),
 }
@@ -38,39 +34,46 @@ pub(crate) enum ReadError {
     Failed(String),
 }
 
-impl From<fjall::Error> for ReadError {
-    fn from(error: fjall::Error) -> Self {
-        Self::Failed(error.to_string())
+impl From<Failure> for ReadError {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure.to_string())
     }
 }
 
-impl From<Corrupt> for ReadError {
-    fn from(error: Corrupt) -> Self {
-        Self::Failed(error.to_string())
-    }
-}
-
-/// Why the log was not opened, or takes nothing more.
+/// Why the log was not opened, or not read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
     #[error("{0}")]
-    Fjall(fjall::Error),
+    Io(#[from] io::Error),
     #[error("{0}")]
     Corrupt(#[from] Corrupt),
-    #[error("what the journal held could not be written anew")]
-    Rewrite,
-    /// Acknowledged messages are missing.
-    #[error("acknowledged messages are missing from its end, {0} of them")]
-    Short(u64),
-    #[error("{0}")]
-    Watermark(#[from] io::Error),
+    #[error("{file} at byte {at}: {what}")]
+    Damaged { file: String, at: u64, what: String },
+    #[error("another process uses it")]
+    Locked,
     #[error("its format is {found}")]
-    OtherFormat { found: u8, ours: u8 },
+    OtherFormat { found: u8 },
 }
 
-impl From<fjall::Error> for Failure {
-    fn from(error: fjall::Error) -> Self {
-        Self::Fjall(error)
+impl Failure {
+    pub(super) fn damaged(file: impl Into<String>, at: u64, what: impl Into<String>) -> Self {
+        Self::Damaged { file: file.into(), at, what: what.into() }
+    }
+
+    pub(super) fn explain(&self, settings: &Settings) -> OpenError {
+        let Settings { section, dir, .. } = settings;
+        let dir_shown = dir.display();
+        match self {
+            Self::Io(error) if !is_damage(error) => disk::unusable(section, dir, error),
+            Self::Locked => OpenError(format!(
+                "another process uses {section}.dir {dir_shown}; stop it, or give each bridge a directory of its own"
+            )),
+            Self::OtherFormat { found } => OpenError(other_format(*found, settings)),
+            Self::Io(_) | Self::Corrupt(_) | Self::Damaged { .. } => OpenError(format!(
+                "the log in {section}.dir {dir_shown} is damaged: {self}; restore the directory from a copy, or move it \
+                 aside and start with an empty one"
+            )),
+        }
     }
 }
 
@@ -85,35 +88,9 @@ impl Gone {
     }
 }
 
-impl Failure {
-    pub(super) fn explain(&self, settings: &Settings) -> OpenError {
-        let Settings { section, dir, .. } = settings;
-        let dir_shown = dir.display();
-        match self {
-            Self::Fjall(fjall::Error::Io(error)) | Self::Watermark(error) if !is_damage(error) => {
-                disk::unusable(section, dir, error)
-            }
-            Self::Fjall(fjall::Error::Locked) => OpenError(format!(
-                "another process uses {section}.dir {dir_shown}; stop it, or give each bridge a directory of its own"
-            )),
-            Self::Fjall(fjall::Error::InvalidVersion(_)) => OpenError(format!(
-                "{section}.dir {dir_shown} holds a database of another version of fjall; choose an empty directory"
-            )),
-            Self::OtherFormat { found, ours } => OpenError(other_format(*found, *ours, settings)),
-            Self::Rewrite => {
-                OpenError(format!("{section}.dir {dir_shown} does not take writes; free some space there"))
-            }
-            _ => OpenError(format!(
-                "the log in {section}.dir {dir_shown} is damaged: {self}; restore the directory from a copy, or move it \
-                 aside and start with an empty one"
-            )),
-        }
-    }
-}
-
-fn other_format(found: u8, ours: u8, settings: &Settings) -> String {
+fn other_format(found: u8, settings: &Settings) -> String {
     let Settings { section, dir, keep, .. } = settings;
-    let writer = if found < ours { "an earlier" } else { "a later" };
+    let writer = if found < FORMAT { "an earlier" } else { "a later" };
     let remedy = match keep {
         Keep::For(_) => "read it with that version, and give this one an empty directory",
         Keep::UntilDone { .. } => {
@@ -122,7 +99,7 @@ fn other_format(found: u8, ours: u8, settings: &Settings) -> String {
         }
     };
     format!(
-        "{section}.dir {} was written by {writer} version of terra-bridge (format {found}, this one has {ours}); {remedy}",
+        "{section}.dir {} was written by {writer} version of terra-bridge (format {found}, this one has {FORMAT}); {remedy}",
         dir.display()
     )
 }
@@ -131,21 +108,4 @@ fn other_format(found: u8, ours: u8, settings: &Settings) -> String {
 fn is_damage(error: &io::Error) -> bool {
     use io::ErrorKind::{AlreadyExists, InvalidData, NotFound, UnexpectedEof};
     matches!(error.kind(), AlreadyExists | InvalidData | NotFound | UnexpectedEof)
-}
-
-/// fjall panics on some damage; this turns the panic into an error.
-pub(super) fn guarded<T, E: From<Corrupt>>(asked: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
-    let answer = std::panic::catch_unwind(AssertUnwindSafe(asked));
-    answer.unwrap_or_else(|_| Err(Corrupt("something that fjall reads").into()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_panic_caused_by_damage_is_an_error() {
-        let read: Result<(), ReadError> = guarded(|| panic!("value handle did not match any blob"));
-        assert!(matches!(read, Err(ReadError::Failed(_))));
-    }
 }

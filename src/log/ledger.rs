@@ -1,143 +1,142 @@
-//! What a spool remembers besides its records: deliveries that are stored elsewhere. Losing an entry costs at most a
-//! second copy.
+//! The deliveries that a spool remembers although the bus keeps them. Survives `kill -9`. Losing an entry costs at most
+//! a second copy, so that what does not decode is passed over.
 
 use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
-use jiff::Timestamp;
+use xxhash_rust::xxh3::xxh3_64;
 
-use super::codec::Corrupt;
-use super::entry::LedgerEntry;
-use super::failure::Failure;
+use super::codec::{Corrupt, Cursor, put_number};
+use super::files::{File, Files};
+use crate::dedupe::DedupeEntry;
 
-const KNOWN_PREFIX: &str = "known-";
+/// The ledger has this many files besides the one being written. The oldest is removed as a whole.
+const PARTS: u64 = 4;
 
-/// The ledger is split into this many parts plus the one being written. The oldest part is removed as a whole.
-const PARTS: usize = 4;
+/// Time, two ids, checksum.
+const ENTRY: usize = 8 + 32 + 8;
 
 pub(super) struct Ledger {
-    /// Oldest first, never empty; the last one is being written.
-    known: VecDeque<Part>,
-    /// Deliveries in a full part.
-    part: usize,
-}
-
-struct Part {
+    /// The numbers of the full files, oldest first.
+    full: VecDeque<u64>,
     number: u64,
-    keyspace: Keyspace,
-    /// Counted only for the last part.
-    len: usize,
+    file: Arc<dyn File>,
+    len: u64,
+    /// Bytes of a full file.
+    part: u64,
 }
 
-/// Whether the database's keyspace of this name belongs to a ledger.
-pub(super) fn owns(name: &str) -> bool {
-    name.starts_with(KNOWN_PREFIX)
+fn name(number: u64) -> String {
+    format!("{number}.kept")
+}
+
+fn number(name: &str) -> Option<u64> {
+    name.strip_suffix(".kept")?.parse().ok()
 }
 
 impl Ledger {
-    /// Remembers `known` deliveries, and at most half as many more.
-    pub(super) fn open(database: &Database, known: usize) -> Result<Self, Failure> {
-        let mut ledger = Self { known: VecDeque::new(), part: known.div_ceil(PARTS).max(1) };
-        let names = database.list_keyspace_names();
-        let mut numbers: Vec<u64> =
-            names.iter().filter_map(|name| name.strip_prefix(KNOWN_PREFIX)?.parse().ok()).collect();
+    /// Remembers `most` deliveries, and at most half as many more. Passes on those remembered before, oldest first.
+    pub(super) fn open(files: &dyn Files, most: usize, mut each: impl FnMut(DedupeEntry)) -> io::Result<Self> {
+        let mut numbers: Vec<u64> = files.names()?.iter().filter_map(|name| number(name)).collect();
         numbers.sort_unstable();
-        for number in numbers {
-            ledger.known.push_back(Part { number, keyspace: part(database, number)?, len: 0 });
+        for number in &numbers {
+            let file = files.open(&name(*number))?;
+            let mut bytes = vec![0; usize::try_from(file.len()?).unwrap_or(0)];
+            file.read(&mut bytes, 0)?;
+            bytes.as_chunks().0.iter().filter_map(|entry| decode(entry).ok()).for_each(&mut each);
         }
-        match ledger.known.back_mut() {
-            // Counting reads the whole part; only the last one's count is needed.
-            Some(last) => last.len = last.keyspace.len()?,
-            None => ledger.known.push_back(Part { number: 0, keyspace: part(database, 0)?, len: 0 }),
-        }
-        Ok(ledger)
+        let last = numbers.pop();
+        let file = match last {
+            Some(number) => files.open(&name(number))?,
+            None => files.create(&name(0))?,
+        };
+        let len = file.len()? / ENTRY as u64 * ENTRY as u64;
+        let part = (most as u64).div_ceil(PARTS).max(1) * ENTRY as u64;
+        Ok(Self { full: numbers.into(), number: last.unwrap_or(0), file, len, part })
     }
 
-    /// The keyspace being written. Its memtables count in the check that a commit cannot get stuck.
-    pub(super) fn written(&self) -> &Keyspace {
-        &self.known.back().expect("never empty").keyspace
-    }
-
-    /// Survives `kill -9`.
-    pub(super) fn remember(&mut self, database: &Database, known: &[LedgerEntry]) -> Result<(), Failure> {
-        let last = self.known.back_mut().expect("never empty");
-        let mut batch = database.batch().durability(Some(PersistMode::Buffer));
-        for known in known {
-            let mut key = [0; 24];
-            key[..8].copy_from_slice(&known.kept.as_millisecond().to_be_bytes());
-            key[8..].copy_from_slice(&known.keys[0]);
-            batch.insert(&last.keyspace, key.as_slice(), known.keys[1].as_slice());
-        }
-        batch.commit()?;
-        last.len += known.len();
-        if last.len < self.part {
-            return Ok(());
-        }
-        let (full, number) = (last.keyspace.clone(), last.number + 1);
-        self.known.push_back(Part { number, keyspace: part(database, number)?, len: 0 });
-        full.rotate_memtable()?;
-        while self.known.len() > PARTS + 1 {
-            let oldest = self.known.pop_front().expect("there are several");
-            database.delete_keyspace(oldest.keyspace)?;
-        }
-        Ok(())
-    }
-
-    /// All remembered deliveries, oldest first.
-    pub(super) fn known(&self, mut each: impl FnMut(LedgerEntry)) -> Result<(), Failure> {
-        const WRONG: Corrupt = Corrupt("what is known to be kept");
-        for part in &self.known {
-            for pair in part.keyspace.iter() {
-                let (key, value) = pair.into_inner()?;
-                let (kept, id) = key.split_first_chunk().ok_or(WRONG)?;
-                let kept = Timestamp::from_millisecond(i64::from_be_bytes(*kept)).map_err(|_| WRONG)?;
-                let keys = [id.try_into().map_err(|_| WRONG)?, value[..].try_into().map_err(|_| WRONG)?];
-                each(LedgerEntry { kept, keys });
+    pub(super) fn remember(&mut self, files: &dyn Files, known: &[DedupeEntry]) -> io::Result<()> {
+        if self.len >= self.part {
+            self.file = files.create(&name(self.number + 1))?;
+            self.full.push_back(self.number);
+            (self.number, self.len) = (self.number + 1, 0);
+            while self.full.len() as u64 > PARTS {
+                let _ = self.full.pop_front().map(|oldest| files.remove(&name(oldest)));
             }
         }
+        let mut bytes = Vec::with_capacity(known.len() * ENTRY);
+        known.iter().for_each(|known| encode(known, &mut bytes));
+        self.file.write(&bytes, self.len)?;
+        self.len += bytes.len() as u64;
         Ok(())
     }
 }
 
-fn part(database: &Database, number: u64) -> Result<Keyspace, Failure> {
-    Ok(database.keyspace(&format!("{KNOWN_PREFIX}{number:020}"), KeyspaceCreateOptions::default)?)
+fn encode(known: &DedupeEntry, to: &mut Vec<u8>) {
+    let start = to.len();
+    put_number(to, known.kept.as_millisecond().cast_unsigned());
+    known.keys.iter().for_each(|id| to.extend_from_slice(id));
+    let checksum = xxh3_64(&to[start..]);
+    put_number(to, checksum);
+}
+
+fn decode(bytes: &[u8; ENTRY]) -> Result<DedupeEntry, Corrupt> {
+    let mut cursor = Cursor { rest: bytes, what: Corrupt("an entry of the ledger") };
+    let (kept, keys) = (cursor.time()?, [cursor.array()?, cursor.array()?]);
+    let is_intact = cursor.number()? == xxh3_64(&bytes[..ENTRY - 8]);
+    if is_intact { Ok(DedupeEntry { kept, keys }) } else { Err(cursor.what) }
 }
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
+    use super::super::files::Directory;
     use super::*;
 
-    fn opened(dir: &std::path::Path, known: usize) -> (Database, Ledger) {
-        let database = Database::builder(dir).open().unwrap();
-        let ledger = Ledger::open(&database, known).unwrap();
-        (database, ledger)
+    fn known(number: u8) -> DedupeEntry {
+        DedupeEntry { kept: Timestamp::from_second(number.into()).unwrap(), keys: [[number; 16], [number + 100; 16]] }
     }
 
-    fn known(number: u8) -> LedgerEntry {
-        LedgerEntry { kept: Timestamp::from_second(number.into()).unwrap(), keys: [[number; 16], [number + 100; 16]] }
-    }
-
-    fn all_known(ledger: &Ledger) -> Vec<LedgerEntry> {
+    fn opened(files: &Directory) -> (Ledger, Vec<DedupeEntry>) {
         let mut all = Vec::new();
-        ledger.known(|known| all.push(known)).unwrap();
-        all
+        let ledger = Ledger::open(files, 8, |known| all.push(known)).unwrap();
+        (ledger, all)
     }
 
     #[test]
     fn remembered_deliveries_come_back_in_order_without_the_oldest() {
         let dir = tempfile::tempdir().unwrap();
-        let (database, mut ledger) = opened(dir.path(), 8);
+        let files = Directory::open(dir.path()).unwrap();
+        let mut ledger = opened(&files).0;
         for number in 0..5 {
-            ledger.remember(&database, &[known(number)]).unwrap();
+            ledger.remember(&files, &[known(number)]).unwrap();
         }
-        drop((database, ledger));
-        let (database, mut ledger) = opened(dir.path(), 8);
-        assert_eq!(all_known(&ledger), (0..5).map(known).collect::<Vec<_>>());
+        let (mut ledger, all) = opened(&files);
+        assert_eq!(all, (0..5).map(known).collect::<Vec<_>>());
         for number in 5..20 {
-            ledger.remember(&database, &[known(number)]).unwrap();
+            ledger.remember(&files, &[known(number)]).unwrap();
         }
-        let kept = all_known(&ledger);
-        assert!((8..=12).contains(&kept.len()), "{}", kept.len());
-        assert_eq!(kept.last(), Some(&known(19)));
+        let all = opened(&files).1;
+        assert!((8..=12).contains(&all.len()), "{}", all.len());
+        assert_eq!(all.last(), Some(&known(19)));
+    }
+
+    #[test]
+    fn a_damaged_entry_is_forgotten_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Directory::open(dir.path()).unwrap();
+        opened(&files).0.remember(&files, &[known(0), known(1)]).unwrap();
+        let path = dir.path().join(name(0));
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[10] ^= 1;
+        // Cut within a third one.
+        bytes.extend_from_slice(&[7; 20]);
+        std::fs::write(&path, bytes).unwrap();
+        let (mut ledger, all) = opened(&files);
+        assert_eq!(all, [known(1)]);
+        ledger.remember(&files, &[known(2)]).unwrap();
+        assert_eq!(opened(&files).1, [known(1), known(2)]);
     }
 }

@@ -1,16 +1,16 @@
 //! A durable log in a directory of this machine, used by the embedded bus and by the spool. Each receipt comes after
 //! an fsync. Records are read by topic and offset.
 //!
-//! A receipt means: fjall has written the batch to its journal, and fsync of that file has returned. A failed commit
-//! says nothing about its messages: none gets a receipt, and the log is reopened and rewritten before it gives the
-//! next receipt, also for messages that it then finds by their id. The log trusts a disk that reports a successful
-//! fsync.
+//! A receipt means: the whole commit was written, and fsync of its file has returned, while the file and everything
+//! that leads to it were in their places. Nothing of a failed commit is ever read: the log goes on in a new segment,
+//! which says where the one before ends. The log trusts a disk that reports a successful fsync. It reports damage
+//! anywhere but in its very last commit, which cannot be told from one that a crash cut short.
 //!
-//! `entry` is what the log takes and answers, `settings` where it lies. `database` is the log on disk: `opening`
-//! opens it, `segment` is one part, `codec` the encoding, `pending` what a spool still has to send, `ledger` what a
-//! spool remembers besides that, `watermark` the minimum that must be there, `journal` the current journal, `failure`
-//! the errors. `store` shares the log between threads, `writer` is the one thread that writes, `retention` decides
-//! what to remove, `disk` is the file system under it, and `directory` checks that the files are still there.
+//! `entry` is what the log takes and answers, `settings` where it lies. On disk it is a `manifest` of `segment`s, each
+//! a run of `frame`s with the contents of `codec`, an `index` and, of a spool, the records that are `done`; `ledger`
+//! is what a spool remembers besides. `opening` opens it, and `verify` reads all of it. `store` shares it between threads: `reading` is for those that
+//! read, `pending` for a spool; `writer` is the one thread that writes, each time a `commit`; `retention` decides what to remove. `files` and `disk` are the file system under it, `failure`
+//! the errors.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -18,36 +18,43 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 
 use tokio::sync::{oneshot, watch};
 
+use crate::dedupe::DedupeEntry;
 use writer::{Append, Command, Taking, Writer};
 
 mod codec;
-mod database;
-mod directory;
+mod commit;
+#[cfg(test)]
+mod crash;
+#[cfg(test)]
+mod damage;
 pub(crate) mod disk;
+mod done;
 mod entry;
 mod extent;
 mod failure;
-mod journal;
+mod files;
+mod frame;
+mod index;
 mod ledger;
+mod manifest;
 mod opening;
 mod pending;
+mod reading;
 mod retention;
 mod segment;
 mod settings;
 mod store;
-mod watermark;
+mod verify;
 mod writer;
 
-#[cfg(test)]
-mod damage;
-
-pub(crate) use entry::{Entry, LedgerEntry, NotKept, OpenError, Receipt};
+pub(crate) use entry::{Entry, NotKept, OpenError};
 pub(crate) use extent::Extent;
 pub(crate) use failure::ReadError;
 pub(crate) use pending::Chunk;
 pub(crate) use retention::Retention;
 pub(crate) use settings::{Keep, Settings};
 pub(crate) use store::Store;
+pub(crate) use verify::{Checked, verify};
 pub(crate) use writer::Done;
 
 /// The most messages that wait for the writer. `server.bytes_in_flight` bounds their bytes.
@@ -59,7 +66,6 @@ pub(crate) struct Log {
     pub(crate) store: Arc<Store>,
     commands: SyncSender<Command>,
     taking: watch::Receiver<bool>,
-    reopened: watch::Receiver<u64>,
     /// Closes when the writer ends.
     closed: watch::Receiver<()>,
 }
@@ -73,21 +79,13 @@ impl Log {
         on_taking: impl Fn(bool) + Send + 'static,
     ) -> Result<Self, OpenError> {
         let (commands, received) = sync_channel(WAITING);
-        let (taking, opened_again) = (watch::Sender::new(true), watch::Sender::new(0));
+        let taking = watch::Sender::new(true);
         let (closing, closed) = watch::channel(());
-        // The last process may have seen an fsync fail: then reading finds records that are not on the disk.
-        let sealed = journal::seal(&settings.dir);
         let store = Arc::new(Store::open(&settings, topics)?);
-        let sound = sealed.map_err(|error| disk::unusable(settings.section, &settings.dir, &error));
-        let sound = sound.and_then(|()| store.rewrite());
-        let reopened = opened_again.subscribe();
-        let log = Self { store: store.clone(), commands, taking: taking.subscribe(), reopened, closed };
+        let log = Self { store: store.clone(), commands, taking: taking.subscribe(), closed };
         let name = format!("{}-writer", settings.section);
         let taking = Taking { state: taking, on_change: Box::new(on_taking) };
-        let mut writer = Writer::new(store, received, taking, opened_again, settings);
-        if let Err(error) = sound {
-            writer.fail(&error.to_string());
-        }
+        let writer = Writer::new(store, received, taking, settings);
         let run = move || {
             let _closing = closing;
             writer.run();
@@ -100,10 +98,7 @@ impl Log {
     }
 
     /// Submits the entry at once. `Ok` means that it is on disk.
-    pub(crate) fn append(
-        &self,
-        entry: Arc<dyn Entry>,
-    ) -> impl Future<Output = Result<Receipt, NotKept>> + Send + use<> {
+    pub(crate) fn append(&self, entry: Arc<dyn Entry>) -> impl Future<Output = Result<(), NotKept>> + Send + use<> {
         let (receipt, received) = oneshot::channel();
         let handed_over = self.hand_over(Command::Append(Append { entry, receipt }));
         async move {
@@ -124,7 +119,7 @@ impl Log {
 
     /// Remembers a delivery that the bus has stored. Survives `kill -9` once the future completes. If the log cannot
     /// write now, the delivery is not remembered and nothing else happens.
-    pub(crate) fn remember(&self, known: LedgerEntry) -> impl Future<Output = ()> + Send + use<> {
+    pub(crate) fn remember(&self, known: DedupeEntry) -> impl Future<Output = ()> + Send + use<> {
         let (written, was_written) = oneshot::channel();
         let taking = *self.taking.borrow();
         let handed_over = taking && self.hand_over(Command::Remember(known, written)).is_ok();
@@ -132,20 +127,6 @@ impl Log {
             if handed_over {
                 let _ = was_written.await;
             }
-        }
-    }
-
-    /// How many times the log was reopened after a failure. A spool's log then takes nothing until it is told that
-    /// its records were [counted](Self::counted).
-    pub(crate) fn reopened(&self) -> watch::Receiver<u64> {
-        self.reopened.clone()
-    }
-
-    /// Reports that the pending records were recalled after the `nth` reopening.
-    pub(crate) fn counted(&self, nth: u64) -> impl Future<Output = ()> + Send + use<> {
-        let commands = self.commands.clone();
-        async move {
-            let _ = tokio::task::spawn_blocking(move || commands.send(Command::Counted(nth))).await;
         }
     }
 

@@ -1,299 +1,134 @@
-//! Opens the log with everything that it acknowledged, or says what is wrong with it; never a shorter log. A spool's
-//! pending records are read later, on demand.
+//! Opens a log with everything that it acknowledged, or says what is wrong with it; never a shorter log.
 
-use std::sync::Mutex;
+use std::sync::Arc;
 
-use fjall::Database;
+use super::codec::{FORMAT, Marks, Previous};
+use super::failure::Failure;
+use super::files::Files;
+use super::frame::Frames;
+use super::manifest::{self, Manifest};
+use super::segment::{self, LastCommit, Segment};
+use super::settings::Settings;
 
-use super::codec::{self, Corrupt};
-use super::database::{Log, Tally};
-use super::disk;
-use super::failure::{Failure, guarded};
-use super::journal::Newest;
-use super::ledger::{self, Ledger};
-use super::segment::{self, Count, Segment};
-use super::settings::{Keep, Settings};
-use super::watermark::{self, Level, Watermark};
+/// Says what the files are to whoever comes across them.
+const README: &str = "README";
+const ABOUT: &[u8] = b"\
+The log of a terra-bridge: health data. N.log are its records, manifest says which of them count, N.idx is made again
+from N.log where it is missing, N.done and N.kept say what a spool has sent. Copy or restore the directory as a whole,
+while no bridge runs on it. `terra-bridge log verify DIR` reads and checks every record.
+";
 
-/// Files that exist for as long as the log does.
-pub(super) const STAYS: [&str; 3] = [disk::LOCK_FILE, watermark::NAME, "keyspaces"];
+/// What an earlier format has in its directory: it was a database.
+const DATABASE: [&str; 2] = ["watermark", "keyspaces"];
 
-/// Above this size fjall flushes whatever pins the oldest journal.
-const JOURNALS: u64 = 128 * 1024 * 1024;
-
-impl Log {
-    pub(super) fn open(settings: &Settings) -> Result<Self, Failure> {
-        guarded(|| Self::open_checked(settings))
-    }
-
-    fn open_checked(settings: &Settings) -> Result<Self, Failure> {
-        let dir = &settings.dir;
-        // Checked before fjall opens, and so perhaps removes, anything. It is read again once fjall holds the lock.
-        Watermark::open(dir)?;
-        let database = Database::builder(dir).max_journaling_size(JOURNALS).open()?;
-        let mut numbers = Vec::new();
-        for name in database.list_keyspace_names().iter().filter(|name| !ledger::owns(name)) {
-            numbers.push(segment::number(name)?);
-        }
-        numbers.sort_unstable();
-        let (watermark, least) = match Watermark::open(dir)? {
-            Some(opened) => opened,
-            None if numbers.is_empty() => (Watermark::create(dir)?, Level::default()),
-            None => return Err(Corrupt("the watermark").into()),
-        };
-        if numbers.first().is_some_and(|first| *first > least.first) {
-            return Err(Corrupt("the first segment").into());
-        }
-        let ledger = match settings.keep {
-            Keep::For(_) => None,
-            Keep::UntilDone { known, .. } => Some(Ledger::open(&database, known)?),
-        };
-        let segments = Vec::with_capacity(numbers.len() + 1);
-        let journal = Newest::hold(dir)?;
-        let mut open = Self { database, segments, tally: Mutex::default(), watermark, journal, ledger };
-        for number in numbers {
-            open.adopt(number)?;
-        }
-        let found = open.level(&open.ends());
-        if found.records < least.records || found.bytes < least.bytes {
-            return Err(Failure::Short(least.records.saturating_sub(found.records)));
-        }
-        if open.segments.is_empty() {
-            open.begin(0)?;
-        }
-        // Records that were on disk without a receipt count as acknowledged from now on: a retry is a duplicate.
-        open.watermark.set(found)?;
-        Ok(open)
-    }
-
-    /// Adds a segment found on disk, after checking that it begins where the previous one ended.
-    fn adopt(&mut self, number: u64) -> Result<(), Failure> {
-        let keyspace = segment::keyspace(&self.database, number)?;
-        let Some(head) = keyspace.get(codec::HEAD)? else {
-            // A crash came between its creation and its head: nothing was written to it.
-            return if keyspace.is_empty()? { self.begin(number) } else { Err(Corrupt("a segment's head").into()) };
-        };
-        let head = codec::decode_head(&head)?;
-        if let Some(before) = self.segments.last() {
-            let fits = match &before.end {
-                None => self.ends() == head.marks,
-                Some(end) => self.ends() == *end && segment::is_behind(&head.marks, end),
-            };
-            if !fits {
-                return Err(Corrupt("the seam of two segments").into());
-            }
-        }
-        let end = keyspace.get(codec::END)?.map(|end| codec::decode_head(&end)).transpose()?.map(|end| end.marks);
-        let mut ends = head.marks.clone();
-        let newest = segment::survey(&keyspace, &mut ends)?;
-        self.close_last();
-        *self.tally() = Tally { ends, newest };
-        let pending = Count::new(Count::UNKNOWN);
-        self.segments.push(Segment { number, head, keyspace, end, pending, newest: None });
-        Ok(())
-    }
+pub(super) struct Opened {
+    pub(super) manifest: Manifest,
+    /// Oldest first.
+    pub(super) segments: Vec<Arc<Segment>>,
+    pub(super) last: LastCommit,
+    /// Nothing but zeros follows the last commit.
+    pub(super) is_clean: bool,
 }
 
-#[cfg(test)]
-mod tests {
-    use std::fs::File;
-
-    use super::*;
-
-    #[test]
-    fn a_segment_without_a_head_is_completed_at_the_next_start() {
-        let dir = tempfile::tempdir().unwrap();
-        let open = Log::open(&Settings::sample(dir.path())).unwrap();
-        open.append_samples(0..2);
-        segment::keyspace(&open.database, 1).unwrap();
-        drop(open);
-        let open = Log::open(&Settings::sample(dir.path())).unwrap();
-        open.append_samples(2..3);
-        assert_eq!(open.segments.len(), 2);
-        assert_eq!(open.read("a", 0..3, 9, usize::MAX).unwrap().len(), 3);
-    }
-
-    #[test]
-    fn a_log_that_does_not_begin_where_its_head_says_is_not_opened() {
-        let dir = tempfile::tempdir().unwrap();
-        let open = Log::open(&Settings::sample(dir.path())).unwrap();
-        open.append_samples(0..5);
-        open.last().keyspace.remove(codec::record_key("a", 0)).unwrap();
-        drop(open);
-        let error = Log::open(&Settings::sample(dir.path())).err().unwrap().explain(&Settings::sample(dir.path()));
-        assert!(error.0.contains("damaged") && error.0.contains("restore"), "{error}");
-    }
-
-    #[test]
-    fn segments_that_do_not_join_are_not_opened() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut open = Log::open(&Settings::sample(dir.path())).unwrap();
-        open.append_samples(0..2);
-        let before = open.last().keyspace.clone();
-        open.roll().unwrap();
-        open.append_samples(2..3);
-        before.remove(codec::record_key("a", 1)).unwrap();
-        drop((open, before));
-        assert!(matches!(Log::open(&Settings::sample(dir.path())), Err(Failure::Corrupt(_))));
-    }
-
-    #[test]
-    fn a_journal_that_lost_its_end_is_not_opened() {
-        let dir = tempfile::tempdir().unwrap();
-        let open = Log::open(&Settings::sample(dir.path())).unwrap();
-        open.append_samples(0..3);
-        open.append_samples(3..5);
-        drop(open);
-        let journal = dir.path().join("0.jnl");
-        let whole = std::fs::read(&journal).unwrap();
-        let held = whole.iter().rposition(|byte| *byte != 0).unwrap() + 1;
-        // One bit of the last commit, and a truncation by one byte.
-        for torn in
-            [[&whole[..held - 2], &[whole[held - 2] ^ 1], &whole[held - 1..]].concat(), whole[..held - 1].to_vec()]
-        {
-            std::fs::write(&journal, torn).unwrap();
-            for _ in 0..2 {
-                let error = Log::open(&Settings::sample(dir.path())).err().unwrap();
-                assert!(matches!(error, Failure::Short(2)), "{error}");
-            }
-            let error = Failure::Short(2).explain(&Settings::sample(dir.path()));
-            assert!(error.0.contains("2 of them") && error.0.contains("restore"), "{error}");
-            std::fs::write(&journal, &whole).unwrap();
+pub(super) fn open(files: &dyn Files, settings: &Settings) -> Result<Opened, Failure> {
+    let names = files.names()?;
+    if !names.iter().any(|name| name == manifest::NAME) {
+        if names.iter().any(|name| DATABASE.contains(&name.as_str())) {
+            return Err(Failure::OtherFormat { found: earlier_format(settings) });
         }
-        assert!(Log::open(&Settings::sample(dir.path())).is_ok());
+        return create(files, &names);
     }
-
-    #[test]
-    fn an_unacknowledged_record_may_be_there_or_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let open = Log::open(&Settings::sample(dir.path())).unwrap();
-        open.append_samples(0..3);
-        let acknowledged = open.level(&open.ends());
-        open.append_samples(3..5);
-        // As if it had been killed between the fsync and the receipt.
-        open.watermark.set(acknowledged).unwrap();
-        drop(open);
-        let open = Log::open(&Settings::sample(dir.path())).unwrap();
-        assert_eq!(open.read("a", 0..5, 9, usize::MAX).unwrap().len(), 5);
-        drop(open);
-        // A retry of these would be answered as a duplicate, so they have to be there from now on.
-        let (_, least) = Watermark::open(dir.path()).unwrap().unwrap();
-        assert_eq!(least.records, 5);
+    let (mut manifest, numbers) = Manifest::open(files)?;
+    let Some(numbers) = numbers else { return create(files, &names) };
+    // What the last process wrote of it may not be on disk, and nothing is cut or removed before that is certain.
+    files.sync()?;
+    manifest.write(&numbers)?;
+    remove_unnamed(files, &names, &numbers)?;
+    let segments = adopt(files, &numbers)?;
+    let Some(&active) = numbers.last() else { return Ok(empty(manifest)) };
+    let file = segment::open_file(files, active)?;
+    let scan = segment::scan(&*file, active, None)?;
+    if let Some(before) = segments.last() {
+        fits(before, &scan.head.previous, &scan.head.begins)?;
     }
+    // The last process may have ended before the fsync of its last commit, or have seen it fail: then the pages read
+    // here are not on the disk, and the system does not write them again by itself.
+    let (last, is_clean) = (scan.last, scan.is_clean);
+    let mut bytes = vec![0; usize::try_from(scan.summary.end - last.start).unwrap_or(0)];
+    file.read(&mut bytes, last.start)?;
+    file.write(&bytes, last.start)?;
+    file.sync()?;
+    let segments = segments.into_iter().chain([Arc::new(Segment::of_scan(file, scan))]).collect();
+    Ok(Opened { manifest, segments, last, is_clean })
+}
 
-    #[test]
-    fn a_missing_segment_is_damage_unless_retention_removed_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut open = Log::open(&Settings::sample(dir.path())).unwrap();
-        for number in 0..4 {
-            open.append_samples(number..number + 1);
-            open.roll().unwrap();
-        }
-        open.remove_oldest().unwrap();
-        drop(open);
-        let open = Log::open(&Settings::sample(dir.path())).unwrap();
-        let first = open.segments[0].keyspace.clone();
-        assert_eq!(open.read("a", 1..4, 9, usize::MAX).unwrap().len(), 3);
-        open.database.delete_keyspace(first).unwrap();
-        drop(open);
-        assert!(matches!(Log::open(&Settings::sample(dir.path())), Err(Failure::Corrupt(_))));
-    }
+fn empty(manifest: Manifest) -> Opened {
+    let last = LastCommit { number: 0, start: 0, checksum: 0 };
+    Opened { manifest, segments: Vec::new(), last, is_clean: true }
+}
 
-    #[test]
-    fn a_log_without_its_watermark_is_not_opened() {
-        let dir = tempfile::tempdir().unwrap();
-        Log::open(&Settings::sample(dir.path())).unwrap().append_samples(0..1);
-        std::fs::remove_file(dir.path().join("watermark")).unwrap();
-        assert!(matches!(Log::open(&Settings::sample(dir.path())), Err(Failure::Corrupt(_))));
-    }
-
-    fn spool(dir: &std::path::Path) -> Settings {
-        Settings { keep: Keep::UntilDone { bytes: 1 << 30, known: 0 }, ..Settings::sample(dir) }
-    }
-
-    fn pending(open: &Log) -> Result<Vec<u64>, Failure> {
-        let mut pending = Vec::new();
-        open.pending(|_, offset, _| pending.push(offset))?;
-        Ok(pending)
-    }
-
-    #[test]
-    fn pending_marks_lie_beside_their_records_and_are_cleared_one_by_one() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut open = Log::open(&spool(dir.path())).unwrap();
-        open.append_samples(0..4);
-        open.roll().unwrap();
-        open.append_samples(4..6);
-        open.done([("a", 1), ("a", 2), ("a", 4)].into_iter()).unwrap();
-        open.rewrite().unwrap();
-        drop(open);
-        // Everything that is in no table yet is lost with it, so no mark may be there without its record.
-        File::options().write(true).open(dir.path().join("0.jnl")).unwrap().set_len(0).unwrap();
-        let mut open = Log::open(&spool(dir.path())).unwrap();
-        assert_eq!(pending(&open).unwrap(), [0, 3, 5]);
-        open.done([("a", 0), ("a", 3)].into_iter()).unwrap();
-        open.remove_oldest().unwrap();
-        open.done([("a", 3)].into_iter()).unwrap();
-        drop(open);
-        assert_eq!(pending(&Log::open(&spool(dir.path())).unwrap()).unwrap(), [5]);
-    }
-
-    #[test]
-    fn a_done_segment_between_others_is_removed_and_the_rest_is_whole_at_the_next_start() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut open = Log::open(&spool(dir.path())).unwrap();
-        for number in 0..6 {
-            open.append_samples(2 * number..2 * number + 2);
-            open.roll().unwrap();
-        }
-        open.append_samples(12..13);
-        assert_eq!(open.remove_done().unwrap(), 0, "all is pending");
-        open.done((2..6).chain(8..10).map(|offset| ("a", offset))).unwrap();
-        let bytes = |open: &Log| open.facts().iter().map(|segment| segment.bytes).sum::<u64>();
-        let before = bytes(&open);
-        let removed = open.remove_done().unwrap();
-        assert!(removed > 0 && bytes(&open) == before - removed);
-        let left = [0, 1, 6, 7, 10, 11, 12];
-        for _ in 0..2 {
-            assert_eq!((open.segments.len(), pending(&open).unwrap()), (4, left.to_vec()));
-            let chunk = open.read_pending("a", 0..13, 9, usize::MAX, |_, _| true).unwrap();
-            assert_eq!(chunk.records.iter().map(|record| record.offset).collect::<Vec<_>>(), left);
-            assert_eq!((chunk.until, chunk.damaged), (13, vec![]));
-            assert_eq!(bytes(&open), before - removed);
-            drop(open);
-            open = Log::open(&spool(dir.path())).unwrap();
-        }
-        // Marks for records that are gone must not be taken for other marks.
-        open.done([("a", 0), ("a", 3), ("a", 6), ("a", 7)].into_iter()).unwrap();
-        assert_eq!(open.remove_done().unwrap(), 0, "what is pending was not counted yet");
-        assert_eq!(pending(&open).unwrap(), [1, 10, 11, 12]);
-        assert!(open.remove_done().unwrap() > 0);
-        drop(open);
-        let open = Log::open(&spool(dir.path())).unwrap();
-        assert_eq!(pending(&open).unwrap(), [1, 10, 11, 12]);
-        open.segments[0].keyspace.remove(codec::END).unwrap();
-        drop(open);
-        assert!(matches!(Log::open(&spool(dir.path())), Err(Failure::Corrupt(_))), "they are missing");
-    }
-
-    #[test]
-    fn a_spool_with_a_missing_pending_mark_reports_it() {
-        for forgotten in 0..3 {
-            let dir = tempfile::tempdir().unwrap();
-            let open = Log::open(&spool(dir.path())).unwrap();
-            open.append_samples(0..3);
-            open.done([("a", 1)].into_iter()).unwrap();
-            open.last().keyspace.remove(codec::pending_key("a", forgotten)).unwrap();
-            drop(open);
-            let error = pending(&Log::open(&spool(dir.path())).unwrap()).err().unwrap().explain(&spool(dir.path()));
-            assert!(error.0.contains("what is pending") && error.0.contains("restore"), "{error}");
+/// There is no manifest yet, or none that was ever whole: then no commit was acknowledged either.
+fn create(files: &dyn Files, names: &[String]) -> Result<Opened, Failure> {
+    remove_unnamed(files, names, &[])?;
+    for name in [manifest::NAME, README] {
+        if names.iter().any(|found| found == name) {
+            files.remove(name)?;
         }
     }
+    files.create(README)?.write(ABOUT, 0)?;
+    Ok(empty(Manifest::create(files)?))
+}
 
-    #[test]
-    fn a_log_that_was_no_spool_is_not_taken_for_a_drained_one() {
-        let dir = tempfile::tempdir().unwrap();
-        Log::open(&Settings::sample(dir.path())).unwrap().append_samples(0..1);
-        assert!(matches!(pending(&Log::open(&spool(dir.path())).unwrap()), Err(Failure::Corrupt(_))));
+/// Removes the files of segments that the manifest does not name: removed ones, and new ones without a commit.
+fn remove_unnamed(files: &dyn Files, names: &[String], numbers: &[u64]) -> Result<(), Failure> {
+    for name in names {
+        let Some((number, kind)) = name.split_once('.') else { continue };
+        let Ok(number) = number.parse::<u64>() else { continue };
+        if numbers.contains(&number) || !["log", "idx", "done"].contains(&kind) {
+            continue;
+        }
+        if kind == "log" && numbers.last().is_none_or(|last| number > *last) && has_commit(files, number)? {
+            return Err(Failure::damaged(manifest::NAME, 0, format!("it does not name {name}, which has records")));
+        }
+        files.remove(name)?;
     }
+    Ok(())
+}
+
+fn has_commit(files: &dyn Files, number: u64) -> Result<bool, Failure> {
+    let file = files.open(&segment::name(number))?;
+    let mut frames = Frames::new(&*file, file.len()?, 0);
+    // Its head, which may be bad, begins at 0.
+    Ok(frames.find(None, 1)?.is_some())
+}
+
+/// Opens all segments but the last, each of which must end where the next one begins.
+fn adopt(files: &dyn Files, numbers: &[u64]) -> Result<Vec<Arc<Segment>>, Failure> {
+    let mut segments: Vec<Arc<Segment>> = Vec::with_capacity(numbers.len());
+    for (&number, &next) in numbers.iter().zip(numbers.iter().skip(1)) {
+        let next = segment::head(&*segment::open_file(files, next)?, next)?.1;
+        let end = next.previous.filter(|previous| previous.number == number).map(|previous| previous.end);
+        let segment = Segment::open(files, number, end)?;
+        if let Some(before) = segments.last() {
+            fits(before, &segment.head.previous, &segment.head.begins)?;
+        }
+        segments.push(Arc::new(segment));
+    }
+    Ok(segments)
+}
+
+/// Whether a segment that begins so may follow this one. Between the two, others may have been removed.
+pub(super) fn fits(before: &Segment, previous: &Option<Previous>, begins: &Marks) -> Result<(), Failure> {
+    let ends = before.ends();
+    let follows = previous.is_some_and(|previous| previous.number == before.number());
+    let is_behind = || ends.iter().all(|(topic, end)| begins.get(topic).is_some_and(|begin| begin.next >= end.next));
+    if if follows { ends == *begins } else { is_behind() } {
+        return Ok(());
+    }
+    Err(Failure::damaged(segment::name(before.number()), before.end(), "the next segment does not begin where it ends"))
+}
+
+fn earlier_format(settings: &Settings) -> u8 {
+    let watermark = std::fs::read(settings.dir.join(DATABASE[0])).unwrap_or_default();
+    watermark.first().copied().filter(|format| *format < FORMAT).unwrap_or(FORMAT - 1)
 }

@@ -8,12 +8,13 @@ use jiff::Timestamp;
 
 use crate::clock::Clock;
 
-/// A segment spans this fraction of the retention. More segments would keep closer to the limits, but every lookup of
-/// a delivery asks each one. An eighth costs at most an eighth of what may be kept.
+/// A segment spans at most this fraction of the retention, so that at most an eighth more than that is kept.
 const PARTS: u32 = 8;
 
-/// A smaller segment costs more than it frees.
-const SMALLEST_SEGMENT: u64 = 1024 * 1024;
+/// A smaller segment costs more than it frees. Tests read many.
+const SMALLEST_SEGMENT: u64 = if cfg!(test) { 1 << 16 } else { 1 << 20 };
+/// An unsealed segment is read at the start, and takes its space from the beginning.
+const LARGEST_SEGMENT: u64 = 64 << 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Retention {
@@ -30,12 +31,16 @@ pub(super) struct Facts {
     pub(super) bytes: u64,
 }
 
+/// Bytes of a segment if `bytes` may be kept.
+pub(super) fn segment_bytes(bytes: u64) -> u64 {
+    (bytes / u64::from(PARTS)).clamp(SMALLEST_SEGMENT, LARGEST_SEGMENT)
+}
+
 impl Retention {
     /// Whether the next record belongs in a new segment.
     pub(super) fn rolls(&self, active: &Facts, clock: &Clock) -> bool {
         active.newest.is_some()
-            && (active.bytes >= (self.bytes / u64::from(PARTS)).max(SMALLEST_SEGMENT)
-                || clock.is_older(active.created, self.age / PARTS))
+            && (active.bytes >= segment_bytes(self.bytes) || clock.is_older(active.created, self.age / PARTS))
     }
 
     /// How many of the oldest segments to remove. Never the last one, which is being written. A record stays for

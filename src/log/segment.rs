@@ -1,186 +1,316 @@
-//! A part of the log that retention removes as a whole: a keyspace with a head, records, their index, and a spool's
-//! pending marks.
+//! One file of the log: a head, then commits, each a run of records and a close. Retention removes it as a whole.
 
-use std::collections::BTreeMap;
-use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::io;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use bytes::Bytes;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, UserValue};
 use jiff::Timestamp;
 
-use super::codec::{self, Corrupt, Head, Mark};
-use super::failure::{Failure, ReadError, guarded};
+use super::codec::{self, Body, Close, Head, IndexEntry, Mark, Marks};
+use super::failure::Failure;
+use super::files::{File, Files, Gone};
+use super::frame::{self, Frames};
+use super::index::{self, Index, IndexFile, Records, Summary};
 use crate::record::Record;
 
-/// Bytes held in memory before they are written as a table.
-const MEMTABLE: u64 = 32 * 1024 * 1024;
+/// How much is read at once where records lie side by side.
+const AHEAD: usize = 256 * 1024;
 
-const PREFIX: &str = "segment-";
+/// Records are read together if no more than this many times their bytes lie between them.
+const SPREAD: u64 = 4;
 
-/// How far each topic has got.
-pub(super) type Marks = BTreeMap<Arc<str>, Mark>;
+pub(super) fn name(number: u64) -> String {
+    format!("{number}.log")
+}
 
 pub(super) struct Segment {
-    pub(super) number: u64,
+    /// Random; every frame of the file has it.
+    pub(super) id: u64,
     pub(super) head: Head,
-    pub(super) keyspace: Keyspace,
-    /// How far each topic has got at the end of this segment, if segments after it have been removed.
-    pub(super) end: Option<Marks>,
-    /// Spools only: how many of its records are pending, once they have been counted.
-    pub(super) pending: Count,
-    /// When its last record was written; for the last segment see [`super::database::Tally::newest`].
-    pub(super) newest: Option<Timestamp>,
+    pub(super) file: Arc<dyn File>,
+    tail: RwLock<Tail>,
 }
 
-/// The number of pending records. Unknown for a segment of an earlier process until its records are recalled.
-pub(super) struct Count(AtomicU64);
-
-impl Count {
-    pub(super) const UNKNOWN: u64 = u64::MAX;
-
-    pub(super) fn new(count: u64) -> Self {
-        Self(AtomicU64::new(count))
-    }
-
-    pub(super) fn set(&self, count: u64) {
-        self.0.store(count, Relaxed);
-    }
-
-    /// Only the writer calls it.
-    pub(super) fn change(&self, more: u64, fewer: u64) {
-        let count = self.0.load(Relaxed);
-        if count != Self::UNKNOWN {
-            self.set((count + more).saturating_sub(fewer));
-        }
-    }
-
-    pub(super) fn is_none(&self) -> bool {
-        self.0.load(Relaxed) == 0
-    }
+/// What changes while the segment is written.
+struct Tail {
+    /// Only what is on disk for certain.
+    summary: Summary,
+    index: Index,
+    /// The file was cut at its end, and its index is on disk.
+    is_sealed: bool,
 }
 
-/// The number of the segment with this keyspace name.
-pub(super) fn number(name: &str) -> Result<u64, Corrupt> {
-    let number = name.strip_prefix(PREFIX).and_then(|number| number.parse().ok());
-    number.ok_or(Corrupt("a segment's name"))
+/// The last commit of a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LastCommit {
+    pub(super) number: u64,
+    /// Where it begins, which is 0 for the head.
+    pub(super) start: u64,
+    pub(super) checksum: u64,
 }
 
-/// Whether each topic has got at least as far in `later` as in `marks`.
-pub(super) fn is_behind(later: &Marks, marks: &Marks) -> bool {
-    let farther = |mark: &Mark, than: &Mark| mark.next >= than.next && mark.position >= than.position;
-    marks.iter().all(|(topic, mark)| later.get(topic).is_some_and(|later| farther(later, mark)))
-}
-
-/// Opens the keyspace, or creates it if it is missing.
-pub(super) fn keyspace(database: &Database, number: u64) -> Result<Keyspace, Failure> {
-    let name = format!("{PREFIX}{number:020}");
-    // Payloads go to files of their own, so that compaction moves only keys.
-    let separation = KvSeparationOptions::default();
-    Ok(database.keyspace(&name, || {
-        KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE).with_kv_separation(Some(separation))
-    })?)
+/// What a scan of the file finds.
+pub(super) struct Scan {
+    pub(super) id: u64,
+    pub(super) head: Head,
+    pub(super) summary: Summary,
+    pub(super) records: Records,
+    pub(super) last: LastCommit,
+    /// Nothing but zeros follows the last commit.
+    pub(super) is_clean: bool,
 }
 
 impl Segment {
-    /// The offset of the topic's first record in this segment or a later one.
-    pub(super) fn begin(&self, topic: &str) -> u64 {
-        self.head.marks.get(topic).map_or(0, |mark| mark.next)
+    /// Writes the head of a new segment into an empty file. On disk when this returns; the name is not.
+    pub(super) fn create(file: Arc<dyn File>, id: u64, head: Head) -> io::Result<(Self, LastCommit)> {
+        let mut bytes = Vec::new();
+        let checksum = frame::put(&mut bytes, id, 0, |body| codec::put_head(body, &head));
+        file.write(&bytes, 0)?;
+        file.sync()?;
+        let summary = Summary { end: bytes.len() as u64, newest: None, ends: head.begins.clone() };
+        let last = LastCommit { number: 0, start: 0, checksum };
+        Ok((Self::new(id, head, file, summary, Index::Memory(Records::new()), false), last))
     }
 
-    /// The topic's records at `offsets`, as far as this segment has them. A gap is an error.
-    pub(super) fn records(
-        &self,
-        topic: &str,
-        offsets: Range<u64>,
-    ) -> impl Iterator<Item = Result<UserValue, ReadError>> + use<> {
-        let keys = codec::record_key(topic, offsets.start)..codec::record_key(topic, offsets.end);
-        self.keyspace.range(keys).zip(offsets).map(|(pair, expected)| {
-            let (key, value) = pair.into_inner()?;
-            let (_, offset) = codec::read_record_key(&key)?;
-            if offset == expected { Ok(value) } else { Err(Corrupt("the order of offsets").into()) }
-        })
+    pub(super) fn of_scan(file: Arc<dyn File>, scan: Scan) -> Self {
+        Self::new(scan.id, scan.head, file, scan.summary, Index::Memory(scan.records), false)
     }
 
-    /// The record at the offset, and the length of its value.
-    pub(super) fn record(&self, topic: &str, offset: u64) -> Result<(Record, usize), ReadError> {
-        guarded(|| {
-            let value = self.keyspace.get(codec::record_key(topic, offset))?;
-            let value = value.ok_or(Corrupt("a record that should be there"))?;
-            let len = value.len();
-            Ok((codec::decode_record(topic, offset, Bytes::from_owner(value))?.0, len))
-        })
+    fn new(id: u64, head: Head, file: Arc<dyn File>, summary: Summary, index: Index, is_sealed: bool) -> Self {
+        Self { id, head, file, tail: RwLock::new(Tail { summary, index, is_sealed }) }
     }
 
-    /// The topic's pending marks at `offsets`, as far as this segment has them: the digest of the record's key, or
-    /// `None` if it is done.
-    pub(super) fn whether_pending(
-        &self,
-        topic: &str,
-        offsets: Range<u64>,
-    ) -> impl Iterator<Item = Result<(u64, Option<u64>), ReadError>> + use<> {
-        let keys = codec::pending_key(topic, offsets.start)..codec::pending_key(topic, offsets.end);
-        self.keyspace.range(keys).map(|pair| {
-            let (key, value) = pair.into_inner()?;
-            let (_, offset) = codec::read_pending_key(&key)?;
-            Ok((offset, codec::decode_pending(&value)?))
-        })
-    }
-
-    /// Every pending record by topic and offset, with the digest of its key. Every record has a mark, so a missing
-    /// mark is an error and never means "done". `ends` is how far each topic has got at the end of this segment.
-    pub(super) fn pending(&self, ends: &Marks, mut each: impl FnMut(Arc<str>, u64, u64)) -> Result<(), Failure> {
-        const WRONG: Corrupt = Corrupt("what is pending");
-        let nexts = |marks: &Marks| marks.iter().map(|(topic, mark)| (topic.clone(), mark.next)).collect();
-        let mut reached: BTreeMap<Arc<str>, u64> = nexts(&self.head.marks);
-        let mut topic: Arc<str> = "".into();
-        let mut count = 0;
-        for pair in self.keyspace.range(codec::PENDING..codec::PENDING_END) {
-            let (key, value) = pair.into_inner()?;
-            let (name, offset) = codec::read_pending_key(&key)?;
-            if *topic != *name {
-                topic = name.into();
-            }
-            let expected = reached.entry(topic.clone()).or_default();
-            if offset != *expected {
-                return Err(WRONG.into());
-            }
-            *expected += 1;
-            if let Some(key) = codec::decode_pending(&value)? {
-                each(topic.clone(), offset, key);
-                count += 1;
-            }
+    /// Opens a segment that is written no more. `end`: where it ends, if that is known from the one after it.
+    pub(super) fn open(files: &dyn Files, number: u64, end: Option<u64>) -> Result<Self, Failure> {
+        let file = open_file(files, number)?;
+        let (id, head) = head(&*file, number)?;
+        let len = file.len()?;
+        let fits = |summary: &Summary| end.is_none_or(|end| end == summary.end) && summary.end == len;
+        if let Ok((index, summary)) = IndexFile::open(files, (number, id), &head.begins)
+            && fits(&summary)
+        {
+            return Ok(Self::new(id, head, file, summary, Index::File(Arc::new(index)), true));
         }
-        if reached != nexts(ends) {
-            return Err(WRONG.into());
+        let segment = Self::of_scan(file.clone(), scan(&*file, number, Some(end.unwrap_or(len)))?);
+        // Without space for it, the index stays in memory.
+        let _ = segment.seal(files);
+        Ok(segment)
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.head.number
+    }
+
+    /// Bytes of its records.
+    pub(super) fn bytes(&self) -> u64 {
+        let sum = |marks: &Marks| marks.values().map(|mark| mark.position).sum::<u64>();
+        sum(&self.tail().summary.ends) - sum(&self.head.begins)
+    }
+
+    pub(super) fn end(&self) -> u64 {
+        self.tail().summary.end
+    }
+
+    pub(super) fn ends(&self) -> Marks {
+        self.tail().summary.ends.clone()
+    }
+
+    /// How far the topic has got at the end of the segment.
+    pub(super) fn end_of(&self, topic: &str) -> Mark {
+        self.tail().summary.ends.get(topic).copied().unwrap_or_default()
+    }
+
+    /// The first offset of the topic here.
+    pub(super) fn begin_of(&self, topic: &str) -> Mark {
+        self.head.begins.get(topic).copied().unwrap_or_default()
+    }
+
+    pub(super) fn newest(&self) -> Option<Timestamp> {
+        self.tail().summary.newest
+    }
+
+    pub(super) fn is_sealed(&self) -> bool {
+        self.tail().is_sealed
+    }
+
+    pub(super) fn in_place(&self) -> Result<(), Gone> {
+        self.file.in_place()
+    }
+
+    /// Shows the records of a commit to readers. It is on disk.
+    pub(super) fn committed(&self, end: u64, newest: Timestamp, records: Vec<(Arc<str>, IndexEntry)>) {
+        let mut tail = self.tail_mut();
+        let Tail { summary, index: Index::Memory(index), .. } = &mut *tail else { return };
+        for (topic, entry) in records {
+            let mark = summary.ends.entry(topic.clone()).or_default();
+            *mark = Mark { next: mark.next + 1, position: mark.position + u64::from(entry.len) };
+            index.entry(topic).or_default().push(entry);
         }
-        self.pending.set(count);
+        (summary.end, summary.newest) = (end, Some(newest));
+    }
+
+    /// Cuts the file at its end, and writes the index beside it. Only for a segment that another one follows, on disk.
+    pub(super) fn seal(&self, files: &dyn Files) -> io::Result<()> {
+        let tail = self.tail();
+        let Tail { summary, index: Index::Memory(records), is_sealed: false } = &*tail else { return Ok(()) };
+        self.file.set_len(summary.end)?;
+        self.file.sync()?;
+        let index = index::write(files, (self.number(), self.id), &self.head.begins, summary, records)?;
+        drop(tail);
+        let mut tail = self.tail_mut();
+        (tail.index, tail.is_sealed) = (Index::File(Arc::new(index)), true);
         Ok(())
+    }
+
+    /// Up to `most` entries of the topic from an offset on. Makes a bad index again.
+    pub(super) fn entries(&self, topic: &str, from: u64, most: usize) -> Result<Vec<IndexEntry>, Failure> {
+        let file = match &self.tail().index {
+            Index::Memory(records) => return Ok(self.in_memory(records, topic, from, most)),
+            Index::File(file) => file.clone(),
+        };
+        file.entries(topic, from, most).or_else(|_| {
+            let scan = scan(&*self.file, self.number(), Some(self.end()))?;
+            let entries = self.in_memory(&scan.records, topic, from, most);
+            self.tail_mut().index = Index::Memory(scan.records);
+            Ok(entries)
+        })
+    }
+
+    fn in_memory(&self, records: &Records, topic: &str, from: u64, most: usize) -> Vec<IndexEntry> {
+        let skip = usize::try_from(from.saturating_sub(self.begin_of(topic).next)).unwrap_or(usize::MAX);
+        let entries = records.get(topic).and_then(|entries| entries.get(skip..)).unwrap_or_default();
+        entries[..entries.len().min(most)].to_vec()
+    }
+
+    /// Reads the records at these entries, which begin at offset `from`.
+    pub(super) fn reader<'s>(&'s self, entries: &[IndexEntry]) -> Reader<'s> {
+        let span = entries.first().zip(entries.last()).map_or(0, |(first, last)| last.at - first.at);
+        let bytes: u64 = entries.iter().map(|entry| u64::from(entry.len)).sum();
+        let ahead = if entries.len() > 1 && span <= bytes * SPREAD { AHEAD } else { 0 };
+        Reader { segment: self, frames: Frames::new(&*self.file, self.end(), ahead) }
+    }
+
+    fn tail(&self) -> RwLockReadGuard<'_, Tail> {
+        self.tail.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tail_mut(&self) -> RwLockWriteGuard<'_, Tail> {
+        self.tail.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Walks the topics of a segment, checks their first and last records against `ends`, and advances `ends` to the end
-/// of the segment. Returns when its last record was written.
-pub(super) fn survey(keyspace: &Keyspace, ends: &mut Marks) -> Result<Option<Timestamp>, Failure> {
-    let mut newest = None;
-    let mut from = codec::RECORDS.to_vec();
-    while let Some(first) = keyspace.range(from.as_slice()..codec::RECORDS_END).next() {
-        let (key, value) = first.into_inner()?;
-        let (topic, offset) = codec::read_record_key(&key)?;
-        let (_, position) = codec::decode_place(&value)?;
-        let begin = Mark { next: offset, position };
-        if ends.get(topic).copied().unwrap_or_default() != begin {
-            return Err(Corrupt("the first record of a topic in a segment").into());
+pub(super) struct Reader<'s> {
+    segment: &'s Segment,
+    frames: Frames<'s>,
+}
+
+impl Reader<'_> {
+    pub(super) fn record(&mut self, topic: &str, offset: u64, entry: &IndexEntry) -> Result<Record, Failure> {
+        let (id, number) = (self.segment.id, self.segment.number());
+        let wrong =
+            |what: &str| Failure::damaged(name(number), entry.at, format!("{what} at offset {offset} of {topic}"));
+        let (header, body) =
+            self.frames.take(entry.at, entry.len as usize)?.ok_or_else(|| wrong("no intact record"))?;
+        match codec::decode(&body)? {
+            Body::Record(place) if header.segment == id && place.topic == topic && place.offset == offset => {
+                Ok(place.record(&body)?)
+            }
+            _ => Err(wrong("another record than the one")),
         }
-        from = codec::after_topic(topic);
-        let last = keyspace.range(key.to_vec()..from.clone()).next_back();
-        let (key, value) = last.ok_or(Corrupt("the last record of a topic in a segment"))?.into_inner()?;
-        let (_, offset) = codec::read_record_key(&key)?;
-        let footprint = codec::footprint(topic, &value);
-        let (record, position) = codec::decode_record(topic, offset, Bytes::from_owner(value))?;
-        newest = newest.max(Some(record.time));
-        ends.insert(topic.into(), Mark { next: offset + 1, position: position + footprint });
     }
-    Ok(newest)
+}
+
+pub(super) fn open_file(files: &dyn Files, number: u64) -> Result<Arc<dyn File>, Failure> {
+    files.open(&name(number)).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Failure::damaged(name(number), 0, "the file is missing"),
+        _ => error.into(),
+    })
+}
+
+/// The id and the head of a segment.
+pub(super) fn head(file: &dyn File, number: u64) -> Result<(u64, Head), Failure> {
+    let wrong = || Failure::damaged(name(number), 0, "its head is not intact");
+    let mut frames = Frames::new(file, file.len()?, 0);
+    let (header, body) = frames.at(0)?.ok_or_else(wrong)?;
+    match codec::decode(body)? {
+        Body::Head(head) if head.number == number && header.commit == 0 => Ok((header.segment, head)),
+        _ => Err(wrong()),
+    }
+}
+
+/// Reads every frame of a segment. `end`: where a segment that is written no more ends; everything before it must be
+/// intact. Without it, what a crash left of the last commit is passed over.
+pub(super) fn scan(file: &dyn File, number: u64, end: Option<u64>) -> Result<Scan, Failure> {
+    let damaged = |at: u64, what: String| Failure::damaged(name(number), at, what);
+    let (id, head) = self::head(file, number)?;
+    let len = file.len()?;
+    let shortest = end.unwrap_or(head.allocated);
+    if len < shortest {
+        return Err(damaged(len, format!("it ends here, and had {shortest} bytes")));
+    }
+    let limit = end.unwrap_or(len);
+    let mut frames = Frames::new(file, limit, AHEAD);
+    let (mut summary, mut records) = (Summary { end: 0, newest: None, ends: head.begins.clone() }, Records::new());
+    let mut last = LastCommit { number: 0, start: 0, checksum: 0 };
+    if let Some((header, _)) = frames.at(0)? {
+        (summary.end, last.checksum) = (header.bytes(), header.checksum);
+    }
+    let mut at = summary.end;
+    let mut commit = Vec::new();
+    while let Some((header, body)) = frames.at(at)? {
+        if header.segment != id || header.commit != last.number + 1 {
+            break;
+        }
+        match codec::decode(body)? {
+            Body::Record(place) => {
+                let len = u32::try_from(header.bytes()).expect("its length has 32 bits");
+                let entry = IndexEntry { at, len, time: place.time, key: place.key, ids: place.ids };
+                commit.push((Arc::<str>::from(place.topic), place.offset, entry));
+            }
+            Body::Close(close) if close == (Close { end: summary.end, checksum: last.checksum }) => {
+                for (topic, offset, entry) in commit.drain(..) {
+                    let mark = summary.ends.entry(topic.clone()).or_default();
+                    if mark.next != offset {
+                        return Err(damaged(entry.at, format!("offset {offset} of {topic} is not {}", mark.next)));
+                    }
+                    *mark = Mark { next: offset + 1, position: mark.position + u64::from(entry.len) };
+                    summary.newest = Timestamp::from_millisecond(entry.time).ok();
+                    records.entry(topic).or_default().push(entry);
+                }
+                last = LastCommit { number: header.commit, start: summary.end, checksum: header.checksum };
+                summary.end = at + header.bytes();
+            }
+            Body::Close(_) | Body::Head(_) => return Err(damaged(at, "it belongs elsewhere".to_owned())),
+        }
+        at += header.bytes();
+    }
+    if end.is_some_and(|end| end != summary.end) {
+        return Err(damaged(at, "no intact frame".to_owned()));
+    }
+    let is_clean = is_zero(file, summary.end, limit)?;
+    let mut from = summary.end;
+    while !is_clean && let Some((found, commit)) = frames.find(Some(id), from)? {
+        // One commit at a time is written: only that one can be torn.
+        if commit != last.number + 1 {
+            return Err(damaged(at, format!("no intact frame, and one of a later commit follows at {found}")));
+        }
+        from = found + 1;
+    }
+    Ok(Scan { id, head, summary, records, last, is_clean })
+}
+
+fn is_zero(file: &dyn File, from: u64, until: u64) -> io::Result<bool> {
+    let (mut buffer, zeros) = (vec![0; AHEAD], vec![0; AHEAD]);
+    let mut at = from;
+    while at < until {
+        let most = AHEAD.min(usize::try_from(until - at).unwrap_or(AHEAD));
+        let read = file.read(&mut buffer[..most], at)?;
+        if read == 0 {
+            break;
+        }
+        if buffer[..read] != zeros[..read] {
+            return Ok(false);
+        }
+        at += read as u64;
+    }
+    Ok(true)
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::retention::Retention;
+use super::retention::{Retention, segment_bytes};
 use crate::clock::Clock;
 
 #[derive(Debug, Clone)]
@@ -37,4 +37,14 @@ pub(crate) enum Keep {
         /// How many stored deliveries to remember.
         known: usize,
     },
+}
+
+impl Keep {
+    /// Bytes of a segment; a larger commit has one to itself.
+    pub(super) fn segment_bytes(&self) -> u64 {
+        match self {
+            Self::For(retention) => segment_bytes(retention.bytes),
+            Self::UntilDone { bytes, .. } => segment_bytes(*bytes),
+        }
+    }
 }

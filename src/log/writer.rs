@@ -1,7 +1,7 @@
 //! The one thread that writes: it takes the waiting messages, commits them together, and hands out receipts after the
 //! fsync. Between commits it checks free disk space, applies retention, and reopens a failed log.
 
-use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -9,16 +9,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 use tracing::{error, info, warn};
 
-use super::directory::Gone;
 use super::disk;
-use super::entry::Entry;
-use super::entry::LedgerEntry;
-use super::entry::NotKept;
-use super::entry::Receipt;
+use super::entry::{Entry, NotKept};
 use super::failure::AppendError;
-use super::retention::{Facts, Retention};
+use super::files::Gone;
+use super::retention::Retention;
 use super::settings::{Keep, Settings};
 use super::store::Store;
+use crate::dedupe::DedupeEntry;
 use crate::telemetry::{LOG_EVERY, Throttle};
 
 /// The most messages and bytes in one commit; a single message may exceed the bytes.
@@ -32,7 +30,7 @@ const ROUND: Duration = Duration::from_secs(1);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
-/// The log takes messages again only once free space exceeds the reserve by this fraction of it: a journal of 64 MB
+/// The log takes messages again only once free space exceeds the reserve by this fraction of it: a segment of 64 MiB
 /// comes and goes.
 const RESERVE_MARGIN: u64 = 4;
 
@@ -44,9 +42,7 @@ const WORTH_GIVING_BACK: u64 = 1024 * 1024;
 pub(super) enum Command {
     Append(Append),
     Done(Done, oneshot::Sender<()>),
-    Remember(LedgerEntry, oneshot::Sender<()>),
-    /// The pending records were recounted after this many reopenings.
-    Counted(u64),
+    Remember(DedupeEntry, oneshot::Sender<()>),
     /// Commits everything submitted before, then closes the log.
     Close,
 }
@@ -54,15 +50,14 @@ pub(super) enum Command {
 /// A message that waits for its receipt. It holds its share of the memory budget until then.
 pub(super) struct Append {
     pub(super) entry: Arc<dyn Entry>,
-    pub(super) receipt: oneshot::Sender<Result<Receipt, NotKept>>,
+    pub(super) receipt: oneshot::Sender<Result<(), NotKept>>,
 }
 
-/// Records that are no longer needed.
-#[derive(Debug, Default)]
+/// Records of a topic that are no longer needed.
+#[derive(Debug)]
 pub(crate) struct Done {
-    pub(crate) records: Vec<(Arc<str>, u64)>,
-    /// For each topic, the offset before which nothing is pending.
-    pub(crate) cursors: Vec<(Arc<str>, u64)>,
+    pub(crate) topic: Arc<str>,
+    pub(crate) offsets: Vec<u64>,
     /// Whether nothing at all is pending.
     pub(crate) empty: bool,
 }
@@ -73,9 +68,6 @@ pub(super) struct Writer {
     taking: Taking,
     settings: Settings,
     state: State,
-    cursors: BTreeMap<Arc<str>, u64>,
-    /// How many times the log was reopened.
-    reopened: watch::Sender<u64>,
 }
 
 /// The contents of one commit.
@@ -83,10 +75,9 @@ pub(super) struct Writer {
 struct Batch {
     appends: Vec<Append>,
     bytes: usize,
-    known: Vec<LedgerEntry>,
+    known: Vec<DedupeEntry>,
     remembered: Vec<oneshot::Sender<()>>,
     done: Vec<(Done, oneshot::Sender<()>)>,
-    counted: Option<u64>,
     closing: bool,
 }
 
@@ -108,7 +99,6 @@ impl Batch {
                 self.remembered.push(written);
             }
             Command::Done(done, written) => self.done.push((done, written)),
-            Command::Counted(nth) => self.counted = Some(nth),
             Command::Close => self.closing = true,
         }
     }
@@ -120,9 +110,7 @@ pub(super) enum State {
     Taking,
     /// Less free space than the reserve.
     Full,
-    /// Reopened, but not recounted: some refused messages may be on disk all the same.
-    Uncounted,
-    /// fjall takes nothing more until it is reopened.
+    /// A write failed: nothing may be written until the log goes on in another segment.
     Failed {
         retry: Instant,
         wait: Duration,
@@ -130,14 +118,8 @@ pub(super) enum State {
 }
 
 impl Writer {
-    pub(super) fn new(
-        store: Arc<Store>,
-        commands: Receiver<Command>,
-        taking: Taking,
-        reopened: watch::Sender<u64>,
-        settings: Settings,
-    ) -> Self {
-        Self { store, commands, taking, settings, state: State::Taking, cursors: BTreeMap::new(), reopened }
+    pub(super) fn new(store: Arc<Store>, commands: Receiver<Command>, taking: Taking, settings: Settings) -> Self {
+        Self { store, commands, taking, settings, state: State::Taking }
     }
 
     /// Runs until [`Command::Close`] or until all senders are gone; then closes the log.
@@ -180,19 +162,16 @@ impl Writer {
     }
 
     fn commit(&mut self, mut batch: Batch) {
-        if self.state == State::Uncounted && batch.counted == Some(*self.reopened.borrow()) {
-            self.take_again();
-        }
         self.settings.clock.look();
         self.check_space();
         if !batch.appends.is_empty() {
             self.append(&mut batch.appends, batch.bytes as u64);
         }
         if !batch.known.is_empty() {
-            self.remember(&batch.known);
+            self.unwritten(self.store.remember(&batch.known));
         }
         for (done, written) in batch.done.drain(..) {
-            self.done(done);
+            self.done(&done);
             let _ = written.send(());
         }
         for remembered in batch.remembered.drain(..) {
@@ -205,16 +184,12 @@ impl Writer {
             State::Taking if self.is_full(bytes) => Err("is full (spool.max_bytes)"),
             State::Taking => self.try_append(appends),
             State::Full => Err("has less free disk space than its reserve"),
-            State::Failed { .. } | State::Uncounted => Err("failed, and is not open again yet"),
+            State::Failed { .. } => Err("failed, and is not open again yet"),
         };
-        let mut receipts = answer.map(Vec::into_iter);
+        let answer = answer.map_err(|reason| self.not_kept(reason));
         for append in appends.drain(..) {
-            let answer = match &mut receipts {
-                Ok(receipts) => receipts.next().ok_or_else(|| self.not_kept("gave no receipt")),
-                Err(reason) => Err(self.not_kept(reason)),
-            };
             // The caller may have stopped waiting; the message is stored all the same.
-            let _ = append.receipt.send(answer);
+            let _ = append.receipt.send(answer.clone());
         }
     }
 
@@ -227,22 +202,18 @@ impl Writer {
     fn is_full(&self, more: u64) -> bool {
         match self.settings.keep {
             Keep::For(_) => false,
-            Keep::UntilDone { bytes, .. } => total(&self.store.facts()) + more > bytes,
+            Keep::UntilDone { bytes, .. } => self.store.bytes() + more > bytes,
         }
     }
 
-    fn try_append(&mut self, appends: &[Append]) -> Result<Vec<Receipt>, &'static str> {
+    fn try_append(&mut self, appends: &[Append]) -> Result<(), &'static str> {
         match self.store.append(appends.iter().map(|append| &*append.entry)) {
-            Ok(receipts) => {
-                self.retain();
-                Ok(receipts)
+            Ok(()) => {
+                self.roll_if_due();
+                Ok(())
             }
-            Err(AppendError::Behind) => {
-                warn!("the disk is behind with its writes; messages are refused");
-                Err("is behind with its disk writes")
-            }
-            Err(AppendError::Failed(reason)) => {
-                self.fail(&reason);
+            Err(AppendError::Failed(error)) => {
+                self.fail(&error);
                 Err("could not write to its disk")
             }
             Err(AppendError::Gone(gone)) => {
@@ -252,37 +223,23 @@ impl Writer {
         }
     }
 
-    fn remember(&mut self, known: &[LedgerEntry]) {
-        // A delivery that is not remembered costs at most a second copy; a write in the wrong state can cost the log.
-        if self.state != State::Taking {
-            return;
-        }
-        if let Err(AppendError::Failed(reason)) = self.store.remember(known) {
-            self.fail(&reason);
-        }
-    }
-
-    fn done(&mut self, done: Done) {
-        self.cursors.extend(done.cursors);
-        let records = done.records.iter().map(|(topic, offset)| (&**topic, *offset));
-        match self.store.done(records) {
-            Ok(()) => {
-                if done.empty && self.store.facts().last().is_some_and(|last| last.bytes >= WORTH_GIVING_BACK) {
-                    let rolled = self.store.roll();
-                    self.failed(rolled);
-                }
-                self.retain();
-            }
-            // They stay pending on disk, and are sent once more after the next start.
-            Err(AppendError::Behind) => {}
-            Err(error) => self.fail(&error.to_string()),
+    /// What cannot be written costs at most a second copy of a message.
+    fn unwritten(&self, written: io::Result<()>) {
+        static UNWRITTEN: Throttle = Throttle::new(LOG_EVERY);
+        if let Err(error) = written
+            && let Some(more) = UNWRITTEN.pass()
+        {
+            let section = self.settings.section;
+            warn!(%error, more, "cannot write to {section}.dir what was sent: after a restart it may be sent again");
         }
     }
 
-    fn failed(&mut self, result: Result<(), AppendError>) {
-        if let Err(error) = result {
-            self.fail(&error.to_string());
+    fn done(&mut self, done: &Done) {
+        self.unwritten(self.store.done(&done.topic, &done.offsets));
+        if done.empty && self.store.active_facts().is_some_and(|active| active.bytes >= WORTH_GIVING_BACK) {
+            self.roll();
         }
+        self.remove();
     }
 
     /// The periodic work, with or without messages.
@@ -295,12 +252,10 @@ impl Writer {
         match self.state {
             State::Failed { retry, wait } if Instant::now() >= retry => self.reopen(wait),
             State::Failed { .. } => {}
-            State::Taking | State::Full | State::Uncounted if !self.store.healthy() => {
-                self.fail("fjall's own threads have failed")
-            }
-            // Retention frees space, which matters most when the disk is full.
-            State::Taking | State::Full | State::Uncounted => self.retain(),
+            State::Taking | State::Full => self.roll_if_due(),
         }
+        // Frees space, which matters most when the disk is full.
+        self.remove();
     }
 
     fn check_space(&mut self) {
@@ -332,59 +287,54 @@ impl Writer {
                 info!(free, "{section}.dir has free space again: messages are taken");
                 self.enter(State::Taking);
             }
-            State::Taking | State::Full | State::Uncounted | State::Failed { .. } => {}
+            State::Taking | State::Full | State::Failed { .. } => {}
         }
     }
 
-    fn retain(&mut self) {
-        let retained = self.try_retain();
-        self.failed(retained);
-    }
-
-    fn try_retain(&self) -> Result<(), AppendError> {
-        let clock = &self.settings.clock;
-        let facts = self.store.facts();
-        let rolls = facts.last().is_some_and(|active| match self.settings.keep {
-            Keep::For(retention) => retention.rolls(active, clock),
-            Keep::UntilDone { bytes, .. } => Retention { age: Duration::MAX, bytes }.rolls(active, clock),
-        });
-        if rolls {
-            self.store.roll()?;
-        }
-        if matches!(self.settings.keep, Keep::UntilDone { .. }) {
-            let bytes = self.store.remove_done()?;
-            if bytes > 0 {
-                info!(bytes, "the {} freed the space of messages that were sent", self.settings.section);
-            }
-        }
-        let facts = self.store.facts();
-        let goes = match self.settings.keep {
-            Keep::For(retention) => retention.removes(&facts, clock),
-            Keep::UntilDone { .. } => self.store.drained(&self.cursors),
+    fn roll_if_due(&mut self) {
+        let retention = match self.settings.keep {
+            Keep::For(retention) => retention,
+            Keep::UntilDone { bytes, .. } => Retention { age: Duration::MAX, bytes },
         };
-        if goes > 0 {
-            self.store.remove_oldest(goes)?;
-            let bytes = total(&facts[..goes]);
-            match self.settings.keep {
-                Keep::For(_) => info!(segments = goes, bytes, "retention removed the oldest messages"),
-                Keep::UntilDone { .. } => {
-                    info!(
-                        segments = goes,
-                        bytes, "the {} freed the space of messages that were sent", self.settings.section
-                    )
-                }
-            }
+        if self.store.active_facts().is_some_and(|active| retention.rolls(&active, &self.settings.clock)) {
+            self.roll();
+            self.remove();
         }
-        Ok(())
+    }
+
+    fn roll(&mut self) {
+        if !matches!(self.state, State::Failed { .. })
+            && let Err(error) = self.store.roll()
+        {
+            self.fail(&error);
+        }
+    }
+
+    /// Removes what need not be kept.
+    fn remove(&mut self) {
+        let removed = match self.settings.keep {
+            Keep::For(retention) => {
+                self.store.remove_oldest(retention.removes(&self.store.facts(), &self.settings.clock))
+            }
+            Keep::UntilDone { .. } => self.store.remove_done(),
+        };
+        match (removed, self.settings.keep) {
+            (Ok(0), _) => {}
+            (Ok(bytes), Keep::For(_)) => info!(bytes, "retention removed the oldest messages"),
+            (Ok(bytes), Keep::UntilDone { .. }) => {
+                info!(bytes, "the {} freed the space of messages that were sent", self.settings.section)
+            }
+            (Err(error), _) => self.fail(&error),
+        }
     }
 
     /// Takes nothing until the log is reopened.
-    pub(super) fn fail(&mut self, reason: &str) {
+    fn fail(&mut self, reason: &dyn std::fmt::Display) {
         let section = self.settings.section;
         if matches!(self.state, State::Failed { .. }) {
             return;
         }
-        error!(reason, "the log failed: messages are refused until it is open again; check the disk of {section}.dir");
+        error!(%reason, "the log failed: messages are refused until it is open again; check the disk of {section}.dir");
         self.enter(State::Failed { retry: Instant::now(), wait: FIRST_RETRY });
     }
 
@@ -401,12 +351,9 @@ impl Writer {
     fn reopen(&mut self, wait: Duration) {
         match self.store.reopen() {
             Ok(()) => {
-                if matches!(self.settings.keep, Keep::UntilDone { .. }) {
-                    self.enter(State::Uncounted);
-                } else {
-                    self.take_again();
-                }
-                self.reopened.send_modify(|times| *times += 1);
+                info!("the log is open again, with all its records: messages are taken");
+                self.enter(State::Taking);
+                self.check_space();
             }
             Err(error) => {
                 error!(%error, retry_in = ?wait, "reopening the log failed");
@@ -416,20 +363,10 @@ impl Writer {
         }
     }
 
-    fn take_again(&mut self) {
-        info!("the log is open again, with all its records: messages are taken");
-        self.enter(State::Taking);
-        self.check_space();
-    }
-
     fn enter(&mut self, state: State) {
         self.state = state;
         self.taking.set(state == State::Taking);
     }
-}
-
-fn total(facts: &[Facts]) -> u64 {
-    facts.iter().map(|segment| segment.bytes).sum()
 }
 
 /// Whether the log takes messages. Reports `false` when the writer ends, however it ended.

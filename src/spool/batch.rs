@@ -81,7 +81,6 @@ impl Sender {
     }
 
     async fn batch(&self, part: &Part, topic: Arc<str>, end: u64, most: usize) -> Tally {
-        let _counted = self.inner.counting.read().await;
         let next = part.topics().entry(topic.clone()).or_default().next(end);
         let Some(from) = next.filter(|_| !self.halts()) else { return Tally::default() };
         let Some(chunk) = self.read(part, topic.clone(), from..end, most).await else {
@@ -135,7 +134,7 @@ impl Sender {
 
     /// Whether to stop sending for now.
     fn halts(&self) -> bool {
-        self.stop.is_cancelled() || self.inner.recounts.load(Relaxed)
+        self.stop.is_cancelled()
     }
 
     /// Sends the messages of one key, each after the receipt of the previous one, up to the first failure.
@@ -185,12 +184,12 @@ impl Sender {
         let topic = message.topic().clone();
         let aside = Arc::new(message.clone().set_aside(&refusal.to_string()));
         let kept = disk(self.inner.set_aside.log.append(aside)).await;
-        if kept == Ok(log::Receipt::Kept) {
+        if kept.is_ok() {
             self.inner.set_aside.waiting.fetch_add(1, Relaxed);
         }
         let Some(more) = SET_ASIDE.pass() else { return kept.is_ok() };
         match &kept {
-            Ok(_) => {
+            Ok(()) => {
                 tracing::error!(%topic, more, reason = %refusal, "a message was set aside: the bus refuses it permanently");
             }
             Err(log::NotKept(full)) => tracing::error!(
@@ -236,9 +235,7 @@ impl Sender {
             return tally;
         }
         let empty = part.waiting.load(Relaxed) == tally.sent;
-        let cursors = part.cursors();
-        let records = sent.into_iter().map(|offset| (topic.clone(), offset)).collect();
-        disk(part.log.done(Done { records, cursors, empty })).await;
+        disk(part.log.done(Done { topic, offsets: sent, empty })).await;
         self.inner.drained.fetch_add(tally.sent, Relaxed);
         if self.is_set_aside(part) {
             part.fewer(tally.sent);

@@ -44,8 +44,6 @@ pub async fn drain(spool: Spool, bus: Arc<dyn Bus>, publish_timeout: Duration, s
     tokio::select! {
         () = drainer.drain() => {}
         () = drainer.watch_age() => {}
-        () = drainer.0.inner.recount_on_reopen(|inner| &inner.spooled) => {}
-        () = drainer.0.inner.recount_on_reopen(|inner| &inner.set_aside) => {}
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytesize::ByteSize;
 
 use super::state::{SET_ASIDE, settings};
-use crate::bus::{Finding, Level, OpenError};
+use crate::bus::{Finding, Level, OpenError, integrity};
 use crate::config;
 use crate::log::{Store, disk};
 use crate::message::SET_ASIDE as REASON;
@@ -31,6 +31,8 @@ pub fn inspect(config: &config::Spool) -> Result<Vec<Finding>, OpenError> {
     } else {
         findings.push(held(config)?);
         findings.extend(set_aside(config)?);
+        findings.extend(integrity("spool", &config.dir));
+        findings.extend(integrity("spool", &config.dir.join(SET_ASIDE)));
     }
     Ok(findings)
 }
@@ -53,7 +55,7 @@ fn place(config: &config::Spool) -> Finding {
 fn held(config: &config::Spool) -> Result<Finding, OpenError> {
     let store = Store::open(&settings(config, &config.dir, 0), std::iter::empty())?;
     let mut messages = 0;
-    store.recall(|_, _, _| messages += 1, |_| {})?;
+    store.pending(|_, _, _| messages += 1)?;
     Ok(match messages {
         0 => finding(Level::Fine, "nothing is spooled".to_owned(), None),
         _ => finding(
@@ -72,7 +74,7 @@ fn set_aside(config: &config::Spool) -> Result<Vec<Finding>, OpenError> {
     }
     let store = Store::open(&settings(config, &dir, 0), std::iter::empty())?;
     let mut places = Vec::new();
-    store.recall(|topic, offset, _| places.push((topic, offset)), |_| {})?;
+    store.pending(|topic, offset, _| places.push((topic.clone(), offset)))?;
     let mut reasons: BTreeMap<(String, String), u64> = BTreeMap::new();
     for (topic, offset) in places {
         let record = store.read(&topic, offset, offset + 1, 1, 0).ok().and_then(|mut records| records.pop());

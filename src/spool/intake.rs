@@ -14,7 +14,7 @@ use crate::bus::{OpenError, Receipt, Refusal};
 use crate::clock::Clock;
 use crate::config;
 use crate::dedupe::DedupeEntry;
-use crate::log::{self, LedgerEntry, Settings};
+use crate::log::Settings;
 use crate::message::Message;
 use crate::metrics::SpoolGauges;
 
@@ -35,8 +35,8 @@ impl Spool {
         mut remembered: impl FnMut(DedupeEntry),
     ) -> Result<Self, OpenError> {
         let settings = |dir: &Path, entries| Settings { clock: clock.clone(), ..settings(config, dir, entries) };
-        let (spooled, held) = Part::open(settings(&config.dir, entries), |entry| remembered(entry.into()))?;
-        let (set_aside, _) = Part::open(settings(&config.dir.join(SET_ASIDE), 0), |_| {})?;
+        let (spooled, held) = Part::open(settings(&config.dir, entries), entries, &mut remembered)?;
+        let (set_aside, _) = Part::open(settings(&config.dir.join(SET_ASIDE), 0), entries, remembered)?;
         Ok(Self(Arc::new(Inner {
             config: config.clone(),
             clock,
@@ -44,8 +44,6 @@ impl Spool {
             set_aside,
             held: Mutex::new(held),
             slots: Arc::default(),
-            counting: Arc::default(),
-            recounts: AtomicBool::new(false),
             bus_refuses: AtomicBool::new(false),
             oldest: AtomicI64::new(0),
             drained: AtomicU64::new(0),
@@ -72,7 +70,7 @@ impl Spool {
     /// Remembers a stored delivery, so that it is still a duplicate after a restart. Does not wait for a slow disk: a
     /// forgotten delivery costs at most a second copy.
     pub async fn remember(&self, entry: DedupeEntry) {
-        let _ = tokio::time::timeout(REMEMBER_WITHIN, self.0.spooled.log.remember(entry.into())).await;
+        let _ = tokio::time::timeout(REMEMBER_WITHIN, self.0.spooled.log.remember(entry)).await;
     }
 
     /// Waits until nothing is spooled.
@@ -149,37 +147,20 @@ impl KeySlot {
         if spool.oldest().is_some_and(|oldest| spool.clock.is_older(oldest, spool.config.max_age)) {
             return refused("the spool holds messages older than spool.max_age");
         }
-        let Ok(counted) = spool.counting.clone().try_read_owned() else {
-            return refused("the spool counts its messages after a failure");
-        };
         let key = slot.key();
         spool.hold(key);
         let answer = spool.spooled.log.append(message);
         drop(slot);
         let writing = async move {
             let answer = answer.await;
-            match answer {
-                Ok(log::Receipt::Kept) => {
-                    let _ = spool.oldest.compare_exchange(0, Timestamp::now().as_millisecond(), Relaxed, Relaxed);
-                    spool.wake.notify_one();
-                }
-                Ok(log::Receipt::Duplicate) | Err(_) => spool.release(key),
+            if answer.is_ok() {
+                let _ = spool.oldest.compare_exchange(0, Timestamp::now().as_millisecond(), Relaxed, Relaxed);
+                spool.wake.notify_one();
+            } else {
+                spool.release(key);
             }
-            drop(counted);
-            Ok(answer?.into())
+            Ok(answer.map(|()| Receipt::Kept)?)
         };
         tokio::spawn(writing).await.unwrap_or_else(|_| refused("the spool gave no receipt"))
-    }
-}
-
-impl From<DedupeEntry> for LedgerEntry {
-    fn from(DedupeEntry { kept, keys }: DedupeEntry) -> Self {
-        Self { kept, keys }
-    }
-}
-
-impl From<LedgerEntry> for DedupeEntry {
-    fn from(LedgerEntry { kept, keys }: LedgerEntry) -> Self {
-        Self { kept, keys }
     }
 }

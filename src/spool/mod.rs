@@ -4,8 +4,8 @@
 //! bus: one that the bus refuses, leaves unanswered or does not confirm stays in the spool.
 //!
 //! `intake` takes messages, in the order that `slots` keeps for each key. `drain` sends them to the bus in batches
-//! (`batch`). `progress` tracks how far a topic is drained, `recall` reads what the disk holds, `recount` repeats
-//! that after a failure, and `state` is what they all share.
+//! (`batch`). `progress` tracks how far a topic is drained, `recall` reads what the disk holds, and `state`
+//! is what they all share.
 //! `inspect` is for `check`.
 
 mod batch;
@@ -14,7 +14,6 @@ mod inspect;
 mod intake;
 mod progress;
 mod recall;
-mod recount;
 mod slots;
 mod state;
 

@@ -6,14 +6,15 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
-use tokio::sync::{Notify, RwLock};
+use tokio::sync::Notify;
 
 use super::progress::Progress;
 use super::recall::recall;
 use super::slots::Slots;
 use crate::clock::Clock;
 use crate::config;
-use crate::log::{Keep, LedgerEntry, Log, OpenError, Settings};
+use crate::dedupe::DedupeEntry;
+use crate::log::{Keep, Log, OpenError, Settings};
 
 /// The directory, inside the spool's own, for messages that the bus refused permanently.
 pub(super) const SET_ASIDE: &str = "set-aside";
@@ -27,10 +28,6 @@ pub(super) struct Inner {
     /// How many messages of each key are spooled, by the digest of the key.
     pub(super) held: Mutex<HashMap<u64, u32>>,
     pub(super) slots: Arc<Slots>,
-    /// Held shared while counts change, and exclusively during a recount.
-    pub(super) counting: Arc<RwLock<()>>,
-    /// A recount is waiting: no new work may start.
-    pub(super) recounts: AtomicBool,
     /// The bus refused a message, and has taken none since.
     pub(super) bus_refuses: AtomicBool,
     /// Unix milliseconds: when the oldest spooled message arrived; 0 if there is none.
@@ -93,13 +90,16 @@ impl Inner {
 }
 
 impl Part {
-    /// Also returns how many messages of each key are pending.
+    /// Passes on the newest `most` deliveries that are stored here or, as far as is remembered, on the bus. Also
+    /// returns how many messages of each key are pending.
     pub(super) fn open(
         settings: Settings,
-        known: impl FnMut(LedgerEntry),
+        most: usize,
+        kept: impl FnMut(DedupeEntry),
     ) -> Result<(Self, HashMap<u64, u32>), OpenError> {
         let log = Log::open(settings, std::iter::empty(), |_| {})?;
-        let recalled = recall(&log.store, &BTreeMap::new(), known)?;
+        log.store.kept(most, kept)?;
+        let recalled = recall(&log.store)?;
         let (topics, waiting) = (Mutex::new(recalled.topics), AtomicU64::new(recalled.waiting));
         Ok((Self { log, topics, waiting }, recalled.held))
     }

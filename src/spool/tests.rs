@@ -1,6 +1,5 @@
 //! Drains to a bus that refuses as the test decides.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -10,8 +9,6 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::progress::Progress;
-use super::recall::recall;
 use super::*;
 use crate::bus::fakes::SlowBus;
 use crate::bus::{Bus, ConnectionState, Pending, Receipt, Refusal, Scope};
@@ -262,7 +259,10 @@ async fn drained_messages_and_remembered_deliveries_survive_a_restart() {
 
     let mut recalled = Vec::new();
     let spool = open(dir.path(), |known| recalled.push(known));
-    assert_eq!((spool.gauges().messages, recalled), (left, vec![known]));
+    assert_eq!((spool.gauges().messages, recalled.len()), (left, 101), "all are known, sent or not");
+    assert!(
+        recalled.contains(&known) && recalled.iter().any(|entry| entry.keys == message("k0", 99).identity().keys())
+    );
     assert_eq!((path(&spool, "k8"), path(&spool, "k0")), (DeliveryPath::SpoolOnly, DeliveryPath::BusFirst));
     let second = Moody::new(|_, _| Ok(Receipt::Kept));
     drained(&spool, &second).await;
@@ -357,32 +357,23 @@ async fn a_hanging_disk_does_not_delay_a_delivery_that_the_bus_has_kept() {
 }
 
 #[tokio::test]
-async fn a_message_refused_by_a_failing_disk_but_stored_is_counted_and_sent_in_order() {
+async fn a_message_refused_by_a_failing_disk_is_not_sent_until_it_comes_again() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path(), |_| {});
     take(&spool, message("k", 0)).await.unwrap();
-    spool.0.spooled.log.store.fail_after_the_next_commit();
+    spool.0.spooled.log.store.fail();
     assert!(take(&spool, message("k", 1)).await.is_err());
-    assert!(take(&spool, message("j", 0)).await.is_err(), "until it is open again and counted");
-    let mended = Arc::new(AtomicBool::new(false));
-    let judge = mended.clone();
-    let bus = Moody::new(move |_, _| if judge.load(Relaxed) { Ok(Receipt::Kept) } else { Err(transient()) });
-    let (stop, shared) = (CancellationToken::new(), Arc::new(Shared(bus.clone())));
-    let drainer = tokio::spawn(drain(spool.clone(), shared, Duration::from_secs(5), stop.clone()));
-    until("both are counted", || spool.gauges().messages == 2).await;
+    assert_eq!((spool.gauges().messages, spool.0.held().len()), (1, 1));
     let mut retry = take(&spool, message("k", 1)).await;
     while retry.is_err() {
         tokio::time::sleep(Duration::from_millis(1)).await;
         retry = take(&spool, message("k", 1)).await;
     }
-    assert_eq!(retry, Ok(Receipt::Duplicate));
     take(&spool, message("k", 2)).await.unwrap();
-    mended.store(true, Relaxed);
-    until("it is empty", || spool.gauges().messages == 0).await;
+    let bus = Moody::new(|_, _| Ok(Receipt::Kept));
+    drained(&spool, &bus).await;
     assert_eq!(bus.of_key("k"), ["0000", "0001", "0002"]);
     assert_eq!((path(&spool, "k"), spool.0.held().len()), (DeliveryPath::BusFirst, 0));
-    stop.cancel();
-    drainer.await.unwrap();
 }
 
 #[tokio::test]
@@ -484,22 +475,6 @@ async fn a_stuck_message_does_not_fill_the_spool_with_sent_ones() {
     drainer.await.unwrap();
     spool.close().await;
     assert_eq!(Spool::open(&config, 1, Clock::system(), |_| {}).unwrap().gauges().messages, 1);
-}
-
-#[tokio::test]
-async fn a_sent_message_without_a_mark_on_disk_is_not_counted_as_pending() {
-    let dir = tempfile::tempdir().unwrap();
-    let spool = open(dir.path(), |_| {});
-    for n in 0..3 {
-        take(&spool, message("k", n)).await.unwrap();
-    }
-    let mut sent = Progress::starting(0).until(0);
-    sent.advance(3, &[0, 2], []);
-    let recalled = recall(&spool.0.spooled.log.store, &BTreeMap::from([("t".into(), sent)]), |_| {}).unwrap();
-    assert_eq!((recalled.waiting, recalled.held.into_values().sum::<u32>()), (1, 1));
-    assert_eq!(recalled.unmarked, [("t".into(), 0), ("t".into(), 2)]);
-    let left: Vec<_> = (0..3).filter(|offset| !recalled.topics["t"].is_done(*offset)).collect();
-    assert_eq!(left, [1]);
 }
 
 #[tokio::test]

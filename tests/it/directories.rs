@@ -42,10 +42,10 @@ fn away(dir: &Path) -> PathBuf {
     dir.with_extension("away")
 }
 
-fn remove_journals(dir: &Path) {
+fn remove_segments(dir: &Path) {
     for entry in dir.read_dir().expect("a directory") {
         let path = entry.expect("an entry").path();
-        if path.extension().is_some_and(|end| end == "jnl") {
+        if path.extension().is_some_and(|end| end == "log") {
             std::fs::remove_file(path).expect("the directory is ours");
         }
     }
@@ -65,7 +65,7 @@ const ACTS: [Act; 5] = [
         rename(dir, away(dir)).expect("the directory is ours");
         create_dir(dir).expect("the directory is ours");
     }),
-    ("rm *.jnl", remove_journals),
+    ("rm *.log", remove_segments),
 ];
 
 /// The bridge logs it, with what to do.
@@ -96,7 +96,7 @@ fn nothing_is_kept_in_a_log_that_is_not_where_it_was_opened() {
         );
         bridge.kill();
 
-        if act == "rm *.jnl" {
+        if act == "rm *.log" {
             let mut command = command();
             command.envs(on_free_ports()).envs(bus.environment());
             let said = Bridge::try_run(command).err().expect("it does not start with less");
@@ -194,7 +194,7 @@ fn nothing_is_spooled_where_it_is_not_found_again() {
         }
         said(&bridge, &spool);
         bridge.kill();
-        if act == "rm *.jnl" {
+        if act == "rm *.log" {
             continue;
         }
         let moved = away(&spool).exists();
@@ -220,14 +220,15 @@ fn a_spool_whose_set_aside_is_gone_says_so_and_goes_on() {
     assert_eq!(spooled_messages(&Bridge::start(&environment)), 1);
 }
 
-/// The first byte of the watermark is the directory's format, the last eight are a hash over the others.
+/// Each half of the manifest begins with a hash over the rest of it; its sixteenth byte is the directory's format.
 fn set_format(dir: &Path, format: u8) {
-    let file = dir.join("watermark");
+    let file = dir.join("manifest");
     let mut bytes = std::fs::read(&file).expect("a log has one");
-    bytes[0] = format;
-    let end = bytes.len() - 8;
-    let hash = xxhash_rust::xxh3::xxh3_64(&bytes[..end]);
-    bytes[end..].copy_from_slice(&hash.to_be_bytes());
+    for half in bytes.chunks_mut(4096).filter(|half| half.iter().any(|byte| *byte != 0)) {
+        half[15] = format;
+        let hash = xxhash_rust::xxh3::xxh3_64(&half[8..]);
+        half[..8].copy_from_slice(&hash.to_le_bytes());
+    }
     std::fs::write(file, bytes).expect("the directory is ours");
 }
 
@@ -242,17 +243,42 @@ fn a_directory_of_another_version_is_refused_with_what_to_do() {
         let bridge = Bridge::start(&environment);
         assert_eq!(post(&bridge, 0), (200, outcome.to_owned()));
         bridge.kill();
-        for (format, writer) in [(1, "an earlier version"), (3, "a later version")] {
+        for (format, writer) in [(2, "an earlier version"), (4, "a later version")] {
             set_format(&dir, format);
             let started = run(&["serve"], &[on_free_ports(), environment.clone()].concat());
             let said = out(&started) + &err(&started);
             assert_eq!(started.status.code(), Some(1), "{said}");
             assert!(said.contains(writer) && said.contains(remedy), "{said}");
         }
-        set_format(&dir, 2);
+        set_format(&dir, 3);
         let bridge = Bridge::start(&environment);
         assert_eq!(post(&bridge, 0), (200, "duplicate".to_owned()), "it holds what it held");
     }
+}
+
+#[test]
+fn every_record_of_a_log_is_verified_beside_a_running_bridge_and_damage_is_named() {
+    let (bus, dir) = embedded();
+    let bridge = Bridge::ready(&bus.environment());
+    (0..3).for_each(|n| assert_eq!(post(&bridge, n), (200, "kept".to_owned())));
+    let verify = || run(&["log", "verify", dir.to_str().expect("UTF-8")], &[]);
+    let verified = verify();
+    assert!(verified.status.success() && out(&verified).starts_with("0.log  3 records, "), "{}", out(&verified));
+    bridge.kill();
+
+    let segment = dir.join("0.log");
+    let mut bytes = std::fs::read(&segment).expect("a log has one");
+    // Within the first record, which others follow.
+    bytes[500] ^= 1;
+    std::fs::write(&segment, bytes).expect("the directory is ours");
+    let verified = verify();
+    let (said, why) = (out(&verified), err(&verified));
+    assert_eq!(verified.status.code(), Some(1), "{said}{why}");
+    assert!(said.contains("0.log  DAMAGED: 0.log at byte ") && why.contains("restore"), "{said}{why}");
+    let checked = out(&run(&["check", "--online"], &[bus.environment()].concat()));
+    assert!(checked.contains("0.log is damaged"), "{checked}");
+    let refused = run(&["serve"], &[on_free_ports(), bus.environment()].concat());
+    assert!(err(&refused).contains("0.log at byte "), "{}", err(&refused));
 }
 
 /// Everything below that others than its owner can access.

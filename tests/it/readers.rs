@@ -14,11 +14,9 @@ const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 const WITHIN: Duration = Duration::from_secs(120);
 
-/// The limit in `deploy/README.md` for all readers of the embedded log together. In addition, each has a few pieces,
-/// and the allocator keeps some freed memory: 192 MiB in total for the maximum number of streams.
-const BOUND: usize = 64 * MIB;
-const PIECES: usize = 256 * KIB;
-const BESIDE: usize = 64 * MIB;
+/// The limit in `deploy/README.md` for all readers of the embedded log together: 64 MiB for what they read, a few
+/// pieces for each, and freed memory that the allocator keeps.
+const BOUND: usize = 192 * MIB;
 
 const EVENTS: usize = 3;
 
@@ -69,12 +67,7 @@ fn streams_that_nobody_reads_hold_no_more_than_their_bound_and_leave_room_for_an
         after / MIB
     );
     assert!(took < WITHIN, "{took:?}");
-    assert!(
-        after < before + BOUND + unread * PIECES + BESIDE,
-        "{} MiB before, {} MiB after",
-        before / MIB,
-        after / MIB
-    );
+    assert!(after < before + BOUND, "{} MiB before, {} MiB after", before / MIB, after / MIB);
     drop(streams);
 }
 

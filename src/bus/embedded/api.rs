@@ -21,8 +21,9 @@ use super::error::{ApiError, json};
 use super::query::{Query, decode};
 use super::stream::{self, Format, MessageStream, PIECE, Selection};
 use crate::asyncapi;
-use crate::bus::Record;
+use crate::bus::{OpenError, Record};
 use crate::config::Secret;
+use crate::dedupe::DedupeEntry;
 use crate::log::{Extent, Store};
 use crate::message::DATA_CONTENT_TYPE;
 use crate::metrics::ReaderGauges;
@@ -74,6 +75,14 @@ impl Api {
     /// Serves this AsyncAPI document from now on.
     pub fn set_document(&self, document: Bytes) {
         *self.0.document.write().unwrap_or_else(PoisonError::into_inner) = document;
+    }
+
+    /// Passes on the newest `most` deliveries that the log keeps, oldest first. Blocks on the disk.
+    ///
+    /// # Errors
+    /// The log is damaged; the error names the remedy.
+    pub fn kept(&self, most: usize, each: impl FnMut(DedupeEntry)) -> Result<(), OpenError> {
+        Ok(self.0.store.kept(most, each)?)
     }
 
     /// Ends every following stream, so that its connection can close. New ones end at once.

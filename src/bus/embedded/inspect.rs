@@ -6,7 +6,7 @@ use std::path::Path;
 use bytesize::ByteSize;
 
 use super::client::Client;
-use crate::bus::{Finding, Level, OpenError, Setup};
+use crate::bus::{Finding, Level, OpenError, Setup, integrity};
 use crate::config;
 use crate::log::disk;
 
@@ -15,6 +15,7 @@ pub async fn inspect(config: &config::Embedded, setup: &Setup) -> Result<Vec<Fin
     let mut findings = vec![directory(config), durability(config), retention(config)];
     findings.extend(space(config));
     findings.push(topics(config, setup).await);
+    findings.extend(integrity(ABOUT, &config.dir));
     Ok(findings)
 }
 

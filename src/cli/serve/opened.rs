@@ -41,6 +41,9 @@ impl Opened {
             tracing::info!("`{}` {}", packages.about, packages.says);
         }
         let bus::adapters::Opened { bus, api } = bus::adapters::open(&config.bus, setup(config, routes))?;
+        if let Some(api) = &api {
+            api.kept(config.dedupe.entries, |entry| dedupe.restore(&entry))?;
+        }
         let budget = Budget::new(config.server.bytes_in_flight);
         let metrics = Metrics::new(Readings {
             readers: reading(api.clone()),

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -12,25 +13,40 @@ use super::Dice;
 
 /// What was done to which file.
 #[derive(Debug)]
-#[expect(dead_code, reason = "printed where a test fails")]
 pub(super) struct Fault {
     file: PathBuf,
     how: How,
 }
 
+impl Fault {
+    pub(super) fn is_of(&self, name: &str) -> bool {
+        self.file == Path::new(name)
+    }
+
+    /// The bytes of the file that may be others now.
+    pub(super) fn touched(&self) -> Vec<Range<u64>> {
+        match &self.how {
+            How::Flipped { at } => at.iter().map(|at| *at..at + 1).collect(),
+            How::Zeroed { at, len } | How::Repeated { at, len, .. } | How::Appended { at, len } => vec![*at..at + len],
+            How::Truncated { at } | How::Inserted { at, .. } => vec![*at..u64::MAX],
+            How::Removed => vec![0..u64::MAX],
+        }
+    }
+}
+
 #[derive(Debug)]
 #[expect(dead_code, reason = "printed where a test fails")]
 enum How {
-    Truncated { at: u64, of: u64 },
+    Truncated { at: u64 },
     Flipped { at: Vec<u64> },
     Zeroed { at: u64, len: u64 },
     Repeated { from: u64, at: u64, len: u64 },
     Inserted { from: u64, at: u64, len: u64 },
-    Appended { len: u64 },
+    Appended { at: u64, len: u64 },
     Removed,
 }
 
-/// Copies a tree but skips the trailing zeros: a journal is 64 MiB and mostly empty.
+/// Copies a tree but skips the trailing zeros: a segment is made as long as it may become.
 pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;
@@ -81,14 +97,14 @@ fn files(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Damages one file: in half of the cases a journal, which has the newest records.
+/// Damages one file: in half of the cases a segment.
 pub(super) fn strike(dir: &Path, dice: &mut Dice) -> Fault {
     let mut all = Vec::new();
     files(dir, &mut all);
-    let journals: Vec<_> = all.iter().filter(|file| file.extension().is_some_and(|end| end == "jnl")).collect();
+    let segments: Vec<_> = all.iter().filter(|file| file.extension().is_some_and(|end| end == "log")).collect();
     let pick = |dice: &mut Dice, len: usize| usize::try_from(dice.below(len as u64)).expect("few");
     let path = match dice.below(2) {
-        0 if !journals.is_empty() => journals[pick(dice, journals.len())].clone(),
+        0 if !segments.is_empty() => segments[pick(dice, segments.len())].clone(),
         _ => all[pick(dice, all.len())].clone(),
     };
     let how = strike_file(&path, dice).expect("ours");
@@ -111,9 +127,9 @@ fn strike_file(path: &Path, dice: &mut Dice) -> io::Result<How> {
             std::fs::remove_file(path)?;
             How::Removed
         }
-        0..=3 => {
+        0..=2 => {
             file.set_len(at)?;
-            How::Truncated { at, of: size }
+            How::Truncated { at }
         }
         4..=7 => {
             let places: Vec<_> = (0..1 + dice.below(4)).map(|_| (at + dice.below(64)).min(size - 1)).collect();
@@ -123,7 +139,7 @@ fn strike_file(path: &Path, dice: &mut Dice) -> io::Result<How> {
             }
             How::Flipped { at: places }
         }
-        8 | 9 => {
+        3 | 8 | 9 => {
             file.write_all_at(&vec![0; range(0, len).end], at)?;
             How::Zeroed { at, len }
         }
@@ -140,7 +156,7 @@ fn strike_file(path: &Path, dice: &mut Dice) -> io::Result<How> {
         }
         12 => {
             file.write_all_at(&bytes[range(from, len)], size)?;
-            How::Appended { len }
+            How::Appended { at: size, len }
         }
         _ => {
             std::fs::remove_file(path)?;

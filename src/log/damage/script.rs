@@ -8,17 +8,17 @@ use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 use super::super::store::Store;
-use super::super::{Keep, Settings};
+use super::super::{Keep, Retention, Settings};
 use super::Dice;
-use super::model::{Held, Model};
-use crate::log::entry::Receipt;
+use super::active::Active;
+use super::model::Held;
 use crate::message::Message;
 
 const TOPICS: u64 = 3;
 const KEYS: u64 = 5;
 /// Logs from this seed on are spools.
 const FIRST_SPOOL: u64 = 7;
-/// Seeds whose messages fill more than one journal: fjall closes a journal at 64 MB.
+/// Seeds with large messages, which fill segments.
 const LARGE: [u64; 2] = [6, 11];
 const LONGEST_BATCH: u64 = 12;
 
@@ -34,17 +34,15 @@ enum Step {
     /// Spools only: marks some records as done; the seed decides which.
     Drain(u64),
     Roll,
-    /// Spools only: removes all segments that have nothing pending.
-    RemoveOldest,
-    /// Closes and opens the log; the records in the journals stay there.
+    /// What retention removes, or what a spool has sent.
+    Remove,
     Restart,
-    /// Reopens as after a failure: the records in the journals are written to tables.
-    Reopen,
 }
 
 pub(super) struct Made {
     pub(super) dir: TempDir,
     pub(super) held: Held,
+    pub(super) active: Active,
 }
 
 pub(super) fn is_spool(seed: u64) -> bool {
@@ -53,9 +51,11 @@ pub(super) fn is_spool(seed: u64) -> bool {
 
 pub(super) fn settings(seed: u64, dir: &Path) -> Settings {
     let settings = Settings::sample(dir);
-    match is_spool(seed) {
-        true => Settings { section: "spool", keep: Keep::UntilDone { bytes: 1 << 40, known: 100 }, ..settings },
-        false => settings,
+    match settings.keep {
+        Keep::For(retention) if !is_spool(seed) => {
+            Settings { keep: Keep::For(Retention { bytes: 1 << 19, ..retention }), ..settings }
+        }
+        _ => Settings { section: "spool", keep: Keep::UntilDone { bytes: 1 << 19, known: 100 }, ..settings },
     }
 }
 
@@ -67,7 +67,7 @@ pub(super) fn topic(seed: u64, number: u64) -> String {
 pub(super) fn message(seed: u64, number: u64) -> Message {
     let mut dice = Dice(seed ^ (number << 20) ^ 1);
     let len = match dice.below(4) {
-        0 if LARGE.contains(&seed) => 1 << 20,
+        0 if LARGE.contains(&seed) => 30_000,
         0 => dice.below(200),
         1 => 4096 + dice.below(20_000),
         _ => 2000,
@@ -82,37 +82,28 @@ pub(super) fn message(seed: u64, number: u64) -> Message {
 
 fn steps(seed: u64) -> Vec<Step> {
     let mut dice = Dice(seed ^ 2);
-    // A spool drains in some of the steps, so it needs more steps to fill a journal.
-    let least = if is_spool(seed) && LARGE.contains(&seed) { 150 } else { 30 };
-    let count = least + dice.below(60);
+    let count = 30 + dice.below(60);
     let step = |_| match dice.below(24) {
         0 | 1 => Step::Roll,
-        2 => Step::RemoveOldest,
+        2 => Step::Remove,
         3 => Step::Restart,
-        // Every other log keeps all its records in journals.
-        4 if seed % 2 == 1 => Step::Reopen,
-        5 | 6 if seed % 2 == 1 && is_spool(seed) => Step::Reopen,
         7..10 if is_spool(seed) => Step::Drain(dice.roll()),
         _ => Step::Append(1 + dice.below(LONGEST_BATCH)),
     };
-    // Records in tables survive a torn journal, so a log that is closed ends with all of them in tables.
-    (0..count).map(step).chain([Step::Reopen]).collect()
+    (0..count).map(step).collect()
 }
 
-/// The model after that many steps.
+/// What it has after that many steps.
 fn held(seed: u64, acknowledged: usize) -> Held {
-    let mut model = Model::new(seed);
+    let mut held = Held::new(seed);
     for (index, step) in steps(seed).into_iter().enumerate().take(acknowledged + 1) {
         match step {
-            Step::Append(count) => drop(model.append(count, index < acknowledged)),
-            Step::Drain(roll) => drop(model.drain(roll, index < acknowledged)),
-            Step::Roll => model.roll(),
-            Step::RemoveOldest if is_spool(seed) => model.remove_oldest(model.drained()),
-            Step::RemoveOldest => model.remove_oldest(1),
-            Step::Restart | Step::Reopen => {}
+            Step::Append(count) => drop(held.append(count, index < acknowledged)),
+            Step::Drain(roll) => drop(held.drain(roll, index < acknowledged)),
+            Step::Roll | Step::Remove | Step::Restart => {}
         }
     }
-    model.held()
+    held
 }
 
 /// A log whose last steps were cut off; every third log was closed instead.
@@ -142,7 +133,8 @@ pub(super) fn make(seed: u64) -> Made {
     }
     child.wait().expect("it is ours");
     assert!(acknowledged >= until.min(steps(seed).len()), "the child acknowledged {acknowledged} of log {seed}");
-    Made { dir, held: held(seed, acknowledged) }
+    let active = Active::read(dir.path());
+    Made { dir, held: held(seed, acknowledged), active }
 }
 
 /// Not a test: [`make`] runs it as a child process.
@@ -152,31 +144,21 @@ fn child_that_writes_a_log_until_it_is_killed() {
     let seed = std::env::var(CHILD_SEED).expect("with the directory").parse().expect("a number");
     let opened = || Store::open(&settings(seed, Path::new(&dir)), std::iter::empty()).expect("it is whole");
     let mut store = opened();
-    let mut model = Model::new(seed);
+    let mut held = Held::new(seed);
     for (index, step) in steps(seed).into_iter().enumerate() {
         match step {
             Step::Append(count) => {
-                let messages: Vec<_> = model.append(count, true).map(|number| message(seed, number)).collect();
-                let receipts = store.append(messages.iter()).expect("it takes writes");
-                assert!(receipts.iter().all(|receipt| *receipt == Receipt::Kept));
+                let messages: Vec<_> = held.append(count, true).map(|number| message(seed, number)).collect();
+                store.append(messages.iter()).expect("it takes writes");
             }
             Step::Drain(roll) => {
-                let done = model.drain(roll, true);
-                let records = done.iter().map(|(topic, offset)| (topic.as_str(), *offset));
-                store.done(records).expect("it takes writes");
+                for (topic, offsets) in held.drain(roll, true) {
+                    store.done(&topic, &offsets).expect("it takes writes");
+                }
             }
-            Step::Roll => {
-                model.roll();
-                store.roll().expect("it takes writes");
-            }
-            Step::RemoveOldest if is_spool(seed) => {
-                let drained = store.drained(&model.cursors());
-                assert_eq!(drained, model.drained());
-                model.remove_oldest(drained);
-                store.remove_oldest(drained).expect("it takes writes");
-            }
-            Step::RemoveOldest => store.remove_oldest(1).expect("it takes writes"),
-            Step::Reopen => store.reopen().expect("it is whole"),
+            Step::Roll => store.roll().expect("it takes writes"),
+            Step::Remove if is_spool(seed) => drop(store.remove_done().expect("it takes writes")),
+            Step::Remove => drop(store.remove_oldest(1).expect("it takes writes")),
             Step::Restart => {
                 store.close();
                 store = opened();

@@ -1,5 +1,6 @@
 //! The adapter over a log of its own: what was acknowledged is kept through close and `kill -9`.
 
+use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -35,6 +36,13 @@ fn message(number: u32) -> Arc<Message> {
     Arc::new(Message::sample("t", "k", id, number.to_string()))
 }
 
+/// The ids of the deliveries that the log keeps.
+fn known(api: &Api) -> HashSet<[u8; 16]> {
+    let mut known = HashSet::new();
+    api.kept(usize::MAX, |entry| known.extend([entry.keys[0]])).unwrap();
+    known
+}
+
 async fn next_offset(api: &Api) -> u64 {
     use http_body_util::BodyExt;
     let request = http::Request::get("/topics").header("host", "localhost").body(()).unwrap();
@@ -56,7 +64,7 @@ async fn a_message_published_before_close_is_kept_though_nobody_waits() {
     bus.close().await;
     let (bus, api) = opened(&config(dir.path(), 0));
     assert_eq!(next_offset(&api).await, 3000);
-    assert_eq!(bus.publish(message(17)).await, Ok(Receipt::Duplicate));
+    assert_eq!(known(&api).len(), 3000, "a retry of any is a duplicate");
     assert_eq!(bus.publish(message(3000)).await, Ok(Receipt::Kept));
 }
 
@@ -104,9 +112,8 @@ async fn kill_9_loses_nothing_acknowledged() {
     child.wait().unwrap();
     let last: u32 = last.unwrap();
     assert!(last >= ENOUGH);
-    let (bus, api) = opened(&config(dir.path(), 0));
+    let (_bus, api) = opened(&config(dir.path(), 0));
     assert!(next_offset(&api).await > u64::from(last));
-    for number in 0..=last {
-        assert_eq!(bus.publish(message(number)).await, Ok(Receipt::Duplicate), "{number}");
-    }
+    let known = known(&api);
+    assert!((0..=last).all(|number| known.contains(&message(number).identity().keys()[0])));
 }
