@@ -80,12 +80,7 @@ pub(super) fn context(config: &config::Nats, client: Client, timeout: Duration) 
         Some(domain) => builder.domain(domain).timeout(timeout),
         None => builder.timeout(timeout),
     };
-    builder
-        .ack_timeout(timeout)
-        .max_ack_inflight(IN_FLIGHT)
-        // The default blocks without a limit; this adapter's semaphore limits the messages in flight instead.
-        .backpressure_on_inflight(false)
-        .build(client)
+    builder.build(client)
 }
 
 /// JetStream's answer about a stream.

@@ -1,12 +1,13 @@
 //! The NATS adapter: JetStream, since core NATS confirms nothing. Topics are *subjects* here and nowhere else.
 //!
-//! - `publish`: one message and its receipt; `claim_check`, `object_store` and `object` for payloads too large for it;
+//! - `publish`: one message and its receipt; `acknowledgement`: which answer is whose; `claim_check`, `object_store` and `object` for payloads too large for it;
 //! - `stream`: what publishes and reconciler share; `supervise` and `reconcile` keep it current, with `settings` and
 //!   `subjects`;
 //! - `client`, `events`, `connection_error`: the connection;
 //! - `refusal`, `fault`: what errors mean for a message, and for stream and bucket;
 //! - `inspect` and `preflight` for `check --online`, `read` for the commands.
 
+mod acknowledgement;
 mod claim_check;
 mod client;
 mod connection_error;
@@ -119,7 +120,7 @@ impl Bus for Nats {
             let _ = in_flight.acquire_many(IN_FLIGHT as u32).await;
             // Without a connection, a flush would never return.
             if stream.is_connected() {
-                let _ = stream.context.client().flush().await;
+                let _ = stream.client.flush().await;
             }
         })
     }

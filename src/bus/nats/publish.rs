@@ -1,17 +1,22 @@
 //! Publishes one message to the stream, via the object store if it is too large, and interprets the server's
 //! acknowledgement.
 //!
-//! The client library accepts any answer that looks like a stream's acknowledgement. It is a receipt only if it names
-//! our stream (and `nats.domain`, if set) and the sequence of the message: then a quorum of its servers has stored
-//! it. An answer with the sequence 0 only says that another copy is in flight. Unknown is whether a server has
-//! fsynced, and, without `nats.domain`, which domain's stream of that name it is.
+//! An acknowledgement is a receipt only if it names our stream (and `nats.domain`, if set) and the sequence of the
+//! message: then a quorum of its servers has stored it. An answer with the sequence 0 only says that another copy is in
+//! flight. Unknown is whether a server has fsynced, and, without `nats.domain`, which domain's stream of that name it is.
 
-use async_nats::jetstream::context::PublishErrorKind;
-use async_nats::jetstream::publish::PublishAck;
-use async_nats::{HeaderMap, HeaderName, HeaderValue};
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+use async_nats::header::NATS_MESSAGE_ID;
+use async_nats::{HeaderMap, HeaderValue, jetstream};
 use bytes::Bytes;
+use serde::Deserialize;
+use serde::de::IntoDeserializer;
+use serde::de::value::Error as ValueError;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::acknowledgement::NoAnswer;
 use super::claim_check;
 use super::object_store::ObjectStore;
 use super::refusal;
@@ -21,9 +26,6 @@ use crate::message::Message;
 
 /// The object's share of the publish timeout: a definite refusal arrives first, and the message gets time as well.
 const PUT_SHARE: f64 = 0.9;
-
-/// The minimum that a header line needs beyond name and value.
-const HEADER_LINE: usize = 4;
 
 /// A payload that the client has not written to its socket yet. The client keeps it after the caller has stopped
 /// waiting, and sends it on reconnect, so it has a limit of its own.
@@ -49,7 +51,8 @@ pub(super) async fn publish(
     let most = stream.max_size();
     if message.payload().len() + size > most {
         return match &stream.object_store {
-            Some(store) => by_claim_check(stream, store, message, headers).await,
+            // Boxed, so that the future of every other message is small.
+            Some(store) => Box::pin(by_claim_check(stream, store, message, headers)).await,
             None => Err(refusal::too_large(most)),
         };
     }
@@ -58,7 +61,7 @@ pub(super) async fn publish(
         // A limit was lowered since it was last checked.
         (Err(Refusal::TooLarge { .. }), Some(store)) => {
             let (headers, _) = self::headers(message, &stream.name);
-            by_claim_check(stream, store, message, headers).await
+            Box::pin(by_claim_check(stream, store, message, headers)).await
         }
         (answer, _) => answer,
     }
@@ -82,16 +85,13 @@ async fn by_claim_check(
 }
 
 async fn send(stream: &EventStream, message: &Message, headers: HeaderMap, payload: Bytes) -> Result<Receipt, Refusal> {
-    let subject = message.topic().to_string();
-    let answer = match stream.context.publish_with_headers(subject, headers, payload).await {
-        Ok(acknowledged) => acknowledged.await,
-        Err(error) => Err(error),
+    let answer = stream.acknowledgements.request(message.topic(), headers, payload).await;
+    let (refused, stream_is_gone) = match answer.as_deref().map(Answer::read) {
+        Ok(Some(Answer { error: Some(error), .. })) => refusal::of_answer(&error),
+        Ok(Some(acknowledged)) => return acknowledged.receipt(&stream.name, stream.domain.as_deref()),
+        Ok(None) => refusal::unreadable(),
+        Err(silence) => refusal::of_silence(*silence, stream.client.max_payload()),
     };
-    let error = match answer {
-        Ok(ack) => return receipt(&ack, &stream.name, stream.domain.as_deref()),
-        Err(error) => error,
-    };
-    let (refused, stream_is_gone) = refusal::of_publish(&error, stream.context.client().max_payload());
     if stream_is_gone {
         stream.recheck.notify_one();
     }
@@ -100,42 +100,64 @@ async fn send(stream: &EventStream, message: &Message, headers: HeaderMap, paylo
         stream.events.changed.notify_one();
     }
     // The server does not answer a publish that it denies.
-    let denied = (error.kind() == PublishErrorKind::TimedOut).then(|| stream.events.denied(message.topic()));
+    let denied = (answer == Err(NoAnswer::TimedOut)).then(|| stream.events.denied(message.topic()));
     Err(denied.flatten().unwrap_or(refused))
 }
 
-/// What the acknowledgement means for the message.
-fn receipt(ack: &PublishAck, stream: &str, domain: Option<&str>) -> Result<Receipt, Refusal> {
-    if ack.stream != stream || domain.is_some_and(|domain| ack.domain != domain) {
-        return Err(refusal::elsewhere());
+/// The server's answer to a message.
+#[derive(Debug, Deserialize)]
+struct Answer<'a> {
+    error: Option<jetstream::Error>,
+    #[serde(borrow, default)]
+    stream: Cow<'a, str>,
+    #[serde(rename = "seq")]
+    sequence: Option<u64>,
+    #[serde(default)]
+    duplicate: bool,
+    #[serde(borrow, default)]
+    domain: Cow<'a, str>,
+}
+
+impl<'a> Answer<'a> {
+    /// `None`: it is no answer of a stream's.
+    fn read(answer: &'a [u8]) -> Option<Self> {
+        let answer: Self = serde_json::from_slice(answer).ok()?;
+        let names_a_message = !answer.stream.is_empty() && answer.sequence.is_some();
+        (answer.error.is_some() || names_a_message).then_some(answer)
     }
-    // Older servers report a duplicate of a message that their cluster has not agreed on yet, and may never agree on
-    // (nats-server #5827; later ones answer with an error).
-    if ack.sequence == 0 {
-        return Err(refusal::unconfirmed());
+
+    /// What the acknowledgement means for the message.
+    fn receipt(&self, stream: &str, domain: Option<&str>) -> Result<Receipt, Refusal> {
+        if self.stream != stream || domain.is_some_and(|domain| self.domain != domain) {
+            return Err(refusal::elsewhere());
+        }
+        // Older servers report a duplicate of a message that their cluster has not agreed on yet, and may never agree
+        // on (nats-server #5827; later ones answer with an error).
+        if self.sequence.is_none_or(|sequence| sequence == 0) {
+            return Err(refusal::unconfirmed());
+        }
+        Ok(if self.duplicate { Receipt::Duplicate } else { Receipt::Kept })
     }
-    Ok(if ack.duplicate { Receipt::Duplicate } else { Receipt::Kept })
 }
 
 /// The message's headers plus those for JetStream, and their size in bytes.
+///
+/// The client's map takes a hash and two allocations for each header, which is as much as all the rest of a publish.
+/// So here all lines are the value of the first: the client writes a value as it is, and checks one only where it is
+/// made from text by another way than this.
 fn headers(message: &Message, stream: &str) -> (HeaderMap, usize) {
-    let id = message.id().to_string();
-    let jetstream = [("Nats-Msg-Id", id.as_str()), ("Nats-Expected-Stream", stream)];
-    let mut headers = HeaderMap::new();
-    let mut size = "NATS/1.0\r\n\r\n".len();
-    let mut insert = |name: &str, value: &str| {
-        size += name.len() + value.len() + HEADER_LINE;
-        // Values are percent-encoded ASCII; any other would merely be left out.
-        if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), value.parse::<HeaderValue>()) {
-            headers.insert(name, value);
-        }
-    };
-    for (name, value) in jetstream {
-        insert(name, value);
-    }
+    let mut lines = String::with_capacity(1024);
+    let _ = write!(lines, "{}\r\nNats-Expected-Stream: {stream}", message.id());
     for (name, value) in message.nats_headers() {
-        insert(name, &value);
+        // Values are percent-encoded ASCII; any other must not become a line of its own.
+        if !value.contains(['\r', '\n']) {
+            lines.extend(["\r\n", name, ": ", &value]);
+        }
     }
+    let size = "NATS/1.0\r\nNats-Msg-Id: \r\n\r\n".len() + lines.len();
+    let lines = HeaderValue::deserialize(IntoDeserializer::<ValueError>::into_deserializer(lines));
+    let mut headers = HeaderMap::new();
+    headers.insert(NATS_MESSAGE_ID, lines.expect("a header's value is any text"));
     (headers, size)
 }
 
@@ -143,41 +165,64 @@ fn headers(message: &Message, stream: &str) -> (HeaderMap, usize) {
 mod tests {
     use super::*;
 
-    fn ack(stream: &str, sequence: u64, duplicate: bool, domain: &str) -> PublishAck {
-        PublishAck { stream: stream.into(), sequence, duplicate, domain: domain.into(), ..PublishAck::default() }
+    fn receipt(ack: &str, domain: Option<&str>) -> Result<Receipt, Refusal> {
+        Answer::read(ack.as_bytes()).expect("an acknowledgement").receipt("terra", domain)
     }
 
     #[test]
     fn the_server_is_told_the_expected_stream_and_the_duplicate_id() {
         let message = Message::sample("t", "k", [7; 32], "{}");
         let (headers, size) = headers(&message, "terra");
-        let value = |name: &str| headers.get(name).map(|value| value.as_str().to_owned());
-        assert_eq!(value("Nats-Expected-Stream").as_deref(), Some("terra"));
-        assert_eq!(value("Nats-Msg-Id"), Some(message.id().to_string()));
-        let lines = headers.iter().map(|(name, values)| name.to_string().len() + values[0].as_str().len() + 4);
-        assert_eq!(size, lines.sum::<usize>() + "NATS/1.0\r\n\r\n".len());
+        // As the client writes them.
+        let [(name, values)] = headers.iter().collect::<Vec<_>>()[..] else { panic!("one header: {headers:?}") };
+        let text = format!("NATS/1.0\r\n{name}: {}\r\n\r\n", values[0]);
+        assert_eq!(size, text.len());
+        let mut lines = text.split("\r\n").skip(1);
+        assert_eq!(lines.next(), Some(&*format!("Nats-Msg-Id: {}", message.id())));
+        assert_eq!(lines.next(), Some("Nats-Expected-Stream: terra"));
+        for (name, value) in message.nats_headers() {
+            assert_eq!(lines.next(), Some(&*format!("{name}: {value}")));
+        }
+        assert_eq!(lines.collect::<Vec<_>>(), ["", ""]);
     }
 
     #[test]
     fn an_acknowledgement_is_a_receipt_if_our_stream_names_the_messages_sequence() {
-        assert_eq!(receipt(&ack("terra", 7, false, ""), "terra", None), Ok(Receipt::Kept));
-        assert_eq!(receipt(&ack("terra", 7, true, ""), "terra", None), Ok(Receipt::Duplicate));
-        assert_eq!(receipt(&ack("terra", 7, false, "hub"), "terra", Some("hub")), Ok(Receipt::Kept));
+        assert_eq!(receipt(r#"{"stream":"terra","seq":7}"#, None), Ok(Receipt::Kept));
+        assert_eq!(receipt(r#"{"stream":"terra","seq":7,"duplicate":true}"#, None), Ok(Receipt::Duplicate));
+        assert_eq!(receipt(r#"{"stream":"terra","seq":7,"domain":"hub","val":"1"}"#, Some("hub")), Ok(Receipt::Kept));
+        assert_eq!(receipt(r#"{"stream":"\u0074erra","seq":7}"#, None), Ok(Receipt::Kept));
     }
 
     #[test]
     fn a_duplicate_of_an_unstored_message_is_not_kept() {
-        for duplicate in [true, false] {
-            let refusal = receipt(&ack("terra", 0, duplicate, ""), "terra", None).unwrap_err();
-            assert_eq!(refusal.as_str(), "unconfirmed");
+        for ack in [r#"{"stream":"terra","seq":0,"duplicate":true}"#, r#"{"stream":"terra","seq":0}"#] {
+            assert_eq!(receipt(ack, None).unwrap_err().as_str(), "unconfirmed");
         }
     }
 
     #[test]
     fn an_acknowledgement_of_another_stream_or_domain_is_not_kept() {
-        for (other, domain) in [(ack("other", 7, false, ""), None), (ack("terra", 7, false, "leaf"), Some("hub"))] {
-            let refusal = receipt(&other, "terra", domain).unwrap_err();
+        for (other, domain) in [
+            (r#"{"stream":"other","seq":7}"#, None),
+            (r#"{"stream":"terra","seq":7,"domain":"leaf"}"#, Some("hub")),
+            (r#"{"stream":"terra","seq":7}"#, Some("hub")),
+        ] {
+            let refusal = receipt(other, domain).unwrap_err();
             assert!(matches!(refusal, Refusal::Permanent { .. }) && refusal.is_message_specific(), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn an_error_is_no_acknowledgement_whatever_else_stands_there() {
+        let answer = br#"{"error":{"code":503,"err_code":10077,"description":"d"},"stream":"terra","seq":7}"#;
+        assert!(Answer::read(answer).is_some_and(|answer| answer.error.is_some()));
+    }
+
+    #[test]
+    fn what_names_no_message_of_a_stream_is_no_answer() {
+        for answer in ["", "+OK", "{}", r#"{"stream":"terra"}"#, r#"{"seq":7}"#, r#"{"stream":"terra","seq":"7"}"#] {
+            assert!(Answer::read(answer.as_bytes()).is_none(), "{answer}");
         }
     }
 }

@@ -1,11 +1,10 @@
 //! What the server's and the client's errors mean for one message.
 
 use std::borrow::Cow;
-use std::error::Error as _;
 
-use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::{self, ErrorCode};
 
+use super::acknowledgement::NoAnswer;
 use super::fault::quoted;
 use crate::bus::{Refusal, Scope};
 use crate::telemetry::{LOG_EVERY, Throttle};
@@ -58,24 +57,19 @@ pub(super) fn lacks_subject(stream: &str) -> Refusal {
     }
 }
 
-/// The refusal, and whether the stream may be gone. `most` is the server's `max_payload` in bytes.
-pub(super) fn of_publish(error: &PublishError, most: usize) -> (Refusal, bool) {
-    let known = |refusal| (refusal, false);
-    match error.kind() {
-        PublishErrorKind::StreamNotFound => (transient("no stream of NATS answered for this topic"), true),
-        PublishErrorKind::TimedOut => known(transient("NATS did not acknowledge in time")),
-        PublishErrorKind::BrokenPipe => known(transient("the connection to NATS broke")),
-        PublishErrorKind::MaxAckPending => known(BUSY),
-        PublishErrorKind::MaxPayloadExceeded => known(too_large(most)),
-        // The bridge expects no last id and no last sequence.
-        PublishErrorKind::WrongLastMessageId | PublishErrorKind::WrongLastSequence => {
-            known(transient("NATS expected another last message"))
-        }
-        PublishErrorKind::Other => {
-            let answer = error.source().and_then(|source| source.downcast_ref::<jetstream::Error>());
-            answer.map_or((transient("NATS refused the message"), true), of_answer)
-        }
+/// The refusal of a message without an answer, and whether the stream may be gone. `most`: the largest message in bytes.
+pub(super) fn of_silence(silence: NoAnswer, most: usize) -> (Refusal, bool) {
+    match silence {
+        NoAnswer::NoStream => (transient("no stream of NATS answered for this topic"), true),
+        NoAnswer::TimedOut => (transient("NATS did not acknowledge in time"), false),
+        NoAnswer::Closed => (transient("the connection to NATS broke"), false),
+        NoAnswer::TooLarge => (too_large(most), false),
     }
+}
+
+/// The refusal of a message whose answer says nothing, and that the stream may be gone.
+pub(super) fn unreadable() -> (Refusal, bool) {
+    (transient("NATS refused the message"), true)
 }
 
 /// The refusal of a message that another stream acknowledged.
@@ -101,7 +95,8 @@ pub(super) fn unconfirmed() -> Refusal {
     Refusal::Unconfirmed { reason: "NATS has not stored an earlier copy of the message yet".into() }
 }
 
-fn of_answer(error: &jetstream::Error) -> (Refusal, bool) {
+/// The refusal that the stream answers with, and whether the stream may be gone.
+pub(super) fn of_answer(error: &jetstream::Error) -> (Refusal, bool) {
     match error.error_code() {
         ErrorCode::STREAM_NOT_FOUND => (transient("the stream is not there"), true),
         ErrorCode::STREAM_NOT_MATCH => (elsewhere(), true),
@@ -161,12 +156,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn publish_errors_are_classified() {
-        let of = |kind| of_publish(&PublishError::new(kind), 1024).0;
-        assert!(matches!(of(PublishErrorKind::TimedOut), Refusal::Transient { .. }));
-        assert!(matches!(of(PublishErrorKind::MaxPayloadExceeded), Refusal::TooLarge { .. }));
-        assert!(of_publish(&PublishError::new(PublishErrorKind::StreamNotFound), 0).1, "the stream may be gone");
-        assert!(matches!(of(PublishErrorKind::Other), Refusal::Transient { .. }));
+    fn a_message_without_an_answer_may_succeed_later_unless_it_is_too_large() {
+        for silence in [NoAnswer::NoStream, NoAnswer::TimedOut, NoAnswer::Closed] {
+            let (refusal, recheck) = of_silence(silence, 1024);
+            assert!(matches!(refusal, Refusal::Transient { .. }), "{refusal}");
+            assert_eq!(recheck, silence == NoAnswer::NoStream, "{silence:?}");
+        }
+        assert!(matches!(of_silence(NoAnswer::TooLarge, 1024).0, Refusal::TooLarge { .. }));
+        assert!(matches!(unreadable(), (Refusal::Transient { .. }, true)));
     }
 
     fn answer(code: ErrorCode, description: &str) -> (Refusal, bool) {

@@ -6,11 +6,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
+use async_nats::Client;
 use async_nats::connection::State;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 use tokio::sync::{Notify, watch};
 
+use super::acknowledgement::Acknowledgements;
 use super::events::Events;
 use super::object_store::ObjectStore;
 use super::refusal;
@@ -26,6 +28,9 @@ pub(super) const HEADROOM: usize = 16 << 10;
 
 pub(super) struct EventStream {
     pub context: Context,
+    /// The context's own, which it clones for each question.
+    pub client: Client,
+    pub acknowledgements: Acknowledgements,
     pub name: String,
     /// `nats.domain`.
     pub domain: Option<String>,
@@ -57,8 +62,11 @@ pub(super) enum StreamStatus {
 
 impl EventStream {
     pub(super) fn new(config: &config::Nats, context: Context, events: Arc<Events>, setup: &Setup) -> Self {
+        let client = context.client();
         Self {
             context,
+            acknowledgements: Acknowledgements::new(client.clone(), setup.publish_timeout),
+            client,
             name: config.stream.clone(),
             domain: config.domain.clone(),
             publish_timeout: setup.publish_timeout,
@@ -71,7 +79,7 @@ impl EventStream {
     }
 
     pub(super) fn is_connected(&self) -> bool {
-        self.context.client().connection_state() == State::Connected
+        self.client.connection_state() == State::Connected
     }
 
     /// Checks what is known of a message's topic without asking the server.
@@ -96,7 +104,7 @@ impl EventStream {
 
     /// The largest message in bytes that server and stream take, including headers.
     pub(super) fn max_size(&self) -> usize {
-        let (server, stream) = (self.context.client().max_payload(), self.max_message.load(Ordering::Relaxed));
+        let (server, stream) = (self.client.max_payload(), self.max_message.load(Ordering::Relaxed));
         [server, stream].into_iter().filter(|most| *most > 0).min().unwrap_or(usize::MAX)
     }
 

@@ -55,7 +55,7 @@ pub(super) async fn run(
             // A client whose inbox was denied receives nothing until a new connection subscribes to it again.
             if stream.events.denied_inbox() && renewed.elapsed() > RENEW_EVERY {
                 renewed = Instant::now();
-                let _ = stream.context.client().force_reconnect().await;
+                let _ = stream.client.force_reconnect().await;
             }
         } else if explained.is_none_or(|at| at.elapsed() > EXPLAIN_EVERY)
             && (stream.events.take_unexplained() || last_connected.elapsed() >= UNEXPLAINED_FOR)
