@@ -1,7 +1,8 @@
 //! What a delivery costs on any machine, counted by `./tests/bench`: allocations beyond the floor's, and system calls.
 //! Deliveries come one after the other, so that none shares a batch with another and the counts are the same each time.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support::needed;
@@ -63,4 +64,18 @@ fn a_delivery_to_nats_costs_few_allocations_and_system_calls() {
 fn a_delivery_to_the_embedded_log_costs_few_allocations_and_system_calls_and_one_fsync() {
     let bounds = Bounds { allocations: 78.0, syscalls: 26.0, fsyncs: 1.05 };
     a_delivery_on("embedded", None, &bounds);
+}
+
+#[test]
+fn the_floor_has_the_bridges_versions_of_everything() {
+    let locked = |file: &str| -> BTreeSet<(String, String)> {
+        let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).expect("a lock file");
+        let lock: toml::Table = text.parse().expect("TOML");
+        let of = |package: &toml::Value, key| package[key].as_str().expect("a string").to_owned();
+        let packages = lock["package"].as_array().expect("packages");
+        packages.iter().map(|package| (of(package, "name"), of(package, "version"))).collect()
+    };
+    let mut others = &locked("tests/measuring/Cargo.lock") - &locked("Cargo.lock");
+    others.retain(|(name, _)| name != "measuring");
+    assert!(others.is_empty(), "copy Cargo.lock to tests/measuring and build there: {others:?}");
 }
