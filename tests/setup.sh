@@ -1,5 +1,5 @@
-# Sourced by tests/run and tests/faults: what they need beside a Rust toolchain, installed or fetched
-# once, and named in the environment. `set_up` is for both, `set_up_consumers` for tests/run.
+# Sourced by tests/run, tests/faults and tests/bench: what they need beside a Rust toolchain, installed or fetched
+# once, and named in the environment. `set_up` is for all, `set_up_consumers` for tests/run.
 # shellcheck shell=bash
 
 KAFKA_VERSION=4.1.0
@@ -89,6 +89,18 @@ set_up() {
     export TERRA_BRIDGE_TEST_PYTHON="$venv/bin/python"
     TERRA_BRIDGE_TEST_JAVA=$(command -v java)
     export TERRA_BRIDGE_TEST_JAVA
+}
+
+# The programs of tests/bench, into the bridge's own target directory. Takes arguments of `cargo build`.
+build_measuring() {
+    cargo build --quiet --locked --manifest-path tests/measuring/Cargo.toml \
+        --target-dir "${CARGO_TARGET_DIR:-$PWD/target}" "$@" >&2
+}
+
+set_up_measuring() {
+    command -v strace >/dev/null || (install_packages strace) || true
+    build_measuring --features counted
+    export TERRA_BRIDGE_TEST_MEASURING="${CARGO_TARGET_DIR:-$PWD/target}/debug"
 }
 
 # Has `install_NAME DIRECTORY` fill a directory of the cache, once for what these files say. A failure is

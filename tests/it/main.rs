@@ -34,6 +34,7 @@
 //! - `secured`: brokers that require TLS and a login, and refuse the wrong one
 //! - `tokens`: Kafka brokers that let in who has a token of an OIDC server
 //! - `compression`: how Kafka's messages are compressed
+//! - `costs`: allocations and system calls of a delivery
 //! - `imports`: which source file imports which, without circles
 //! - `consumers`: the programs of `deploy/consumers`, in five languages
 //! - `every_bus`: runs one test on each bus
@@ -54,6 +55,7 @@ mod connecting;
 mod connections;
 mod consumers;
 mod contract;
+mod costs;
 mod directories;
 mod endpoints;
 mod forging;
