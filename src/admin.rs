@@ -9,13 +9,12 @@ use http::{HeaderValue, Method, Request, StatusCode};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::asyncapi;
 use crate::bus::ConnectionState;
 use crate::metrics::Metrics;
-use crate::server::{self, Reply, Service, is_loopback, loopback_host};
+use crate::server::{self, Arrival, Reply, Service, is_loopback, loopback_host};
 
 /// What the admin listener reports on.
 #[derive(Clone)]
@@ -108,7 +107,7 @@ fn text(text: impl Into<Bytes>, content_type: HeaderValue) -> Reply {
 }
 
 impl Service for Admin {
-    async fn call(&self, request: Request<Incoming>, _: Instant) -> Reply {
+    async fn call(&self, request: Request<Incoming>, _: Arrival) -> Reply {
         server::closing_if_denied(self.answer(&request))
     }
 }

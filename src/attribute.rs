@@ -1,6 +1,8 @@
 //! The CloudEvents 1.0.2 attributes of a message: the name of each, its header on every bus, and what its value means.
 //! Messages, readers and documents all take the names from here.
 
+use std::borrow::Cow;
+
 use sha2::{Digest, Sha256};
 
 /// Bytes. A longer value is replaced by its digest, so that no sender can create a message whose headers a bus
@@ -75,11 +77,13 @@ impl Attribute {
 
 /// The value as CloudEvents allows a string: its digest if it is too long, or has a control character or a
 /// noncharacter.
-pub(crate) fn attribute_value(value: String) -> String {
-    if value.len() <= MAX_VALUE && value.chars().all(is_allowed) {
+pub(crate) fn attribute_value<'v>(value: impl Into<Cow<'v, str>>) -> Cow<'v, str> {
+    let value = value.into();
+    let is_printable = |byte: u8| matches!(byte, b' '..=b'~');
+    if value.len() <= MAX_VALUE && (value.bytes().all(is_printable) || value.chars().all(is_allowed)) {
         return value;
     }
-    format!("sha256:{}", data_encoding::HEXLOWER.encode(&Sha256::digest(value)))
+    format!("sha256:{}", data_encoding::HEXLOWER.encode(&Sha256::digest(value.as_bytes()))).into()
 }
 
 fn is_allowed(character: char) -> bool {

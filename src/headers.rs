@@ -2,6 +2,8 @@
 //! replay it with other headers. So their lengths are limited, and an ordering timestamp counts only as far as the
 //! signed `t` allows.
 
+use std::borrow::Cow;
+
 use http::{HeaderMap, HeaderValue};
 use jiff::Timestamp;
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
@@ -31,7 +33,8 @@ pub struct UnsignedHeaders {
 impl UnsignedHeaders {
     /// `latest`: Terra cannot have signed an event that it emitted later than this.
     pub(crate) fn read(headers: &HeaderMap, latest: Timestamp) -> Self {
-        let text = |name| headers.get(name).map(|value: &HeaderValue| attribute_value(text(value.as_bytes())));
+        let text =
+            |name| headers.get(name).map(|value: &HeaderValue| attribute_value(text(value.as_bytes())).into_owned());
         let stamp = headers.get("x-terra-ordering-timestamp");
         let ordered_at = stamp.and_then(ordering_timestamp).filter(|time| *time <= latest);
         let trace_parent = trace_parent(headers);
@@ -101,10 +104,10 @@ fn trace_state(headers: &HeaderMap) -> Option<String> {
     (!joined.is_empty() && joined.len() <= MAX_TRACE_STATE && !joined.contains('\t')).then_some(joined)
 }
 
-fn text(bytes: &[u8]) -> String {
+fn text(bytes: &[u8]) -> Cow<'_, str> {
     match std::str::from_utf8(bytes) {
-        Ok(text) => text.to_owned(),
-        Err(_) => percent_encode(bytes, NOT_TEXT).to_string(),
+        Ok(text) => text.into(),
+        Err(_) => percent_encode(bytes, NOT_TEXT).into(),
     }
 }
 

@@ -66,6 +66,11 @@ impl DeliveryId {
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
+
+    /// Appends it in lower-case hex.
+    pub(crate) fn write_hex(&self, text: &mut String) {
+        data_encoding::HEXLOWER.encode_append(&self.0, text);
+    }
 }
 
 impl fmt::Debug for DeliveryId {
@@ -77,7 +82,7 @@ impl fmt::Debug for DeliveryId {
 /// Lower-case hex.
 impl fmt::Display for DeliveryId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&data_encoding::HEXLOWER.encode(&self.0))
+        fmt::Display::fmt(&data_encoding::HEXLOWER.encode_display(&self.0), f)
     }
 }
 

@@ -15,30 +15,32 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry, Unit};
 
+use crate::route::Topic;
+
 /// Bucket bounds in seconds: from a local acknowledgement to the deadline.
 const TIMES: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 7.5];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DeliveryLabels {
-    endpoint: String,
+    endpoint: Arc<str>,
     outcome: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RejectionLabels {
-    endpoint: String,
+    endpoint: Arc<str>,
     reason: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct FetchLabels {
-    endpoint: String,
+    endpoint: Arc<str>,
     result: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct EndpointLabels {
-    endpoint: String,
+    endpoint: Arc<str>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -49,7 +51,7 @@ struct ConnectionLabels {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PublishLabels {
-    topic: String,
+    topic: Arc<str>,
     result: &'static str,
 }
 
@@ -184,24 +186,24 @@ impl Metrics {
     }
 
     /// One request to `endpoint` ended.
-    pub fn ended(&self, endpoint: &str, outcome: &'static str, took: Duration) {
-        self.deliveries.get_or_create(&DeliveryLabels { endpoint: endpoint.to_owned(), outcome }).inc();
-        self.whole.get_or_create(&EndpointLabels { endpoint: endpoint.to_owned() }).observe(took.as_secs_f64());
+    pub fn ended(&self, endpoint: &Arc<str>, outcome: &'static str, took: Duration) {
+        self.deliveries.get_or_create(&DeliveryLabels { endpoint: endpoint.clone(), outcome }).inc();
+        self.whole.get_or_create(&EndpointLabels { endpoint: endpoint.clone() }).observe(took.as_secs_f64());
     }
 
-    pub fn rejected(&self, endpoint: &str, reason: &'static str) {
-        self.rejections.get_or_create(&RejectionLabels { endpoint: endpoint.to_owned(), reason }).inc();
+    pub fn rejected(&self, endpoint: &Arc<str>, reason: &'static str) {
+        self.rejections.get_or_create(&RejectionLabels { endpoint: endpoint.clone(), reason }).inc();
     }
 
     /// The bus answered, or the publish timed out.
-    pub fn published(&self, topic: &str, result: &'static str, took: Duration) {
-        self.published.get_or_create(&PublishLabels { topic: topic.to_owned(), result }).inc();
+    pub fn published(&self, topic: &Topic, result: &'static str, took: Duration) {
+        self.published.get_or_create(&PublishLabels { topic: topic.name().clone(), result }).inc();
         self.publish.observe(took.as_secs_f64());
     }
 
     /// A link was fetched, or the fetch failed.
-    pub fn fetched(&self, endpoint: &str, result: &'static str) {
-        self.fetched.get_or_create(&FetchLabels { endpoint: endpoint.to_owned(), result }).inc();
+    pub fn fetched(&self, endpoint: &Arc<str>, result: &'static str) {
+        self.fetched.get_or_create(&FetchLabels { endpoint: endpoint.clone(), result }).inc();
     }
 
     /// The delivery was already kept, or another attempt at it is in flight.
@@ -215,8 +217,8 @@ impl Metrics {
     }
 
     /// A delivery was kept without its ordering timestamp.
-    pub fn ordering_timestamp_ignored(&self, endpoint: &str) {
-        self.ordering_timestamps_ignored.get_or_create(&EndpointLabels { endpoint: endpoint.to_owned() }).inc();
+    pub fn ordering_timestamp_ignored(&self, endpoint: &Arc<str>) {
+        self.ordering_timestamps_ignored.get_or_create(&EndpointLabels { endpoint: endpoint.clone() }).inc();
     }
 
     /// A connection to `listener` failed.

@@ -1,31 +1,56 @@
 //! The bytes of a body, with their share of the memory budget for all bodies.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// The memory budget for all bodies together.
-#[derive(Clone)]
+/// The memory budget for all bodies together. Cloning shares it.
+#[derive(Debug, Clone)]
 pub struct Budget {
-    free: Arc<Semaphore>,
+    taken: Arc<AtomicUsize>,
     total: usize,
+}
+
+/// A part of the budget. Dropping it returns it.
+#[derive(Debug)]
+pub struct Share {
+    budget: Budget,
+    pub(crate) bytes: usize,
 }
 
 impl Budget {
     pub fn new(bytes: usize) -> Self {
-        let total = bytes.min(Semaphore::MAX_PERMITS);
-        Self { free: Arc::new(Semaphore::new(total)), total }
+        Self { taken: Arc::default(), total: bytes }
     }
 
     /// Bytes.
     pub fn taken(&self) -> usize {
-        self.total - self.free.available_permits()
+        self.taken.load(Relaxed)
     }
 
-    /// Tries once and never waits: two bodies that wait while each holds a share would deadlock.
-    pub(crate) fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        self.free.clone().try_acquire_many_owned(u32::try_from(bytes).ok()?).ok()
+    pub(crate) fn share(&self) -> Share {
+        Share { budget: self.clone(), bytes: 0 }
+    }
+}
+
+impl Share {
+    /// Tries once and never waits: two bodies that wait while each holds a share would deadlock. Whether there was
+    /// room.
+    pub(crate) fn grow(&mut self, bytes: usize) -> bool {
+        let Budget { taken, total } = &self.budget;
+        let fits = |taken: usize| taken.checked_add(bytes).filter(|taken| taken <= total);
+        let grown = taken.fetch_update(Relaxed, Relaxed, fits).is_ok();
+        if grown {
+            self.bytes += bytes;
+        }
+        grown
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.budget.taken.fetch_sub(self.bytes, Relaxed);
     }
 }
 
@@ -34,12 +59,12 @@ impl Budget {
 #[derive(Debug, Clone)]
 pub struct Payload {
     bytes: Bytes,
-    _share: Option<Arc<OwnedSemaphorePermit>>,
+    _share: Option<Arc<Share>>,
 }
 
 impl Payload {
-    pub(crate) fn new(bytes: Bytes, share: Option<OwnedSemaphorePermit>) -> Self {
-        Self { bytes, _share: share.map(Arc::new) }
+    pub(crate) fn new(bytes: Bytes, share: Share) -> Self {
+        Self { bytes, _share: Some(Arc::new(share)) }
     }
 
     pub fn bytes(&self) -> &Bytes {

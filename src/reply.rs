@@ -3,14 +3,13 @@
 
 use http::header::{ALLOW, CONNECTION, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
-use serde_json::json;
 use strum::{IntoStaticStr, VariantNames};
 
 use crate::bus::Refusal;
 use crate::event::Unreadable;
 use crate::fetch::FetchError;
 use crate::identity::DeliveryId;
-use crate::server::{Reply, json};
+use crate::server::{Reply, json_text};
 use crate::signature::Rejection;
 
 /// When to retry, in seconds. Terra follows its own schedule; proxies and people read this.
@@ -116,17 +115,8 @@ impl Outcome {
 
 /// The reply to an outcome, at an endpoint that answers `rejected` to rejected deliveries.
 pub fn reply(outcome: &Outcome, rejected: StatusCode) -> Reply {
-    let mut body = match outcome {
-        Outcome::Kept(id) | Outcome::Duplicate(id) | Outcome::Spooled(id) | Outcome::DeadLettered(id, _) => {
-            json!({"outcome": outcome.as_str(), "id": id.to_string()})
-        }
-        _ => json!({"outcome": outcome.as_str()}),
-    };
-    if let Some(reason) = outcome.reason() {
-        body["reason"] = reason.into();
-    }
     let status = outcome.status(rejected);
-    let mut reply = json(status, &body);
+    let mut reply = json_text(status, body(outcome));
     let headers = reply.headers_mut();
     if status == StatusCode::SERVICE_UNAVAILABLE {
         headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
@@ -138,4 +128,38 @@ pub fn reply(outcome: &Outcome, rejected: StatusCode) -> Reply {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     reply
+}
+
+/// JSON: no part has a character that needs an escape.
+fn body(outcome: &Outcome) -> String {
+    let name = outcome.as_str();
+    match outcome {
+        Outcome::Kept(id) | Outcome::Duplicate(id) | Outcome::Spooled(id) | Outcome::DeadLettered(id, _) => {
+            [r#"{"id":""#, &id.to_string(), r#"","outcome":""#, name, r#""}"#].concat()
+        }
+        _ => match outcome.reason() {
+            Some(reason) => [r#"{"outcome":""#, name, r#"","reason":""#, reason, r#""}"#].concat(),
+            None => [r#"{"outcome":""#, name, r#""}"#].concat(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Identity;
+
+    #[test]
+    fn a_body_is_json_with_the_outcome_and_what_its_reader_can_do() {
+        let id = Identity::sample([0xab; 32], [0; 32]).id;
+        let of = |outcome: Outcome| serde_json::from_str::<serde_json::Value>(&body(&outcome)).unwrap();
+        assert_eq!(of(Outcome::Kept(id)), serde_json::json!({"id": "ab".repeat(32), "outcome": "kept"}));
+        let late = serde_json::json!({"outcome": "unanswered", "reason": "not kept; try again later"});
+        assert_eq!(of(Outcome::Unanswered), late);
+        assert_eq!(of(Outcome::Dropped), serde_json::json!({"outcome": "dropped"}));
+        for rejection in [Rejection::Missing, Rejection::Forged] {
+            let rejected = serde_json::json!({"outcome": "rejected", "reason": "no valid signature"});
+            assert_eq!(of(Outcome::Rejected(rejection)), rejected);
+        }
+    }
 }

@@ -30,7 +30,7 @@ const TRACE_ID: &str = "9d4f6c02-7c1e-4f0b-9a34-6f1c2b8e5d10";
 /// The message of a body that was sent to this endpoint.
 pub(super) fn message(endpoint: &str, body: &'static [u8]) -> Message {
     let endpoint = Endpoint {
-        name: endpoint.to_owned(),
+        name: endpoint.into(),
         path: "/terra".to_owned(),
         secrets: vec![Secret::new(SECRET)],
         max_age: Duration::from_secs(60),

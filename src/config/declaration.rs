@@ -1,6 +1,7 @@
 //! The vocabulary for declaring the keys of a section. Each function returns one that reads a field.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::format::Format;
 use super::key::KeyDefault;
@@ -113,8 +114,8 @@ pub(super) fn table_of_endpoints<S: Section>(keys: &mut SectionReader<'_>) -> Ve
 }
 
 /// Not a key, but the user's name for this table.
-pub(super) fn table_name(keys: &mut SectionReader<'_>) -> String {
-    keys.table_name().to_owned()
+pub(super) fn table_name(keys: &mut SectionReader<'_>) -> Arc<str> {
+    keys.table_name().into()
 }
 
 /// Marks what a reload applies.

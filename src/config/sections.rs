@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -114,7 +114,7 @@ section! {
     /// A destination of Terra's.
     pub struct Endpoint {
         /// `[a-z0-9_-]+`: it stands in metrics, topics and the CloudEvents source.
-        name: String = table_name,
+        name: Arc<str> = table_name,
         /// Where this destination's deliveries arrive; each endpoint has its own path
         path: String = default_of_terra("/terra", text(PATH)),
         /// References to signing secrets, each one valid: env:NAME, file:PATH, credential:NAME

@@ -137,7 +137,7 @@ fn key(entries: &[Entry], place: Place) -> &Key {
 }
 
 /// The keys are digests already, so a part of one serves as the hash.
-fn hash(key: &Key) -> u64 {
+pub(super) fn hash(key: &Key) -> u64 {
     u64::from_le_bytes(*key.first_chunk().expect("8 is less than 16"))
 }
 

@@ -1,18 +1,19 @@
 //! Decides by its [`Identity`] whether a delivery was kept before or is in flight: it is the first, waits for the
-//! first, or is a duplicate. Knows neither bus nor reply. `memory` holds the kept deliveries.
+//! first, or is a duplicate. Knows neither bus nor reply. `memory` holds the kept deliveries, `in_flight` the others.
 
+mod in_flight;
 mod memory;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::watch;
+use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 use crate::identity::Identity;
 use crate::metrics::DedupeGauges;
+use in_flight::InFlight;
 pub use memory::Key;
 use memory::Memory;
 
@@ -22,7 +23,7 @@ pub struct Dedupe<A>(Arc<Mutex<Inner<A>>>);
 
 struct Inner<A> {
     memory: Memory,
-    in_flight: HashMap<Key, watch::Receiver<Option<A>>>,
+    in_flight: InFlight<A>,
 }
 
 /// A delivery that a bus or a spool keeps.
@@ -52,7 +53,7 @@ impl<A: Clone> Dedupe<A> {
     /// Remembers each delivery for `window`, and at most the newest `deliveries`: 58 bytes each.
     pub fn new(window: Duration, deliveries: usize, clock: Clock) -> Self {
         let memory = Memory::new(window, deliveries, clock);
-        Self(Arc::new(Mutex::new(Inner { memory, in_flight: HashMap::new() })))
+        Self(Arc::new(Mutex::new(Inner { memory, in_flight: InFlight::default() })))
     }
 
     /// Restores a delivery that was kept before a restart. Call it oldest first.
@@ -68,21 +69,22 @@ impl<A: Clone> Dedupe<A> {
             state.memory.learn(&keys, now);
             return Admission::Kept;
         }
-        if let Some(answer) = keys.iter().find_map(|key| state.in_flight.get(key)) {
-            return Admission::Wait(Wait(answer.clone()));
+        match state.in_flight.wait(&keys) {
+            Some(answer) => Admission::Wait(Wait(answer)),
+            None => {
+                state.in_flight.begin(&keys);
+                Admission::First(Ticket { dedupe: self.clone(), keys })
+            }
         }
-        let (answer, awaited) = watch::channel(None);
-        for key in keys {
-            state.in_flight.insert(key, awaited.clone());
-        }
-        Admission::First(Ticket { dedupe: self.clone(), keys, answer })
     }
 
     pub fn gauges(&self) -> DedupeGauges {
         let state = self.lock();
         DedupeGauges { entries: state.memory.len(), evictions: state.memory.evicted() }
     }
+}
 
+impl<A> Dedupe<A> {
     fn lock(&self) -> MutexGuard<'_, Inner<A>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -92,10 +94,9 @@ impl<A: Clone> Dedupe<A> {
 pub struct Ticket<A> {
     dedupe: Dedupe<A>,
     keys: [Key; 2],
-    answer: watch::Sender<Option<A>>,
 }
 
-impl<A> Ticket<A> {
+impl<A: Clone> Ticket<A> {
     /// What to remember once the delivery is kept.
     pub fn entry(&self, kept: Timestamp) -> DedupeEntry {
         DedupeEntry { kept, keys: self.keys }
@@ -103,34 +104,30 @@ impl<A> Ticket<A> {
 
     /// The delivery is durably stored. From now on every other attempt is a duplicate; those that wait get `answer`.
     pub fn kept(self, now: Timestamp, answer: A) {
-        let mut state = self.dedupe.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.dedupe.lock();
         state.memory.remember(&self.keys, now);
-        drop(state);
-        self.answer.send_replace(Some(answer));
+        state.in_flight.answer(&self.keys, answer);
     }
 
     /// The delivery is not stored, as far as is known. Those that wait get `answer`; the next attempt is admitted.
     pub fn refused(self, answer: A) {
-        self.answer.send_replace(Some(answer));
+        self.dedupe.lock().in_flight.answer(&self.keys, answer);
     }
 }
 
 impl<A> Drop for Ticket<A> {
     fn drop(&mut self) {
-        let mut state = self.dedupe.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for key in &self.keys {
-            state.in_flight.remove(key);
-        }
+        self.dedupe.lock().in_flight.end(&self.keys);
     }
 }
 
 /// Waits for the first attempt.
-pub struct Wait<A>(watch::Receiver<Option<A>>);
+pub struct Wait<A>(oneshot::Receiver<A>);
 
-impl<A: Clone> Wait<A> {
+impl<A> Wait<A> {
     /// The first attempt's answer; `None` if it ended without one. Has no timeout.
-    pub async fn answer(mut self) -> Option<A> {
-        self.0.wait_for(Option::is_some).await.ok()?.clone()
+    pub async fn answer(self) -> Option<A> {
+        self.0.await.ok()
     }
 }
 

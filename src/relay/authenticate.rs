@@ -12,7 +12,7 @@ use super::report;
 use crate::allow_list::is_allowed;
 use crate::payload::Payload;
 use crate::reply::Outcome;
-use crate::server::{Body, BodyError, Peer, has_content_encoding};
+use crate::server::{Body, BodyError, has_content_encoding};
 use crate::signature::{Delivery, Rejection, SignatureHeader, Verifier};
 
 /// Checks the sender's address and the signature header, reads the body, and checks the signature over it. `Err` is
@@ -21,13 +21,13 @@ pub(super) async fn authenticate(
     pipeline: &Pipeline,
     active: &ActiveEndpoint,
     request: Request<Incoming>,
+    peer: Option<IpAddr>,
     deadline: Instant,
 ) -> Result<Delivery, Outcome> {
     let ActiveEndpoint { endpoint, signatures } = active;
     let (head, incoming) = request.into_parts();
     let signature = SignatureHeader::read(&head.headers).map_err(Outcome::Rejected)?;
     // Before a byte of the body is read. Such a sender gets the same bytes as a forger.
-    let peer: Option<IpAddr> = head.extensions.get().map(|Peer(address)| *address);
     if !is_allowed(&pipeline.limits.senders, peer, &head.headers) {
         return Err(Outcome::Rejected(Rejection::Address));
     }

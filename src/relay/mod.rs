@@ -2,20 +2,23 @@
 //! → reply.
 //!
 //! `pipeline` holds what every delivery uses. `authenticate`, `prepare` (read and route), `fetch_link` and `deliver`
-//! (bus and spool) are steps in files of their own; the other steps are here. `report` logs and counts outcomes,
-//! `signature_log` logs signatures that match no secret.
+//! (bus and spool) are steps in files of their own; the other steps are here. `outliving` keeps a delivery going without
+//! its client, `report` logs and counts outcomes, `signature_log` logs signatures that match no secret.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use jiff::Timestamp;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 mod authenticate;
 mod deliver;
 mod fetch_link;
+mod outliving;
 mod pipeline;
 mod prepare;
 mod report;
@@ -26,14 +29,14 @@ use crate::config::{self, Endpoint};
 use crate::dedupe::{Admission, Ticket};
 use crate::fetch::FetchError;
 use crate::identity::Identity;
-use crate::metrics::Metrics;
 use crate::reply::{Outcome, reply};
 use crate::route::RouteTable;
-use crate::server::{Reply, Service};
+use crate::server::{Arrival, Reply, Service};
 use crate::signature::{Delivery, SignatureHeader};
 use authenticate::authenticate;
 use deliver::Delivered;
 use fetch_link::fetch_link;
+use outliving::Outliving;
 pub use pipeline::Stages;
 use pipeline::{ActiveEndpoint, Pipeline};
 use prepare::{Content, Prepared, prepare};
@@ -67,7 +70,7 @@ impl Relay {
 }
 
 impl Service for Relay {
-    async fn call(&self, request: Request<Incoming>, arrived: Instant) -> Reply {
+    async fn call(&self, request: Request<Incoming>, arrival: Arrival) -> Reply {
         let pipeline = self.pipeline();
         let Some(active) = pipeline.endpoint(request.uri().path()) else {
             report::unknown_path(&pipeline.metrics, is_signed(&request));
@@ -75,12 +78,12 @@ impl Service for Relay {
         };
         let endpoint = &active.endpoint;
         let outcome = if *request.method() == Method::POST {
-            relay(&pipeline, active, request, arrived).await
+            relay(&pipeline, active, request, arrival).await
         } else {
             report::wrong_method(&endpoint.name, is_signed(&request));
             Outcome::WrongMethod
         };
-        report(&pipeline.metrics, &endpoint.name, &outcome, arrived.elapsed());
+        report(&pipeline.metrics, &endpoint.name, &outcome, arrival.at.elapsed());
         reply(&outcome, endpoint.rejected_status)
     }
 }
@@ -95,40 +98,58 @@ async fn relay(
     pipeline: &Arc<Pipeline>,
     active: &ActiveEndpoint,
     request: Request<Incoming>,
-    arrived: Instant,
+    arrival: Arrival,
 ) -> Outcome {
-    let deadline = arrived + pipeline.limits.deadline;
-    let delivery = match authenticate(pipeline, active, request, deadline).await {
+    let deadline = arrival.at + pipeline.limits.deadline;
+    let delivery = match authenticate(pipeline, active, request, arrival.peer, deadline).await {
         Ok(delivery) => delivery,
         Err(outcome) => return outcome,
     };
-    // From here on the event is worth keeping even if its client disconnects: hyper would drop this future then, but
-    // not the task.
-    let (to, outcome) = oneshot::channel();
-    let answer = Answer { to, metrics: pipeline.metrics.clone(), endpoint: active.endpoint.clone(), arrived };
-    pipeline.deliveries.spawn(keep(pipeline.clone(), delivery, deadline, answer));
-    outcome.await.unwrap_or(Outcome::Unanswered)
+    // From here on the event is worth keeping even if its client disconnects.
+    outliving(pipeline.clone(), delivery, arrival.at, deadline).await
+}
+
+/// Keeps the event even if this is dropped, as hyper does when the client disconnects.
+fn outliving(
+    pipeline: Arc<Pipeline>,
+    delivery: Delivery,
+    arrived: Instant,
+    deadline: Instant,
+) -> impl Future<Output = Outcome> {
+    let (reporting, endpoint) = (pipeline.clone(), delivery.endpoint().clone());
+    // A panic costs this delivery alone, not its connection.
+    let keeping = AssertUnwindSafe(keep(pipeline, delivery, deadline)).catch_unwind();
+    let keeping = keeping.map(|outcome| outcome.unwrap_or(Outcome::Unanswered));
+    let keeping = reporting.deliveries.track_future(keeping);
+    Outliving::new(keeping, move |outcome| report(&reporting.metrics, &endpoint.name, &outcome, arrived.elapsed()))
 }
 
 /// Publishes or spools the event, unless it is already kept.
-async fn keep(pipeline: Arc<Pipeline>, delivery: Delivery, deadline: Instant, answer: Answer) {
-    let content = match prepare(&pipeline, delivery, deadline).await {
-        Ok(content) => content,
-        Err(outcome) => return answer.send(outcome),
-    };
-    let ticket = match deduplicate(&pipeline, &content, deadline).await {
-        Ok(ticket) => ticket,
-        Err(outcome) => return answer.send(outcome),
-    };
+async fn keep(pipeline: Arc<Pipeline>, delivery: Delivery, deadline: Instant) -> Outcome {
+    let endpoint = delivery.endpoint().clone();
+    match first(&pipeline, delivery, deadline).await {
+        Ok((prepared, ticket)) => deliver(&pipeline, &endpoint, prepared, deadline, ticket).await,
+        Err(outcome) => outcome,
+    }
+}
+
+/// The message of a delivery that was not kept before, with the right to deliver it. `Err`: how the delivery ended.
+async fn first(
+    pipeline: &Arc<Pipeline>,
+    delivery: Delivery,
+    deadline: Instant,
+) -> Result<(Prepared, Ticket<Outcome>), Outcome> {
+    let content = prepare(pipeline, delivery, deadline).await?;
+    let ticket = deduplicate(pipeline, &content, deadline).await?;
     let prepared = match content {
         Content::Message(prepared) => Ok(prepared),
-        Content::Link(link) => fetch_link(&pipeline, link, deadline).await,
+        Content::Link(link) => fetch_link(pipeline, link, deadline).await,
     };
     match prepared {
-        Ok(prepared) => deliver(&pipeline, prepared, deadline, ticket, answer).await,
+        Ok(prepared) => Ok((prepared, ticket)),
         Err(outcome) => {
             ticket.refused(outcome.clone());
-            answer.send(outcome);
+            Err(outcome)
         }
     }
 }
@@ -154,52 +175,42 @@ async fn deduplicate(pipeline: &Pipeline, content: &Content, deadline: Instant) 
     }
 }
 
-/// Delivers the message, remembers that it is kept, and answers.
-async fn deliver(pipeline: &Pipeline, prepared: Prepared, deadline: Instant, ticket: Ticket<Outcome>, answer: Answer) {
+/// Delivers the message, and remembers that it is kept.
+async fn deliver(
+    pipeline: &Pipeline,
+    endpoint: &Endpoint,
+    prepared: Prepared,
+    deadline: Instant,
+    ticket: Ticket<Outcome>,
+) -> Outcome {
     let Prepared { message, unreadable, link } = prepared;
     let (id, deadline) = (message.id(), pipeline.publish_deadline(deadline));
     let mut delivered = pipeline.destination.deliver(message, deadline).await;
     if let (Outcome::Refused(Refusal::TooLarge { .. }), Some(link)) = (&delivered.outcome, link) {
-        report::link_not_fetched(&answer.endpoint.name, FetchError::TooLarge, false);
+        report::link_not_fetched(&endpoint.name, FetchError::TooLarge, false);
         delivered = pipeline.destination.deliver(*link, deadline).await;
     } else if let (Outcome::Kept(_), Some(reason)) = (&delivered.outcome, unreadable) {
         delivered.outcome = Outcome::DeadLettered(id, reason);
     }
     let Delivered { outcome, late } = delivered;
     if let Some(late) = late {
-        answer.send(outcome);
+        let until = deadline + pipeline.limits.publish_timeout;
         // The retry should learn the outcome of this attempt.
-        return match timeout_at(deadline + pipeline.limits.publish_timeout, late).await {
-            Ok(Ok(_)) => ticket.kept(Timestamp::now(), Outcome::Duplicate(id)),
-            Ok(Err(refusal)) => ticket.refused(Outcome::Refused(refusal)),
-            Err(_) => ticket.refused(Outcome::Unanswered),
-        };
-    }
-    if outcome.is_success() {
+        pipeline.deliveries.spawn(async move {
+            match timeout_at(until, late).await {
+                Ok(Ok(_)) => ticket.kept(Timestamp::now(), Outcome::Duplicate(id)),
+                Ok(Err(refusal)) => ticket.refused(Outcome::Refused(refusal)),
+                Err(_) => ticket.refused(Outcome::Unanswered),
+            }
+        });
+    } else if outcome.is_success() {
         let now = Timestamp::now();
         pipeline.destination.remember(ticket.entry(now), deadline).await;
         ticket.kept(now, Outcome::Duplicate(id));
     } else {
         ticket.refused(outcome.clone());
     }
-    answer.send(outcome);
-}
-
-/// The client that waits for the outcome of one delivery, if it still does.
-struct Answer {
-    to: oneshot::Sender<Outcome>,
-    metrics: Metrics,
-    endpoint: Arc<Endpoint>,
-    arrived: Instant,
-}
-
-impl Answer {
-    /// If the client still waits, its task reports the outcome; otherwise this does.
-    fn send(self, outcome: Outcome) {
-        if let Err(outcome) = self.to.send(outcome) {
-            report(&self.metrics, &self.endpoint.name, &outcome, self.arrived.elapsed());
-        }
-    }
+    outcome
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Counts and logs how deliveries ended: at most one line per kind and endpoint in ten seconds. Logs nothing of a
 //! delivery's content.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::bus::Refusal;
@@ -55,12 +56,17 @@ impl Line {
 }
 
 /// Counts an outcome, and logs it if an operator should know.
-pub(super) fn report(metrics: &Metrics, endpoint: &str, outcome: &Outcome, took: Duration) {
+pub(super) fn report(metrics: &Metrics, endpoint: &Arc<str>, outcome: &Outcome, took: Duration) {
     metrics.ended(endpoint, outcome.as_str(), took);
     if let Outcome::Rejected(reason) = outcome {
         metrics.rejected(endpoint, reason.as_str());
     }
-    tracing::debug!(endpoint, outcome = outcome.as_str(), milliseconds = took.as_millis() as u64, "delivery ended");
+    tracing::debug!(
+        endpoint = &**endpoint,
+        outcome = outcome.as_str(),
+        milliseconds = took.as_millis() as u64,
+        "delivery ended"
+    );
     if let Some(line) = line(outcome) {
         line.log(Some(endpoint));
     }
@@ -154,7 +160,7 @@ pub(super) fn wrong_method(endpoint: &str, is_signed: bool) {
 }
 
 /// Counts and logs an ordering timestamp that cannot be Terra's.
-pub(super) fn ordering_timestamp_ignored(metrics: &Metrics, endpoint: &str) {
+pub(super) fn ordering_timestamp_ignored(metrics: &Metrics, endpoint: &Arc<str>) {
     metrics.ordering_timestamp_ignored(endpoint);
     Line::warn("ignored an ordering timestamp: no Unix milliseconds up to the signature's time")
         .remedy(

@@ -3,15 +3,16 @@
 use std::time::Duration;
 
 use http::HeaderMap;
+use tokio::sync::oneshot;
 
 use super::*;
 use crate::bus::Receipt;
 use crate::bus::fakes::SlowBus;
 use crate::clock::Clock;
 use crate::dedupe::Dedupe;
-use crate::metrics::Readings;
+use crate::metrics::{Metrics, Readings};
 use crate::payload::Budget;
-use crate::signature::tests::{delivery, endpoint};
+use crate::signature::tests::delivery;
 use crate::spool::Spool;
 
 fn pipeline() -> (Arc<SlowBus>, Arc<Pipeline>) {
@@ -47,12 +48,17 @@ fn attempt(pipeline: &Arc<Pipeline>) -> oneshot::Receiver<Outcome> {
 
 /// With that much time for bus and spool.
 fn attempt_at(pipeline: &Arc<Pipeline>, body: &str, within: Duration) -> oneshot::Receiver<Outcome> {
-    assert_eq!(endpoint(&["secret"]).name, "terra");
     let delivery = delivery(body.as_bytes(), HeaderMap::new());
-    let (to, outcome) = oneshot::channel();
+    let (mut to, outcome) = oneshot::channel();
     let arrived = Instant::now();
-    let answer = Answer { to, metrics: pipeline.metrics.clone(), endpoint: endpoint(&["secret"]), arrived };
-    pipeline.deliveries.spawn(keep(pipeline.clone(), delivery, arrived + within, answer));
+    let outliving = outliving(pipeline.clone(), delivery, arrived, arrived + within);
+    // Dropped with its client, as hyper does.
+    tokio::spawn(async move {
+        tokio::select! {
+            outcome = outliving => drop(to.send(outcome)),
+            () = to.closed() => {}
+        }
+    });
     outcome
 }
 
@@ -128,12 +134,28 @@ async fn an_outcome_is_counted_even_if_its_client_disconnected() {
     let (bus, pipeline) = pipeline();
     let counted = || pipeline.metrics.text().contains(r#"endpoint="terra",outcome="kept"} 1"#);
     let kept = attempt(&pipeline);
+    settled().await;
     drop(kept);
     settled().await;
     assert!(!counted());
     bus.answer(Ok(Receipt::Kept));
     settled().await;
     assert!(counted(), "{}", pipeline.metrics.text());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_the_bridge_waits_for_deliveries_whose_client_disconnected() {
+    let (bus, pipeline) = pipeline();
+    let kept = attempt(&pipeline);
+    settled().await;
+    drop(kept);
+    pipeline.deliveries.close();
+    let deliveries = pipeline.deliveries.clone();
+    let drained = tokio::spawn(async move { deliveries.wait().await });
+    settled().await;
+    assert!(!drained.is_finished());
+    bus.answer(Ok(Receipt::Kept));
+    drained.await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

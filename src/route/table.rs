@@ -44,7 +44,7 @@ impl RouteTable {
     /// # Errors
     /// As for [`Self::build`].
     pub fn of(config: &config::Config) -> Result<Self, Vec<RouteError>> {
-        let own = config.endpoints.iter().map(|endpoint| (endpoint.name.as_str(), &endpoint.routes));
+        let own = config.endpoints.iter().map(|endpoint| (&*endpoint.name, &endpoint.routes));
         Self::build(&config.routes, own)
     }
 

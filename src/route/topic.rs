@@ -33,6 +33,10 @@ impl Topic {
         Self(name.into())
     }
 
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.0
+    }
+
     /// For a stored message, which an earlier table may have routed.
     pub(crate) fn of_record(name: &str) -> Self {
         Self(name.into())

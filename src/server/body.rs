@@ -7,10 +7,9 @@ use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use crate::payload::{Budget, Payload};
+use crate::payload::{Budget, Payload, Share};
 
 /// How far a body may lag behind the minimum rate: a round trip or two, or a retransmission.
 const RATE_GRACE: Duration = Duration::from_secs(2);
@@ -52,28 +51,27 @@ pub struct BodyLimits {
 
 /// A body that is being read. It takes its share of the budget as bytes arrive, so an announced length costs nothing
 /// until the bytes are sent. Dropping it returns the share.
-pub struct Body<'b> {
+pub struct Body {
     incoming: Incoming,
     limits: BodyLimits,
     started: Instant,
-    budget: &'b Budget,
     buffer: Buffer,
 }
 
-impl<'b> Body<'b> {
+impl Body {
     /// Starts with the head: refuses a body whose announced length exceeds the limit.
     pub fn start(
         incoming: Incoming,
         headers: &HeaderMap,
         limits: BodyLimits,
-        budget: &'b Budget,
+        budget: &Budget,
     ) -> Result<Self, BodyError> {
         let announced: Option<u64> = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         if announced.is_some_and(|length| length > limits.max as u64) {
             return Err(BodyError::TooLarge);
         }
         let most = announced.and_then(|length| usize::try_from(length).ok()).unwrap_or(limits.max);
-        Ok(Self { incoming, limits, started: Instant::now(), budget, buffer: Buffer::new(budget, most)? })
+        Ok(Self { incoming, limits, started: Instant::now(), buffer: Buffer::new(budget, most) })
     }
 
     /// The next frame, already appended to the payload; `None` at the end of the body. Cancel-safe.
@@ -82,7 +80,7 @@ impl<'b> Body<'b> {
         if self.buffer.bytes.len() + frame.len() > self.limits.max {
             return Err(BodyError::TooLarge);
         }
-        self.buffer.push(&frame, self.budget)?;
+        self.buffer.push(&frame)?;
         Ok(Some(frame))
     }
 
@@ -91,7 +89,7 @@ impl<'b> Body<'b> {
         if Instant::now() > self.limits.deadline {
             return Err(BodyError::TooSlow);
         }
-        self.buffer.finish(self.budget)
+        self.buffer.finish()
     }
 
     async fn receive(&mut self) -> Result<Option<Bytes>, BodyError> {
@@ -119,29 +117,32 @@ struct Buffer {
     bytes: Vec<u8>,
     /// The most that can arrive.
     most: usize,
-    share: OwnedSemaphorePermit,
+    share: Share,
 }
 
 impl Buffer {
-    fn new(budget: &Budget, most: usize) -> Result<Self, BodyError> {
-        Ok(Self { bytes: Vec::new(), most, share: budget.take(0).ok_or(BodyError::NoRoom)? })
+    fn new(budget: &Budget, most: usize) -> Self {
+        Self { bytes: Vec::new(), most, share: budget.share() }
     }
 
-    fn push(&mut self, frame: &[u8], budget: &Budget) -> Result<(), BodyError> {
+    fn push(&mut self, frame: &[u8]) -> Result<(), BodyError> {
         let (needed, held) = (self.bytes.len() + frame.len(), self.bytes.capacity());
         if needed > held {
             let capacity = needed.max(self.most.min(FIRST_CAPACITY.max(2 * held)));
-            self.share.merge(budget.take(capacity - held).ok_or(BodyError::NoRoom)?);
+            self.reserve(capacity - held)?;
             self.bytes.reserve_exact(capacity - self.bytes.len());
         }
         self.bytes.extend_from_slice(frame);
         Ok(())
     }
 
-    fn finish(mut self, budget: &Budget) -> Result<Payload, BodyError> {
-        let lacking = LEAST_SHARE.saturating_sub(self.share.num_permits());
-        self.share.merge(budget.take(lacking).ok_or(BodyError::NoRoom)?);
-        Ok(Payload::new(self.bytes.into(), Some(self.share)))
+    fn finish(mut self) -> Result<Payload, BodyError> {
+        self.reserve(LEAST_SHARE.saturating_sub(self.share.bytes))?;
+        Ok(Payload::new(self.bytes.into(), self.share))
+    }
+
+    fn reserve(&mut self, bytes: usize) -> Result<(), BodyError> {
+        if self.share.grow(bytes) { Ok(()) } else { Err(BodyError::NoRoom) }
     }
 }
 
@@ -174,39 +175,39 @@ mod tests {
     #[test]
     fn a_body_is_charged_its_capacity_and_never_much_more_than_arrived() {
         let budget = Budget::new(4 * MIB);
-        let mut buffer = Buffer::new(&budget, MIB).unwrap();
+        let mut buffer = Buffer::new(&budget, MIB);
         assert_eq!(budget.taken(), 0, "an announcement costs nothing");
         for so_far in (1000..=MIB).step_by(1000) {
-            buffer.push(&[b' '; 1000], &budget).unwrap();
+            buffer.push(&[b' '; 1000]).unwrap();
             assert_eq!(buffer.bytes.capacity(), budget.taken());
             assert!(budget.taken() <= (2 * so_far).max(FIRST_CAPACITY), "{} for {so_far}", budget.taken());
         }
         assert_eq!(budget.taken(), MIB, "the announced size is the most");
-        drop(buffer.finish(&budget).unwrap());
+        drop(buffer.finish().unwrap());
         assert_eq!(budget.taken(), 0);
     }
 
     #[test]
     fn a_body_that_arrives_in_one_frame_reserves_its_exact_size_and_counts_as_the_minimum_share() {
         let budget = Budget::new(MIB);
-        let mut buffer = Buffer::new(&budget, 2000).unwrap();
-        buffer.push(&[b' '; 2000], &budget).unwrap();
+        let mut buffer = Buffer::new(&budget, 2000);
+        buffer.push(&[b' '; 2000]).unwrap();
         assert_eq!(budget.taken(), 2000);
-        let payload = buffer.finish(&budget).unwrap();
+        let payload = buffer.finish().unwrap();
         assert_eq!((payload.bytes().len(), budget.taken()), (2000, LEAST_SHARE));
-        let empty = Buffer::new(&budget, 0).unwrap().finish(&budget).unwrap();
+        let empty = Buffer::new(&budget, 0).finish().unwrap();
         assert_eq!((empty.bytes().len(), budget.taken()), (0, 2 * LEAST_SHARE));
     }
 
     #[test]
     fn a_body_over_the_budget_is_refused_and_returns_its_share() {
         let budget = Budget::new(10_000);
-        let mut buffer = Buffer::new(&budget, MIB).unwrap();
-        buffer.push(&[b' '; 4000], &budget).unwrap();
-        assert_eq!(buffer.push(&[b' '; 4000], &budget), Ok(()));
-        assert_eq!(buffer.push(&[b' '; 4000], &budget), Err(BodyError::NoRoom));
+        let mut buffer = Buffer::new(&budget, MIB);
+        buffer.push(&[b' '; 4000]).unwrap();
+        assert_eq!(buffer.push(&[b' '; 4000]), Ok(()));
+        assert_eq!(buffer.push(&[b' '; 4000]), Err(BodyError::NoRoom));
         assert_eq!(budget.taken(), 8192);
-        assert_eq!(buffer.finish(&budget).err(), Some(BodyError::NoRoom));
+        assert_eq!(buffer.finish().err(), Some(BodyError::NoRoom));
         assert_eq!(budget.taken(), 0);
     }
 }

@@ -40,9 +40,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::config;
 use crate::metrics::CountedAlive;
@@ -58,9 +58,14 @@ pub type Reply = http::Response<UnsyncBoxBody<Bytes, std::io::Error>>;
 /// worse.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The remote address, as an extension of every request.
+/// What is known of a request beside its head and body.
 #[derive(Debug, Clone, Copy)]
-pub struct Peer(pub IpAddr);
+pub struct Arrival {
+    /// When its first byte came in.
+    pub at: Instant,
+    /// The remote address; `None` if unknown.
+    pub peer: Option<IpAddr>,
+}
 
 /// Bytes of a connection's read buffer, unless a head may be larger.
 const READ_BUFFER: usize = 16 << 10;
@@ -71,8 +76,7 @@ const SEND_BUFFER: usize = 32 << 10;
 
 /// Answers requests.
 pub trait Service: Clone + Send + Sync + 'static {
-    /// `arrived` is when the first byte of the request came in.
-    fn call(&self, request: Request<Incoming>, arrived: Instant) -> impl Future<Output = Reply> + Send;
+    fn call(&self, request: Request<Incoming>, arrival: Arrival) -> impl Future<Output = Reply> + Send;
 }
 
 /// The limits of one listener.
@@ -133,8 +137,7 @@ pub async fn serve(
         // Accepted sockets inherit it. If it cannot be set, the kernel's own limit applies.
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(&listener, SEND_BUFFER);
     }
-    let connections = TaskTracker::new();
-    let abort = CancellationToken::new();
+    let mut connections = JoinSet::new();
     loop {
         // Connections over the limit, apart from one, wait in the kernel's backlog.
         let next = async {
@@ -149,26 +152,23 @@ pub async fn serve(
             () = stop.cancelled() => break,
             next = next => next,
         };
+        while connections.try_join_next().is_some() {}
         let (service, limits, tls, log) = (service.clone(), limits.clone(), tls.clone(), log.clone());
-        let (open, stop, abort) = (CountedAlive::new(log.open()), stop.clone(), abort.clone());
+        let open = CountedAlive::new(log.open());
         connections.spawn(async move {
-            tokio::select! {
-                () = abort.cancelled() => {}
-                error = connection(stream, timer, tls, &limits, service, &log, stop) => {
-                    if let Some(error) = error {
-                        log.record(error);
-                    }
-                }
+            if let Some(error) = connection(stream, timer, tls, &limits, service, &log).await {
+                log.record(error);
             }
             drop((open, slot));
         });
     }
     drop(listener);
-    connections.close();
-    let _ = tokio::time::timeout(limits.drain_timeout, connections.wait()).await;
+    slots.stop();
+    let ended = async { while connections.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(limits.drain_timeout, ended).await;
+    while connections.try_join_next().is_some() {}
     let aborted = connections.len();
-    abort.cancel();
-    connections.wait().await;
+    connections.shutdown().await;
     aborted
 }
 
@@ -191,22 +191,21 @@ async fn connection(
     limits: &Limits,
     service: impl Service,
     log: &ConnectionLog,
-    stop: CancellationToken,
 ) -> Option<ConnectionError> {
     // A reply is one small write: waiting to fill a packet would only delay it.
     let _ = stream.set_nodelay(true);
-    let peer = stream.peer_addr().map(|peer| Peer(peer.ip())).ok();
+    let peer = stream.peer_addr().map(|peer| peer.ip()).ok();
     let opening = Opening::default();
     let stream = FirstBytes::new(stream, opening.clone());
     let Some(tls) = tls else {
-        let error = http(stream, &timer, peer, limits, service, stop).await?;
+        let error = http(stream, &timer, peer, limits, service).await?;
         return Some(opening.protocol().and_then(ConnectionError::of_protocol).unwrap_or(error));
     };
     let failed = tokio::select! {
         accepted = tls.accept(stream) => match accepted {
             Ok(stream) => {
                 timer.begin();
-                return http(stream, &timer, peer, limits, service, stop).await;
+                return http(stream, &timer, peer, limits, service).await;
             }
             Err(error) => error,
         },
@@ -230,17 +229,15 @@ async fn connection(
 async fn http(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     timer: &Arc<ConnectionTimer>,
-    peer: Option<Peer>,
+    peer: Option<IpAddr>,
     limits: &Limits,
     service: impl Service,
-    stop: CancellationToken,
 ) -> Option<ConnectionError> {
-    let answer = |mut request: Request<Incoming>| {
-        let arrived = timer.head_complete();
-        peer.map(|peer| request.extensions_mut().insert(peer));
+    let answer = |request: Request<Incoming>| {
+        let arrival = Arrival { at: timer.head_complete(), peer };
         let (service, timer) = (service.clone(), timer.clone());
         async move {
-            let mut reply = service.call(request, arrived).await;
+            let mut reply = service.call(request, arrival).await;
             if reply.body().size_hint().exact().is_none() {
                 // A stream may be idle longer than a connection may; the connection ends with it.
                 reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -264,6 +261,7 @@ async fn http(
         .serve_connection(TokioIo::new(TimedStream::new(stream, timer.clone())), service_fn(answer));
     let mut connection = pin!(connection);
     let mut expired = pin!(timer.expired());
+    let mut stopped = pin!(timer.stopped());
     let mut stopping = false;
     loop {
         tokio::select! {
@@ -274,7 +272,7 @@ async fn http(
                 return ConnectionError::of_hyper(&ended.err()?, timer.in_head());
             }
             expired = expired.as_mut() => return ConnectionError::of_expired(expired),
-            () = stop.cancelled(), if !stopping => {
+            () = stopped.as_mut(), if !stopping => {
                 stopping = true;
                 connection.as_mut().graceful_shutdown();
             }
@@ -289,7 +287,12 @@ pub fn full(bytes: impl Into<Bytes>) -> UnsyncBoxBody<Bytes, std::io::Error> {
 
 /// A small JSON reply.
 pub fn json(status: http::StatusCode, body: &serde_json::Value) -> Reply {
-    let mut reply = http::Response::new(full(body.to_string()));
+    json_text(status, body.to_string())
+}
+
+/// A small reply of this JSON text.
+pub fn json_text(status: http::StatusCode, body: String) -> Reply {
+    let mut reply = http::Response::new(full(body));
     *reply.status_mut() = status;
     let json = http::HeaderValue::from_static("application/json");
     reply.headers_mut().insert(http::header::CONTENT_TYPE, json);

@@ -60,6 +60,11 @@ impl ConnectionSlots {
         ConnectionSlot { slots: self.clone(), number, _permit: permit }
     }
 
+    /// Tells every connection that has a slot to end after its running request.
+    pub(super) fn stop(&self) {
+        self.taken().timers.values().for_each(|timer| timer.stop());
+    }
+
     async fn wait(&self, log: &ConnectionLog) -> OwnedSemaphorePermit {
         let mut leaving: Option<Weak<ConnectionTimer>> = None;
         let mut waits = false;

@@ -64,6 +64,8 @@ pub(super) struct ConnectionTimer {
     phase: Mutex<Phase>,
     backlog: Mutex<Backlog>,
     evicting: Notify,
+    /// Of each connection its own: all of them poll it whenever they are polled, which no common lock should slow down.
+    stopping: Notify,
     header_timeout: Duration,
     idle_timeout: Duration,
 }
@@ -72,7 +74,14 @@ impl ConnectionTimer {
     /// A connection that never sends a byte gets the head timeout, not the idle timeout.
     pub(super) fn new(header_timeout: Duration, idle_timeout: Duration) -> Self {
         let phase = Mutex::new(Phase::New(Instant::now()));
-        Self { phase, backlog: Mutex::default(), evicting: Notify::new(), header_timeout, idle_timeout }
+        Self {
+            phase,
+            backlog: Mutex::default(),
+            evicting: Notify::new(),
+            stopping: Notify::new(),
+            header_timeout,
+            idle_timeout,
+        }
     }
 
     /// Restarts the head timeout: the connection has its slot, or its TLS handshake is done.
@@ -141,6 +150,16 @@ impl ConnectionTimer {
 
     pub(super) fn is_evicting(&self) -> bool {
         matches!(*self.phase(), Phase::Evicting)
+    }
+
+    /// Lets [`Self::stopped`] return, now or when it is called.
+    pub(super) fn stop(&self) {
+        self.stopping.notify_one();
+    }
+
+    /// Returns once, when the listener stops.
+    pub(super) async fn stopped(&self) {
+        self.stopping.notified().await;
     }
 
     /// Resolves when the connection's time is up.

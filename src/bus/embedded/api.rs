@@ -14,7 +14,6 @@ use hyper::body::{Body, Incoming};
 use serde::Serialize;
 use subtle::ConstantTimeEq;
 use tokio::sync::{Semaphore, watch};
-use tokio::time::Instant;
 
 use super::budget::ReadBudget;
 use super::error::{ApiError, json};
@@ -27,7 +26,7 @@ use crate::dedupe::DedupeEntry;
 use crate::log::{Extent, Store};
 use crate::message::DATA_CONTENT_TYPE;
 use crate::metrics::ReaderGauges;
-use crate::server::{Reply, Service, full, loopback_host};
+use crate::server::{Arrival, Reply, Service, full, loopback_host};
 
 /// The most streams at once: each holds a few pieces in memory in addition to the shared budget, and `tail` needs one
 /// per topic.
@@ -50,7 +49,7 @@ struct Shared {
 }
 
 impl Service for Api {
-    async fn call(&self, request: http::Request<Incoming>, _: Instant) -> Reply {
+    async fn call(&self, request: http::Request<Incoming>, _: Arrival) -> Reply {
         self.answer(request).await
     }
 }

@@ -63,14 +63,14 @@ pub(super) async fn run(args: &SendArgs, config: &Config) -> Result<(), Failure>
 }
 
 fn endpoint<'a>(config: &'a Config, name: Option<&str>) -> Result<&'a Endpoint, Failure> {
-    let called = |name: &str| config.endpoints.iter().find(|endpoint| endpoint.name == name);
+    let called = |name: &str| config.endpoints.iter().find(|endpoint| *endpoint.name == *name);
     let found = match (name, config.endpoints.as_slice()) {
         (Some(name), _) => called(name),
         (None, [only]) => Some(only),
         (None, _) => called("terra"),
     };
     found.ok_or_else(|| {
-        let names: Vec<_> = config.endpoints.iter().map(|endpoint| endpoint.name.as_str()).collect();
+        let names: Vec<_> = config.endpoints.iter().map(|endpoint| &*endpoint.name).collect();
         Failure::Mistake(format!("--endpoint takes one of those configured: {}", names.join(", ")))
     })
 }

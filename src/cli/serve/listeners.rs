@@ -142,7 +142,7 @@ pub(super) fn announce(config: &Config, ports: &Ports) {
     for endpoint in &config.endpoints {
         // Without the path: many operators make it hard to guess.
         let listen = address(&ports.deliveries);
-        tracing::info!(listen, endpoint = endpoint.name, "listening for deliveries");
+        tracing::info!(listen, endpoint = &*endpoint.name, "listening for deliveries");
     }
     tracing::info!(listen = address(&ports.admin), "listening for /livez, /readyz, /metrics and /asyncapi");
     if let Some(reader) = &ports.reader {

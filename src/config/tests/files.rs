@@ -11,7 +11,7 @@ fn underscores_in_the_environment_mean_dashes_unless_the_file_names_both() {
     let variables = [SIGNED, ("TERRA_BRIDGE_ENDPOINTS__MY_STAGING__PATH", "/given")];
     let paths = |toml: String| {
         let config = read(Some(&toml), &variables).unwrap_or_else(|mistakes| panic!("{mistakes}")).config;
-        config.endpoints.into_iter().map(|endpoint| (endpoint.name, endpoint.path)).collect::<Vec<_>>()
+        config.endpoints.into_iter().map(|endpoint| (endpoint.name.to_string(), endpoint.path)).collect::<Vec<_>>()
     };
     let pair = |name: &str, path: &str| (name.to_owned(), path.to_owned());
     assert_eq!(paths(toml("my-staging")), [pair("my-staging", "/given")]);
@@ -52,7 +52,7 @@ fn the_environment_lies_over_the_file_and_the_file_over_the_defaults() {
 fn the_default_endpoint_exists_only_if_no_other_is_named() {
     let names = |toml: &str| {
         let config = from_file(toml).unwrap().config;
-        config.endpoints.into_iter().map(|endpoint| endpoint.name).collect::<Vec<_>>()
+        config.endpoints.into_iter().map(|endpoint| endpoint.name.to_string()).collect::<Vec<_>>()
     };
     let other = "[endpoints.b]\npath = \"/b\"\nsecrets = [\"env:TERRA_SIGNING_SECRET\"]\n";
     assert_eq!(names(""), ["terra"]);

@@ -1,11 +1,14 @@
 //! The message for the bus: topic, key, CloudEvents attributes, and the payload, untouched. Knows no bus, only two
-//! CloudEvents bindings.
+//! CloudEvents bindings. `attributes` writes them.
+
+mod attributes;
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use percent_encoding::percent_decode_str;
 
 use crate::attribute::{Attribute, attribute_value};
 use crate::event::{DeadLetter, Event, Facts};
@@ -15,10 +18,7 @@ use crate::payload::Payload;
 use crate::route::Topic;
 use crate::signature::Delivery;
 use crate::vocabulary::{SOURCE_PREFIX, TYPE_PREFIX};
-
-/// What CloudEvents' HTTP and NATS bindings percent-encode: everything but printable ASCII, and also space, double
-/// quote and percent.
-const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
+use attributes::{Attributes, encoded};
 
 /// A number with more digits is no chunk number: no request has a billion chunks.
 const CHUNK_DIGITS: usize = 9;
@@ -36,8 +36,7 @@ pub struct Message {
     topic: Topic,
     key: String,
     identity: Identity,
-    content_type: Cow<'static, str>,
-    attributes: Vec<(Attribute, String)>,
+    attributes: Attributes,
     set_aside: Option<String>,
     payload: Payload,
 }
@@ -48,30 +47,33 @@ impl Message {
         let (delivery, facts) = (event.delivery(), event.facts());
         let identity = Identity::of(delivery, Some(event.signed_facts()));
         let id = identity.id;
-        let key = attribute_value(partition_key(delivery, facts).unwrap_or_else(|| id.to_string()));
-        let mut attributes = attributes(delivery, id, &facts.event_type, &key);
+        let key = partition_key(delivery, facts).unwrap_or_else(|| id.to_string().into());
+        let key = attribute_value(key).into_owned();
+        let mut attributes = Attributes::new("application/json".into());
+        add_common(&mut attributes, delivery, id, &facts.event_type, &key);
         let Facts { user, new_user, .. } = facts;
-        let subject = [&user.user_id, &new_user.user_id, &facts.order_id].into_iter().find_map(Clone::clone);
-        let provider = user.provider.clone().or_else(|| new_user.provider.clone());
-        attributes.extend(known(Attribute::Subject, subject));
-        attributes.extend(known(Attribute::TerraEventId, facts.event_id.clone()));
-        attributes.extend(known(Attribute::TerraProvider, provider));
-        attributes.extend(event.is_fetched().then(fetched));
-        let (content_type, payload) = ("application/json".into(), event.into_payload());
-        Self { topic, key, identity, content_type, attributes, set_aside: None, payload }
+        let subject = [&user.user_id, &new_user.user_id, &facts.order_id].into_iter().find_map(Option::as_deref);
+        attributes.add_if_some(Attribute::Subject, subject);
+        attributes.add_if_some(Attribute::TerraEventId, facts.event_id.as_deref());
+        attributes.add_if_some(Attribute::TerraProvider, user.provider.as_deref().or(new_user.provider.as_deref()));
+        if event.is_fetched() {
+            add_fetched(&mut attributes);
+        }
+        Self { topic, key, identity, attributes, set_aside: None, payload: event.into_payload() }
     }
 
     /// Creates the message of a dead letter.
     pub fn of_dead_letter(dead_letter: DeadLetter, topic: Topic) -> Self {
         let delivery = dead_letter.delivery();
         let identity = Identity::of(delivery, dead_letter.signed_facts());
-        let id = identity.id;
-        let key = id.to_string();
-        let mut attributes = attributes(delivery, id, "dead-letter", &key);
-        attributes.extend(dead_letter.signed_facts().map(|_| fetched()));
-        attributes.push((Attribute::TerraDeadLetter, dead_letter.reason().as_str().to_owned()));
-        let (content_type, payload) = ("application/octet-stream".into(), dead_letter.into_payload());
-        Self { topic, key, identity, content_type, attributes, set_aside: None, payload }
+        let key = identity.id.to_string();
+        let mut attributes = Attributes::new("application/octet-stream".into());
+        add_common(&mut attributes, delivery, identity.id, "dead-letter", &key);
+        if dead_letter.signed_facts().is_some() {
+            add_fetched(&mut attributes);
+        }
+        attributes.add(Attribute::TerraDeadLetter, dead_letter.reason().as_str());
+        Self { topic, key, identity, attributes, set_aside: None, payload: dead_letter.into_payload() }
     }
 
     /// Restores a message from its parts, with headers as in [`Self::nats_headers`]; `None` if no message has such
@@ -82,36 +84,34 @@ impl Message {
         headers: impl IntoIterator<Item = (String, String)>,
         payload: Bytes,
     ) -> Option<Self> {
-        let (mut attributes, mut content_type) = (Vec::new(), None);
+        let (mut read, mut content_type) = (Vec::new(), None);
         for (name, value) in headers {
             let value = percent_decode_str(&value).decode_utf8().ok()?.into_owned();
             match name.as_str() {
-                CONTENT_TYPE => content_type = Some(value.into()),
+                CONTENT_TYPE => content_type = Some(value),
                 DATA_CONTENT_TYPE | SET_ASIDE => {}
-                name => attributes.push((Attribute::of_nats_header(name)?, value)),
+                name => read.push((Attribute::of_nats_header(name)?, value)),
             }
         }
-        let (_, id) = attributes.iter().find(|(attribute, _)| *attribute == Attribute::Id)?;
-        Some(Self {
-            topic: Topic::of_record(topic),
-            key,
-            identity: Identity::of_id(id)?,
-            content_type: content_type?,
-            attributes,
-            set_aside: None,
-            payload: Payload::unbudgeted(payload),
-        })
+        let (_, id) = read.iter().find(|(attribute, _)| *attribute == Attribute::Id)?;
+        let identity = Identity::of_id(id)?;
+        let mut attributes = Attributes::new(content_type?.into());
+        for (attribute, value) in &read {
+            attributes.add(*attribute, value);
+        }
+        let (topic, payload) = (Topic::of_record(topic), Payload::unbudgeted(payload));
+        Some(Self { topic, key, identity, attributes, set_aside: None, payload })
     }
 
     /// Turns it into the message of a link, with the reason why the fetch failed.
     pub(crate) fn unfetched(mut self, reason: &'static str) -> Self {
-        self.attributes.push((Attribute::TerraUnfetched, reason.to_owned()));
+        self.attributes.add(Attribute::TerraUnfetched, reason);
         self
     }
 
     /// The same message with the reason why the bus refuses it.
     pub(crate) fn set_aside(mut self, reason: &str) -> Self {
-        self.set_aside = Some(attribute_value(reason.to_owned()));
+        self.set_aside = Some(attribute_value(reason).into_owned());
         self
     }
 
@@ -145,32 +145,37 @@ impl Message {
 
     /// Headers of CloudEvents' Kafka binding: `ce_…` and `content-type`, values in UTF-8.
     pub fn kafka_headers(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        let attributes = self.attributes.iter().map(|(name, value)| (name.kafka_header(), value.as_str()));
-        std::iter::once((CONTENT_TYPE, &*self.content_type)).chain(attributes)
+        let attributes = self.attributes.iter().map(|(attribute, value)| (attribute.kafka_header(), value));
+        std::iter::once((CONTENT_TYPE, self.attributes.content_type())).chain(attributes)
     }
 
     /// Headers of CloudEvents' NATS binding (1.0.3-wip): `ce-…`, `content-type` and
     /// `ce-datacontenttype`, values percent-encoded.
     pub fn nats_headers(&self) -> impl Iterator<Item = (&'static str, Cow<'_, str>)> {
-        let attributes = self.attributes.iter().map(|(name, value)| (name.nats_header(), encoded(value)));
-        let content_types = [CONTENT_TYPE, DATA_CONTENT_TYPE].map(|name| (name, Cow::Borrowed(&*self.content_type)));
-        content_types.into_iter().chain(attributes)
+        let content_types = [CONTENT_TYPE, DATA_CONTENT_TYPE].map(|name| (name, self.attributes.content_type()));
+        let content_types = content_types.into_iter().map(|(name, value)| (name, encoded(value)));
+        let attributes = self.attributes.encoded();
+        content_types.chain(attributes.map(|(attribute, value)| (attribute.nats_header(), value.into())))
+    }
+
+    /// The same as one block of lines, `name: value\r\n` each.
+    pub fn nats_header_lines(&self) -> &str {
+        self.attributes.lines()
     }
 
     /// A message for the unit tests of the bus adapters.
     #[cfg(test)]
     pub(crate) fn sample(topic: &str, key: &str, id: [u8; 32], payload: impl Into<Bytes>) -> Self {
         let identity = Identity::sample(id, id);
+        let mut attributes = Attributes::new("application/json".into());
+        attributes.add_written(Attribute::Id, |line| identity.id.write_hex(line));
+        attributes.add(Attribute::Source, &format!("{SOURCE_PREFIX}terra"));
+        attributes.add(Attribute::Type, &format!("{TYPE_PREFIX}daily"));
         Self {
             topic: Topic::from(topic),
             key: key.to_owned(),
             identity,
-            content_type: "application/json".into(),
-            attributes: vec![
-                (Attribute::Id, identity.id.to_string()),
-                (Attribute::Source, format!("{SOURCE_PREFIX}terra")),
-                (Attribute::Type, format!("{TYPE_PREFIX}daily")),
-            ],
+            attributes,
             set_aside: None,
             payload: Payload::unbudgeted(payload.into()),
         }
@@ -208,60 +213,53 @@ impl log::Entry for Message {
     }
 }
 
-fn encoded(value: &str) -> Cow<'_, str> {
-    utf8_percent_encode(value, ENCODED).into()
-}
-
-/// The attributes of every message.
-fn attributes(delivery: &Delivery, id: DeliveryId, event_type: &str, key: &str) -> Vec<(Attribute, String)> {
+/// Adds the attributes of every message.
+fn add_common(attributes: &mut Attributes, delivery: &Delivery, id: DeliveryId, event_type: &str, key: &str) {
     let headers = delivery.headers();
-    let text = |text: &str| text.to_owned();
-    let mut attributes = Vec::with_capacity(20);
-    attributes.extend([
-        (Attribute::SpecVersion, text("1.0")),
-        (Attribute::Id, id.to_string()),
-        (Attribute::Source, format!("{SOURCE_PREFIX}{}", delivery.endpoint().name)),
-        (Attribute::Type, attribute_value(format!("{TYPE_PREFIX}{event_type}"))),
-        (Attribute::Time, rfc3339(delivery.emitted_at())),
-        (Attribute::PartitionKey, text(key)),
-        (Attribute::RecordedTime, rfc3339(delivery.received_at())),
-    ]);
-    let sequence = headers.ordered_at().map(|time| format!("{:013}", time.as_millisecond()));
-    let chunk = headers.trace_id().and_then(chunk).map(|(_, number)| number.to_string());
-    attributes.extend(known(Attribute::Sequence, sequence));
-    attributes.extend(known(Attribute::TraceParent, headers.trace_parent().map(text)));
-    attributes.extend(known(Attribute::TraceState, headers.trace_state().map(text)));
-    attributes.extend(known(Attribute::CorrelationId, headers.reference().map(text)));
-    attributes.extend(known(Attribute::TerraTraceId, headers.trace_id().map(text)));
-    attributes.extend(known(Attribute::TerraChunk, chunk));
-    attributes
+    attributes.add(Attribute::SpecVersion, "1.0");
+    attributes.add_written(Attribute::Id, |line| id.write_hex(line));
+    attributes.add_written(Attribute::Source, |line| line.extend([SOURCE_PREFIX, &delivery.endpoint().name]));
+    attributes.add_written(Attribute::Type, |line| line.extend([TYPE_PREFIX, event_type]));
+    attributes.add_written(Attribute::Time, |line| write_rfc3339(line, delivery.emitted_at()));
+    attributes.add(Attribute::PartitionKey, key);
+    attributes.add_written(Attribute::RecordedTime, |line| write_rfc3339(line, delivery.received_at()));
+    if let Some(time) = headers.ordered_at() {
+        attributes.add_written(Attribute::Sequence, |line| write(line, format_args!("{:013}", time.as_millisecond())));
+    }
+    attributes.add_if_some(Attribute::TraceParent, headers.trace_parent());
+    attributes.add_if_some(Attribute::TraceState, headers.trace_state());
+    attributes.add_if_some(Attribute::CorrelationId, headers.reference());
+    attributes.add_if_some(Attribute::TerraTraceId, headers.trace_id());
+    if let Some((_, number)) = headers.trace_id().and_then(chunk) {
+        attributes.add_written(Attribute::TerraChunk, |line| write(line, format_args!("{number}")));
+    }
 }
 
-fn known(attribute: Attribute, value: Option<String>) -> Option<(Attribute, String)> {
-    Some((attribute, attribute_value(value?)))
-}
-
-fn fetched() -> (Attribute, String) {
-    (Attribute::TerraFetched, "true".to_owned())
+fn add_fetched(attributes: &mut Attributes) {
+    attributes.add(Attribute::TerraFetched, "true");
 }
 
 /// UTC, with milliseconds.
-fn rfc3339(time: Timestamp) -> String {
-    format!("{time:.3}")
+fn write_rfc3339(line: &mut String, time: Timestamp) {
+    write(line, format_args!("{time:.3}"));
+}
+
+fn write(line: &mut String, value: std::fmt::Arguments<'_>) {
+    line.write_fmt(value).expect("a String takes any text");
 }
 
 /// The partition key: the user, or whatever the event concerns. The customer's reference id is hashed, because it is
 /// not Terra's and must appear only in the payload.
-fn partition_key(delivery: &Delivery, facts: &Facts) -> Option<String> {
-    let reference = facts.reference_id.as_ref();
+fn partition_key<'d>(delivery: &'d Delivery, facts: &'d Facts) -> Option<Cow<'d, str>> {
     let by_reference = || {
-        let fields = [b"reference", delivery.endpoint().name.as_bytes(), reference?.as_bytes()];
-        Some(data_encoding::HEXLOWER.encode(&digest(&fields)))
+        let fields = [b"reference", delivery.endpoint().name.as_bytes(), facts.reference_id.as_ref()?.as_bytes()];
+        Some(data_encoding::HEXLOWER.encode(&digest(&fields)).into())
     };
-    let by_session = || facts.session_id.clone();
-    let by_trace = || delivery.headers().trace_id().map(|trace| without_chunk(trace).to_owned());
+    let by_session = || facts.session_id.as_deref().map(Cow::from);
+    let by_trace = || delivery.headers().trace_id().map(|trace| without_chunk(trace).into());
     let concerned = [&facts.user.user_id, &facts.new_user.user_id, &facts.order_id, &facts.coach_id];
-    concerned.into_iter().find_map(Clone::clone).or_else(by_reference).or_else(by_session).or_else(by_trace)
+    let concerned = concerned.into_iter().find_map(|id| id.as_deref().map(Cow::from));
+    concerned.or_else(by_reference).or_else(by_session).or_else(by_trace)
 }
 
 fn without_chunk(trace: &str) -> &str {
