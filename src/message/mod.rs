@@ -200,9 +200,9 @@ impl log::Entry for Message {
     }
 
     fn put_headers(&self, to: &mut Vec<u8>) {
-        let set_aside = self.set_aside.iter().map(|reason| (SET_ASIDE, encoded(reason)));
-        for (name, value) in self.nats_headers().chain(set_aside) {
-            for part in [name, ": ", &value, "\r\n"] {
+        to.extend_from_slice(self.nats_header_lines().as_bytes());
+        if let Some(reason) = &self.set_aside {
+            for part in [SET_ASIDE, ": ", &encoded(reason), "\r\n"] {
                 to.extend_from_slice(part.as_bytes());
             }
         }
