@@ -28,7 +28,7 @@ pub(crate) struct Allocations {
 pub(crate) async fn allocations(programs: &Programs, program: Program, cell: Cell) -> Result<Allocations, Error> {
     let socket = Temporary::new("allocations");
     let target = Target::start(programs, program, cell.bus, &Way::Counted(&socket.0)).await?;
-    let (cell, deliveries) = (alone(cell), enough(cell, 2000));
+    let (cell, deliveries) = (alone(cell), enough(cell, 250));
     let counted = deliver_twice(programs, &target, cell, deliveries, || told(&socket.0))?;
     target.stop().await?;
     let of_one = |of: fn(&(u64, u64)) -> u64| {
@@ -50,7 +50,7 @@ pub(crate) async fn syscalls(
     }
     let trace = Temporary::new("syscalls");
     let target = Target::start(programs, program, cell.bus, &Way::Traced(&trace.0)).await?;
-    let (cell, deliveries) = (alone(cell), enough(cell, 500));
+    let (cell, deliveries) = (alone(cell), enough(cell, 150));
     let moments = deliver_twice(programs, &target, cell, deliveries, || Ok(now()))?;
     target.stop().await?;
     let mut calls = BTreeMap::<String, f64>::new();
