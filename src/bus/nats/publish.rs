@@ -6,7 +6,6 @@
 //! flight. Unknown is whether a server has fsynced, and, without `nats.domain`, which domain's stream of that name it is.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 
 use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::{HeaderMap, HeaderValue, jetstream};
@@ -146,18 +145,14 @@ impl<'a> Answer<'a> {
 /// So here all lines are the value of the first: the client writes a value as it is, and checks one only where it is
 /// made from text by another way than this.
 fn headers(message: &Message, stream: &str) -> (HeaderMap, usize) {
-    let mut lines = String::with_capacity(1024);
-    let _ = write!(lines, "{}\r\nNats-Expected-Stream: {stream}", message.id());
-    for (name, value) in message.nats_headers() {
-        // Values are percent-encoded ASCII; any other must not become a line of its own.
-        if !value.contains(['\r', '\n']) {
-            lines.extend(["\r\n", name, ": ", &value]);
-        }
-    }
-    let size = "NATS/1.0\r\nNats-Msg-Id: \r\n\r\n".len() + lines.len();
-    let lines = HeaderValue::deserialize(IntoDeserializer::<ValueError>::into_deserializer(lines));
+    let lines = message.nats_header_lines();
+    let mut value = String::with_capacity(lines.len() + stream.len() + 128);
+    message.id().write_hex(&mut value);
+    value.extend(["\r\n", lines, "Nats-Expected-Stream: ", stream]);
+    let size = "NATS/1.0\r\nNats-Msg-Id: \r\n\r\n".len() + value.len();
+    let value = HeaderValue::deserialize(IntoDeserializer::<ValueError>::into_deserializer(value));
     let mut headers = HeaderMap::new();
-    headers.insert(NATS_MESSAGE_ID, lines.expect("a header's value is any text"));
+    headers.insert(NATS_MESSAGE_ID, value.expect("a header's value is any text"));
     (headers, size)
 }
 
@@ -179,10 +174,10 @@ mod tests {
         assert_eq!(size, text.len());
         let mut lines = text.split("\r\n").skip(1);
         assert_eq!(lines.next(), Some(&*format!("Nats-Msg-Id: {}", message.id())));
-        assert_eq!(lines.next(), Some("Nats-Expected-Stream: terra"));
         for (name, value) in message.nats_headers() {
             assert_eq!(lines.next(), Some(&*format!("{name}: {value}")));
         }
+        assert_eq!(lines.next(), Some("Nats-Expected-Stream: terra"));
         assert_eq!(lines.collect::<Vec<_>>(), ["", ""]);
     }
 
