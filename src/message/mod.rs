@@ -404,6 +404,21 @@ mod tests {
     }
 
     #[test]
+    fn the_block_of_lines_has_every_header_of_the_nats_binding_and_survives_the_disk() {
+        for id in ["u", "a b", "\u{e9}%", "\\u0007", &"x".repeat(2000)] {
+            let body = format!(r#"{{"type":"t","event_id":"{id}","user":{{"user_id":"{id}"}}}}"#);
+            let message = message(&body, headers(&[("x-terra-trace-id", b"t:chunk:3"), ("terra-reference", b"\xff")]));
+            let lines = message.nats_headers().map(|(name, value)| format!("{name}: {value}\r\n")).collect::<String>();
+            assert_eq!(message.nats_header_lines(), lines);
+            let read = lines.lines().map(|line| line.split_once(": ").unwrap());
+            let read = read.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            let restored = Message::restore("topic", message.key().to_owned(), read, Bytes::new()).unwrap();
+            assert_eq!(restored.nats_header_lines(), lines);
+            assert!(restored.kafka_headers().eq(message.kafka_headers()), "{lines}");
+        }
+    }
+
+    #[test]
     fn the_payload_is_the_body() {
         let body = "{ \"type\" : \"t\" }\n";
         assert_eq!(message(body, HeaderMap::new()).payload(), body);

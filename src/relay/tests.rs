@@ -159,6 +159,20 @@ async fn the_end_of_the_bridge_waits_for_deliveries_whose_client_disconnected() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_panic_costs_its_delivery_the_outcome_and_the_next_attempt_nothing() {
+    let (bus, pipeline) = pipeline();
+    let first = attempt(&pipeline);
+    settled().await;
+    // Its publish panics then.
+    bus.forget();
+    assert_eq!(first.await, Ok(Outcome::Unanswered));
+    let retry = attempt(&pipeline);
+    settled().await;
+    bus.answer(Ok(Receipt::Kept));
+    assert!(matches!(retry.await, Ok(Outcome::Kept(_))));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_bus_that_never_answers_times_out_and_is_tried_again() {
     let (bus, pipeline) = pipeline();
     assert_eq!(attempt(&pipeline).await, Ok(Outcome::Unanswered));

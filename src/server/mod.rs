@@ -138,7 +138,7 @@ pub async fn serve(
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(&listener, SEND_BUFFER);
     }
     let mut connections = JoinSet::new();
-    loop {
+    'listening: loop {
         // Connections over the limit, apart from one, wait in the kernel's backlog.
         let next = async {
             let stream = accept(&listener, &log).await;
@@ -147,12 +147,16 @@ pub async fn serve(
             timer.begin();
             (stream, timer, slot)
         };
-        let (stream, timer, slot) = tokio::select! {
-            biased;
-            () = stop.cancelled() => break,
-            next = next => next,
+        let mut next = pin!(next);
+        let (stream, timer, slot) = loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break 'listening,
+                // An ended connection keeps its memory until it is joined.
+                Some(_) = connections.join_next() => {}
+                next = next.as_mut() => break next,
+            }
         };
-        while connections.try_join_next().is_some() {}
         let (service, limits, tls, log) = (service.clone(), limits.clone(), tls.clone(), log.clone());
         let open = CountedAlive::new(log.open());
         connections.spawn(async move {
