@@ -41,6 +41,7 @@ const ONLY_PARSED: &[(&str, &str)] = &[
     ("tests/README.md#tests 2", "runs what runs this test"),
     ("tests/README.md#faults 1", "is a step of .ci/run"),
     ("tests/README.md#fuzzing 1", "is a step of .ci/run"),
+    ("tests/README.md#speed 1", "is a step of .ci/run, with programs that are not optimised"),
 ];
 
 /// A reader's terminal: an empty directory, the binary in the path, and free ports in place of the default ones.
