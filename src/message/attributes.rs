@@ -6,8 +6,11 @@ use std::ops::Range;
 
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use super::{CONTENT_TYPE, DATA_CONTENT_TYPE};
 use crate::attribute::{Attribute, attribute_value};
+
+pub(super) const CONTENT_TYPE: &str = "content-type";
+/// The NATS binding's; HTTP's and Kafka's have the content type alone.
+pub(crate) const DATA_CONTENT_TYPE: &str = "ce-datacontenttype";
 
 /// What CloudEvents' HTTP and NATS bindings percent-encode: everything but printable ASCII, and also space, double
 /// quote and percent.

@@ -18,14 +18,11 @@ use crate::payload::Payload;
 use crate::route::Topic;
 use crate::signature::Delivery;
 use crate::vocabulary::{SOURCE_PREFIX, TYPE_PREFIX};
-use attributes::{Attributes, encoded};
+pub(crate) use attributes::DATA_CONTENT_TYPE;
+use attributes::{Attributes, CONTENT_TYPE, encoded};
 
 /// A number with more digits is no chunk number: no request has a billion chunks.
 const CHUNK_DIGITS: usize = 9;
-
-const CONTENT_TYPE: &str = "content-type";
-/// The NATS binding's; HTTP's and Kafka's have the content type alone.
-pub(crate) const DATA_CONTENT_TYPE: &str = "ce-datacontenttype";
 
 /// On disk alone: why a bus refused the message permanently.
 pub(crate) const SET_ASIDE: &str = "set-aside-reason";
