@@ -81,18 +81,23 @@ fn create(files: &dyn Files, names: &[String]) -> Result<Opened, Failure> {
 
 /// Removes the files of segments that the manifest does not name: removed ones, and new ones without a commit.
 fn remove_unnamed(files: &dyn Files, names: &[String], numbers: &[u64]) -> Result<(), Failure> {
-    for name in names {
-        let Some((number, kind)) = name.split_once('.') else { continue };
-        let Ok(number) = number.parse::<u64>() else { continue };
-        if numbers.contains(&number) || !["log", "idx", "done"].contains(&kind) {
-            continue;
+    let unnamed = names.iter().filter_map(|name| {
+        let (number, kind) = name.split_once('.')?;
+        let number = number.parse::<u64>().ok().filter(|number| !numbers.contains(number))?;
+        ["log", "idx", "done"].contains(&kind).then_some((name, number, kind))
+    });
+    let unnamed: Vec<_> = unnamed.collect();
+    for (name, number, _) in unnamed.iter().filter(|(_, _, kind)| *kind == "log") {
+        let is_lost = match numbers.last() {
+            Some(last) => number > last && has_commit(files, *number)?,
+            // Only the very first segment is made before there is a manifest that names it.
+            None => *number > 0 || has_commit(files, *number)?,
+        };
+        if is_lost {
+            return Err(Failure::damaged(manifest::NAME, 0, format!("it does not name {name}, which it should")));
         }
-        if kind == "log" && numbers.last().is_none_or(|last| number > *last) && has_commit(files, number)? {
-            return Err(Failure::damaged(manifest::NAME, 0, format!("it does not name {name}, which has records")));
-        }
-        files.remove(name)?;
     }
-    Ok(())
+    Ok(unnamed.iter().try_for_each(|(name, ..)| files.remove(name))?)
 }
 
 fn has_commit(files: &dyn Files, number: u64) -> Result<bool, Failure> {

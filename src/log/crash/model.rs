@@ -36,6 +36,7 @@ pub(super) struct Faults {
     pub(super) has_ended: bool,
 }
 
+#[derive(Default)]
 struct State {
     inodes: Vec<Inode>,
     names: BTreeMap<String, usize>,
@@ -198,15 +199,7 @@ fn set(names: &mut BTreeMap<String, usize>, name: &str, inode: Option<usize>) {
 
 impl Machine {
     pub(super) fn new(seed: u64, can_allocate: bool) -> Self {
-        Self(Arc::new(Mutex::new(State {
-            inodes: Vec::new(),
-            names: BTreeMap::new(),
-            synced: BTreeMap::new(),
-            unsynced: Vec::new(),
-            can_allocate,
-            faults: Faults::default(),
-            dice: Dice(seed),
-        })))
+        Self(Arc::new(Mutex::new(State { can_allocate, dice: Dice(seed), ..State::default() })))
     }
 
     /// What a machine has after that end, with a new process on it.

@@ -47,10 +47,8 @@ impl Active {
     /// For each topic, from where on records may be gone: those of the last commits, if no intact one follows. Damage
     /// cannot be told there from a commit that a crash cut short.
     pub(super) fn losable(&self, faults: &[Fault]) -> BTreeMap<String, u64> {
-        let touched: Vec<_> = faults.iter().filter(|fault| fault.is_of(&self.name)).flat_map(Fault::touched).collect();
-        let is_intact = |commit: &Range<u64>| {
-            touched.iter().all(|touched| touched.end <= commit.start || touched.start >= commit.end)
-        };
+        let faults: Vec<_> = faults.iter().filter(|fault| fault.is_of(&self.name)).collect();
+        let is_intact = |commit: &Range<u64>| !faults.iter().any(|fault| fault.touches(commit));
         let end = self.commits.iter().rfind(|commit| is_intact(commit)).map_or(0, |commit| commit.end);
         let mut from = BTreeMap::new();
         for (topic, offset, _) in self.records.iter().filter(|(_, _, at)| *at >= end) {

@@ -23,13 +23,16 @@ impl Fault {
         self.file == Path::new(name)
     }
 
-    /// The bytes of the file that may be others now.
-    pub(super) fn touched(&self) -> Vec<Range<u64>> {
+    /// Whether these bytes of the file may be others now.
+    pub(super) fn touches(&self, bytes: &Range<u64>) -> bool {
+        let touches = |from: u64, until: u64| from < bytes.end && bytes.start < until;
         match &self.how {
-            How::Flipped { at } => at.iter().map(|at| *at..at + 1).collect(),
-            How::Zeroed { at, len } | How::Repeated { at, len, .. } | How::Appended { at, len } => vec![*at..at + len],
-            How::Truncated { at } | How::Inserted { at, .. } => vec![*at..u64::MAX],
-            How::Removed => vec![0..u64::MAX],
+            How::Flipped { at } => at.iter().any(|at| touches(*at, at + 1)),
+            How::Zeroed { at, len } | How::Repeated { at, len, .. } | How::Appended { at, len } => {
+                touches(*at, at + len)
+            }
+            How::Truncated { at } | How::Inserted { at, .. } => touches(*at, u64::MAX),
+            How::Removed => true,
         }
     }
 }

@@ -39,6 +39,7 @@ const PLACE: &str = " at byte ";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// SplitMix64: the same seed is the same test on every machine.
+#[derive(Default)]
 pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
@@ -240,4 +241,18 @@ fn a_damaged_log_has_every_acknowledged_record_or_reports_the_damage() {
     println!("{outcomes:?}");
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
     assert!(outcomes.contains_key(&Outcome::Whole) && outcomes.contains_key(&Outcome::Refused), "{outcomes:?}");
+}
+
+#[test]
+fn a_lost_manifest_is_reported_also_where_no_record_is_left() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let open = || Store::open(&super::Settings::sample(dir.path()), std::iter::empty());
+    let store = open().expect("it is new");
+    store.append(std::iter::once(&Message::sample("t", "k", [1; 32], "x"))).expect("it takes writes");
+    store.roll().expect("it takes writes");
+    store.remove_oldest(1).expect("it takes writes");
+    store.close();
+    std::fs::remove_file(dir.path().join("manifest")).expect("ours");
+    let error = open().err().expect("the offsets would begin anew").0;
+    assert!(error.contains("1.log") && error.contains(PLACE), "{error}");
 }
