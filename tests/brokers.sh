@@ -1,6 +1,7 @@
 # Sourced after tests/setup.sh by tests/run and tests/bench: starts the brokers that the environment does not name on
 # free loopback ports, names them there, and stops them at exit.
 # shellcheck shell=bash
+# shellcheck disable=SC2154 # `kafka` and `venv` are set_up's
 
 UP_WITHIN=60 # seconds
 
