@@ -3,14 +3,14 @@
 //!
 //! A receipt means: the whole commit was written, and fsync of its file has returned, while the file and everything
 //! that leads to it were in their places. Nothing of a failed commit is ever read: the log goes on in a new segment,
-//! which says where the one before ends. The log trusts a disk that reports a successful fsync. It reports damage
-//! anywhere but in its very last commit, which cannot be told from one that a crash cut short.
+//! which says where the one before ends. The log trusts a disk that reports a successful fsync. It reports damage,
+//! unless nothing intact follows: that cannot be told from a commit that a crash cut short.
 //!
 //! `entry` is what the log takes and answers, `settings` where it lies. On disk it is a `manifest` of `segment`s, each
 //! a run of `frame`s with the contents of `codec`, an `index` and, of a spool, the records that are `done`; `ledger`
-//! is what a spool remembers besides. `opening` opens it, and `verify` reads all of it. `store` shares it between threads: `reading` is for those that
-//! read, `pending` for a spool; `writer` is the one thread that writes, each time a `commit`; `retention` decides what to remove. `files` and `disk` are the file system under it, `failure`
-//! the errors.
+//! is what a spool remembers besides. `opening` opens it, and `verify` reads all of it. `store` shares it between
+//! threads: `reading` is for those that read, `pending` for a spool; `writer` is the one thread that writes, each time a
+//! `commit`; `retention` decides what to remove. `files` and `disk` are the file system under it, `failure` the errors.
 
 use std::borrow::Cow;
 use std::sync::Arc;
