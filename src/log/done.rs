@@ -7,7 +7,9 @@ use std::io;
 use std::sync::Arc;
 
 use super::codec::{place, put_number};
+use super::failure::Failure;
 use super::files::{File, Files};
+use super::segment::Segment;
 
 pub(super) fn name(number: u64) -> String {
     format!("{number}.done")
@@ -56,5 +58,35 @@ impl Marks {
         self.file.write(&bytes, self.len)?;
         self.len += bytes.len() as u64;
         Ok(())
+    }
+}
+
+/// What of a segment is pending.
+#[derive(Default)]
+pub(super) struct Pending {
+    /// How many records.
+    pub(super) left: u64,
+    /// The file of those that are done, once one is.
+    done: Option<Marks>,
+}
+
+impl Pending {
+    pub(super) fn count(files: &dyn Files, segment: &Segment) -> Result<Self, Failure> {
+        let (done, mut left) = (Done::load(files, segment.number()), 0);
+        segment.every_entry(|topic, offset, _| left += u64::from(!done.contains(segment.id, topic, offset)))?;
+        Ok(Self { left, done: None })
+    }
+
+    pub(super) fn mark<'r>(
+        &mut self,
+        files: &dyn Files,
+        segment: &Segment,
+        records: impl Iterator<Item = (&'r str, u64)>,
+    ) -> io::Result<()> {
+        let marks = match &mut self.done {
+            Some(marks) => marks,
+            none => none.insert(Marks::open(files, segment.number())?),
+        };
+        marks.append(segment.id, records)
     }
 }

@@ -4,12 +4,10 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::done::{self, Done};
+use super::done::Done;
 use super::entry::OpenError;
 use super::failure::{Failure, ReadError};
-use super::files::Files;
-use super::reading::{ENTRIES, every_entry};
-use super::segment::Segment;
+use super::segment::{ENTRIES, Segment};
 use super::store::Store;
 use crate::dedupe::DedupeEntry;
 use crate::record::Record;
@@ -25,36 +23,6 @@ pub(crate) struct Chunk {
     pub(crate) damaged: Vec<u64>,
     /// The chunk has every wanted record before this offset.
     pub(crate) until: u64,
-}
-
-/// What of a segment is pending.
-#[derive(Default)]
-pub(super) struct Pending {
-    /// How many records.
-    pub(super) left: u64,
-    /// The file of those that are done, once one is.
-    done: Option<done::Marks>,
-}
-
-impl Pending {
-    pub(super) fn count(files: &dyn Files, segment: &Segment) -> Result<Self, Failure> {
-        let (done, mut left) = (Done::load(files, segment.number()), 0);
-        every_entry(segment, |topic, offset, _| left += u64::from(!done.contains(segment.id, topic, offset)))?;
-        Ok(Self { left, done: None })
-    }
-
-    fn mark<'r>(
-        &mut self,
-        files: &dyn Files,
-        segment: &Segment,
-        records: impl Iterator<Item = (&'r str, u64)>,
-    ) -> io::Result<()> {
-        let marks = match &mut self.done {
-            Some(marks) => marks,
-            none => none.insert(done::Marks::open(files, segment.number())?),
-        };
-        marks.append(segment.id, records)
-    }
 }
 
 impl Store {
@@ -110,7 +78,7 @@ impl Store {
         let mut writing = self.writing();
         let all = self.segments().iter().try_for_each(|segment| {
             let (done, mut left) = (Done::load(&*self.files, segment.number()), 0);
-            every_entry(segment, |topic, offset, entry| {
+            segment.every_entry(|topic, offset, entry| {
                 if !done.contains(segment.id, topic, offset) {
                     each(topic, offset, entry.key);
                     left += 1;

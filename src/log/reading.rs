@@ -9,14 +9,11 @@ use super::entry::OpenError;
 use super::failure::{Failure, ReadError};
 use super::index;
 use super::ledger::Ledger;
-use super::segment::{self, Segment};
+use super::segment::Segment;
 use super::settings::Keep;
 use super::store::{Store, read};
 use crate::dedupe::DedupeEntry;
 use crate::record::Record;
-
-/// How many index entries are read at once where most may not be wanted.
-pub(super) const ENTRIES: usize = 1024;
 
 impl Store {
     /// Records from offset `from` on, without a gap: as many as there are before `until`, at most `records` records
@@ -111,7 +108,7 @@ impl Store {
         let skipped = segments.len() - newest.count();
         let all = segments[skipped..].iter().try_for_each(|segment| {
             let mut kept = Vec::new();
-            every_entry(segment, |_, _, entry| kept.push((entry.time, entry.ids)))?;
+            segment.every_entry(|_, _, entry| kept.push((entry.time, entry.ids)))?;
             kept.sort_unstable_by_key(|(time, _)| *time);
             for (time, keys) in kept {
                 let kept = Timestamp::from_millisecond(time).unwrap_or(Timestamp::UNIX_EPOCH);
@@ -121,23 +118,4 @@ impl Store {
         });
         all.map_err(|failure: Failure| failure.explain(&self.settings))
     }
-}
-
-/// Passes on every record of the segment, each topic by offset.
-pub(super) fn every_entry(segment: &Segment, mut each: impl FnMut(&Arc<str>, u64, &IndexEntry)) -> Result<(), Failure> {
-    let ends = segment.ends();
-    for (topic, begin, count) in index::counts(&segment.head.begins, &ends) {
-        let mut offset = begin;
-        while offset < begin + count {
-            let entries = segment.entries(topic, offset, ENTRIES)?;
-            if entries.is_empty() {
-                return Err(Failure::damaged(segment::name(segment.number()), 0, format!("{topic} is incomplete")));
-            }
-            for entry in &entries {
-                each(topic, offset, entry);
-                offset += 1;
-            }
-        }
-    }
-    Ok(())
 }

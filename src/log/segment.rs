@@ -18,6 +18,9 @@ const AHEAD: usize = 256 * 1024;
 /// Records are read together if no more than this many times their bytes lie between them.
 const SPREAD: u64 = 4;
 
+/// How many index entries are read at once where most may not be wanted.
+pub(super) const ENTRIES: usize = 1024;
+
 pub(super) fn name(number: u64) -> String {
     format!("{number}.log")
 }
@@ -179,6 +182,25 @@ impl Segment {
         let skip = usize::try_from(from.saturating_sub(self.begin_of(topic).next)).unwrap_or(usize::MAX);
         let entries = records.get(topic).and_then(|entries| entries.get(skip..)).unwrap_or_default();
         entries[..entries.len().min(most)].to_vec()
+    }
+
+    /// Passes on every record, each topic by offset.
+    pub(super) fn every_entry(&self, mut each: impl FnMut(&Arc<str>, u64, &IndexEntry)) -> Result<(), Failure> {
+        let ends = self.ends();
+        for (topic, begin, count) in index::counts(&self.head.begins, &ends) {
+            let mut offset = begin;
+            while offset < begin + count {
+                let entries = self.entries(topic, offset, ENTRIES)?;
+                if entries.is_empty() {
+                    return Err(Failure::damaged(name(self.number()), 0, format!("{topic} is incomplete")));
+                }
+                for entry in &entries {
+                    each(topic, offset, entry);
+                    offset += 1;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Reads the records at these entries, which begin at offset `from`.
