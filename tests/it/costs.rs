@@ -50,19 +50,19 @@ fn a_delivery_on(bus: &str, broker: Option<&str>, bounds: &Bounds) {
 
 #[test]
 fn a_delivery_to_kafka_costs_few_allocations_and_system_calls() {
-    let bounds = Bounds { allocations: 51.0, syscalls: 30.0, fsyncs: 0.0 };
+    let bounds = Bounds { allocations: 20.0, syscalls: 30.0, fsyncs: 0.0 };
     a_delivery_on("kafka", Some("TERRA_BRIDGE_TEST_KAFKA"), &bounds);
 }
 
 #[test]
 fn a_delivery_to_nats_costs_few_allocations_and_system_calls() {
-    let bounds = Bounds { allocations: 115.0, syscalls: 12.0, fsyncs: 0.0 };
+    let bounds = Bounds { allocations: 20.0, syscalls: 11.0, fsyncs: 0.0 };
     a_delivery_on("nats", Some("TERRA_BRIDGE_TEST_NATS"), &bounds);
 }
 
 #[test]
 fn a_delivery_to_the_embedded_log_costs_few_allocations_and_system_calls_and_one_fsync() {
-    let bounds = Bounds { allocations: 78.0, syscalls: 24.0, fsyncs: 1.05 };
+    let bounds = Bounds { allocations: 25.0, syscalls: 19.0, fsyncs: 1.05 };
     a_delivery_on("embedded", None, &bounds);
 }
 
