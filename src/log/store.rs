@@ -179,7 +179,7 @@ impl Store {
         rolled.map_err(|error| Failure::from(error).explain(&self.settings))
     }
 
-    /// Closes the log. Readers get [`ReadError::Closed`] from now on.
+    /// Closes the log. Readers get [`Closed`](super::ReadError::Closed) from now on.
     pub(super) fn close(&self) {
         self.segments_mut().clear();
         *self.writing() = None;
