@@ -13,11 +13,10 @@ pub(crate) fn integrity(about: &str, dir: &Path) -> Vec<Finding> {
         Ok(_) => intact += 1,
         Err(why) => findings.push(Finding::mistake(about, format!("{file} is damaged: {why}"), REMEDY)),
     };
-    if verify(dir, each).is_ok() && intact > 0 {
-        findings.push(Finding::fine(
-            about,
-            format!("{intact} files in {} were read: every record is intact", dir.display()),
-        ));
+    match verify(dir, each) {
+        Ok(_) if intact == 0 => {}
+        Ok(_) => findings.push(Finding::fine(about, format!("{intact} files in {} are intact", dir.display()))),
+        Err(why) => findings.push(Finding::mistake(about, why, REMEDY)),
     }
     findings
 }

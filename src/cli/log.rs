@@ -24,8 +24,11 @@ pub(super) fn run(dir: &Path) -> Result<(), Failure> {
             printed = terminal::print(&line);
         }
     };
-    verify(dir, print).map_err(Failure::Running)?;
+    let is_log = verify(dir, print).map_err(Failure::Running)?;
     printed?;
+    if !is_log {
+        return Err(Failure::Running(format!("{}: there is no log of this version", dir.display())));
+    }
     match damaged {
         0 => Ok(()),
         _ => Err(Failure::Running(format!(

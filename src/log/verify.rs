@@ -19,15 +19,17 @@ pub(crate) struct Checked {
     pub(crate) found: Result<String, String>,
 }
 
-/// The files of the log in that directory, oldest first.
+/// The files of the log in that directory, oldest first. `false`: there is no log of this version.
 ///
 /// # Errors
-/// There is no log of this version.
-pub(crate) fn verify(dir: &Path, mut each: impl FnMut(Checked)) -> Result<(), String> {
+/// Nothing tells which files make up the log.
+pub(crate) fn verify(dir: &Path, mut each: impl FnMut(Checked)) -> Result<bool, String> {
     let wrong = |failure: Failure| format!("{}: {failure}", dir.display());
-    let files = Directory::open(dir).map_err(|error| wrong(error.into()))?;
-    let numbers = live(&files).map_err(wrong)?;
-    let numbers = numbers.ok_or_else(|| format!("{}: there is no log of this version", dir.display()))?;
+    let files = match Directory::open(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        opened => opened.map_err(|error| wrong(error.into()))?,
+    };
+    let Some(numbers) = live(&files).map_err(wrong)? else { return Ok(false) };
     let mut before = None;
     for (index, &number) in numbers.iter().enumerate() {
         let next = numbers.get(index + 1).copied();
@@ -41,7 +43,7 @@ pub(crate) fn verify(dir: &Path, mut each: impl FnMut(Checked)) -> Result<(), St
         });
         each(Checked { file: segment::name(number), found: found.map_err(|failure| failure.to_string()) });
     }
-    Ok(())
+    Ok(true)
 }
 
 /// The segments that count; `None` if there is no log.
@@ -98,21 +100,23 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let found = || {
             let mut all = Vec::new();
-            verify(dir.path(), |checked| all.push(checked)).map(|()| all)
+            verify(dir.path(), |checked| all.push(checked)).map(|is_log| is_log.then_some(all))
         };
-        assert!(found().unwrap_err().ends_with("there is no log of this version"));
+        assert!(found().unwrap().is_none() && !verify(&dir.path().join("none"), |_| {}).unwrap());
         let store = Store::open(&Settings::sample(dir.path()), std::iter::empty()).unwrap();
         for n in 0..3 {
             store.append([Message::sample("a", "key", [n; 32], vec![n; 100])].iter()).unwrap();
             store.roll().unwrap();
         }
-        let says: Vec<_> = found().unwrap().into_iter().map(|checked| checked.found.unwrap()).collect();
+        let says: Vec<_> = found().unwrap().unwrap().into_iter().map(|checked| checked.found.unwrap()).collect();
         assert_eq!(says.len(), 4);
         assert!(says[0].starts_with("1 records, ") && says[3].starts_with("0 records, "), "{says:?}");
         store.lose("a", 1);
-        let found = found().unwrap();
+        let found = found().unwrap().unwrap();
         assert_eq!(found.iter().filter(|checked| checked.found.is_err()).count(), 1);
         let why = found[1].found.as_ref().unwrap_err();
         assert!(found[1].file == "1.log" && why.starts_with("1.log at byte "), "{why}");
+        std::fs::write(dir.path().join(manifest::NAME), [1; 9000]).unwrap();
+        assert!(verify(dir.path(), |_| {}).unwrap_err().contains("manifest at byte 0"));
     }
 }
