@@ -42,17 +42,25 @@ pub(super) trait File: Send + Sync {
 }
 
 /// Everything goes through the directory that was opened, so that nothing happens to another one at its path.
-pub(super) struct Directory(Held);
+pub(super) struct Directory {
+    held: Held,
+    access: OFlags,
+}
 
 impl Directory {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        Held::new(fs::File::open(path)?, path.to_owned()).map(Self)
+        Ok(Self { held: Held::new(fs::File::open(path)?, path.to_owned())?, access: OFlags::RDWR })
+    }
+
+    /// For whoever may only read the files, such as those of a backup.
+    pub(super) fn read_only(path: &Path) -> io::Result<Self> {
+        Ok(Self { access: OFlags::RDONLY, ..Self::open(path)? })
     }
 
     fn open_at(&self, name: &str, flags: OFlags) -> io::Result<Arc<dyn File>> {
-        let flags = flags | OFlags::RDWR | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&self.0.file, name, flags, Mode::RUSR | Mode::WUSR)?;
-        Ok(Arc::new(Held::new(file.into(), self.0.path.join(name))?))
+        let flags = flags | self.access | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.held.file, name, flags, Mode::RUSR | Mode::WUSR)?;
+        Ok(Arc::new(Held::new(file.into(), self.held.path.join(name))?))
     }
 }
 
@@ -66,20 +74,20 @@ impl Files for Directory {
     }
 
     fn names(&self) -> io::Result<Vec<String>> {
-        let entries = rustix::fs::Dir::read_from(&self.0.file)?;
+        let entries = rustix::fs::Dir::read_from(&self.held.file)?;
         entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        Ok(rustix::fs::unlinkat(&self.0.file, name, AtFlags::empty())?)
+        Ok(rustix::fs::unlinkat(&self.held.file, name, AtFlags::empty())?)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.0.file.sync_all()
+        self.held.file.sync_all()
     }
 
     fn in_place(&self) -> Result<(), Gone> {
-        self.0.in_place()
+        self.held.in_place()
     }
 }
 

@@ -25,7 +25,7 @@ pub(crate) struct Checked {
 /// Nothing tells which files make up the log.
 pub(crate) fn verify(dir: &Path, mut each: impl FnMut(Checked)) -> Result<bool, String> {
     let wrong = |failure: Failure| format!("{}: {failure}", dir.display());
-    let files = match Directory::open(dir) {
+    let files = match Directory::read_only(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         opened => opened.map_err(|error| wrong(error.into()))?,
     };
