@@ -12,7 +12,8 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=CFLAGS");
     let flags = std::env::var("CFLAGS").unwrap_or_default();
-    if !NEEDED.iter().all(|needed| flags.split_whitespace().any(|flag| flag == *needed)) {
+    let with_kafka = std::env::var_os("CARGO_FEATURE_KAFKA").is_some();
+    if with_kafka && !NEEDED.iter().all(|needed| flags.split_whitespace().any(|flag| flag == *needed)) {
         println!(
             "cargo::error=librdkafka needs CFLAGS=\"{}\": build in the bridge's own directory, without CFLAGS of your own or with these added",
             NEEDED.join(" ")

@@ -3,7 +3,6 @@
 use serde_json::{Value, json};
 
 use super::json::reference;
-use crate::bus::kafka;
 use crate::config;
 use crate::server::{reachable, scheme};
 
@@ -20,19 +19,20 @@ pub(super) fn servers(bus: &config::Bus) -> (Value, Value) {
 const LOGIN: &str = "login";
 
 fn of_kafka(config: &config::Kafka) -> (Value, Value) {
-    let kafka::Security { tls, mechanism, token_url } = kafka::security(config);
-    let login = match (mechanism.as_deref(), token_url) {
+    let protocol = config.protocol();
+    let mechanism = config.sasl_mechanism.as_deref().filter(|_| protocol.starts_with("sasl"));
+    let login = match (mechanism, &config.oauth) {
         (Some("PLAIN"), _) => Some(login("plain", "SASL PLAIN")),
         (Some("SCRAM-SHA-256"), _) => Some(login("scramSha256", "SASL SCRAM-SHA-256")),
         (Some("SCRAM-SHA-512"), _) => Some(login("scramSha512", "SASL SCRAM-SHA-512")),
-        (Some("OAUTHBEARER"), Some(url)) => {
+        (Some("OAUTHBEARER"), Some(config::OAuth { token_url: url, .. })) => {
             let mut tokens = login("oauth2", "tokens, SASL OAUTHBEARER");
             tokens["flows"] = json!({ "clientCredentials": { "tokenUrl": url, "availableScopes": {} } });
             Some(tokens)
         }
         _ => None,
     };
-    let protocol = if tls { "kafka-secure" } else { "kafka" };
+    let protocol = if protocol.ends_with("ssl") { "kafka-secure" } else { "kafka" };
     let server = json!({ "protocol": protocol, "description": "A broker to start from." });
     all("kafka", &config.brokers, server, login.or_else(|| certificate(&config.tls)))
 }

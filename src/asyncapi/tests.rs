@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use super::*;
-use crate::cli::load_for_reader;
+use crate::cli::load_for_reader_without;
 use crate::samples::SAMPLES;
 use crate::vocabulary::{KNOWN, known};
 
@@ -15,7 +15,7 @@ const BUSES: [&[(&str, &str)]; 3] = [
 
 fn loaded(settings: &[(&str, &str)]) -> (config::Bus, RouteTable) {
     let variable = |(name, value): &(&str, &str)| (format!("TERRA_BRIDGE_{name}").into(), OsString::from(value));
-    load_for_reader(None, settings.iter().map(variable)).unwrap_or_else(|mistakes| panic!("{mistakes}"))
+    load_for_reader_without(&[], None, settings.iter().map(variable)).unwrap_or_else(|mistakes| panic!("{mistakes}"))
 }
 
 fn of(settings: &[(&str, &str)]) -> Value {

@@ -1,9 +1,31 @@
-//! The configured bus: the only file that names all three adapters.
+//! The configured bus: the only file that names all three adapters, and that knows which of them are built in.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{Bus, Finding, OpenError, Payloads, ReadError, Reading, Setup, StartPosition, embedded, kafka, nats};
+#[cfg(feature = "kafka")]
+use super::kafka;
+#[cfg(not(feature = "kafka"))]
+use super::left_out as kafka;
+#[cfg(not(feature = "nats"))]
+use super::left_out as nats;
+#[cfg(feature = "nats")]
+use super::nats;
+use super::{Bus, Finding, OpenError, Payloads, ReadError, Reading, Setup, StartPosition, embedded};
 use crate::config;
+
+/// The buses that this program is built without.
+pub(crate) const LEFT_OUT: &[&str] = &[
+    #[cfg(not(feature = "kafka"))]
+    "kafka",
+    #[cfg(not(feature = "nats"))]
+    "nats",
+];
+
+/// The name and version of each client library that is no crate.
+pub(crate) fn client_versions() -> Option<String> {
+    kafka::client_version()
+}
 
 /// An opened bus.
 pub struct Opened {
@@ -68,4 +90,22 @@ pub(crate) fn exposed_login(config: &config::Bus) -> Option<Finding> {
         config::Bus::Nats(config) => nats::exposed_login(config),
         config::Bus::Embedded(_) => None,
     }
+}
+
+/// The mistakes among the properties of the bus's client: the name, what is wrong with it, and the remedy. `within`: how
+/// long the bus may take to answer; `max_body`: bytes of the largest message.
+pub(crate) fn check_properties(
+    config: &config::Bus,
+    within: Duration,
+    max_body: usize,
+) -> Vec<(String, String, String)> {
+    match config {
+        config::Bus::Kafka(config) => kafka::check_properties(&config.properties, within, max_body),
+        config::Bus::Nats(_) | config::Bus::Embedded(_) => Vec::new(),
+    }
+}
+
+/// Whether anybody may see the value of this property of the bus's client.
+pub(crate) fn is_printable(property: &str) -> bool {
+    kafka::is_printable(property)
 }

@@ -9,13 +9,15 @@ use clap::builder::PossibleValuesParser;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 
-use crate::bus::StartPosition;
+use crate::bus::{StartPosition, adapters};
 use crate::config;
 use crate::samples::SAMPLES;
 
 static VERSION: LazyLock<String> = LazyLock::new(|| {
-    let (_, librdkafka) = rdkafka::util::get_rdkafka_version();
-    format!("{} (commit {}, librdkafka {librdkafka})", env!("CARGO_PKG_VERSION"), env!("TERRA_BRIDGE_COMMIT"))
+    let commit = format!("commit {}", env!("TERRA_BRIDGE_COMMIT"));
+    let left_out = adapters::LEFT_OUT.iter().map(|bus| format!("without {bus}"));
+    let built: Vec<_> = std::iter::once(commit).chain(adapters::client_versions()).chain(left_out).collect();
+    format!("{} ({})", env!("CARGO_PKG_VERSION"), built.join(", "))
 });
 
 const EXIT_CODES: &str = "\
@@ -394,13 +396,12 @@ mod tests {
     }
 
     #[test]
-    fn version_names_the_commit_and_librdkafka() {
+    fn version_names_the_commit_and_what_is_left_out() {
         let error = parsed("terra-bridge --version").expect_err("says its version");
         let says = error.to_string();
         assert_eq!(error.exit_code(), 0);
-        assert!(
-            says.starts_with("terra-bridge 0.") && says.contains("commit") && says.contains("librdkafka 2."),
-            "{says}"
-        );
+        assert!(says.starts_with("terra-bridge 0.") && says.contains("(commit "), "{says}");
+        let of_kafka = if adapters::LEFT_OUT.contains(&"kafka") { "without kafka" } else { "librdkafka 2." };
+        assert!(says.contains(of_kafka), "{says}");
     }
 }

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::bus::kafka;
+use crate::bus::adapters;
 use crate::config::{self, Bus, Config, Draft, Effective, Mistakes, Purpose, Resolved};
 use crate::route::{RouteError, RouteTable};
 
@@ -28,24 +28,50 @@ pub fn load(
     environment: impl Iterator<Item = (OsString, OsString)>,
     is_terminal: bool,
 ) -> Result<Loaded, Mistakes> {
-    let (resolved, routes) = checked(config::read(Purpose::Serve, file, environment, is_terminal)?)?;
-    let effective = resolved.effective(kafka::is_printable);
+    load_without(adapters::LEFT_OUT, file, environment, is_terminal)
+}
+
+/// The same for a program that is built without these buses.
+pub(crate) fn load_without(
+    left_out: &[&str],
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (OsString, OsString)>,
+    is_terminal: bool,
+) -> Result<Loaded, Mistakes> {
+    let draft = config::read(Purpose::Serve, file, environment, is_terminal)?;
+    let (resolved, routes) = checked(draft, left_out)?;
+    let effective = resolved.effective(adapters::is_printable);
     Ok(Loaded { config: resolved.config().clone(), effective, resolved, routes })
 }
 
 /// The same for [`Purpose::ReadBus`]: only the bus, and what is stored there.
 ///
-/// As for [`load`].
+/// # Errors
 /// As [`load`].
 pub fn load_for_reader(
     file: Option<&Path>,
     environment: impl Iterator<Item = (OsString, OsString)>,
 ) -> Result<(Bus, RouteTable), Mistakes> {
-    let (resolved, routes) = checked(config::read(Purpose::ReadBus, file, environment, false)?)?;
+    load_for_reader_without(adapters::LEFT_OUT, file, environment)
+}
+
+/// The same for a program that is built without these buses.
+pub(crate) fn load_for_reader_without(
+    left_out: &[&str],
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<(Bus, RouteTable), Mistakes> {
+    let draft = config::read(Purpose::ReadBus, file, environment, false)?;
+    let (resolved, routes) = checked(draft, left_out)?;
     Ok((resolved.config().bus.clone(), routes))
 }
 
-fn checked(mut draft: Draft) -> Result<(Resolved, RouteTable), Mistakes> {
+fn checked(mut draft: Draft, left_out: &[&str]) -> Result<(Resolved, RouteTable), Mistakes> {
+    let bus = draft.config().bus.name();
+    if left_out.contains(&bus) {
+        let wrong = format!("is {bus}, but this terra-bridge is built without {bus}");
+        draft.report("bus", wrong, "choose another bus, or build it with every bus: cargo install --locked --path .");
+    }
     check(&mut draft);
     let routes = routes(&mut draft);
     let resolved = draft.finish()?;
@@ -56,11 +82,10 @@ fn checked(mut draft: Draft) -> Result<(Resolved, RouteTable), Mistakes> {
 /// conflict with what cannot.
 pub(super) fn check(draft: &mut Draft) {
     let config = draft.config();
-    let Bus::Kafka(settings) = &config.bus else { return };
     // A bound that is itself a mistake is not compared with other values.
     let bus_timeout = if draft.is_sound("server.publish_timeout") { config.bus_timeout() } else { Duration::MAX };
     let max_body = if draft.is_sound("server.max_body") { config.server.max_body } else { 0 };
-    for (property, wrong, remedy) in kafka::check_properties(&settings.properties, bus_timeout, max_body) {
+    for (property, wrong, remedy) in adapters::check_properties(&config.bus, bus_timeout, max_body) {
         draft.report(&format!("kafka.properties.{property}"), wrong, remedy);
     }
 }

@@ -36,6 +36,8 @@ mod tail;
 mod terminal;
 
 pub use load::{Loaded, load, load_for_reader};
+#[cfg(test)]
+pub(crate) use load::{load_for_reader_without, load_without};
 
 use args::{Cli, Command, LogCommand};
 use failure::Failure;

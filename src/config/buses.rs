@@ -25,6 +25,15 @@ pub enum Bus {
 }
 
 impl Bus {
+    /// As the configuration has it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Embedded(_) => "embedded",
+            Self::Kafka(_) => "kafka",
+            Self::Nats(_) => "nats",
+        }
+    }
+
     /// The name of the bus that is used; `None` where that is mistaken.
     pub(super) fn choose(keys: &mut SectionReader<'_>) -> Option<&'static str> {
         keys.value(KeyDefault::Value("embedded"), &choice(BUSES.map(|bus| (bus, bus))))
@@ -124,6 +133,19 @@ impl Kafka {
         };
         self.sasl_mechanism = self.sasl_mechanism.or(usual.map(str::to_owned));
         self
+    }
+
+    /// librdkafka's `security.protocol`: follows from TLS and login, unless a property says it.
+    pub fn protocol(&self) -> String {
+        let property = self.properties.get("security.protocol").map(|given| String::from_utf8_lossy(given.expose()));
+        let tls = self.tls.ca.is_some() || self.tls.certificate.is_some() || self.tls.key.is_some();
+        let follows = match (tls, self.username.is_some() || self.oauth.is_some()) {
+            (false, false) => "plaintext",
+            (true, false) => "ssl",
+            (false, true) => "sasl_plaintext",
+            (true, true) => "sasl_ssl",
+        };
+        property.map_or_else(|| follows.to_owned(), |given| given.to_ascii_lowercase())
     }
 }
 

@@ -38,7 +38,7 @@ mod setting;
 mod suggestion;
 mod texts;
 mod tls;
-mod units;
+pub(crate) mod units;
 
 pub use advice::Advice;
 pub use buses::{Bus, Compression, Embedded, Kafka, Nats, OAuth};
@@ -52,7 +52,7 @@ pub use section_reader::Purpose;
 pub use sections::{Admin, Config, Dedupe, Endpoint, Log, LogFormat, OwnRoutes, Routes, S3, Senders, Server, Spool};
 pub use texts::topic_name;
 pub use tls::{CertificatePair, Tls};
-pub(crate) use units::{parse_duration, show_duration};
+pub(crate) use units::parse_duration;
 
 #[cfg(test)]
 mod tests;

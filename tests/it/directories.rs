@@ -11,7 +11,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::commands::{err, out, run};
-use crate::support::bridge::{Bridge, command, on_free_ports};
+use crate::support::bridge::{Bridge, binary, command, on_free_ports};
 use crate::support::consumers::Bus;
 use crate::support::terra::{Attempt, SECRET};
 use crate::support::until;
@@ -304,7 +304,7 @@ fn what_a_bridge_holds_is_its_own_whatever_umask_and_limits_are() {
     let above = dir.parent().expect("a directory of the test's");
     let mut shell = Command::new("/bin/sh");
     let script = "umask 0; ulimit -c unlimited 2>/dev/null; exec \"$0\"";
-    shell.args(["-c", script, env!("CARGO_BIN_EXE_terra-bridge")]).env_clear().env("TERRA_SIGNING_SECRET", SECRET);
+    shell.args(["-c", script]).arg(binary()).env_clear().env("TERRA_SIGNING_SECRET", SECRET);
     shell.envs(on_free_ports()).envs(bus.environment()).current_dir(above);
     let mut bridge = Bridge::run(shell);
     assert_eq!(post(&bridge, 0).0, 200);

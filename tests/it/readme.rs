@@ -17,7 +17,7 @@ use terra_bridge::attribute::Attribute;
 use terra_bridge::samples::SAMPLES;
 
 use crate::support::accounts::Operator;
-use crate::support::bridge::{Bridge, command, on_free_ports};
+use crate::support::bridge::{Bridge, binary, command, on_free_ports};
 use crate::support::brokers::Broker;
 use crate::support::consumers::Bus;
 use crate::support::http::Connection;
@@ -68,7 +68,8 @@ impl Terminal {
     }
 
     fn bash(&self, script: &str) -> Command {
-        let binary = Path::new(env!("CARGO_BIN_EXE_terra-bridge")).parent().expect("a directory");
+        let binary = binary();
+        let binary = binary.parent().expect("a directory");
         let path = std::env::var("PATH").expect("a path");
         let mut bash = Command::new("bash");
         bash.args(["-euo", "pipefail", "-c", script]).current_dir(self.dir.path()).env_clear().stdin(Stdio::null());

@@ -28,6 +28,11 @@ pub(super) trait Query: Send + Sync + 'static {
     fn offsets(&self, topic: &str, partition: i32, patience: Duration) -> Result<(i64, i64), KafkaError>;
 }
 
+/// The client library.
+pub(in crate::bus) fn version() -> Option<String> {
+    Some(format!("librdkafka {}", rdkafka::util::get_rdkafka_version().1))
+}
+
 /// Makes the client. The error has what librdkafka says (a file it cannot read, a mechanism it was
 /// not built with), never a value.
 pub(super) fn create<C, T>(config: &ClientConfig, context: C) -> Result<T, OpenError>

@@ -56,12 +56,13 @@ mod waiting;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use compression::needed_packages;
-pub(crate) use inspect::inspect;
-pub(crate) use properties::check as check_properties;
-pub(crate) use property_names::is_printable;
-pub(crate) use read::read;
-pub(crate) use settings::{Security, exposed_login, security};
+pub(super) use client::version as client_version;
+pub(super) use compression::needed_packages;
+pub(super) use inspect::inspect;
+pub(super) use properties::check as check_properties;
+pub(super) use property_names::is_printable;
+pub(super) use read::read;
+pub(super) use settings::exposed_login;
 
 /// The most that one question to the brokers may take while the connection is watched.
 const PROBE_MOST: Duration = Duration::from_secs(2);
@@ -75,7 +76,7 @@ struct Kafka {
 }
 
 /// Opens the adapter; see [`super::adapters::open`]. Within a runtime.
-pub(crate) fn open(config: &config::Kafka, setup: Setup) -> Result<Arc<dyn Bus>, OpenError> {
+pub(super) fn open(config: &config::Kafka, setup: Setup) -> Result<Arc<dyn Bus>, OpenError> {
     let message_timeout = message_timeout(setup.publish_timeout);
     let status = Arc::new(Status::new(config.create_topics));
     let producer = Arc::new(Producer::open(settings::producer(config, &setup)?, Arc::clone(&status))?);

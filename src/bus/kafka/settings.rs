@@ -84,28 +84,6 @@ pub(super) fn largest_message(max_body: usize) -> u64 {
     (max_body as u64 + HEADROOM).min(MAX_REQUEST)
 }
 
-/// How the clients reach the brokers.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Security {
-    pub(crate) tls: bool,
-    /// Of SASL; `None` without a login.
-    pub(crate) mechanism: Option<String>,
-    /// Where tokens come from.
-    pub(crate) token_url: Option<String>,
-}
-
-/// With the user's properties, which may change it.
-pub(crate) fn security(config: &config::Kafka) -> Security {
-    let client = admin(config).unwrap_or_default();
-    let protocol = client.get("security.protocol").unwrap_or_default().to_ascii_lowercase();
-    let login = |key| client.get(key).filter(|_| protocol.starts_with("sasl")).map(str::to_owned);
-    Security {
-        tls: protocol.ends_with("ssl"),
-        mechanism: login("sasl.mechanisms"),
-        token_url: login("sasl.oauthbearer.token.endpoint.url"),
-    }
-}
-
 /// A login that goes without TLS to another machine.
 pub(crate) fn exposed_login(config: &config::Kafka) -> Option<Finding> {
     let client = admin(config).ok()?;
@@ -142,7 +120,7 @@ fn shared(config: &config::Kafka, publish_timeout: Duration) -> Result<ClientCon
         .set("reconnect.backoff.max.ms", millis(backoff_most))
         .set("retry.backoff.ms", millis(backoff))
         .set("retry.backoff.max.ms", millis(backoff_most))
-        .set("security.protocol", protocol(config))
+        .set("security.protocol", config.protocol())
         // That the other side closes a connection at once is said at this level.
         .set_log_level(RDKafkaLogLevel::Info);
     let login = config.username.as_ref();
@@ -180,16 +158,6 @@ fn log_in_with_tokens(client: &mut ClientConfig, config: &config::Kafka) -> Resu
         client.set("sasl.oauthbearer.extensions", oauth.extensions.join(","));
     }
     Ok(())
-}
-
-fn protocol(config: &config::Kafka) -> &'static str {
-    let tls = config.tls.ca.is_some() || config.tls.certificate.is_some() || config.tls.key.is_some();
-    match (tls, config.username.is_some() || config.oauth.is_some()) {
-        (false, false) => "plaintext",
-        (true, false) => "ssl",
-        (false, true) => "sasl_plaintext",
-        (true, true) => "sasl_ssl",
-    }
 }
 
 /// The user's properties over ours. The vendored OpenSSL knows no system roots, so that without a
@@ -336,29 +304,6 @@ mod tests {
         config.properties.clear();
         config.tls.ca = Some("system".to_owned());
         assert_eq!(says(&config), None);
-    }
-
-    #[test]
-    fn how_the_brokers_are_reached_follows_from_what_the_client_is_told() {
-        let says = |tls, mechanism: Option<&str>, token_url: Option<&str>| Security {
-            tls,
-            mechanism: mechanism.map(str::to_owned),
-            token_url: token_url.map(str::to_owned),
-        };
-        let mut config = config("a:1");
-        config.sasl_mechanism = Some("PLAIN".to_owned());
-        assert_eq!(security(&config), says(false, None, None), "without a login");
-        config.username = Some("bridge".to_owned());
-        assert_eq!(security(&config), says(false, Some("PLAIN"), None));
-        for (key, value) in [
-            ("security.protocol", "SASL_SSL"),
-            ("sasl.mechanism", "OAUTHBEARER"),
-            ("sasl.oauthbearer.token.endpoint.url", "https://login.example.com/token"),
-        ] {
-            config.properties.insert(key.to_owned(), Secret::new(value));
-        }
-        let token_url = Some("https://login.example.com/token");
-        assert_eq!(security(&config), says(true, Some("OAUTHBEARER"), token_url));
     }
 
     #[test]

@@ -225,11 +225,11 @@ fn sound_bucket(about: &str, settings: &Config, stream: &Config) -> Vec<Finding>
 fn durability(about: &str, stream: &Config) -> [Finding; 3] {
     let kept = match stream.max_age {
         Duration::ZERO => "for ever".to_owned(),
-        age => format!("for {}", config::show_duration(age)),
+        age => format!("for {}", config::units::show_duration(age)),
     };
     let window = stream.duplicate_window;
     let level = if window < Duration::from_secs(26 * 3600) { Level::Advice } else { Level::Fine };
-    let known = config::show_duration(window);
+    let known = config::units::show_duration(window);
     let says = format!("recognises a repeated delivery for {known}; Terra retries for about a day");
     let remedy = "consumers deduplicate by `ce-id`, or raise `nats.duplicate_window` (200 bytes a message)";
     [

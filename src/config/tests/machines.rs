@@ -3,7 +3,6 @@
 use std::os::unix::ffi::OsStringExt;
 
 use super::*;
-use crate::cli::load_for_reader;
 use crate::config::{Admin, Bus, Secret, read_admin};
 use crate::route::{Route, RouteTable};
 
@@ -43,7 +42,7 @@ tls.key = "/run/secrets/tls.key"
 fn reader(toml: &str, variables: &[(&str, &str)]) -> Result<(Bus, RouteTable), Mistakes> {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), toml).unwrap();
-    load_for_reader(Some(file.path()), variables.iter().map(|(n, v)| (n.into(), v.into())))
+    load_for_reader_without(&[], Some(file.path()), variables.iter().map(|(n, v)| (n.into(), v.into())))
 }
 
 fn admin(toml: &str, variables: &[(&str, &str)]) -> Result<Admin, Mistakes> {

@@ -1,9 +1,9 @@
 //! The configuration as a whole, with the checks of all modules, in the exact text that users see.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::cli::{Loaded, load};
+use crate::cli::{Loaded, load_for_reader_without, load_without};
 use crate::config::{Mistakes, Source};
 
 mod environment;
@@ -13,6 +13,15 @@ mod mistakes;
 mod reference;
 mod reload;
 mod secrets;
+
+/// As a program reads it that has every bus.
+fn load(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (OsString, OsString)>,
+    is_terminal: bool,
+) -> Result<Loaded, Mistakes> {
+    load_without(&[], file, environment, is_terminal)
+}
 
 const SIGNED: (&str, &str) = ("TERRA_SIGNING_SECRET", "hunter2 the second");
 

@@ -1,7 +1,6 @@
 //! What a newer reading changes while the bridge runs, and secret files that change.
 
 use std::ffi::OsString;
-use std::path::Path;
 
 use super::*;
 use crate::config::{Bus, Difference, Secret, SecretChanges};

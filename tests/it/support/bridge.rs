@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -30,9 +31,15 @@ pub struct Bridge {
     pub reader: Option<SocketAddr>,
 }
 
+/// What is tested: the program that cargo built, or another build of it.
+pub fn binary() -> PathBuf {
+    let given = std::env::var_os("TERRA_BRIDGE_TEST_BINARY");
+    given.unwrap_or_else(|| env!("CARGO_BIN_EXE_terra-bridge").into()).into()
+}
+
 /// The binary with an environment of its own; nothing is inherited from the machine's.
 pub fn command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_terra-bridge"));
+    let mut command = Command::new(binary());
     command.env_clear().env("TERRA_SIGNING_SECRET", SECRET).stdin(Stdio::null());
     command
 }

@@ -2,6 +2,7 @@
 
 mod batches;
 mod before_delivery;
+mod configured;
 mod live;
 mod mocked;
 mod replaced;
