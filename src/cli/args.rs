@@ -140,8 +140,8 @@ pub(super) enum Command {
     Serve,
     /// Check the configuration: show every mistake, or every value with its source
     ///
-    /// Prints the effective configuration (secrets only as "set, N bytes") and the routing table,
-    /// or every mistake with its remedy. Opens no port and sends nothing.
+    /// Prints the effective configuration (secrets only as "set, N bytes"), the routing table and the most
+    /// memory that the bridge takes, or every mistake with its remedy. Opens no port and sends nothing.
     #[command(after_help = EXIT_CODES)]
     Check(CheckArgs),
     /// Post signed sample deliveries to a bridge, as Terra would
@@ -192,6 +192,9 @@ pub(super) struct CheckArgs {
     /// largest body fits
     #[arg(long)]
     pub(super) online: bool,
+    /// Print only the most memory that the bridge takes, in bytes
+    #[arg(long, conflicts_with = "online")]
+    pub(super) memory: bool,
 }
 
 #[derive(Debug, Args)]
@@ -338,7 +341,7 @@ mod tests {
         for line in ["terra-bridge --config a.toml check --online", "terra-bridge check --online --config a.toml"] {
             let cli = parsed(line).expect(line);
             assert_eq!(cli.config, Some(PathBuf::from("a.toml")), "{line}");
-            assert!(matches!(cli.command, Some(Command::Check(CheckArgs { online: true }))), "{line}");
+            assert!(matches!(cli.command, Some(Command::Check(CheckArgs { online: true, memory: false }))), "{line}");
         }
     }
 

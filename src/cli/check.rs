@@ -6,6 +6,7 @@ use std::path::Path;
 use super::args::CheckArgs;
 use super::failure::Failure;
 use super::load::Loaded;
+use super::memory::{self, Bound};
 use super::serve::{Tls, setup};
 use super::terminal::print;
 use crate::bus::{self, Finding, Level};
@@ -17,12 +18,20 @@ use crate::spool;
 use crate::vocabulary::{KNOWN, is_link};
 
 /// Prints the effective configuration, the ignored variables and the routing table; mistakes in them were printed
-/// before. Then come the findings on the spool, and with `--online` those on the bus. Fails if one of them is a
-/// mistake.
+/// before. Then come the most memory that this takes, the findings on the spool, and with `--online` those on the bus.
+/// Fails if one of them is a mistake. With `--memory` it prints only that number.
 pub(super) async fn run(args: &CheckArgs, loaded: &Loaded) -> Result<(), Failure> {
     let (config, table) = (&loaded.config, &loaded.routes);
+    let bound = Bound::of(config);
+    if args.memory {
+        return print(&format!("{}\n", bound.bytes()));
+    }
     let (effective, ignored) = (indented(&loaded.effective.to_string()), ignored(&loaded.effective.ignored));
     print(&format!("Configuration\n\n{effective}{ignored}\nRoutes\n\n{}", routes(table)))?;
+    print(&format!("\nMemory\n\n{}", indented(&bound.to_string())))?;
+    if let Some(advice) = bound.above(memory::limit()) {
+        print(&format!("\n{}", described(&[advice])))?;
+    }
     let connections = few_descriptors(descriptors::hard_limit(), config.server.max_connections);
     section("Connections", connections.as_slice())?;
     section("Endpoints", &[shared_secrets(&config.endpoints), dropped_links(config, table)].concat())?;

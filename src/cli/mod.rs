@@ -4,7 +4,7 @@
 //! - `serve`: runs the bridge; `reload`: applies a changed configuration; `private`: no core dumps, private files
 //! - `check`, `send`, `health`: check the configuration, send deliveries, check health; `asyncapi` only prints what the
 //!   module of that name makes
-//! - `log`: what is in a directory of the log
+//! - `log`: what is in a directory of the log; `memory`: what a configuration lets the bridge take
 //! - `tail`, `requests`: what is on the bus; `reading` is what they share
 //! - `terminal`, `pretty`: output for people; `cause`: why a client got no answer
 
@@ -25,6 +25,7 @@ mod failure;
 mod health;
 mod load;
 mod log;
+mod memory;
 mod pretty;
 mod private;
 mod reading;

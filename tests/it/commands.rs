@@ -129,6 +129,16 @@ fn check_shows_each_value_with_its_source_and_every_route() {
 }
 
 #[test]
+fn check_says_how_much_memory_the_configuration_takes_in_words_and_alone_as_a_number() {
+    let environment = [("TERRA_BRIDGE_SERVER__MAX_CONNECTIONS".to_owned(), "2000".to_owned())];
+    let said = out(&run(&["check"], &environment));
+    let number = out(&run(&["check", "--memory"], &environment));
+    let bytes: u64 = number.trim_end().parse().expect("only a number");
+    assert!(said.contains(&format!("\nMemory\n\n  at most {} MiB ({bytes} bytes)", bytes.div_ceil(1 << 20))), "{said}");
+    assert!(said.contains(" MiB  server.max_connections: 2000 × "), "{said}");
+}
+
+#[test]
 fn what_begins_as_its_own_variables_do_and_is_ignored_is_said_at_the_start() {
     const SAID: &str = "unknown TERRA_BRIDGE_ variables are ignored";
     let bus = Bus::embedded().expect("needs no broker");

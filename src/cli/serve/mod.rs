@@ -18,6 +18,7 @@ mod shutdown;
 mod signals;
 
 use super::load::Loaded;
+use super::memory::{self, Bound};
 use super::reload::{self, Parts, Reload};
 use crate::admin::Admin;
 use crate::bus::ConnectionState;
@@ -44,6 +45,9 @@ pub(super) async fn run(loaded: Loaded, file: Option<PathBuf>, hangup: Signal) -
     let telemetry = telemetry::start(&config.log);
     warn_of(&effective.ignored);
     reload::warn_of_advice(&resolved.advice());
+    if let Some(advice) = Bound::of(config).above(memory::limit()) {
+        tracing::warn!(remedy = advice.remedy, "{} {}", advice.about, advice.says);
+    }
     let mut signals = Signals::new().map_err(StartError::Signals)?;
     let tls = Tls::load(config)?;
     let opened = Opened::open(config, &routes, &telemetry)?;
