@@ -36,6 +36,7 @@ const ONLY_PARSED: &[(&str, &str)] = &[
     ("README.md#install 1", "installs packages, and builds for minutes"),
     ("README.md#connect-terra 1", "needs a tunnel through the internet"),
     ("deploy/README.md#commands 1", "needs Docker; deploy/check checks the compose file"),
+    ("deploy/README.md#kubernetes 1", "needs a cluster; deploy/check renders the chart and validates it"),
     ("deploy/README.md#reload 1", "needs systemd; `reload` sends the signal"),
     ("tests/README.md#tests 1", "is what runs this test"),
     ("tests/README.md#tests 2", "runs what runs this test"),
