@@ -17,7 +17,7 @@
 //!
 //! Besides that path: `cli` (one file or folder per command; `serve` wires everything together), `config`, `admin`
 //! (health and metrics), `asyncapi` (the topics as a document), `metrics`, `telemetry` (logs). Foundations: `log` (the durable log under the embedded bus
-//! and the spool), `attribute` (CloudEvents' names), `clock`, `payload`, `record`, `vocabulary` (Terra's event types),
+//! and the spool), `attribute` (CloudEvents' names), `certificate` (when one expires), `clock`, `payload`, `record`, `vocabulary` (Terra's event types),
 //! `samples`.
 
 pub mod server;
@@ -43,6 +43,7 @@ pub mod metrics;
 pub mod telemetry;
 
 pub mod attribute;
+mod certificate;
 pub mod clock;
 mod log;
 pub mod payload;

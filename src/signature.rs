@@ -8,7 +8,8 @@ use hmac::{Hmac, KeyInit, Mac};
 use http::{HeaderMap, HeaderValue};
 use jiff::Timestamp;
 use sha2::Sha256;
-use subtle::{Choice, ConstantTimeEq};
+use strum::{IntoStaticStr, VariantNames};
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 use crate::config::{Endpoint, Secret};
 use crate::headers::UnsignedHeaders;
@@ -29,6 +30,7 @@ pub struct Delivery {
     t: String,
     signed_at: Timestamp,
     received_at: Timestamp,
+    secret: u32,
     payload: Payload,
 }
 
@@ -59,6 +61,11 @@ impl Delivery {
         self.received_at
     }
 
+    /// The place of the secret that signed it in the endpoint's list.
+    pub fn secret(&self) -> usize {
+        self.secret as usize
+    }
+
     pub fn payload(&self) -> &Payload {
         &self.payload
     }
@@ -69,7 +76,8 @@ impl Delivery {
 }
 
 /// Why a request is not a delivery. Used only for metrics: the sender learns no more than that it was rejected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, IntoStaticStr, VariantNames)]
+#[strum(serialize_all = "snake_case")]
 pub enum Rejection {
     Missing,
     Malformed,
@@ -85,14 +93,7 @@ pub enum Rejection {
 
 impl Rejection {
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Missing => "missing",
-            Self::Malformed => "malformed",
-            Self::Forged => "forged",
-            Self::TooOld => "too_old",
-            Self::TooNew => "too_new",
-            Self::Address => "address",
-        }
+        self.into()
     }
 }
 
@@ -199,19 +200,19 @@ impl Verifier {
     /// request's; few of them are kept.
     pub fn finish(self, headers: HeaderMap, payload: Payload, now: Timestamp) -> Result<Delivery, Rejection> {
         let SignatureHeader { t, signed_at, candidates } = self.header;
-        let mut proven = Choice::from(0);
-        for mac in self.macs {
+        let (mut proven, mut secret) = (Choice::from(0), 0);
+        for (place, mac) in (0u32..).zip(self.macs) {
             let expected: [u8; 32] = mac.finalize().into_bytes().into();
-            for candidate in &candidates {
-                proven |= expected.ct_eq(candidate);
-            }
+            let fits = candidates.iter().fold(Choice::from(0), |fits, candidate| fits | expected.ct_eq(candidate));
+            secret.conditional_assign(&place, fits & !proven);
+            proven |= fits;
         }
         if !bool::from(proven) {
             return Err(Rejection::Forged);
         }
         in_time(signed_at, now, self.endpoint.max_age, self.endpoint.max_skew)?;
         let headers = UnsignedHeaders::read(&headers, latest(signed_at, self.endpoint.max_skew));
-        Ok(Delivery { endpoint: self.endpoint, headers, t, signed_at, received_at: now, payload })
+        Ok(Delivery { endpoint: self.endpoint, headers, t, signed_at, received_at: now, secret, payload })
     }
 }
 
@@ -271,17 +272,23 @@ pub(crate) mod tests {
             t: "1700000000".into(),
             signed_at,
             received_at: signed_at,
+            secret: 0,
             payload: Payload::unbudgeted(body.to_vec()),
         }
     }
 
-    fn prove(header: &str, secrets: &[&str], body: &str, now: i64) -> Result<(), Rejection> {
+    /// The place of the secret that fits.
+    fn fitting(header: &str, secrets: &[&str], body: &str, now: i64) -> Result<usize, Rejection> {
         let mut proof = Verifier::new(endpoint(secrets), header.parse()?);
         for byte in body.as_bytes() {
             proof.update(&[*byte]);
         }
         let payload = Payload::unbudgeted(body.as_bytes().to_vec());
-        proof.finish(HeaderMap::new(), payload, Timestamp::from_second(now).unwrap()).map(drop)
+        proof.finish(HeaderMap::new(), payload, Timestamp::from_second(now).unwrap()).map(|delivery| delivery.secret())
+    }
+
+    fn prove(header: &str, secrets: &[&str], body: &str, now: i64) -> Result<(), Rejection> {
+        fitting(header, secrets, body, now).map(drop)
     }
 
     #[test]
@@ -296,6 +303,17 @@ pub(crate) mod tests {
             format!("t=1700000000,v1={}", SIGNED.to_uppercase()),
         ] {
             assert_eq!(prove(&header, &["old", "terra-test-secret"], BODY, 1_700_000_100), Ok(()), "{header}");
+        }
+    }
+
+    #[test]
+    fn the_first_secret_that_fits_any_signature_is_the_one() {
+        let (zeros, ours) = ("0".repeat(64), "terra-test-secret");
+        let header = format!("t=1700000000,v1={zeros},v1={SIGNED}");
+        for (secrets, place) in
+            [(&[ours][..], 0), (&[ours, "old"], 0), (&["new", ours], 1), (&["new", ours, "old", ours], 1)]
+        {
+            assert_eq!(fitting(&header, secrets, BODY, 1_700_000_000), Ok(place), "{secrets:?}");
         }
     }
 

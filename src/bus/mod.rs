@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use strum::{IntoStaticStr, VariantNames};
 use tokio::sync::watch;
 
 use crate::log;
@@ -82,7 +83,8 @@ pub enum Receipt {
 }
 
 /// Why the bus did not take a message. Says nothing of its content.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, IntoStaticStr, VariantNames)]
+#[strum(serialize_all = "snake_case")]
 pub enum Refusal {
     /// A retry may succeed.
     #[error("{reason}")]
@@ -108,12 +110,7 @@ impl From<log::NotKept> for Refusal {
 impl Refusal {
     /// A label for metrics.
     pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::Transient { .. } => "transient",
-            Self::Unconfirmed { .. } => "unconfirmed",
-            Self::Permanent { .. } => "permanent",
-            Self::TooLarge { .. } => "too_large",
-        }
+        self.into()
     }
 
     /// Whether the bus may take other messages all the same, so that none needs to wait behind this one.

@@ -18,6 +18,7 @@ use crate::asyncapi;
 use crate::bus::{Bus, embedded};
 use crate::config::files::{TimedOut, TimedReads};
 use crate::config::{self, Advice, Config, Difference, Mistake, Mistakes, Resolved, SecretChanges};
+use crate::metrics::{Metrics, Reloaded};
 use crate::relay::Relay;
 use crate::route::RouteTable;
 use crate::server::Certificates;
@@ -39,6 +40,7 @@ pub(super) struct Parts {
     pub(super) filter: Filter,
     /// They reread their files by themselves; SIGHUP makes them do it at once.
     pub(super) certificates: Vec<Certificates>,
+    pub(super) metrics: Metrics,
 }
 
 impl Parts {
@@ -108,30 +110,26 @@ impl Reload {
     }
 
     fn reload(&mut self) {
-        let file = self.file.clone();
-        let read = move || load::load(file.as_deref(), std::env::vars_os(), std::io::stdout().is_terminal());
-        let Loaded { resolved, routes, .. } = match self.reads.within(READ_WITHIN, read) {
-            Ok(Ok(loaded)) => loaded,
-            Err(TimedOut) => {
-                let remedy = "check that the disk with the configuration and the files it names answers, and that none of them \
-                              is a pipe; then send SIGHUP again";
-                return tracing::warn!(remedy, "the new configuration could not be read in time; nothing was changed");
-            }
-            Ok(Err(mistakes)) => {
-                let (count, mistakes) = (mistakes.all.len(), listed(&mistakes.all));
-                return tracing::error!(count, mistakes, "the new configuration has mistakes; nothing was changed");
-            }
+        let result = self.try_reload();
+        self.parts.metrics.reloaded(result);
+    }
+
+    fn try_reload(&mut self) -> Reloaded {
+        let Loaded { resolved, routes, .. } = match self.read() {
+            Ok(loaded) => loaded,
+            Err(result) => return result,
         };
         let difference = match self.resolved.apply(resolved, load::check) {
             Ok(difference) => difference,
             Err(mistakes) => {
                 let (count, mistakes) = (mistakes.len(), listed(&mistakes));
-                return tracing::error!(
+                tracing::error!(
                     count,
                     mistakes,
                     remedy = "restart the bridge to apply it",
                     "the new configuration does not fit what only a restart changes; nothing was changed"
                 );
+                return Reloaded::Refused;
             }
         };
         self.routes = Arc::new(routes);
@@ -143,6 +141,26 @@ impl Reload {
         }
         log_difference(&difference);
         warn_of_advice(&self.resolved.advice());
+        Reloaded::Applied
+    }
+
+    fn read(&self) -> Result<Loaded, Reloaded> {
+        let file = self.file.clone();
+        let read = move || load::load(file.as_deref(), std::env::vars_os(), std::io::stdout().is_terminal());
+        match self.reads.within(READ_WITHIN, read) {
+            Ok(Ok(loaded)) => Ok(loaded),
+            Ok(Err(mistakes)) => {
+                let (count, mistakes) = (mistakes.all.len(), listed(&mistakes.all));
+                tracing::error!(count, mistakes, "the new configuration has mistakes; nothing was changed");
+                Err(Reloaded::Refused)
+            }
+            Err(TimedOut) => {
+                let remedy = "check that the disk with the configuration and the files it names answers, and that none of them \
+                              is a pipe; then send SIGHUP again";
+                tracing::warn!(remedy, "the new configuration could not be read in time; nothing was changed");
+                Err(Reloaded::TimedOut)
+            }
+        }
     }
 
     fn reread_secrets(&mut self) {

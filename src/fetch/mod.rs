@@ -22,7 +22,7 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use strum::EnumIter;
+use strum::{EnumIter, IntoStaticStr, VariantNames};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -55,7 +55,8 @@ const BUFFER: usize = 64 << 10;
 const AGENT: &str = concat!("terra-bridge/", env!("CARGO_PKG_VERSION"));
 
 /// Why a fetch failed. Says nothing of the link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumIter)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumIter, IntoStaticStr, VariantNames)]
+#[strum(serialize_all = "kebab-case")]
 pub enum FetchError {
     /// Not an `https` URL.
     Malformed,
@@ -89,22 +90,7 @@ pub enum FetchError {
 impl FetchError {
     /// A word for headers, metrics and the log.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Malformed => "malformed",
-            Self::NotAllowed => "not-allowed",
-            Self::Expired => "expired",
-            Self::Denied => "denied",
-            Self::Redirected => "redirected",
-            Self::TooLarge => "too-large",
-            Self::Encoded => "encoded",
-            Self::Nested => "nested",
-            Self::NoConnection => "no-connection",
-            Self::Untrusted => "untrusted",
-            Self::TooSlow => "too-slow",
-            Self::Unavailable => "unavailable",
-            Self::Truncated => "truncated",
-            Self::NoRoom => "no-room",
-        }
+        self.into()
     }
 
     /// Whether the same link may work a little later.

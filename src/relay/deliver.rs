@@ -1,16 +1,19 @@
 //! The bus and the spool behind one function: [`Destination::deliver`].
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use strum::VariantNames;
 use tokio::time::{Instant, timeout_at};
 
 use crate::bus::{Bus, Pending, Receipt, Refusal};
 use crate::dedupe::DedupeEntry;
 use crate::identity::DeliveryId;
 use crate::message::Message;
-use crate::metrics::{CountedAlive, Metrics};
+use crate::metrics::{CountedAlive, Counts, Metrics};
 use crate::reply::Outcome;
+use crate::route::{RouteTable, Topic};
 use crate::spool::{DeliveryPath, KeySlot, Spool};
 
 /// Where messages go. Cloning shares it.
@@ -21,6 +24,19 @@ pub(super) struct Destination {
     /// The last part of the time to deliver, reserved for the spool.
     pub(super) spool_time: Duration,
     pub(super) metrics: Metrics,
+    /// For each topic.
+    pub(super) results: Arc<HashMap<Topic, Arc<Counts>>>,
+}
+
+const KEPT: &str = "kept";
+const DUPLICATE: &str = "duplicate";
+const UNANSWERED: &str = "unanswered";
+
+/// The counts of every topic of these routes.
+pub(super) fn results(metrics: &Metrics, routes: &RouteTable) -> Arc<HashMap<Topic, Arc<Counts>>> {
+    let words = [&[KEPT, DUPLICATE, UNANSWERED], Refusal::VARIANTS].concat();
+    let counts = |topic: Topic| (topic.clone(), metrics.topic(&topic, &words));
+    Arc::new(routes.topics().into_iter().map(counts).collect())
 }
 
 /// The result for a message by its deadline.
@@ -82,16 +98,19 @@ impl Destination {
     /// Publishes to the bus with a deadline, metrics and the in-flight gauge, the same for every bus.
     async fn publish(&self, message: Arc<Message>, deadline: Instant) -> Delivered {
         let (id, topic, started) = (message.id(), message.topic().clone(), Instant::now());
-        let _in_flight = CountedAlive::new(&self.metrics.publishes);
+        let _in_flight = CountedAlive::new(self.metrics.publishes());
         let mut publishing = self.bus.publish(message);
         let answer = timeout_at(deadline, &mut publishing).await;
         let result = match &answer {
-            Ok(Ok(Receipt::Kept)) => "kept",
-            Ok(Ok(Receipt::Duplicate)) => "duplicate",
+            Ok(Ok(Receipt::Kept)) => KEPT,
+            Ok(Ok(Receipt::Duplicate)) => DUPLICATE,
             Ok(Err(refusal)) => refusal.as_str(),
-            Err(_) => "unanswered",
+            Err(_) => UNANSWERED,
         };
-        self.metrics.published(&topic, result, started.elapsed());
+        self.metrics.published(started.elapsed());
+        if let Some(results) = self.results.get(&topic) {
+            results.add(result);
+        }
         match answer {
             Ok(Ok(receipt)) => of_receipt(receipt, id, Outcome::Kept).into(),
             Ok(Err(refusal)) => Outcome::Refused(refusal).into(),

@@ -54,7 +54,7 @@ pub(super) async fn fetch_link(
     let fetched = fetched.map_err(|error| classify(error, open_until(&event, &link), Timestamp::now()));
     let endpoint = event.delivery().endpoint().clone();
     let result = fetched.as_ref().map_or_else(|(error, _)| error.as_str(), |_| "fetched");
-    pipeline.metrics.fetched(&endpoint.name, result);
+    pipeline.of(&endpoint).metrics.fetched(result);
     let link_itself = |error: FetchError| Message::of_event(*event, topic).unfetched(error.as_str());
     match fetched {
         Ok(prepared) => Ok(Prepared { link: Some(Box::new(link_itself(FetchError::TooLarge))), ..prepared? }),

@@ -83,7 +83,7 @@ impl Service for Relay {
             report::wrong_method(&endpoint.name, is_signed(&request));
             Outcome::WrongMethod
         };
-        report(&pipeline.metrics, &endpoint.name, &outcome, arrival.at.elapsed());
+        report(&active.metrics, &endpoint.name, &outcome, arrival.at.elapsed());
         reply(&outcome, endpoint.rejected_status)
     }
 }
@@ -101,7 +101,7 @@ async fn relay(
     arrival: Arrival,
 ) -> Outcome {
     let deadline = arrival.at + pipeline.limits.deadline;
-    let delivery = match authenticate(pipeline, active, request, arrival.peer, deadline).await {
+    let delivery = match authenticate(pipeline, active, request, arrival, deadline).await {
         Ok(delivery) => delivery,
         Err(outcome) => return outcome,
     };
@@ -121,7 +121,9 @@ fn outliving(
     let keeping = AssertUnwindSafe(keep(pipeline, delivery, deadline)).catch_unwind();
     let keeping = keeping.map(|outcome| outcome.unwrap_or(Outcome::Unanswered));
     let keeping = reporting.deliveries.track_future(keeping);
-    Outliving::new(keeping, move |outcome| report(&reporting.metrics, &endpoint.name, &outcome, arrived.elapsed()))
+    Outliving::new(keeping, move |outcome| {
+        report(&reporting.of(&endpoint).metrics, &endpoint.name, &outcome, arrived.elapsed());
+    })
 }
 
 /// Publishes or spools the event, unless it is already kept.

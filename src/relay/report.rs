@@ -1,13 +1,12 @@
 //! Counts and logs how deliveries ended: at most one line per kind and endpoint in ten seconds. Logs nothing of a
 //! delivery's content.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::bus::Refusal;
 use crate::event::Unreadable;
 use crate::fetch::FetchError;
-use crate::metrics::Metrics;
+use crate::metrics::{EndpointMetrics, Metrics};
 use crate::reply::Outcome;
 use crate::signature::Rejection;
 use crate::telemetry::{LOG_EVERY, Throttles};
@@ -56,17 +55,14 @@ impl Line {
 }
 
 /// Counts an outcome, and logs it if an operator should know.
-pub(super) fn report(metrics: &Metrics, endpoint: &Arc<str>, outcome: &Outcome, took: Duration) {
-    metrics.ended(endpoint, outcome.as_str(), took);
-    if let Outcome::Rejected(reason) = outcome {
-        metrics.rejected(endpoint, reason.as_str());
+pub(super) fn report(metrics: &EndpointMetrics, endpoint: &str, outcome: &Outcome, took: Duration) {
+    metrics.ended(outcome.as_str(), took);
+    match outcome {
+        Outcome::Kept(_) | Outcome::Spooled(_) | Outcome::DeadLettered(..) => metrics.kept(),
+        Outcome::Rejected(reason) => metrics.rejected(reason.as_str()),
+        _ => {}
     }
-    tracing::debug!(
-        endpoint = &**endpoint,
-        outcome = outcome.as_str(),
-        milliseconds = took.as_millis() as u64,
-        "delivery ended"
-    );
+    tracing::debug!(endpoint, outcome = outcome.as_str(), milliseconds = took.as_millis() as u64, "delivery ended");
     if let Some(line) = line(outcome) {
         line.log(Some(endpoint));
     }
@@ -160,8 +156,8 @@ pub(super) fn wrong_method(endpoint: &str, is_signed: bool) {
 }
 
 /// Counts and logs an ordering timestamp that cannot be Terra's.
-pub(super) fn ordering_timestamp_ignored(metrics: &Metrics, endpoint: &Arc<str>) {
-    metrics.ordering_timestamp_ignored(endpoint);
+pub(super) fn ordering_timestamp_ignored(metrics: &EndpointMetrics, endpoint: &str) {
+    metrics.ordering_timestamp_ignored();
     Line::warn("ignored an ordering timestamp: no Unix milliseconds up to the signature's time")
         .remedy(
             "check who sends it: Terra's has 13 digits, and no header is signed, so that whoever can read Terra's \

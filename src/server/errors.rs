@@ -11,7 +11,7 @@ use strum::{IntoStaticStr, VariantNames};
 
 use super::first_bytes::Protocol;
 use super::timer::Expired;
-use crate::metrics::Metrics;
+use crate::metrics::{Counts, Metrics};
 use crate::telemetry::{LOG_EVERY, Throttle};
 
 /// Names the `reason` label of a metric.
@@ -176,7 +176,7 @@ pub struct ConnectionLog(Arc<Inner>);
 
 struct Inner {
     section: &'static str,
-    metrics: Metrics,
+    errors: Arc<Counts>,
     open: Arc<AtomicI64>,
     throttles: Vec<Throttle>,
 }
@@ -185,7 +185,8 @@ impl ConnectionLog {
     /// For the listener of this configuration section; `open` counts its connections.
     pub fn new(section: &'static str, metrics: &Metrics, open: Arc<AtomicI64>) -> Self {
         let throttles = ConnectionError::VARIANTS.iter().map(|_| Throttle::new(LOG_EVERY)).collect();
-        Self(Arc::new(Inner { section, metrics: metrics.clone(), open, throttles }))
+        let errors = metrics.listener(section, ConnectionError::VARIANTS);
+        Self(Arc::new(Inner { section, errors, open, throttles }))
     }
 
     pub(super) fn open(&self) -> &Arc<AtomicI64> {
@@ -215,7 +216,7 @@ impl ConnectionLog {
     }
 
     fn count(&self, error: ConnectionError) -> Option<u64> {
-        self.0.metrics.connection_error(self.0.section, error.into());
+        self.0.errors.add(error.into());
         self.0.throttles[error as usize].pass()
     }
 }

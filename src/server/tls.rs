@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::certificate::first_expiration;
 use crate::config::CertificatePair;
 use crate::config::files::{TimedOut, TimedReads, read_regular};
 
@@ -128,6 +129,12 @@ impl Certificates {
         *seen = Seen { served: pem, unfit: None, hangs: false };
         tracing::info!(section, "new connections get a new certificate");
         Ok(Reloaded::Changed)
+    }
+
+    /// The configuration section of what is served, and when that expires, in Unix seconds. `None` if nothing says so.
+    pub fn expiration(&self) -> Option<(&'static str, i64)> {
+        let served = self.0.served.0.read().unwrap_or_else(PoisonError::into_inner).clone();
+        Some((self.0.section, first_expiration(&served.cert)?))
     }
 
     /// Checks the files at intervals. Never returns.

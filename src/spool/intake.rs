@@ -88,9 +88,10 @@ impl Spool {
         let Inner { spooled, set_aside, drained, .. } = &*self.0;
         SpoolGauges {
             messages: spooled.waiting.load(Relaxed),
-            bytes: spooled.log.store.bytes() + set_aside.log.store.bytes(),
+            bytes: spooled.log.store.bytes(),
             oldest: self.0.oldest().map_or(Duration::ZERO, |oldest| self.0.clock.age(oldest)),
             set_aside: set_aside.waiting.load(Relaxed),
+            set_aside_bytes: set_aside.log.store.bytes(),
             drained: drained.load(Relaxed),
         }
     }

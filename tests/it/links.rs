@@ -273,6 +273,7 @@ fn fetches_are_counted_for_each_endpoint() {
     kept(&bridge, &link(&store.link("/missing"), LINK_IS_OPEN).path("/staging"));
     let metrics = bridge.metrics();
     let mut counted: Vec<_> = metrics.lines().filter(|line| line.starts_with("terra_bridge_fetches_total{")).collect();
+    counted.retain(|line| !line.ends_with(" 0"));
     counted.sort_unstable();
     let expected = [
         "terra_bridge_fetches_total{endpoint=\"staging\",result=\"denied\"} 1",

@@ -8,6 +8,7 @@
 //! - `silence`: no payload, id, URL or secret in any output
 //! - `large`: deliveries larger than the bus's message limit
 //! - `directories`: the directories of log and spool removed, moved or open to others
+//! - `metrics`: names, series that are there from the start, and what they count
 //! - `readers`: readers of the embedded log that take nothing
 //! - `streams`: NATS streams that others created or changed
 //! - `connecting`: NATS servers that are down, are something else, are full, or use plain text
@@ -64,6 +65,7 @@ mod https;
 mod imports;
 mod large;
 mod links;
+mod metrics;
 mod order;
 mod outage;
 mod overload;

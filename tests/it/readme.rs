@@ -19,10 +19,9 @@ use terra_bridge::samples::SAMPLES;
 use crate::support::accounts::Operator;
 use crate::support::bridge::{Bridge, binary, command, on_free_ports};
 use crate::support::brokers::Broker;
-use crate::support::consumers::Bus;
-use crate::support::http::Connection;
+use crate::support::measured::Everything;
 use crate::support::pages::{Fence, PAGES, Page, fence, page};
-use crate::support::terra::{Attempt, SECRET, now};
+use crate::support::terra::SECRET;
 use crate::support::tls::Pair;
 use crate::support::{needed, until};
 
@@ -356,23 +355,8 @@ fn a_large_request_is_shown_as_documented() {
 
 #[test]
 fn the_table_of_metrics_is_what_a_bridge_measures() {
-    let (bus, spool) = (Bus::embedded().expect("needs no broker"), TempDir::new().expect("a directory"));
-    let bridge = Bridge::ready(&bus.environment_with(&[("SPOOL__DIR", spool.path().to_str().expect("UTF-8"))]));
-    // A metric is there once it has counted.
-    let link = r#"{"type":"s3_payload","url":"https://elsewhere.example/","expires_in":300}"#;
-    let later = (now() + 3600) * 1000;
-    for attempt in [
-        Attempt::of(link).header("x-terra-ordering-timestamp", &later.to_string()),
-        Attempt::of("{}").path("/elsewhere"),
-        Attempt::of("{}").signature(""),
-    ] {
-        attempt.post(bridge.deliveries);
-    }
-    Connection::open(bridge.deliveries).and_then(|mut open| open.request("not HTTP\r\n\r\n", b"")).expect("a 400");
-    // The client has its 400 before it is counted.
-    let metrics = until("the connection error is counted", SHOWS_WITHIN, || {
-        Some(bridge.metrics()).filter(|metrics| metrics.contains("connection_errors_total"))
-    });
+    let everything = Everything::ready();
+    let metrics = everything.bridge.metrics();
     let types = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     let measured: BTreeSet<_> = types
         .map(|line| match line.split_once(' ').expect("a name and a type") {
@@ -380,7 +364,7 @@ fn the_table_of_metrics_is_what_a_bridge_measures() {
             (name, _) => name.to_owned(),
         })
         .collect();
-    let rows = page("deploy/README.md").table("| metric | counts or measures | by |");
+    let rows = page("deploy/README.md").table("| metric | answers | by |");
     let names = rows.iter().flat_map(|row| row[0].split('`').skip(1).step_by(2));
     assert_eq!(names.map(str::to_owned).collect::<BTreeSet<_>>(), measured);
 }

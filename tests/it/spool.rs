@@ -115,7 +115,7 @@ fn a_full_spool_is_answered_503_and_empties(mut broker: Broker, bus: &Bus) {
     until_drained(&bridge);
     assert_eq!(metric(&bridge, "terra_bridge_spool_drained_total"), spooled.len() as u64);
     until("the spool has given its space back", WITHIN, || {
-        (metric(&bridge, "terra_bridge_spool_bytes") < MIB as u64).then_some(())
+        (metric(&bridge, "terra_bridge_directory_bytes{directory=\"spool\"}") < MIB as u64).then_some(())
     });
     assert_eq!(bus.count(&bridge), spooled.len());
 }

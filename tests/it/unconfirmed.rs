@@ -53,8 +53,8 @@ fn kept_before(bus: &Bus) -> Attempt {
 fn unconfirmed(bridge: &Bridge) -> usize {
     let metrics = bridge.metrics();
     let counted = metrics.lines().filter(|line| line.starts_with("terra_bridge_published_total"));
-    let mut counted = counted.filter(|line| line.contains(r#"result="unconfirmed""#));
-    counted.next().map_or(0, |line| line.rsplit(' ').next().and_then(|number| number.parse().ok()).expect("a number"))
+    let counted = counted.filter(|line| line.contains(r#"result="unconfirmed""#));
+    counted.map(|line| line.rsplit(' ').next().and_then(|n| n.parse::<usize>().ok()).expect("a number")).sum()
 }
 
 /// The topic has exactly these, in any order.

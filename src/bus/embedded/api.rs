@@ -89,6 +89,11 @@ impl Api {
         self.0.draining.send_replace(true);
     }
 
+    /// Bytes of the log on disk.
+    pub fn bytes(&self) -> u64 {
+        self.0.store.bytes()
+    }
+
     /// The current memory of all readers together.
     pub fn readers(&self) -> ReaderGauges {
         self.0.budget.readers()

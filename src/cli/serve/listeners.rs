@@ -100,7 +100,7 @@ impl Serving {
             tokio::spawn(server::serve(listener, tls.reader.clone(), internal(), api, log, stop.clone()))
         });
         let limits = Limits { max_connections: shares.deliveries, ..Limits::from(&config.server) };
-        let (log, relay) = (log("server", opened.metrics.connections.clone()), opened.relay.clone());
+        let (log, relay) = (log("server", opened.metrics.connections().clone()), opened.relay.clone());
         let deliveries = server::serve(ports.deliveries, tls.deliveries.clone(), limits, relay, log, stop.clone());
         for certificates in tls.all() {
             tokio::spawn(certificates.watch());

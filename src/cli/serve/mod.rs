@@ -1,8 +1,8 @@
 //! `serve`: opens the bus, then the ports, and runs until a signal. Wires all other modules together, and decides
 //! nothing itself.
 //!
-//! `opened` is what deliveries use, `listeners` where they arrive, `signals` and `shutdown` how the bridge ends, and
-//! `error` why it could not start.
+//! `opened` is what deliveries use, `listeners` where they arrive, `directories` what metrics show of disks, `signals`
+//! and `shutdown` how the bridge ends, and `error` why it could not start.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use tokio::signal::unix::Signal;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+mod directories;
 mod error;
 mod listeners;
 mod opened;
@@ -50,7 +51,7 @@ pub(super) async fn run(loaded: Loaded, file: Option<PathBuf>, hangup: Signal) -
     }
     let mut signals = Signals::new().map_err(StartError::Signals)?;
     let tls = Tls::load(config)?;
-    let opened = Opened::open(config, &routes, &telemetry)?;
+    let opened = Opened::open(config, &routes, &telemetry, tls.all())?;
     let ports = Ports::bind(config)?;
 
     let stop = CancellationToken::new();
@@ -64,6 +65,7 @@ pub(super) async fn run(loaded: Loaded, file: Option<PathBuf>, hangup: Signal) -
         admin: Admin::new(opened.bus.connection(), opened.metrics.clone(), stop.clone(), &config.admin),
         filter: telemetry.filter(),
         certificates: tls.all(),
+        metrics: opened.metrics.clone(),
     };
     parts.describe(&config.bus, &routes);
     let mut serving = Serving::start(config, ports, &tls, &opened, parts.admin.clone(), &stop);

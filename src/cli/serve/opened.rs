@@ -2,20 +2,27 @@
 
 use std::sync::Arc;
 
+use super::directories;
 use super::error::StartError;
 use crate::bus::embedded::Api;
 use crate::bus::{self, Bus};
+use crate::certificate::first_expiration_of_pem;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::files::read_regular;
+use crate::config::{self, Config};
 use crate::dedupe::Dedupe;
 use crate::fetch::Fetcher;
-use crate::metrics::{Metrics, ReaderGauges, Readings};
+use crate::metrics::{Metrics, ReaderGauges, Reading, Readings};
 use crate::payload::Budget;
 use crate::relay::{Relay, Stages};
 use crate::reply::Outcome;
 use crate::route::RouteTable;
+use crate::server::Certificates;
 use crate::spool::Spool;
 use crate::telemetry::Telemetry;
+
+/// Bytes of a file: far more than any chain needs.
+const LARGEST_CERTIFICATE: u64 = 4 << 20;
 
 /// Everything that is opened before the ports.
 pub(super) struct Opened {
@@ -28,7 +35,12 @@ pub(super) struct Opened {
 }
 
 impl Opened {
-    pub(super) fn open(config: &Config, routes: &Arc<RouteTable>, telemetry: &Telemetry) -> Result<Self, StartError> {
+    pub(super) fn open(
+        config: &Config,
+        routes: &Arc<RouteTable>,
+        telemetry: &Telemetry,
+        served: Vec<Certificates>,
+    ) -> Result<Self, StartError> {
         let fetcher = config.s3.as_ref().map(Fetcher::new).transpose()?;
         let dedupe = Dedupe::new(config.dedupe.window, config.dedupe.entries, Clock::system());
         let open_spool =
@@ -47,6 +59,8 @@ impl Opened {
         let budget = Budget::new(config.server.bytes_in_flight);
         let metrics = Metrics::new(Readings {
             readers: reading(api.clone()),
+            directories: directories::reading(config, api.clone(), spool.clone()),
+            certificates: certificates(config, served),
             ..readings(&budget, telemetry, &dedupe, spool.clone())
         });
         let stages = Stages {
@@ -83,6 +97,20 @@ fn readings(budget: &Budget, telemetry: &Telemetry, dedupe: &Dedupe<Outcome>, sp
     }
 }
 
-fn reading(api: Option<Api>) -> Box<dyn Fn() -> Option<ReaderGauges> + Send + Sync> {
+fn reading(api: Option<Api>) -> Reading<Option<ReaderGauges>> {
     Box::new(move || api.as_ref().map(Api::readers))
+}
+
+/// Of the listeners' certificates as they are now, and of the one that the bus knows the bridge by as it was at the
+/// start.
+fn certificates(config: &Config, served: Vec<Certificates>) -> Reading<Vec<(&'static str, i64)>> {
+    let (section, tls_to_bus) = match &config.bus {
+        config::Bus::Kafka(kafka) => ("kafka", Some(&kafka.tls)),
+        config::Bus::Nats(nats) => ("nats", Some(&nats.tls)),
+        config::Bus::Embedded(_) => ("embedded", None),
+    };
+    let file = tls_to_bus.and_then(|tls| tls.certificate.as_deref());
+    let pem = file.and_then(|file| read_regular(file, LARGEST_CERTIFICATE).ok());
+    let of_client = pem.and_then(|pem| Some((section, first_expiration_of_pem(&pem)?)));
+    Box::new(move || served.iter().filter_map(Certificates::expiration).chain(of_client).collect())
 }

@@ -11,6 +11,7 @@ pub mod expected;
 pub mod http;
 pub mod json;
 pub mod kafka_proxy;
+pub mod measured;
 pub mod pages;
 pub mod shapes;
 pub mod store;
