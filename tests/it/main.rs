@@ -9,6 +9,7 @@
 //! - `large`: deliveries larger than the bus's message limit
 //! - `directories`: the directories of log and spool removed, moved or open to others
 //! - `metrics`: names, series that are there from the start, and what they count
+//! - `monitoring`: the alerts and the dashboard of `deploy/monitoring`
 //! - `readers`: readers of the embedded log that take nothing
 //! - `streams`: NATS streams that others created or changed
 //! - `connecting`: NATS servers that are down, are something else, are full, or use plain text
@@ -66,6 +67,7 @@ mod imports;
 mod large;
 mod links;
 mod metrics;
+mod monitoring;
 mod order;
 mod outage;
 mod overload;
