@@ -4,11 +4,17 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use jiff::Timestamp;
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
 use crate::attribute::attribute_value;
+
+static TRACE_ID: HeaderName = HeaderName::from_static("x-terra-trace-id");
+static REFERENCE: HeaderName = HeaderName::from_static("terra-reference");
+static ORDERING_TIMESTAMP: HeaderName = HeaderName::from_static("x-terra-ordering-timestamp");
+static TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
+static TRACE_STATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Bytes of a header that are kept as text; all others are percent-encoded.
 const NOT_TEXT: &AsciiSet = CONTROLS;
@@ -33,14 +39,15 @@ pub struct UnsignedHeaders {
 impl UnsignedHeaders {
     /// `latest`: Terra cannot have signed an event that it emitted later than this.
     pub(crate) fn read(headers: &HeaderMap, latest: Timestamp) -> Self {
-        let text =
-            |name| headers.get(name).map(|value: &HeaderValue| attribute_value(text(value.as_bytes())).into_owned());
-        let stamp = headers.get("x-terra-ordering-timestamp");
+        let text = |name: &HeaderName| {
+            headers.get(name).map(|value: &HeaderValue| attribute_value(text(value.as_bytes())).into_owned())
+        };
+        let stamp = headers.get(&ORDERING_TIMESTAMP);
         let ordered_at = stamp.and_then(ordering_timestamp).filter(|time| *time <= latest);
         let trace_parent = trace_parent(headers);
         Self {
-            trace_id: text("x-terra-trace-id").filter(|id| !id.is_empty()),
-            reference: text("terra-reference").filter(|reference| !reference.is_empty()),
+            trace_id: text(&TRACE_ID).filter(|id| !id.is_empty()),
+            reference: text(&REFERENCE).filter(|reference| !reference.is_empty()),
             trace_state: trace_parent.as_ref().and_then(|_| trace_state(headers)),
             trace_parent,
             ordered_at,
@@ -84,7 +91,7 @@ fn ordering_timestamp(value: &HeaderValue) -> Option<Timestamp> {
 
 /// `00-<trace id>-<parent id>-<flags>` in lower-case hex, no id only zeros; the one version that there is.
 fn trace_parent(headers: &HeaderMap) -> Option<String> {
-    let mut lines = headers.get_all("traceparent").iter();
+    let mut lines = headers.get_all(&TRACE_PARENT).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else { return None };
     let line = line.to_str().ok()?;
     let parts: Vec<&str> = line.split('-').collect();
@@ -99,7 +106,7 @@ fn trace_parent(headers: &HeaderMap) -> Option<String> {
 }
 
 fn trace_state(headers: &HeaderMap) -> Option<String> {
-    let lines: Result<Vec<_>, _> = headers.get_all("tracestate").iter().map(HeaderValue::to_str).collect();
+    let lines: Result<Vec<_>, _> = headers.get_all(&TRACE_STATE).iter().map(HeaderValue::to_str).collect();
     let joined = lines.ok()?.join(",");
     (!joined.is_empty() && joined.len() <= MAX_TRACE_STATE && !joined.contains('\t')).then_some(joined)
 }

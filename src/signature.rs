@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use jiff::Timestamp;
 use sha2::Sha256;
 use strum::{IntoStaticStr, VariantNames};
@@ -16,7 +16,8 @@ use crate::headers::UnsignedHeaders;
 use crate::payload::Payload;
 
 /// Two names for the same value: the vendor's platform sends the second one.
-const HEADERS: [&str; 2] = ["terra-signature", "x-terra-signature"];
+static HEADERS: [HeaderName; 2] =
+    [HeaderName::from_static("terra-signature"), HeaderName::from_static("x-terra-signature")];
 const MAX_CANDIDATES: usize = 16;
 /// From this value on, `t` counts milliseconds: in seconds it would be the year 33658.
 const MILLISECONDS_FROM: u64 = 1_000_000_000_000;
@@ -127,7 +128,7 @@ impl SignatureHeader {
 }
 
 /// `None` if there is none; an error if there are several.
-fn the_only<'h>(headers: &'h HeaderMap, name: &str) -> Option<Result<&'h HeaderValue, Rejection>> {
+fn the_only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<Result<&'h HeaderValue, Rejection>> {
     let mut values = headers.get_all(name).iter();
     let first = values.next()?;
     Some(if values.next().is_some() { Err(Rejection::Malformed) } else { Ok(first) })

@@ -89,12 +89,14 @@ pub struct Facts {
     pub event_id: Option<String>,
     pub user: Person,
     pub new_user: Person,
+    /// From `data`, which is read only where the body names no user.
     pub order_id: Option<String>,
-    /// Terra's own id of a coach: from `coach`, else from `data`, else the one that all athletes in a list share.
+    /// Terra's own id of a coach: from `coach`; else, as `order_id`, from `data`, or the one that all athletes in a list
+    /// share.
     pub coach_id: Option<String>,
-    /// Lab reports only.
+    /// Lab reports only; as `order_id`.
     pub session_id: Option<String>,
-    /// From `data`, else the top-level one. The customer's own id: it leaves this process only in the payload.
+    /// As `order_id`, else the top-level one. The customer's own id: it leaves this process only in the payload.
     pub reference_id: Option<String>,
 }
 
@@ -196,14 +198,17 @@ fn read(bytes: &[u8]) -> Result<Facts, Unreadable> {
     let fields = Fields::<8>::read(text, BODY).ok_or_else(|| what_else(text))?;
     let [by_type, by_event_type, event_id, reference_id, user, new_user, coach, data] = fields.0;
     let event_type = filled(by_type).or_else(|| filled(by_event_type)).ok_or(Unreadable::NoType)?;
+    let (user, new_user) = (person(user), person(new_user));
+    // Nearly all of a body, for which one pass is enough.
+    let data = data.filter(|_| user.user_id.is_none() && new_user.user_id.is_none());
     let athletes = data.filter(|_| known(&event_type).is_some_and(|known| known.concerns == Concerns::CoachOfAll));
     let Fields([order_id, data_reference_id, data_coach_id, session_id]) =
         data.and_then(|data| Fields::read(data, DATA)).unwrap_or_default();
     Ok(Facts {
         event_type,
         event_id: id(event_id),
-        user: person(user),
-        new_user: person(new_user),
+        user,
+        new_user,
         order_id: id(order_id),
         coach_id: coach_id(coach).or_else(|| id(data_coach_id)).or_else(|| coach_of_all(athletes?)),
         session_id: id(session_id),
@@ -308,8 +313,10 @@ mod tests {
         assert_eq!(facts.event_id.as_deref(), Some("e1"));
         assert_eq!(facts.user, Person { user_id: Some("u1".into()), provider: Some("OURA".into()) });
         assert_eq!(facts.new_user.user_id.as_deref(), Some("7"));
-        assert_eq!(facts.order_id.as_deref(), Some("o1"));
-        assert_eq!(facts.reference_id.as_deref(), Some("r1"));
+        assert_eq!((facts.order_id, facts.reference_id.as_deref()), (None, Some("r2")), "a user is enough");
+        let facts =
+            of(r#"{"type":"daily","user":{},"data":{"order_id":"o1","reference_id":"r1"},"reference_id":"r2"}"#);
+        assert_eq!((facts.order_id.as_deref(), facts.reference_id.as_deref()), (Some("o1"), Some("r1")));
         assert_eq!(of(r#"{"type":"a","reference_id":"r2","data":[]}"#).reference_id.as_deref(), Some("r2"));
     }
 

@@ -58,7 +58,8 @@ impl Destination {
     pub(super) async fn deliver(&self, message: Message, deadline: Instant) -> Delivered {
         let message = Arc::new(message);
         match &self.spool {
-            Some(spool) => self.deliver_or_spool(spool, message, deadline).await,
+            // Boxed, so that the future is small where there is none.
+            Some(spool) => Box::pin(self.deliver_or_spool(spool, message, deadline)).await,
             None => self.publish(message, deadline).await,
         }
     }

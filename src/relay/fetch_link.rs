@@ -82,7 +82,7 @@ async fn fetch(
         Ok(event) => Ok(Prepared::of_fetched(event, &pipeline.routes)),
         Err(dead_letter) => Ok(Ok(Prepared::of_dead_letter(dead_letter, &pipeline.routes))),
     };
-    run_blocking_if_large(bytes, deadline, read).await.ok_or(FetchError::TooSlow)?
+    run_blocking_if_large(bytes, || deadline, read).await.ok_or(FetchError::TooSlow)?
 }
 
 #[cfg(test)]

@@ -145,7 +145,8 @@ async fn first(
     let ticket = deduplicate(pipeline, &content, deadline).await?;
     let prepared = match content {
         Content::Message(prepared) => Ok(prepared),
-        Content::Link(link) => fetch_link(pipeline, link, deadline).await,
+        // Boxed, so that the future of every other delivery is small.
+        Content::Link(link) => Box::pin(fetch_link(pipeline, link, deadline)).await,
     };
     match prepared {
         Ok(prepared) => Ok((prepared, ticket)),
@@ -159,10 +160,6 @@ async fn first(
 /// `Ok` for the first of several copies of one delivery. `Err`: the outcome that another copy got.
 async fn deduplicate(pipeline: &Pipeline, content: &Content, deadline: Instant) -> Result<Ticket<Outcome>, Outcome> {
     let identity: &Identity = content.identity();
-    let waits_until = match content {
-        Content::Message(_) => pipeline.publish_deadline(deadline),
-        Content::Link(_) => deadline,
-    };
     let admission = pipeline.dedupe.admit(identity, Timestamp::now());
     if !matches!(admission, Admission::First(_)) {
         pipeline.metrics.dedupe_hit();
@@ -171,6 +168,10 @@ async fn deduplicate(pipeline: &Pipeline, content: &Content, deadline: Instant) 
         Admission::First(ticket) => Ok(ticket),
         Admission::Kept => Err(Outcome::Duplicate(identity.id)),
         Admission::Wait(first) => {
+            let waits_until = match content {
+                Content::Message(_) => pipeline.publish_deadline(deadline),
+                Content::Link(_) => deadline,
+            };
             let shared = timeout_at(waits_until, first.answer()).await;
             Err(shared.ok().flatten().unwrap_or(Outcome::Unanswered))
         }
@@ -190,7 +191,7 @@ async fn deliver(
     let mut delivered = pipeline.destination.deliver(message, deadline).await;
     if let (Outcome::Refused(Refusal::TooLarge { .. }), Some(link)) = (&delivered.outcome, link) {
         report::link_not_fetched(&endpoint.name, FetchError::TooLarge, false);
-        delivered = pipeline.destination.deliver(*link, deadline).await;
+        delivered = Box::pin(pipeline.destination.deliver(*link, deadline)).await;
     } else if let (Outcome::Kept(_), Some(reason)) = (&delivered.outcome, unreadable) {
         delivered.outcome = Outcome::DeadLettered(id, reason);
     }

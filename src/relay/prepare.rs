@@ -54,10 +54,10 @@ pub(super) async fn prepare(
     delivery: Delivery,
     deadline: Instant,
 ) -> Result<Content, Outcome> {
-    let (bytes, deadline) = (delivery.payload().bytes().len(), pipeline.publish_deadline(deadline));
-    let pipeline = pipeline.clone();
-    let read = move || content(&pipeline, delivery);
-    run_blocking_if_large(bytes, deadline, read).await.unwrap_or(Err(Outcome::Unanswered))
+    let bytes = delivery.payload().bytes().len();
+    let reading = pipeline.clone();
+    let read = move || content(&reading, delivery);
+    run_blocking_if_large(bytes, || pipeline.publish_deadline(deadline), read).await.unwrap_or(Err(Outcome::Unanswered))
 }
 
 fn content(pipeline: &Pipeline, delivery: Delivery) -> Result<Content, Outcome> {
@@ -106,11 +106,11 @@ impl Prepared {
 /// in time.
 pub(super) async fn run_blocking_if_large<T: Send + 'static>(
     bytes: usize,
-    deadline: Instant,
+    deadline: impl FnOnce() -> Instant,
     read: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
     if bytes < BLOCKING_FROM {
         return Some(read());
     }
-    timeout_at(deadline, tokio::task::spawn_blocking(read)).await.ok()?.ok()
+    timeout_at(deadline(), tokio::task::spawn_blocking(read)).await.ok()?.ok()
 }

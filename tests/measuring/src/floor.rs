@@ -1,6 +1,8 @@
-//! The least that a bridge can do: reads the body, proves the signature, reads the type, publishes, waits for the
-//! acknowledgement. No limits, deadlines, ids, dedupe or metrics: what terra-bridge costs beyond this is its own.
+//! The least that a bridge can do: reads the body, proves the signature, reads type and user, publishes, waits for the
+//! acknowledgement. On Kafka the user is the key, which keeps a user's events in order, and so a batch is of one
+//! partition for it as for the bridge. No limits, deadlines, ids, dedupe or metrics: what terra-bridge costs beyond this is its own.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -55,7 +57,15 @@ enum Bus {
 #[derive(Deserialize)]
 struct Event<'b> {
     #[serde(borrow)]
-    r#type: std::borrow::Cow<'b, str>,
+    r#type: Cow<'b, str>,
+    #[serde(borrow)]
+    user: User<'b>,
+}
+
+#[derive(Deserialize)]
+struct User<'b> {
+    #[serde(borrow)]
+    user_id: Cow<'b, str>,
 }
 
 #[tokio::main]
@@ -103,7 +113,7 @@ async fn deliver(request: Request<Incoming>, bus: &Bus, key: &Hmac<Sha256>) -> R
     if event.r#type.is_empty() {
         return Ok(StatusCode::BAD_REQUEST);
     }
-    bus.publish(body).await?;
+    bus.publish(&event.user.user_id, body.clone()).await?;
     Ok(StatusCode::OK)
 }
 
@@ -123,14 +133,14 @@ impl Bus {
     }
 
     /// `Ok` once it is kept.
-    async fn publish(&self, body: Bytes) -> Result<(), Error> {
+    async fn publish(&self, user: &str, body: Bytes) -> Result<(), Error> {
         match self {
             Self::Nothing => {}
             Self::Nats(jetstream, subject) => {
                 jetstream.publish(subject.clone(), body).await?.await?;
             }
             Self::Kafka(producer, topic) => {
-                let record = FutureRecord::<(), _>::to(topic).payload(&body[..]);
+                let record = FutureRecord::to(topic).key(user).payload(&body[..]);
                 producer.send_result(record).map_err(|(error, _)| error)?.await?.map_err(|(error, _)| error)?;
             }
         }
