@@ -15,7 +15,6 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
-use super::wire;
 use crate::bus::{ReadError, Record, StartPosition};
 use crate::config;
 use crate::server::{Trust, client, reachable, scheme};
@@ -144,7 +143,7 @@ impl Lines {
     pub(super) async fn record(&mut self, topic: &str) -> Result<Option<Record>, ReadError> {
         let cut = |reason| format!("{topic}: the stream was cut off ({reason}); read on from the next offset");
         let Some(line) = self.next().await.map_err(|reason| ReadError(cut(reason)))? else { return Ok(None) };
-        wire::parse(&line).map(Some).map_err(|error| ReadError(format!("{topic}: {error}")))
+        Record::parse(&line).map(Some).map_err(|error| ReadError(format!("{topic}: {error}")))
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>, String> {

@@ -1,7 +1,7 @@
 //! The embedded adapter: the durable log as a bus, with a receipt after each fsync, and readable over HTTP.
 //!
 //! - `api`: the requests of readers, with `query`, `error`, `stream` (the messages) and `budget` (their memory);
-//! - `client`: the client side, for the commands, whose answers `wire` parses: `read` and `inspect`.
+//! - `client`: the client side, for the commands: `read` and `inspect`.
 
 use std::sync::Arc;
 
@@ -22,7 +22,6 @@ mod inspect;
 mod query;
 mod read;
 mod stream;
-mod wire;
 
 pub use api::Api;
 pub use inspect::inspect;

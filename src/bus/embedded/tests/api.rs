@@ -68,7 +68,7 @@ async fn next_chunk(reply: &mut Reply) -> Option<String> {
 }
 
 fn offsets(lines: &str) -> Vec<u64> {
-    lines.lines().map(|line| super::super::wire::parse(line.as_bytes()).unwrap().offset).collect()
+    lines.lines().map(|line| crate::bus::Record::parse(line.as_bytes()).unwrap().offset).collect()
 }
 
 const OK: StatusCode = StatusCode::OK;

@@ -6,6 +6,8 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::attribute::Attribute;
 
+mod wire;
+
 /// One stored message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
@@ -34,7 +36,7 @@ impl Record {
         Some(percent_decode_str(value).decode_utf8_lossy().into_owned())
     }
 
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let (_, value) = self.headers.iter().find(|(header, _)| header.eq_ignore_ascii_case(name))?;
         Some(value)
     }

@@ -1,16 +1,24 @@
-//! A record over HTTP, in the form in which [`Record`] is written as JSON.
+//! A record in the form in which [`Record`] is written as JSON, read again.
 
 use std::fmt;
 
 use data_encoding::BASE64;
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
-use crate::bus::Record;
+use super::Record;
 
-/// Parses one line. Headers keep their order.
-pub(super) fn parse(line: &[u8]) -> Result<Record, serde_json::Error> {
-    serde_json::from_slice::<Wire>(line)?.record()
+/// Why a record that was written without its payload has none.
+const NO_PAYLOAD: &str = "its payload was missing when it was written here";
+
+impl Record {
+    /// Parses one line. Headers keep their order.
+    ///
+    /// # Errors
+    /// It is not written as a record is.
+    pub fn parse(line: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice::<Wire>(line)?.record()
+    }
 }
 
 #[derive(Deserialize)]
@@ -24,6 +32,7 @@ struct Wire {
     headers: Vec<(String, String)>,
     payload: Option<String>,
     payload_base64: Option<String>,
+    problem: Option<IgnoredAny>,
 }
 
 impl Wire {
@@ -34,8 +43,9 @@ impl Wire {
             _ => return Err(serde_json::Error::custom("one of payload and payload_base64 is needed")),
         };
         let time = self.time.parse().map_err(serde_json::Error::custom)?;
-        let Self { topic, key, partition, offset, headers, .. } = self;
-        Ok(Record { topic, key, partition, offset, time, headers, payload, problem: None })
+        let Self { topic, key, partition, offset, headers, problem, .. } = self;
+        let problem = problem.map(|_| NO_PAYLOAD);
+        Ok(Record { topic, key, partition, offset, time, headers, payload, problem })
     }
 }
 
@@ -78,16 +88,20 @@ mod tests {
     fn a_record_round_trips() {
         for payload in [&b"{\"a\": \"\\u00fc\", \"\": 1}\n"[..], b"\xff\x00", b""] {
             let written = serde_json::to_vec(&record(payload)).unwrap();
-            assert_eq!(parse(&written).unwrap(), record(payload));
+            assert_eq!(Record::parse(&written).unwrap(), record(payload));
         }
+        let without = Record { problem: Some("gone"), ..record(b"") };
+        assert!(Record::parse(&serde_json::to_vec(&without).unwrap()).unwrap().problem.is_some());
     }
 
     #[test]
     fn a_line_without_a_payload_is_an_error() {
         assert!(
-            parse(br#"{"topic":"t","key":null,"partition":0,"offset":1,"time":"2026-01-01T00:00:00Z","headers":{}}"#)
-                .is_err()
+            Record::parse(
+                br#"{"topic":"t","key":null,"partition":0,"offset":1,"time":"2026-01-01T00:00:00Z","headers":{}}"#
+            )
+            .is_err()
         );
-        assert!(parse(br#"{"topic":"t""#).is_err());
+        assert!(Record::parse(br#"{"topic":"t""#).is_err());
     }
 }
