@@ -16,8 +16,9 @@
 //! ```
 //!
 //! Besides that path: `cli` (one file or folder per command; `serve` wires everything together), `config`, `admin`
-//! (health and metrics), `asyncapi` (the topics as a document), `metrics`, `telemetry` (logs). Foundations: `log` (the durable log under the embedded bus
-//! and the spool), `attribute` (CloudEvents' names), `certificate` (when one expires), `clock`, `payload`, `record`, `vocabulary` (Terra's event types),
+//! (health and metrics), `admin_socket` (for the commands), `asyncapi` (the topics as a document), `metrics`, `telemetry`
+//! (logs). Foundations: `log` (the durable log under the embedded bus and the spool), `attribute` (CloudEvents' names),
+//! `certificate` (when one expires), `clock`, `payload`, `record`, `vocabulary` (Terra's event types),
 //! `samples`.
 
 pub mod server;
@@ -36,6 +37,7 @@ pub mod spool;
 pub mod reply;
 
 pub mod admin;
+mod admin_socket;
 pub mod asyncapi;
 pub mod cli;
 pub mod config;

@@ -9,6 +9,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 
+use super::spool::args::SpoolCommand;
 use crate::bus::{StartPosition, adapters};
 use crate::config;
 use crate::samples::SAMPLES;
@@ -87,6 +88,14 @@ Examples:
   terra-bridge requests --reference 5a0c1d7e-dd0d-472a-b906-d50a48e7400d
   terra-bridge requests --json | jq 'select(.state == \"stalled\")'";
 
+const ABOUT_SPOOL: &str = "\
+Examples:
+  terra-bridge spool list
+  terra-bridge spool show 3fa9b2c1d4e5 --payload
+  terra-bridge spool export --file set-aside.ndjson
+  terra-bridge spool retry --all
+  terra-bridge spool discard 3fa9b2c1d4e5";
+
 const ABOUT_VERIFY: &str = "\
 Examples:
   terra-bridge log verify terra-bridge-data";
@@ -153,6 +162,13 @@ pub(super) enum Command {
     /// that may read the bus, and no signing secret.
     #[command(after_help = with_codes(ABOUT_TAIL))]
     Tail(TailArgs),
+    /// See what the spool set aside, send it again, export it, or discard it
+    ///
+    /// A message is set aside when the bus refuses it for good: it is too large, or its topic takes none. A running
+    /// bridge is asked over its socket in `spool.dir`, as the user that it runs as, or as root. Where none runs, the
+    /// command opens the spool itself, and no bridge can start until it has ended. Needs no signing secret.
+    #[command(subcommand, after_help = with_codes(ABOUT_SPOOL))]
+    Spool(SpoolCommand),
     /// Look at a directory of the embedded log or of the spool
     #[command(subcommand)]
     Log(LogCommand),

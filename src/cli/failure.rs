@@ -25,6 +25,12 @@ impl From<io::Error> for Failure {
     }
 }
 
+impl From<serde_json::Error> for Failure {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Running(error.to_string())
+    }
+}
+
 impl Failure {
     /// Appends more text.
     pub(super) fn with(self, more: &str) -> Self {

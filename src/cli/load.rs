@@ -61,9 +61,21 @@ pub(crate) fn load_for_reader_without(
     file: Option<&Path>,
     environment: impl Iterator<Item = (OsString, OsString)>,
 ) -> Result<(Bus, RouteTable), Mistakes> {
-    let draft = config::read(Purpose::ReadBus, file, environment, false)?;
-    let (resolved, routes) = checked(draft, left_out)?;
+    let (resolved, routes) = checked(config::read(Purpose::ReadBus, file, environment, false)?, left_out)?;
     Ok((resolved.config().bus.clone(), routes))
+}
+
+/// The same with everything else that [`Purpose::ReadBus`] reads: the spool, and how to publish.
+///
+/// # Errors
+/// As for [`load`].
+pub(super) fn load_for_operator(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<(Config, RouteTable), Mistakes> {
+    let draft = config::read(Purpose::ReadBus, file, environment, false)?;
+    let (resolved, routes) = checked(draft, adapters::LEFT_OUT)?;
+    Ok((resolved.config().clone(), routes))
 }
 
 fn checked(mut draft: Draft, left_out: &[&str]) -> Result<(Resolved, RouteTable), Mistakes> {

@@ -6,6 +6,7 @@
 //!   module of that name makes
 //! - `log`: what is in a directory of the log; `memory`: what a configuration lets the bridge take
 //! - `tail`, `requests`: what is on the bus; `reading` is what they share
+//! - `spool`: what the spool holds, and getting it back; `access` asks the bridge that has it open
 //! - `terminal`, `pretty`: output for people; `cause`: why a client got no answer
 
 use std::io::{self, IsTerminal};
@@ -18,6 +19,7 @@ use clap_complete::Shell;
 use crate::asyncapi;
 use crate::config::{self, Mistakes};
 
+mod access;
 mod args;
 mod cause;
 mod check;
@@ -29,13 +31,16 @@ mod memory;
 mod pretty;
 mod private;
 mod reading;
+mod record_view;
 mod reload;
 mod requests;
 mod send;
 mod serve;
+mod spool;
 mod tail;
 mod terminal;
 
+use load::load_for_operator;
 pub use load::{Loaded, load, load_for_reader};
 #[cfg(test)]
 pub(crate) use load::{load_for_reader_without, load_without};
@@ -60,6 +65,7 @@ fn execute(cli: Cli) -> Result<(), Failure> {
     let file = cli.config.as_deref();
     let load = || load(file, std::env::vars_os(), io::stdout().is_terminal()).map_err(mistaken);
     let load_for_reader = || load_for_reader(file, std::env::vars_os()).map_err(mistaken);
+    let load_for_operator = || load_for_operator(file, std::env::vars_os()).map_err(mistaken);
     match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => finish(async {
             let running = |error: serve::StartError| Failure::Running(error.to_string());
@@ -82,6 +88,10 @@ fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Asyncapi => {
             let (bus, table) = load_for_reader()?;
             terminal::print(&asyncapi::document(&bus, &table))
+        }
+        Command::Spool(command) => {
+            let (config, table) = load_for_operator()?;
+            finish(spool::run(&command, &config, &table))
         }
         Command::Log(LogCommand::Verify { dir }) => log::run(&dir),
         Command::Completions { shell } => completions(shell),

@@ -38,6 +38,12 @@ pub struct Message {
     payload: Payload,
 }
 
+/// Eight bytes of a key's SHA-256.
+pub(crate) fn key_digest(key: &str) -> u64 {
+    let digest = digest(&[key.as_bytes()]);
+    u64::from_be_bytes(*digest.first_chunk().expect("8 is less than 32"))
+}
+
 impl Message {
     /// Creates the message of an event.
     pub fn of_event(event: Event, topic: Topic) -> Self {
@@ -131,8 +137,11 @@ impl Message {
 
     /// Eight bytes of the key's SHA-256.
     pub(crate) fn key_digest(&self) -> u64 {
-        let digest = digest(&[self.key.as_bytes()]);
-        u64::from_be_bytes(*digest.first_chunk().expect("8 is less than 32"))
+        key_digest(&self.key)
+    }
+
+    pub(crate) fn attribute(&self, attribute: Attribute) -> Option<&str> {
+        self.attributes.iter().find(|(of, _)| *of == attribute).map(|(_, value)| value)
     }
 
     /// Exactly the bytes received. They hold their share of the memory budget as long as the message exists.

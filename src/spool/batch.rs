@@ -3,7 +3,7 @@
 //! behind it.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::{Add, Range};
 use std::pin::pin;
 use std::sync::Arc;
@@ -11,15 +11,18 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
+use jiff::Timestamp;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::state::{Inner, Part};
+use crate::attribute::Attribute;
 use crate::bus::{Bus, ConnectionState, Receipt, Refusal};
 use crate::log::{self, Chunk, Done, ReadError};
 use crate::message::Message;
 use crate::record::Record;
 use crate::telemetry::{LOG_EVERY, Throttle};
+use crate::vocabulary::{TYPE_PREFIX, known};
 
 /// The most messages and bytes in one batch of one topic; a single message may exceed the bytes.
 pub(super) const BATCH_MESSAGES: usize = 1024;
@@ -57,6 +60,8 @@ pub(super) struct Sender {
     pub(super) bus: Arc<dyn Bus>,
     pub(super) publish_timeout: Duration,
     pub(super) stop: CancellationToken,
+    /// Digests of the keys to send; all of them if there are none.
+    pub(super) only: Option<Arc<HashSet<u64>>>,
     /// Throttles the log while a part of the spool waits.
     spooled: Throttle,
     set_aside: Throttle,
@@ -70,7 +75,7 @@ impl Sender {
         stop: CancellationToken,
     ) -> Self {
         let reminder = || Throttle::new(REMIND_EVERY);
-        Self { inner, bus, publish_timeout, stop, spooled: reminder(), set_aside: reminder() }
+        Self { inner, bus, publish_timeout, stop, only: None, spooled: reminder(), set_aside: reminder() }
     }
 
     /// Sends one batch of every topic.
@@ -109,11 +114,14 @@ impl Sender {
     /// logging, if they cannot be read.
     async fn read(&self, part: &Part, topic: Arc<str>, offsets: Range<u64>, most: usize) -> Option<Chunk> {
         let (inner, name, set_aside) = (self.inner.clone(), topic.clone(), self.is_set_aside(part));
+        let only = self.only.clone();
         let reading = move || {
             let part = if set_aside { &inner.set_aside } else { &inner.spooled };
             let wanted = |offset, key| {
                 let topics = part.topics();
-                topics.get(&name).is_some_and(|progress| !progress.is_done(offset) && !progress.is_stuck(key))
+                let is_asked_for = only.as_ref().is_none_or(|only| only.contains(&key));
+                is_asked_for
+                    && topics.get(&name).is_some_and(|progress| !progress.is_done(offset) && !progress.is_stuck(key))
             };
             part.log.store.read_pending(&name, offsets, most, BATCH_BYTES, wanted)
         };
@@ -146,7 +154,11 @@ impl Sender {
                 chain.halted = true;
                 break;
             }
-            if !self.send(part, Arc::new(message)).await {
+            let message = Arc::new(message);
+            if let Err(refusal) = self.send(part, message.clone()).await {
+                if self.is_set_aside(part) {
+                    self.inner.tries.failed(message.topic().name(), offset, refusal.to_string());
+                }
                 chain.stuck = true;
                 break;
             }
@@ -155,18 +167,21 @@ impl Sender {
         chain
     }
 
-    /// Whether the message was sent or set aside.
-    async fn send(&self, part: &Part, message: Arc<Message>) -> bool {
+    /// `Ok`: the message was sent or set aside.
+    async fn send(&self, part: &Part, message: Arc<Message>) -> Result<(), Refusal> {
         let answer = timeout(self.publish_timeout, self.bus.publish(message.clone())).await;
         match answer.unwrap_or(Err(UNANSWERED)) {
             Ok(Receipt::Kept | Receipt::Duplicate) => {
                 self.inner.bus_refuses.store(false, Relaxed);
-                true
+                Ok(())
             }
-            Err(refusal) if self.may_set_aside(part, &refusal) => self.set_aside(&message, &refusal).await,
+            Err(refusal) if self.may_set_aside(part, &refusal) => match self.set_aside(&message, &refusal).await {
+                true => Ok(()),
+                false => Err(refusal),
+            },
             Err(refusal) => {
                 self.not_taken(part, message.topic(), &refusal);
-                false
+                Err(refusal)
             }
         }
     }
@@ -180,26 +195,15 @@ impl Sender {
 
     /// Whether the message was set aside.
     async fn set_aside(&self, message: &Message, refusal: &Refusal) -> bool {
-        static SET_ASIDE: Throttle = Throttle::new(LOG_EVERY);
-        let topic = message.topic().clone();
+        let part = &self.inner.set_aside;
         let aside = Arc::new(message.clone().set_aside(&refusal.to_string()));
-        let kept = disk(self.inner.set_aside.log.append(aside)).await;
-        if kept.is_ok() {
-            self.inner.set_aside.waiting.fetch_add(1, Relaxed);
+        // Before anybody can send it from there.
+        part.waiting.fetch_add(1, Relaxed);
+        let kept = disk(part.log.append(aside)).await;
+        if kept.is_err() {
+            part.fewer(1);
         }
-        let Some(more) = SET_ASIDE.pass() else { return kept.is_ok() };
-        match &kept {
-            Ok(()) => {
-                tracing::error!(%topic, more, reason = %refusal, "a message was set aside: the bus refuses it permanently");
-            }
-            Err(log::NotKept(full)) => tracing::error!(
-                %topic,
-                more,
-                reason = %refusal,
-                why = %full,
-                "cannot set a message aside: later ones of its key wait behind it until the bus takes it"
-            ),
-        }
+        log_set_aside(message, refusal, kept.as_ref().err());
         kept.is_ok()
     }
 
@@ -235,6 +239,9 @@ impl Sender {
             return tally;
         }
         let empty = part.waiting.load(Relaxed) == tally.sent;
+        if self.is_set_aside(part) {
+            self.inner.tries.gone(&topic, &sent);
+        }
         disk(part.log.done(Done { topic, offsets: sent, empty })).await;
         self.inner.drained.fetch_add(tally.sent, Relaxed);
         if self.is_set_aside(part) {
@@ -275,6 +282,40 @@ async fn disk<T>(awaited: impl Future<Output = T>) -> T {
             Ok(done) => return done,
             Err(_) => tracing::error!("the spool waits for its disk; check the disk of spool.dir"),
         }
+    }
+}
+
+/// Logs that a message was set aside, or why it could not be.
+fn log_set_aside(message: &Message, refusal: &Refusal, failed: Option<&log::NotKept>) {
+    static SET_ASIDE: Throttle = Throttle::new(LOG_EVERY);
+    let Some(more) = SET_ASIDE.pass() else { return };
+    let (topic, id, bytes) = (message.topic(), message.id(), message.payload().len());
+    let event_type = message.attribute(Attribute::Type).and_then(|name| name.strip_prefix(TYPE_PREFIX));
+    // Any other name is whatever the sender wrote.
+    let event_type = event_type.and_then(known).map_or("unknown", |known| known.name);
+    let first_try = message.attribute(Attribute::RecordedTime).unwrap_or("unknown");
+    match failed {
+        None => tracing::error!(
+            %id,
+            r#type = event_type,
+            %topic,
+            bytes,
+            reason = %refusal,
+            first_try,
+            last_try = %format_args!("{:.3}", Timestamp::now()),
+            more,
+            remedy = "`terra-bridge spool list` shows all of them, `retry` sends them once that is fixed",
+            "a message was set aside: the bus refuses it permanently"
+        ),
+        Some(log::NotKept(full)) => tracing::error!(
+            %id,
+            %topic,
+            bytes,
+            more,
+            reason = %refusal,
+            why = %full,
+            "cannot set a message aside: later ones of its key wait behind it until the bus takes it"
+        ),
     }
 }
 

@@ -61,6 +61,8 @@ impl Drainer {
             let until = set_aside_due.max(Instant::now() + FIRST_PAUSE);
             let _ = timeout_at(until, self.wait(self.0.inner.wake.notified())).await;
         }
+        // A retry that somebody asked for stops as well, and waits for its messages in flight.
+        let _pass = self.0.inner.passing.lock().await;
     }
 
     /// Waits for the future or the stop.
@@ -76,6 +78,8 @@ impl Drainer {
         if Instant::now() < *due || *connection.borrow() != ConnectionState::Up {
             return;
         }
+        // Whoever holds it sends them, or is done soon.
+        let Ok(_pass) = self.0.inner.passing.try_lock() else { return };
         let part = &self.0.inner.set_aside;
         part.topics().values_mut().for_each(Progress::begin_again);
         while self.0.round(part, BATCH_MESSAGES).await.seen > 0 && !self.0.stop.is_cancelled() {}

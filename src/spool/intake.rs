@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 
 use super::slots::Slot;
 use super::state::{Inner, Part, SET_ASIDE, settings};
+use super::tries::Tries;
 use crate::bus::{OpenError, Receipt, Refusal};
 use crate::clock::Clock;
 use crate::config;
@@ -47,6 +48,8 @@ impl Spool {
             bus_refuses: AtomicBool::new(false),
             oldest: AtomicI64::new(0),
             drained: AtomicU64::new(0),
+            tries: Tries::default(),
+            passing: tokio::sync::Mutex::default(),
             wake: Notify::new(),
             emptied: Notify::new(),
         })))

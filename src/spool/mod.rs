@@ -6,18 +6,22 @@
 //! `intake` takes messages, in the order that `slots` keeps for each key. `drain` sends them to the bus in batches
 //! (`batch`). `progress` tracks how far a topic is drained, `recall` reads what the disk holds, and `state`
 //! is what they all share.
-//! `inspect` is for `check`.
+//! `held` is for the commands that show, retry and discard, with the last `tries` of what is set aside; `inspect` is for
+//! `check`.
 
 mod batch;
 mod drain;
+mod held;
 mod inspect;
 mod intake;
 mod progress;
 mod recall;
 mod slots;
 mod state;
+mod tries;
 
 pub use drain::drain;
+pub use held::{Held, Place, Retried, SetAside, Which};
 pub use inspect::inspect;
 pub use intake::{DeliveryPath, KeySlot, Spool};
 

@@ -86,12 +86,17 @@ impl Progress {
         self.stuck.contains(&key)
     }
 
+    /// These are done, whatever a pass does.
+    pub(super) fn mark(&mut self, done: &[u64]) {
+        done.iter().for_each(|offset| self.insert(*offset..offset + 1));
+        self.settle();
+    }
+
     /// Records the result for the records before `until`, where this pass continues.
     pub(super) fn advance(&mut self, until: u64, done: &[u64], stuck: impl IntoIterator<Item = u64>) {
-        done.iter().for_each(|offset| self.insert(*offset..offset + 1));
         self.stuck.extend(stuck);
         self.from = until;
-        self.settle();
+        self.mark(done);
     }
 }
 

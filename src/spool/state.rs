@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use super::progress::Progress;
 use super::recall::recall;
 use super::slots::Slots;
+use super::tries::Tries;
 use crate::clock::Clock;
 use crate::config;
 use crate::dedupe::DedupeEntry;
@@ -33,6 +34,9 @@ pub(super) struct Inner {
     /// Unix milliseconds: when the oldest spooled message arrived; 0 if there is none.
     pub(super) oldest: AtomicI64,
     pub(super) drained: AtomicU64,
+    pub(super) tries: Tries,
+    /// Held while somebody goes through what is set aside: sends it, or discards of it.
+    pub(super) passing: tokio::sync::Mutex<()>,
     /// A message was spooled.
     pub(super) wake: Notify,
     /// The last spooled message was sent.

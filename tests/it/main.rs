@@ -4,6 +4,7 @@
 //! - `shapes`: every shape of the vendor's, from examples and thousands of generated ones
 //! - `outage`: brokers that stop, freeze and come back; the bridge killed
 //! - `spool`: an outage with the spool switched on
+//! - `aside`: what the spool set aside: seen, sent again, exported, discarded
 //! - `unconfirmed`: what Kafka's client reports as delivered without a broker's confirmation
 //! - `silence`: no payload, id, URL or secret in any output
 //! - `large`: deliveries larger than the bus's message limit
@@ -49,6 +50,7 @@ mod every_bus;
 
 mod advertised;
 mod allow;
+mod aside;
 mod answers;
 mod asyncapi;
 mod commands;

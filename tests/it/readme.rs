@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use terra_bridge::attribute::Attribute;
 use terra_bridge::samples::SAMPLES;
 
+use crate::aside::{self, large, of_nats, with_set_aside};
 use crate::support::accounts::Operator;
 use crate::support::bridge::{Bridge, binary, command, on_free_ports};
 use crate::support::brokers::Broker;
@@ -320,6 +321,24 @@ fn a_delivery_that_a_reader_signs_is_kept() {
         let lines = lines.replace("localhost:8080", &bridge.deliveries.to_string());
         Terminal::beside(&bridge).shows(&lines, &["\"outcome\":\"kept\""]);
     }
+}
+
+#[test]
+fn what_was_set_aside_is_shown_discarded_and_sent() {
+    let Some((mut broker, bus, dir)) = of_nats() else { return };
+    let settings = aside::environment(&bus, &dir);
+    let (bridge, ids) = with_set_aside(&settings, &[large(0, 0), large(1, 1)]);
+    let mut other = Terminal::beside(&bridge);
+    other.environment.extend(settings);
+    let lines = fence("deploy/README.md#what-was-set-aside 1").text.replace("3fa9b2c1d4e5", &ids[0][..12]);
+    let (first, retry) = lines.trim_end().rsplit_once('\n').expect("several lines");
+    other.shows(first, &[&ids[1][..12], "\"user_id\":\"u0\"", "discarded 1"]);
+    let exported = fs::read_to_string(other.dir.path().join("set-aside.ndjson")).expect("it was exported");
+    assert_eq!(exported.lines().count(), 2);
+    broker.restart_with("");
+    until("the bus is back", SHOWS_WITHIN, || (bridge.readiness().1["bus"] == "up").then_some(()));
+    let said = other.shows(retry, &[]);
+    assert!(said.contains("sent 1") || said.contains("nothing is set aside"), "{said}");
 }
 
 #[test]

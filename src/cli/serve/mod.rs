@@ -1,8 +1,8 @@
 //! `serve`: opens the bus, then the ports, and runs until a signal. Wires all other modules together, and decides
 //! nothing itself.
 //!
-//! `opened` is what deliveries use, `listeners` where they arrive, `directories` what metrics show of disks, `signals`
-//! and `shutdown` how the bridge ends, and `error` why it could not start.
+//! `opened` is what deliveries use, `listeners` where they arrive, `asking` how commands ask, `directories` what metrics
+//! show of disks, `signals` and `shutdown` how the bridge ends, and `error` why it could not start.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use tokio::signal::unix::Signal;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+mod asking;
 mod directories;
 mod error;
 mod listeners;
@@ -57,6 +58,7 @@ pub(super) async fn run(loaded: Loaded, file: Option<PathBuf>, hangup: Signal) -
     let stop = CancellationToken::new();
     let drain_spool = |spool| Drainer::start(spool, opened.bus.clone(), config.bus_timeout());
     let drainer = opened.spool.clone().map(drain_spool);
+    asking::start(config, &opened, &stop);
     announce(config, &ports);
     let parts = Parts {
         relay: opened.relay.clone(),

@@ -255,7 +255,7 @@ asyncio.run(read(*sys.argv[1:]))";
     Some(output.stdout)
 }
 
-fn nats_count(server: &str, stream: &str) -> usize {
+pub fn nats_count(server: &str, stream: &str) -> usize {
     runtime().block_on(async {
         match nats_stream(server, stream).await {
             Some(mut stream) => stream.info().await.expect("the stream answers").state.messages as usize,

@@ -19,6 +19,8 @@ use crate::message::Message;
 use crate::route::Topic;
 use crate::telemetry::lines::Lines;
 
+mod aside;
+
 type Judge = dyn Fn(&Message, usize) -> Result<Receipt, Refusal> + Send + Sync;
 
 /// A bus that keeps what its `judge` lets it, and answers a little later, in any order.
