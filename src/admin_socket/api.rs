@@ -17,14 +17,19 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::publish::Publisher;
 use crate::attribute::Attribute;
 use crate::bus::Bus;
+use crate::record::Record;
 use crate::server::{self, Reply};
 use crate::spool::{Held, Place, Spool, Which};
 use crate::vocabulary::TYPE_PREFIX;
 
 /// The largest body of a request: many ids.
 const LARGEST_REQUEST: usize = 16 << 20;
+
+/// The largest batch of records: one payload, escaped.
+const LARGEST_BATCH: usize = 512 << 20;
 
 /// Lines that wait for a slow client.
 const LINES: usize = 4;
@@ -37,6 +42,8 @@ pub(crate) struct Api {
     pub(crate) bus: Option<Arc<dyn Bus>>,
     pub(crate) publish_timeout: Duration,
     pub(crate) stop: CancellationToken,
+    /// `None`: nothing is published.
+    pub(crate) publisher: Option<Arc<Publisher>>,
 }
 
 /// A message in the spool, as one line.
@@ -77,6 +84,9 @@ struct DiscardRequest {
 
 impl Api {
     pub(super) async fn call(&self, request: Request<Incoming>) -> Reply {
+        if (request.method(), request.uri().path()) == (&Method::POST, "/publish") {
+            return self.publish(request).await;
+        }
         let Some(spool) = &self.spool else {
             return failed(StatusCode::NOT_FOUND, "this process has no spool open; set spool.dir");
         };
@@ -96,6 +106,24 @@ impl Api {
         }
     }
 
+    async fn publish(&self, request: Request<Incoming>) -> Reply {
+        let Some(publisher) = self.publisher.clone() else {
+            return failed(StatusCode::CONFLICT, "nothing can be published here");
+        };
+        let _turn = publisher.turn().await;
+        let Ok(read) = Limited::new(request.into_body(), LARGEST_BATCH).collect().await else {
+            return failed(StatusCode::BAD_REQUEST, "the records cannot be read");
+        };
+        let Ok(records) = records(&read.to_bytes()) else {
+            return failed(StatusCode::BAD_REQUEST, "the records cannot be understood");
+        };
+        let publishing = publisher.clone();
+        match tokio::spawn(async move { publishing.publish(records).await }).await {
+            Ok(published) => server::json(StatusCode::OK, &json!(published)),
+            Err(_) => failed(StatusCode::INTERNAL_SERVER_ERROR, "publishing ended unexpectedly"),
+        }
+    }
+
     async fn retry(&self, spool: Spool, request: Request<Incoming>) -> Reply {
         let Some(bus) = self.bus.clone() else { return failed(StatusCode::CONFLICT, "the bus is not open here") };
         let RetryRequest { ids } = match body(request).await {
@@ -111,6 +139,11 @@ impl Api {
             Err(_) => failed(StatusCode::INTERNAL_SERVER_ERROR, "the retry ended unexpectedly"),
         }
     }
+}
+
+/// One record a line.
+fn records(lines: &[u8]) -> Result<Vec<Record>, serde_json::Error> {
+    lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(Record::parse).collect()
 }
 
 async fn discard(spool: Spool, request: Request<Incoming>) -> Reply {

@@ -1,8 +1,9 @@
 //! A Unix socket in the directory of the spool or of the embedded log, by which commands ask the process that has the
-//! directory open: two processes never share one. Only the owner of the directory can connect. `api` is what it answers;
-//! HTTP with JSON, and nothing of it is a promise to other programs.
+//! directory open: two processes never share one. Only the owner of the directory can connect. `api` is what it answers,
+//! `publish` what it publishes; HTTP with JSON, and nothing of it is a promise to other programs.
 
 mod api;
+mod publish;
 
 use std::fs::{File, Permissions};
 use std::io;
@@ -20,6 +21,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use api::{Api, Line};
+pub(crate) use publish::{Published, Publisher};
 
 const NAME: &str = "admin.sock";
 

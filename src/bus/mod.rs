@@ -22,6 +22,7 @@ pub mod adapters;
 pub mod embedded;
 #[cfg(any(feature = "kafka", feature = "nats"))]
 mod error_log;
+mod in_order;
 #[cfg(test)]
 pub(crate) mod fakes;
 mod integrity;
@@ -36,6 +37,7 @@ mod nats;
 mod read;
 
 pub use crate::record::Record;
+pub(crate) use in_order::in_order;
 pub(crate) use integrity::integrity;
 pub use read::{Payloads, ReadError, Reading, Skipped, StartPosition, Step, Steps};
 

@@ -19,10 +19,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::failure::Failure;
 use super::serve::setup;
-use crate::admin_socket::{self, Api};
+use crate::admin_socket::{self, Api, Publisher};
 use crate::bus::{self, Bus, ConnectionState};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{self, Config};
+use crate::dedupe::Dedupe;
 use crate::log::disk;
 use crate::route::RouteTable;
 use crate::spool::Spool;
@@ -68,10 +69,29 @@ impl Access {
             true => Some(bus::adapters::open(&config.bus, setup(config, routes)).map_err(failed)?.bus),
             false => None,
         };
-        Self::to_own(Own { spool: Some(spool), bus }, config).await
+        Self::to_own(Own { spool: Some(spool), bus }, config, None).await
     }
 
-    async fn to_own(own: Own, config: &Config) -> Result<Self, Failure> {
+    /// To the configured bus, to publish.
+    pub(super) async fn to_bus(config: &Config, routes: &RouteTable) -> Result<Self, Failure> {
+        if let config::Bus::Embedded(embedded) = &config.bus
+            && let Some(requests) = to_running("embedded", &embedded.dir).await?
+        {
+            return Ok(Self { requests, own: Own::default() });
+        }
+        let setup = setup(config, routes);
+        let topics = setup.topics.clone();
+        let bus::adapters::Opened { bus, api } = bus::adapters::open(&config.bus, setup).map_err(failed)?;
+        let remembered = api.map(|api| {
+            let dedupe = Dedupe::new(config.dedupe.window, config.dedupe.entries, Clock::system());
+            api.kept(config.dedupe.entries, |entry| dedupe.restore(&entry)).map(|()| dedupe)
+        });
+        let remembered = remembered.transpose().map_err(failed)?;
+        let publisher = Publisher::new(bus.clone(), remembered, config.bus_timeout(), topics);
+        Self::to_own(Own { spool: None, bus: Some(bus) }, config, Some(Arc::new(publisher))).await
+    }
+
+    async fn to_own(own: Own, config: &Config, publisher: Option<Arc<Publisher>>) -> Result<Self, Failure> {
         if let Some(bus) = &own.bus {
             connected(bus.as_ref()).await?;
         }
@@ -80,6 +100,7 @@ impl Access {
             bus: own.bus.clone(),
             publish_timeout: config.bus_timeout(),
             stop: CancellationToken::new(),
+            publisher,
         };
         let (ours, theirs) = tokio::io::duplex(PIPE);
         tokio::spawn(admin_socket::answer(theirs, api));
@@ -93,7 +114,10 @@ impl Access {
     }
 
     pub(super) async fn post<T: DeserializeOwned>(&mut self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
-        let body = serde_json::to_vec(body).map_err(|error| broken(&error))?;
+        self.post_bytes(path, serde_json::to_vec(body).map_err(|error| broken(&error))?).await
+    }
+
+    pub(super) async fn post_bytes<T: DeserializeOwned>(&mut self, path: &str, body: Vec<u8>) -> Result<T, Failure> {
         let request = Request::post(path).body(Full::from(body)).map_err(|error| broken(&error))?;
         let answer = self.ask(request).await?.into_body().collect().await.map_err(|error| broken(&error))?;
         serde_json::from_slice(&answer.to_bytes()).map_err(|error| broken(&error))

@@ -9,7 +9,11 @@ use clap::builder::PossibleValuesParser;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 
+use super::dead_letters::args::DeadLettersCommand;
+use super::find::FindArgs;
+use super::replay::args::ReplayArgs;
 use super::spool::args::SpoolCommand;
+use super::url::url;
 use crate::bus::{StartPosition, adapters};
 use crate::config;
 use crate::samples::SAMPLES;
@@ -88,6 +92,26 @@ Examples:
   terra-bridge requests --reference 5a0c1d7e-dd0d-472a-b906-d50a48e7400d
   terra-bridge requests --json | jq 'select(.state == \"stalled\")'";
 
+const ABOUT_FIND: &str = "\
+Examples:
+  terra-bridge find --trace 5a0c1d7e-dd0d-472a-b906-d50a48e7400d
+  terra-bridge find --id 3fa9b2c1d4e5
+  terra-bridge find --user 3f2a0b1c --json";
+
+const ABOUT_DEAD_LETTERS: &str = "\
+Examples:
+  terra-bridge dead-letters list
+  terra-bridge dead-letters show 3fa9b2c1d4e5 --payload
+  terra-bridge dead-letters replay --all --dry-run";
+
+const ABOUT_REPLAY: &str = "\
+Examples:
+  terra-bridge replay --topic terra.sleep --from 2026-11-28T04:00:00Z --into sleep.ndjson
+  terra-bridge replay --file sleep.ndjson --into bus --dry-run
+  terra-bridge replay --file sleep.ndjson --into bus --checkpoint sleep.checkpoint
+  terra-bridge replay --source old.toml --user 3f2a --into bus
+  terra-bridge replay --file sleep.ndjson --into https://bridge.example.com/terra --rate 50";
+
 const ABOUT_SPOOL: &str = "\
 Examples:
   terra-bridge spool list
@@ -162,6 +186,20 @@ pub(super) enum Command {
     /// that may read the bus, and no signing secret.
     #[command(after_help = with_codes(ABOUT_TAIL))]
     Tail(TailArgs),
+    /// Find where one delivery, or those of a user or a reference, are
+    ///
+    /// Looks on the bus, among the dead letters and, where spool.dir is set, in the spool. Prints no payload.
+    #[command(after_help = with_codes(ABOUT_FIND))]
+    Find(FindArgs),
+    /// See what Terra signed and nobody could read, and hand it to a bridge again
+    #[command(name = "dead-letters", subcommand, after_help = with_codes(ABOUT_DEAD_LETTERS))]
+    DeadLetters(DeadLettersCommand),
+    /// Bring messages from a bus or a file to a bus, a bridge or a file
+    ///
+    /// Each keeps its id, and each user's stay in order. What NATS or the embedded log still remembers is a duplicate
+    /// there and kept once. Kafka cannot know it: a copy has the same id. Try --dry-run first.
+    #[command(after_help = with_codes(ABOUT_REPLAY))]
+    Replay(ReplayArgs),
     /// See what the spool set aside, send it again, export it, or discard it
     ///
     /// A message is set aside when the bus refuses it for good: it is too large, or its topic takes none. A running
@@ -313,14 +351,6 @@ fn start_position(text: &str) -> Result<StartPosition, String> {
 
 fn duration(text: &str) -> Result<Duration, String> {
     config::parse_duration(text).map_err(|why| format!("{why}; expected numbers with units, such as 90s or 1h 30m"))
-}
-
-fn url(text: &str) -> Result<http::Uri, String> {
-    let url: http::Uri = text.parse().map_err(|error: http::uri::InvalidUri| error.to_string())?;
-    match (url.scheme_str(), url.host()) {
-        (Some("http" | "https"), Some(_)) => Ok(url),
-        _ => Err("expected a whole URL, such as http://127.0.0.1:8080/terra".to_owned()),
-    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@
 //!   module of that name makes
 //! - `log`: what is in a directory of the log; `memory`: what a configuration lets the bridge take
 //! - `tail`, `requests`: what is on the bus; `reading` is what they share
+//! - `find`: where a delivery is; `dead_letters`: what nobody could read; `record_view` shows one record
+//! - `replay`: from a bus or a file to a bus, a bridge or a file; `signing` signs as Terra does
 //! - `spool`: what the spool holds, and getting it back; `access` asks the bridge that has it open
 //! - `terminal`, `pretty`: output for people; `cause`: why a client got no answer
 
@@ -23,7 +25,9 @@ mod access;
 mod args;
 mod cause;
 mod check;
+mod dead_letters;
 mod failure;
+mod find;
 mod health;
 mod load;
 mod log;
@@ -33,12 +37,15 @@ mod private;
 mod reading;
 mod record_view;
 mod reload;
+mod replay;
 mod requests;
 mod send;
 mod serve;
+mod signing;
 mod spool;
 mod tail;
 mod terminal;
+mod url;
 
 use load::load_for_operator;
 pub use load::{Loaded, load, load_for_reader};
@@ -46,7 +53,10 @@ pub use load::{Loaded, load, load_for_reader};
 pub(crate) use load::{load_for_reader_without, load_without};
 
 use args::{Cli, Command, LogCommand};
+use dead_letters::args::DeadLettersCommand;
 use failure::Failure;
+use replay::args::Into;
+use replay::{Destination, Origin};
 
 /// The whole program: reads the command line, runs the command, and prints on stderr why it failed. Usage errors,
 /// `--help` and `--version` end the process here.
@@ -88,6 +98,34 @@ fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Asyncapi => {
             let (bus, table) = load_for_reader()?;
             terminal::print(&asyncapi::document(&bus, &table))
+        }
+        Command::Find(args) => {
+            let (config, table) = load_for_operator()?;
+            finish(find::run(&args, &config, &table))
+        }
+        Command::DeadLetters(DeadLettersCommand::List(args)) => {
+            let (bus, table) = load_for_reader()?;
+            finish(dead_letters::list(&args, &bus, &table))
+        }
+        Command::DeadLetters(DeadLettersCommand::Show(args)) => {
+            let (bus, table) = load_for_reader()?;
+            finish(dead_letters::show(&args, &bus, &table))
+        }
+        Command::DeadLetters(DeadLettersCommand::Replay(args)) => finish(dead_letters::replay(&args, &load()?)),
+        Command::Replay(args) => {
+            let origin = |file| match file {
+                Some(file) => replay::foreign(file).map_err(mistaken),
+                None => load_for_reader().map(|(bus, table)| Origin::new(bus, &table)),
+            };
+            let origin = origin(args.source.as_deref())?;
+            match &args.into {
+                Into::Url(_) => finish(replay::run(&args, &origin, Destination::Bridge(&load()?))),
+                Into::File(_) => finish(replay::run(&args, &origin, Destination::File)),
+                Into::Bus => {
+                    let (config, routes) = load_for_operator()?;
+                    finish(replay::run(&args, &origin, Destination::Bus { config: &config, routes: &routes }))
+                }
+            }
         }
         Command::Spool(command) => {
             let (config, table) = load_for_operator()?;

@@ -1,8 +1,16 @@
-//! What `tail` and `requests` share: which topics they read, what they report about the others, and how they end.
+//! What the readers of the bus (`tail`, `requests`, `find`, `replay`, `dead_letters`) share: which topics they read, what they report about the others, and how they end.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::time::timeout;
 
 use super::failure::Failure;
-use crate::bus::{self, Payloads, ReadError, Reading, StartPosition, Steps};
+use crate::bus::{self, Payloads, ReadError, Reading, Record, StartPosition, Step, Steps};
 use crate::config;
+
+/// How long to wait for the next of the records that the bus reports.
+const SILENCE: Duration = Duration::from_secs(20);
 
 pub(super) enum Topics {
     /// Named by the user: each must exist.
@@ -40,6 +48,16 @@ pub(super) async fn open(
         (Topics::Routed(_), Some(_)) => eprintln!("left out, as the bus does not show them: {}", few(&names)),
     }
     Ok((read, steps))
+}
+
+/// The next record; `None` when everything was read that the bus had when it was opened.
+pub(super) async fn next(steps: &mut Steps) -> Result<Option<Record>, Failure> {
+    let silent = |_| Failure::Running(format!("the bus sent nothing for {} s", SILENCE.as_secs()));
+    match timeout(SILENCE, steps.next()).await.map_err(silent)? {
+        Some(Ok(Step::Record(record))) => Ok(Some(record)),
+        Some(Ok(Step::CaughtUp)) | None => Ok(None),
+        Some(Err(error)) => Err(failed(error)),
+    }
 }
 
 pub(super) fn failed(error: ReadError) -> Failure {

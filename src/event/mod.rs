@@ -107,6 +107,14 @@ pub struct Person {
     pub provider: Option<String>,
 }
 
+/// Whether a payload can be read as an event.
+///
+/// # Errors
+/// Why not.
+pub(crate) fn readable(payload: &[u8]) -> Result<(), Unreadable> {
+    read(payload).map(drop)
+}
+
 impl Event {
     /// Reads the type, and the user if there is one. Lenient: a field of an unexpected type counts as absent, and the
     /// last of duplicate keys counts.

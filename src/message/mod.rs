@@ -15,6 +15,7 @@ use crate::event::{DeadLetter, Event, Facts};
 use crate::identity::{DeliveryId, Identity, digest};
 use crate::log;
 use crate::payload::Payload;
+use crate::record::Record;
 use crate::route::Topic;
 use crate::signature::Delivery;
 use crate::vocabulary::{SOURCE_PREFIX, TYPE_PREFIX};
@@ -103,6 +104,25 @@ impl Message {
             attributes.add(*attribute, value);
         }
         let (topic, payload) = (Topic::of_record(topic), Payload::unbudgeted(payload));
+        Some(Self { topic, key, identity, attributes, set_aside: None, payload })
+    }
+
+    /// The message that this record of any bus came from, for the same topic; `None` if no bridge wrote it, or if its
+    /// payload is missing.
+    pub(crate) fn of_record(record: &Record) -> Option<Self> {
+        // The bus that takes it says anew where a large payload is.
+        const OF_A_CLAIM_CHECK: [Attribute; 3] = [Attribute::DataRef, Attribute::TerraDigest, Attribute::TerraBytes];
+        if record.problem.is_some() {
+            return None;
+        }
+        let identity = Identity::of_id(&record.attribute(Attribute::Id)?)?;
+        let content_type = record.header(CONTENT_TYPE).unwrap_or("application/json");
+        let mut attributes = Attributes::new(content_type.to_owned().into());
+        for attribute in Attribute::ALL.iter().filter(|attribute| !OF_A_CLAIM_CHECK.contains(attribute)) {
+            attributes.add_if_some(*attribute, record.attribute(*attribute).as_deref());
+        }
+        let key = record.key.clone().or_else(|| record.attribute(Attribute::PartitionKey))?;
+        let (topic, payload) = (Topic::of_record(&record.topic), Payload::unbudgeted(record.payload.clone()));
         Some(Self { topic, key, identity, attributes, set_aside: None, payload })
     }
 
@@ -421,6 +441,37 @@ mod tests {
             let restored = Message::restore("topic", message.key().to_owned(), read, Bytes::new()).unwrap();
             assert_eq!(restored.nats_header_lines(), lines);
             assert!(restored.kafka_headers().eq(message.kafka_headers()), "{lines}");
+        }
+    }
+
+    #[test]
+    fn a_record_of_any_bus_is_the_same_message_again() {
+        let body = r#"{"type":"t","user":{"user_id":"a b\"%é"}}"#;
+        let message = message(body, headers(&[("x-terra-trace-id", b"t:chunk:3"), ("terra-reference", b"\xff")]));
+        let nats = message.nats_headers().map(|(name, value)| (name.to_owned(), value.into_owned())).collect();
+        let kafka = message.kafka_headers().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        for headers in [nats, kafka] {
+            let headers: Vec<(String, String)> = headers;
+            let record = Record {
+                topic: "topic".to_owned(),
+                key: Some(message.key().to_owned()),
+                partition: 0,
+                offset: 7,
+                time: Timestamp::UNIX_EPOCH,
+                headers: headers.into_iter().chain([("ce-dataref".to_owned(), "nats-object:b/o".to_owned())]).collect(),
+                payload: message.payload().clone(),
+                problem: None,
+            };
+            let again = Message::of_record(&record).unwrap();
+            assert!(again.id() == message.id() && again.payload() == message.payload() && again.key() == message.key());
+            let sorted = |message: &Message| {
+                let mut all: Vec<_> = message.kafka_headers().map(|(name, value)| (name, value.to_owned())).collect();
+                all.sort();
+                all
+            };
+            assert_eq!(sorted(&again), sorted(&message));
+            assert!(Message::of_record(&Record { problem: Some("gone"), ..record.clone() }).is_none());
+            assert!(Message::of_record(&Record { headers: Vec::new(), ..record }).is_none());
         }
     }
 

@@ -29,6 +29,7 @@
 //! - `commands`: the binary as a person or a script uses it: configuration, `check`, `send`, `tail`
 //! - `asyncapi`: the document of the topics is valid, and true of what is published
 //! - `requests`: how much of a large historical request has arrived
+//! - `replay`: messages brought back from a bus or a file; dead letters; finding a delivery
 //! - `readme`: everything that the READMEs show
 //! - `reload`: SIGHUP while deliveries arrive
 //! - `rotation`: secrets that change on disk
@@ -76,6 +77,7 @@ mod overload;
 mod readers;
 mod readme;
 mod reload;
+mod replay;
 mod requests;
 mod rotation;
 mod secured;

@@ -22,7 +22,7 @@ use crate::support::bridge::{Bridge, binary, command, on_free_ports};
 use crate::support::brokers::Broker;
 use crate::support::measured::Everything;
 use crate::support::pages::{Fence, PAGES, Page, fence, page};
-use crate::support::terra::SECRET;
+use crate::support::terra::{Attempt, SECRET};
 use crate::support::tls::Pair;
 use crate::support::{needed, until};
 
@@ -339,6 +339,28 @@ fn what_was_set_aside_is_shown_discarded_and_sent() {
     until("the bus is back", SHOWS_WITHIN, || (bridge.readiness().1["bus"] == "up").then_some(()));
     let said = other.shows(retry, &[]);
     assert!(said.contains("sent 1") || said.contains("nothing is set aside"), "{said}");
+}
+
+#[test]
+fn a_delivery_is_found_and_events_are_replayed_as_shown() {
+    let terminal = Terminal::new();
+    let bridge = terminal.bridge("terra-bridge\n");
+    let reply = Attempt::of(r#"{"type":"daily","user":{"user_id":"u"}}"#).header("x-terra-trace-id", "trace-1");
+    let id = reply.post(bridge.deliveries).json()["id"].as_str().expect("an id").to_owned();
+    let letter = Attempt::of("no JSON").post(bridge.deliveries).json()["id"].as_str().expect("an id").to_owned();
+    let mut other = Terminal::beside(&bridge);
+    let log = terminal.dir.path().join("terra-bridge-data").display().to_string();
+    other.environment.push(("TERRA_BRIDGE_EMBEDDED__DIR".into(), log));
+    let find = fence("deploy/README.md#find-one-delivery 1").text;
+    let find = find.replace("5a0c1d7e-dd0d-472a-b906-d50a48e7400d", "trace-1").replace("3fa9b2c1d4e5", &id[..12]);
+    assert_eq!(other.shows(&find, &[]).matches(&id).count(), 2);
+    let replay = fence("deploy/README.md#replay 1").text;
+    let replay = replay.replace("127.0.0.1:8080", &bridge.deliveries.to_string());
+    other.shows(&replay, &["1 written", "1 would be replayed", "1 duplicate"]);
+    let letters = fence("deploy/README.md#dead-letters 1").text.replace("3fa9b2c1d4e5", &letter[..12]);
+    // It is still unreadable.
+    let said = other.shows(&format!("{} || true", letters.trim_end()), &[]);
+    assert!(said.contains("no JSON") && said.contains("still unreadable"), "{said}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `send`: posts signed deliveries as Terra does, and shows each reply or a summary of many.
 //!
-//! `body` is what is sent, `signing` signs it, `report` shows the results. Knows nothing of the module that verifies
+//! `body` is what is sent, `report` shows the results. Knows nothing of the module that verifies
 //! signatures, so that the two check each other.
 
 use std::time::{Duration, Instant};
@@ -18,17 +18,16 @@ use uuid::Uuid;
 use super::args::SendArgs;
 use super::cause::root_cause;
 use super::failure::Failure;
+use super::signing::{SigningClock, signature};
 use super::terminal::one_line;
 use crate::config::{Config, Endpoint};
 use crate::server::{Trust, client, reachable, scheme};
 
 mod body;
 mod report;
-mod signing;
 
 use body::{Body, bodies};
 use report::{Answer, NoReply, Reply, Report};
-use signing::{SigningClock, signature};
 
 /// The time limit of one delivery, from connecting to the reply's last byte.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -62,7 +61,7 @@ pub(super) async fn run(args: &SendArgs, config: &Config) -> Result<(), Failure>
     sender.send(args, &bodies, endpoint).await
 }
 
-fn endpoint<'a>(config: &'a Config, name: Option<&str>) -> Result<&'a Endpoint, Failure> {
+pub(super) fn endpoint<'a>(config: &'a Config, name: Option<&str>) -> Result<&'a Endpoint, Failure> {
     let called = |name: &str| config.endpoints.iter().find(|endpoint| *endpoint.name == *name);
     let found = match (name, config.endpoints.as_slice()) {
         (Some(name), _) => called(name),
@@ -75,7 +74,7 @@ fn endpoint<'a>(config: &'a Config, name: Option<&str>) -> Result<&'a Endpoint, 
     })
 }
 
-fn default_url(config: &Config, endpoint: &Endpoint) -> Result<Uri, Failure> {
+pub(super) fn default_url(config: &Config, endpoint: &Endpoint) -> Result<Uri, Failure> {
     let scheme = scheme(config.server.tls.as_ref());
     let url = format!("{scheme}://{}{}", reachable(config.server.listen), endpoint.path);
     url.parse().map_err(|error| Failure::Mistake(format!("{url}: {error}; give a --url")))

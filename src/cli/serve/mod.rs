@@ -58,7 +58,7 @@ pub(super) async fn run(loaded: Loaded, file: Option<PathBuf>, hangup: Signal) -
     let stop = CancellationToken::new();
     let drain_spool = |spool| Drainer::start(spool, opened.bus.clone(), config.bus_timeout());
     let drainer = opened.spool.clone().map(drain_spool);
-    asking::start(config, &opened, &stop);
+    asking::start(config, &opened, &routes, &stop);
     announce(config, &ports);
     let parts = Parts {
         relay: opened.relay.clone(),

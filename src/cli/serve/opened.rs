@@ -31,6 +31,7 @@ pub(super) struct Opened {
     /// Of the embedded log.
     pub(super) api: Option<Api>,
     pub(super) spool: Option<Spool>,
+    pub(super) dedupe: Dedupe<Outcome>,
     pub(super) metrics: Metrics,
 }
 
@@ -66,13 +67,13 @@ impl Opened {
         let stages = Stages {
             routes: routes.clone(),
             fetcher,
-            dedupe,
+            dedupe: dedupe.clone(),
             bus: bus.clone(),
             spool: spool.clone(),
             budget,
             metrics: metrics.clone(),
         };
-        Ok(Self { relay: Relay::new(config, stages), bus, api, spool, metrics })
+        Ok(Self { relay: Relay::new(config, stages), bus, api, spool, dedupe, metrics })
     }
 }
 

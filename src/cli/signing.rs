@@ -13,7 +13,7 @@ use uuid::Uuid;
 const EARLY: Duration = Duration::from_secs(3600);
 
 /// Timestamps that are unique within a run.
-pub(super) struct SigningClock {
+pub(in crate::cli) struct SigningClock {
     /// Unix milliseconds: the last timestamp given.
     last: AtomicI64,
     /// How many milliseconds early the timestamps are.
@@ -22,7 +22,7 @@ pub(super) struct SigningClock {
 
 impl SigningClock {
     /// For an endpoint whose timestamps may differ by `skew` from now, and from when the event was emitted.
-    pub(super) fn within(skew: Duration) -> Self {
+    pub(in crate::cli) fn within(skew: Duration) -> Self {
         let spread = EARLY.min(skew / 2).as_millis().max(1);
         let early = i64::try_from(Uuid::new_v4().as_u128() % spread).expect("an hour at most");
         Self { last: AtomicI64::new(0), early }
@@ -31,7 +31,7 @@ impl SigningClock {
     /// Unix milliseconds before `now`. Two signatures with the same timestamp over the same body count as one
     /// delivery. So a run of `planned` deliveries begins that many milliseconds early: it cannot run ahead of the
     /// clock, and two consecutive runs do not begin at the same timestamp.
-    pub(super) fn next(&self, now: Timestamp, planned: u64) -> i64 {
+    pub(in crate::cli) fn next(&self, now: Timestamp, planned: u64) -> i64 {
         let earliest = now.as_millisecond() - self.early - i64::try_from(planned).unwrap_or(0);
         let next = |last: i64| Some(earliest.max(last + 1));
         let last = self.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
@@ -40,7 +40,7 @@ impl SigningClock {
 }
 
 /// The value of `terra-signature` at the time `t`.
-pub(super) fn signature(secret: &[u8], t: i64, body: &[u8]) -> String {
+pub(in crate::cli) fn signature(secret: &[u8], t: i64, body: &[u8]) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("HMAC takes a key of any length");
     mac.update(t.to_string().as_bytes());
     mac.update(b".");
