@@ -22,6 +22,7 @@ pub(super) struct Layers {
     pub(super) values: BTreeMap<String, RawValue>,
     /// At least one.
     pub(super) endpoints: BTreeSet<String>,
+    pub(super) file: Option<PathBuf>,
 }
 
 impl Layers {
@@ -67,7 +68,7 @@ impl Layers {
             Layer { name: "file", values: of_keys(from_file.all).collect() },
             Layer { name: "environment", values: of_keys(from_environment.all).collect() },
         ];
-        Ok((Self { values: merged(layers), endpoints }, mistakes))
+        Ok((Self { values: merged(layers), endpoints, file: path }, mistakes))
     }
 }
 

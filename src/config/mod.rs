@@ -49,7 +49,9 @@ pub use mistake::{Ignored, Mistake, Mistakes, Source};
 pub use resolved::{Difference, Resolved, SecretChanges};
 pub use secret::Secret;
 pub use section_reader::Purpose;
-pub use sections::{Admin, Config, Dedupe, Endpoint, Log, LogFormat, OwnRoutes, Routes, S3, Senders, Server, Spool};
+pub use sections::{
+    Access, Admin, Config, Dedupe, Endpoint, Log, LogFormat, OwnRoutes, Routes, S3, Senders, Server, Spool,
+};
 pub use texts::topic_name;
 pub use tls::{CertificatePair, Tls};
 pub(crate) use units::parse_duration;

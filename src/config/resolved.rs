@@ -2,6 +2,7 @@
 //! bridge runs, and secrets that changed on disk. Names only keys and endpoints, never a value.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use super::advice::{self, Advice};
 use super::draft::Draft;
@@ -65,6 +66,11 @@ impl Draft {
 impl Resolved {
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// The file that it was read from, if there is one.
+    pub fn file(&self) -> Option<&Path> {
+        self.layers.file.as_deref()
     }
 
     /// For display: every key with its value and its source. `may_print`: whether the value of a librdkafka property

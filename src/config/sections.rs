@@ -225,8 +225,21 @@ section! {
         format: LogFormat = default("json", choice([("json", LogFormat::Json), ("text", LogFormat::Text)])),
         /// What is logged, as in RUST_LOG
         filter: String = reloadable(default("info", text(FILTER))),
+        /// A line for each delivery: off, refused for those that were not kept, or all
+        access: Access = reloadable(default("refused", choice(ACCESS))),
     }
 }
+
+/// Which deliveries get a line of their own in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    Off,
+    /// Those that were not kept.
+    Refused,
+    All,
+}
+
+const ACCESS: [(&str, Access); 3] = [("off", Access::Off), ("refused", Access::Refused), ("all", Access::All)];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {

@@ -142,6 +142,12 @@ impl Message {
         &self.topic
     }
 
+    /// The type of the event.
+    pub(crate) fn event_type(&self) -> &str {
+        let of_type = self.attributes.iter().find(|(attribute, _)| *attribute == Attribute::Type);
+        of_type.and_then(|(_, value)| value.strip_prefix(TYPE_PREFIX)).unwrap_or_default()
+    }
+
     /// The partition key: messages with the same key stay in order.
     pub fn key(&self) -> &str {
         &self.key

@@ -3,7 +3,8 @@
 //!
 //! `pipeline` holds what every delivery uses. `authenticate`, `prepare` (read and route), `fetch_link` and `deliver`
 //! (bus and spool) are steps in files of their own; the other steps are here. `outliving` keeps a delivery going without
-//! its client, `report` logs and counts outcomes, `signature_log` logs signatures that match no secret.
+//! its client. `report` logs and counts outcomes, `access_log` writes the line of each delivery with what `summary` knows
+//! of it, and `signature_log` logs signatures that match no secret.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
+mod access_log;
 mod authenticate;
 mod deliver;
 mod fetch_link;
@@ -23,6 +25,7 @@ mod pipeline;
 mod prepare;
 mod report;
 mod signature_log;
+mod summary;
 
 use crate::bus::Refusal;
 use crate::config::{self, Endpoint};
@@ -41,6 +44,7 @@ pub use pipeline::Stages;
 use pipeline::{ActiveEndpoint, Pipeline};
 use prepare::{Content, Prepared, prepare};
 use report::report;
+use summary::{Ended, Summary};
 
 /// Delivers requests to the bus. Cloning shares it. Each request keeps the pipeline that it started with.
 #[derive(Clone)]
@@ -72,19 +76,21 @@ impl Relay {
 impl Service for Relay {
     async fn call(&self, request: Request<Incoming>, arrival: Arrival) -> Reply {
         let pipeline = self.pipeline();
+        let summary = Summary::of(request.headers());
         let Some(active) = pipeline.endpoint(request.uri().path()) else {
-            report::unknown_path(&pipeline.metrics, is_signed(&request));
-            return reply(&Outcome::UnknownPath, StatusCode::UNAUTHORIZED);
+            let ended = summary.ended(Outcome::UnknownPath);
+            report::unknown_path(&pipeline, &ended, is_signed(&request), arrival.at.elapsed());
+            return reply(&ended.outcome, StatusCode::UNAUTHORIZED);
         };
         let endpoint = &active.endpoint;
-        let outcome = if *request.method() == Method::POST {
-            relay(&pipeline, active, request, arrival).await
+        let ended = if *request.method() == Method::POST {
+            relay(&pipeline, active, request, arrival, summary).await
         } else {
             report::wrong_method(&endpoint.name, is_signed(&request));
-            Outcome::WrongMethod
+            summary.ended(Outcome::WrongMethod)
         };
-        report(&active.metrics, &endpoint.name, &outcome, arrival.at.elapsed());
-        reply(&outcome, endpoint.rejected_status)
+        report(&pipeline, &active.metrics, &endpoint.name, &ended, arrival.at.elapsed());
+        reply(&ended.outcome, endpoint.rejected_status)
     }
 }
 
@@ -99,14 +105,15 @@ async fn relay(
     active: &ActiveEndpoint,
     request: Request<Incoming>,
     arrival: Arrival,
-) -> Outcome {
+    summary: Summary,
+) -> Ended {
     let deadline = arrival.at + pipeline.limits.deadline;
     let delivery = match authenticate(pipeline, active, request, arrival, deadline).await {
         Ok(delivery) => delivery,
-        Err(outcome) => return outcome,
+        Err(outcome) => return summary.ended(outcome),
     };
     // From here on the event is worth keeping even if its client disconnects.
-    outliving(pipeline.clone(), delivery, arrival.at, deadline).await
+    outliving(pipeline.clone(), delivery, arrival.at, deadline, summary).await
 }
 
 /// Keeps the event even if this is dropped, as hyper does when the client disconnects.
@@ -115,21 +122,25 @@ fn outliving(
     delivery: Delivery,
     arrived: Instant,
     deadline: Instant,
-) -> impl Future<Output = Outcome> {
+    mut summary: Summary,
+) -> impl Future<Output = Ended> {
     let (reporting, endpoint) = (pipeline.clone(), delivery.endpoint().clone());
-    // A panic costs this delivery alone, not its connection.
-    let keeping = AssertUnwindSafe(keep(pipeline, delivery, deadline)).catch_unwind();
-    let keeping = keeping.map(|outcome| outcome.unwrap_or(Outcome::Unanswered));
+    let keeping = async move {
+        // A panic costs this delivery alone, not its connection.
+        let outcome = AssertUnwindSafe(keep(pipeline, delivery, deadline, &mut summary)).catch_unwind().await;
+        summary.ended(outcome.unwrap_or(Outcome::Unanswered))
+    };
     let keeping = reporting.deliveries.track_future(keeping);
-    Outliving::new(keeping, move |outcome| {
-        report(&reporting.of(&endpoint).metrics, &endpoint.name, &outcome, arrived.elapsed());
+    Outliving::new(keeping, move |ended| {
+        report(&reporting, &reporting.of(&endpoint).metrics, &endpoint.name, &ended, arrived.elapsed());
     })
 }
 
 /// Publishes or spools the event, unless it is already kept.
-async fn keep(pipeline: Arc<Pipeline>, delivery: Delivery, deadline: Instant) -> Outcome {
+async fn keep(pipeline: Arc<Pipeline>, delivery: Delivery, deadline: Instant, summary: &mut Summary) -> Outcome {
     let endpoint = delivery.endpoint().clone();
-    match first(&pipeline, delivery, deadline).await {
+    summary.bytes = Some(delivery.payload().bytes().len());
+    match first(&pipeline, delivery, deadline, summary).await {
         Ok((prepared, ticket)) => deliver(&pipeline, &endpoint, prepared, deadline, ticket).await,
         Err(outcome) => outcome,
     }
@@ -140,13 +151,21 @@ async fn first(
     pipeline: &Arc<Pipeline>,
     delivery: Delivery,
     deadline: Instant,
+    summary: &mut Summary,
 ) -> Result<(Prepared, Ticket<Outcome>), Outcome> {
     let content = prepare(pipeline, delivery, deadline).await?;
+    summary.add_content(&content);
     let ticket = deduplicate(pipeline, &content, deadline).await?;
     let prepared = match content {
         Content::Message(prepared) => Ok(prepared),
         // Boxed, so that the future of every other delivery is small.
-        Content::Link(link) => Box::pin(fetch_link(pipeline, link, deadline)).await,
+        Content::Link(link) => {
+            let prepared = Box::pin(fetch_link(pipeline, link, deadline)).await;
+            if let Ok(prepared) = &prepared {
+                summary.add_message(&prepared.message);
+            }
+            prepared
+        }
     };
     match prepared {
         Ok(prepared) => Ok((prepared, ticket)),

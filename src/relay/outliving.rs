@@ -6,12 +6,10 @@ use std::task::{Context, Poll, ready};
 
 use tokio::runtime::Handle;
 
-use crate::reply::Outcome;
-
 pub(super) struct Outliving<D, R>
 where
-    D: Future<Output = Outcome> + Send + 'static,
-    R: FnOnce(Outcome) + Unpin + Send + 'static,
+    D: Future + Send + 'static,
+    R: FnOnce(D::Output) + Unpin + Send + 'static,
 {
     /// `None` once it has ended.
     delivery: Option<(Pin<Box<D>>, R)>,
@@ -19,10 +17,10 @@ where
 
 impl<D, R> Outliving<D, R>
 where
-    D: Future<Output = Outcome> + Send + 'static,
-    R: FnOnce(Outcome) + Unpin + Send + 'static,
+    D: Future + Send + 'static,
+    R: FnOnce(D::Output) + Unpin + Send + 'static,
 {
-    /// `report` gets the outcome only if nobody waits for it any more.
+    /// `report` gets its end only if nobody waits for it any more.
     pub(super) fn new(delivery: D, report: R) -> Self {
         Self { delivery: Some((Box::pin(delivery), report)) }
     }
@@ -30,23 +28,23 @@ where
 
 impl<D, R> Future for Outliving<D, R>
 where
-    D: Future<Output = Outcome> + Send + 'static,
-    R: FnOnce(Outcome) + Unpin + Send + 'static,
+    D: Future + Send + 'static,
+    R: FnOnce(D::Output) + Unpin + Send + 'static,
 {
-    type Output = Outcome;
+    type Output = D::Output;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<D::Output> {
         let (delivery, _) = self.delivery.as_mut().expect("it is not polled after its end");
-        let outcome = ready!(delivery.as_mut().poll(cx));
+        let ended = ready!(delivery.as_mut().poll(cx));
         self.delivery = None;
-        Poll::Ready(outcome)
+        Poll::Ready(ended)
     }
 }
 
 impl<D, R> Drop for Outliving<D, R>
 where
-    D: Future<Output = Outcome> + Send + 'static,
-    R: FnOnce(Outcome) + Unpin + Send + 'static,
+    D: Future + Send + 'static,
+    R: FnOnce(D::Output) + Unpin + Send + 'static,
 {
     fn drop(&mut self) {
         // At the end of the runtime, when nothing can be polled any more, there is none.

@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use super::deliver::{Destination, results};
 use super::signature_log::SignatureLog;
 use crate::bus::Bus;
-use crate::config::{self, Config, Endpoint};
+use crate::config::{self, Access, Config, Endpoint};
 use crate::dedupe::Dedupe;
 use crate::fetch::{FetchError, Fetcher};
 use crate::metrics::{EndpointMetrics, EndpointWords, Metrics, SecretCounts};
@@ -47,6 +47,7 @@ pub(super) struct Pipeline {
     pub(super) destination: Destination,
     pub(super) budget: Budget,
     pub(super) limits: config::Server,
+    pub(super) access: Access,
     pub(super) metrics: Metrics,
     /// Authenticated deliveries that have no outcome yet.
     pub(super) deliveries: TaskTracker,
@@ -84,6 +85,7 @@ impl Pipeline {
             routes,
             budget,
             limits: config.server.clone(),
+            access: config.log.access,
             metrics,
             deliveries: TaskTracker::new(),
         }
@@ -97,7 +99,8 @@ impl Pipeline {
         let stays = |name: &str| config.endpoints.iter().any(|endpoint| &*endpoint.name == name);
         self.metrics.retain(stays, |topic| results.keys().any(|known| &**known == topic));
         let destination = Destination { results, ..self.destination.clone() };
-        Self { endpoints, routes, destination, limits: config.server.clone(), ..self.clone() }
+        let (limits, access) = (config.server.clone(), config.log.access);
+        Self { endpoints, routes, destination, limits, access, ..self.clone() }
     }
 
     pub(super) fn endpoint(&self, path: &str) -> Option<&ActiveEndpoint> {

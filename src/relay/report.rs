@@ -3,6 +3,9 @@
 
 use std::time::Duration;
 
+use super::access_log;
+use super::pipeline::Pipeline;
+use super::summary::Ended;
 use crate::bus::Refusal;
 use crate::event::Unreadable;
 use crate::fetch::FetchError;
@@ -14,7 +17,7 @@ use crate::telemetry::{LOG_EVERY, Throttles};
 /// The interval between two lines about something that any internet scanner causes.
 const SCANNER_EVERY: Duration = Duration::from_secs(3600);
 
-static THROTTLES: Throttles = Throttles::new();
+static THROTTLES: Throttles = Throttles::new(1);
 
 /// One log line.
 struct Line {
@@ -55,14 +58,15 @@ impl Line {
 }
 
 /// Counts an outcome, and logs it if an operator should know.
-pub(super) fn report(metrics: &EndpointMetrics, endpoint: &str, outcome: &Outcome, took: Duration) {
+pub(super) fn report(pipeline: &Pipeline, metrics: &EndpointMetrics, endpoint: &str, ended: &Ended, took: Duration) {
+    let outcome = &ended.outcome;
     metrics.ended(outcome.as_str(), took);
     match outcome {
         Outcome::Kept(_) | Outcome::Spooled(_) | Outcome::DeadLettered(..) => metrics.kept(),
         Outcome::Rejected(reason) => metrics.rejected(reason.as_str()),
         _ => {}
     }
-    tracing::debug!(endpoint, outcome = outcome.as_str(), milliseconds = took.as_millis() as u64, "delivery ended");
+    access_log::log(pipeline.access, endpoint, ended, took);
     if let Some(line) = line(outcome) {
         line.log(Some(endpoint));
     }
@@ -136,9 +140,10 @@ fn rejected(reason: Rejection) -> Option<Line> {
     Some(line.reason(reason.as_str()))
 }
 
-/// Counts a request to an unknown path, and logs it if it is signed.
-pub(super) fn unknown_path(metrics: &Metrics, is_signed: bool) {
-    metrics.unknown_path();
+/// Counts a request to an unknown path, and logs it louder if it is signed.
+pub(super) fn unknown_path(pipeline: &Pipeline, ended: &Ended, is_signed: bool, took: Duration) {
+    pipeline.metrics.unknown_path();
+    access_log::log(pipeline.access, "", ended, took);
     if is_signed {
         Line::warn("answered 404 to what looks like a delivery, on a path that no endpoint has")
             .remedy("compare the URL in the sender's settings with the paths of `endpoints`")

@@ -51,11 +51,11 @@ fn attempt_at(pipeline: &Arc<Pipeline>, body: &str, within: Duration) -> oneshot
     let delivery = delivery(body.as_bytes(), HeaderMap::new());
     let (mut to, outcome) = oneshot::channel();
     let arrived = Instant::now();
-    let outliving = outliving(pipeline.clone(), delivery, arrived, arrived + within);
+    let outliving = outliving(pipeline.clone(), delivery, arrived, arrived + within, Summary::default());
     // Dropped with its client, as hyper does.
     tokio::spawn(async move {
         tokio::select! {
-            outcome = outliving => drop(to.send(outcome)),
+            ended = outliving => drop(to.send(ended.outcome)),
             () = to.closed() => {}
         }
     });

@@ -15,6 +15,9 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 use crate::config::{Log, LogFormat};
+use json::Json;
+
+mod json;
 
 /// The most lines that wait for a slow reader; further ones are dropped and counted.
 const WAITING_LINES: usize = 8192;
@@ -52,7 +55,7 @@ where
     let ours = filter_fn(|metadata| metadata.target().starts_with(env!("CARGO_CRATE_NAME")));
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let lines = match log.format {
-        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+        LogFormat::Json => lines.event_format(Json).boxed(),
         LogFormat::Text => lines.with_ansi(std::io::stdout().is_terminal()).boxed(),
     };
     (tracing_subscriber::registry().with(filter).with(ours).with(lines), Filter(handle))
@@ -100,41 +103,60 @@ impl Filter {
 /// The interval between two log lines of one kind.
 pub(crate) const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// Lets one event of a kind through per interval, so that a flood of refusals does not flood the log.
+/// Lets a few events of a kind through per interval, so that a flood of refusals does not flood the log.
 pub struct Throttle {
     every: Duration,
-    state: Mutex<(Option<Instant>, u64)>,
+    most: u32,
+    state: Mutex<Interval>,
+}
+
+struct Interval {
+    began: Option<Instant>,
+    passed: u32,
+    suppressed: u64,
 }
 
 impl Throttle {
+    /// Lets one through per interval.
     pub const fn new(every: Duration) -> Self {
-        Self { every, state: Mutex::new((None, 0)) }
+        Self::letting(1, every)
+    }
+
+    const fn letting(most: u32, every: Duration) -> Self {
+        Self { every, most, state: Mutex::new(Interval { began: None, passed: 0, suppressed: 0 }) }
     }
 
     /// `Some` if this event passes: how many were suppressed since the last one that did.
     pub fn pass(&self) -> Option<u64> {
         let mut state = self.state.lock().expect("no holder of this lock can panic");
-        if state.0.is_some_and(|last| last.elapsed() < self.every) {
-            state.1 += 1;
+        if state.began.is_none_or(|began| began.elapsed() >= self.every) {
+            (state.began, state.passed) = (Some(Instant::now()), 0);
+        }
+        if state.passed == self.most {
+            state.suppressed += 1;
             return None;
         }
-        state.0 = Some(Instant::now());
-        Some(std::mem::take(&mut state.1))
+        state.passed += 1;
+        Some(std::mem::take(&mut state.suppressed))
     }
 }
 
 /// A [`Throttle`] for each message of each endpoint.
-pub(crate) struct Throttles(Mutex<BTreeMap<(String, &'static str), Throttle>>);
+pub(crate) struct Throttles {
+    most: u32,
+    each: Mutex<BTreeMap<(String, &'static str), Throttle>>,
+}
 
 impl Throttles {
-    pub(crate) const fn new() -> Self {
-        Self(Mutex::new(BTreeMap::new()))
+    /// Each lets `most` through per interval.
+    pub(crate) const fn new(most: u32) -> Self {
+        Self { most, each: Mutex::new(BTreeMap::new()) }
     }
 
     /// Like [`Throttle::pass`].
     pub(crate) fn pass(&self, endpoint: &str, message: &'static str, every: Duration) -> Option<u64> {
-        let mut throttles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        throttles.entry((endpoint.to_owned(), message)).or_insert_with(|| Throttle::new(every)).pass()
+        let mut throttles = self.each.lock().unwrap_or_else(PoisonError::into_inner);
+        throttles.entry((endpoint.to_owned(), message)).or_insert_with(|| Throttle::letting(self.most, every)).pass()
     }
 }
 
@@ -150,6 +172,7 @@ mod tests {
     use tracing::{Level, Metadata};
 
     use super::*;
+    use crate::config::Access;
 
     /// Of a library, and asked past the cache of what is logged, as the `log` crate does.
     struct Question;
@@ -177,7 +200,7 @@ mod tests {
     fn no_line_is_lost_because_a_library_asks_whether_something_is_logged() {
         let lines = lines::Lines::default();
         let writer = lines.clone();
-        let log = Log { format: LogFormat::Text, filter: "info".to_owned() };
+        let log = Log { format: LogFormat::Text, filter: "info".to_owned(), access: Access::Off };
         let (subscriber, _) = subscriber(&log, move || writer.clone());
         let _guard = tracing::subscriber::set_default(subscriber);
         tracing::dispatcher::get_default(|logs| logs.enabled(&QUESTION));
@@ -188,18 +211,20 @@ mod tests {
     }
 
     #[test]
-    fn a_throttle_lets_one_through_and_counts_the_rest() {
+    fn a_throttle_lets_a_few_through_and_counts_the_rest() {
         let throttle = Throttle::new(Duration::from_secs(3600));
         assert_eq!(throttle.pass(), Some(0));
         assert_eq!(throttle.pass(), None);
         assert_eq!(throttle.pass(), None);
+        let few = Throttle::letting(2, Duration::from_secs(3600));
+        assert_eq!((few.pass(), few.pass(), few.pass()), (Some(0), Some(0), None));
         let open = Throttle::new(Duration::ZERO);
         assert_eq!((open.pass(), open.pass()), (Some(0), Some(0)));
     }
 
     #[test]
     fn endpoints_and_messages_are_throttled_separately() {
-        let (throttles, hour) = (Throttles::new(), Duration::from_secs(3600));
+        let (throttles, hour) = (Throttles::new(1), Duration::from_secs(3600));
         for (endpoint, message) in [("a", "one"), ("a", "two"), ("b", "one")] {
             assert_eq!(throttles.pass(endpoint, message, hour), Some(0), "{endpoint} {message}");
             assert_eq!(throttles.pass(endpoint, message, hour), None, "{endpoint} {message}");

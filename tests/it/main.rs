@@ -6,6 +6,7 @@
 //! - `spool`: an outage with the spool switched on
 //! - `aside`: what the spool set aside: seen, sent again, exported, discarded
 //! - `unconfirmed`: what Kafka's client reports as delivered without a broker's confirmation
+//! - `access_log`: which deliveries have a line of their own, and what it tells
 //! - `silence`: no payload, id, URL or secret in any output
 //! - `large`: deliveries larger than the bus's message limit
 //! - `directories`: the directories of log and spool removed, moved or open to others
@@ -49,6 +50,7 @@
 #[macro_use]
 mod every_bus;
 
+mod access_log;
 mod advertised;
 mod allow;
 mod aside;

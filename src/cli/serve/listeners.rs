@@ -1,6 +1,7 @@
 //! The listeners: their certificates, ports, connection limits, and the tasks that serve them.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::net::{TcpListener, TcpSocket};
@@ -136,8 +137,9 @@ fn shares(max_connections: usize) -> Shares {
     shares
 }
 
-/// Logs one line for each listener, and one with the guarantee of this bus.
-pub(super) fn announce(config: &Config, ports: &Ports) {
+/// Logs one line for each listener, and one with the bus, where it is, and its guarantee. Neither addresses of brokers
+/// nor NATS URLs may have a login in them.
+pub(super) fn announce(config: &Config, file: Option<&Path>, ports: &Ports) {
     let address = |listener: &TcpListener| listener.local_addr().map_or_else(|_| "?".into(), |at| at.to_string());
     for endpoint in &config.endpoints {
         // Without the path: many operators make it hard to guess.
@@ -153,10 +155,26 @@ pub(super) fn announce(config: &Config, ports: &Ports) {
             "the spool is on: what the bus refuses for now is written to spool.dir, fsynced, and answered 200"
         );
     }
-    let promise = match &config.bus {
-        config::Bus::Embedded(_) => "a 2xx means: written to the embedded log and fsynced on this machine's disk",
-        config::Bus::Kafka(_) => "a 2xx means: all in-sync replicas of the topic's partition have the event",
-        config::Bus::Nats(_) => "a 2xx means: a quorum of the stream's replicas has the event",
-    };
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), promise, "started");
+    let (bus, at, promise) = place(&config.bus);
+    let file = file.map(|file| tracing::field::display(file.display()));
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), file, bus, at, promise, "started");
+}
+
+/// The bus, where it is, and what its guarantee is.
+fn place(bus: &config::Bus) -> (&'static str, String, &'static str) {
+    match bus {
+        config::Bus::Embedded(log) => (
+            "embedded",
+            log.dir.display().to_string(),
+            "a 2xx means: written to the embedded log and fsynced on this machine's disk",
+        ),
+        config::Bus::Kafka(kafka) => (
+            "kafka",
+            kafka.brokers.join(", "),
+            "a 2xx means: all in-sync replicas of the topic's partition have the event",
+        ),
+        config::Bus::Nats(nats) => {
+            ("nats", nats.servers.join(", "), "a 2xx means: a quorum of the stream's replicas has the event")
+        }
+    }
 }

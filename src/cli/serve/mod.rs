@@ -59,7 +59,7 @@ pub(super) async fn run(loaded: Loaded, file: Option<PathBuf>, hangup: Signal) -
     let drain_spool = |spool| Drainer::start(spool, opened.bus.clone(), config.bus_timeout());
     let drainer = opened.spool.clone().map(drain_spool);
     asking::start(config, &opened, &routes, &stop);
-    announce(config, &ports);
+    announce(config, resolved.file(), &ports);
     let parts = Parts {
         relay: opened.relay.clone(),
         bus: opened.bus.clone(),

@@ -91,8 +91,7 @@ impl Bridge {
         })?;
         let listens = |what: &str| {
             let line = said.iter().find(|line| line.contains(what))?;
-            let line: serde_json::Value = serde_json::from_str(line).expect("a JSON line");
-            line["listen"].as_str()?.parse().ok()
+            fields(line).expect("a JSON line")["listen"].as_str()?.parse().ok()
         };
         bridge.deliveries = listens("listening for deliveries").expect("an address for deliveries");
         bridge.admin = listens("listening for /livez").expect("an address of the admin listener");
@@ -146,11 +145,10 @@ impl Bridge {
         self.lines.lock().unwrap().join("\n")
     }
 
-    /// The log lines with this message.
+    /// The attributes of the log lines with this message, and their `level`.
     pub fn said(&self, message: &str) -> Vec<serde_json::Value> {
         let lines = self.lines.lock().unwrap();
-        let lines = lines.iter().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        lines.filter(|line| line["message"] == message).collect()
+        lines.iter().filter_map(|line| fields(line)).filter(|line| line["message"] == message).collect()
     }
 
     /// Bytes of memory in use now.
@@ -184,6 +182,16 @@ impl Drop for Bridge {
             eprintln!("the bridge said:\n{}", self.log());
         }
     }
+}
+
+/// `None`: it is no log line.
+fn fields(line: &str) -> Option<serde_json::Value> {
+    let mut line: serde_json::Value = serde_json::from_str(line).ok()?;
+    let mut fields = line.get_mut("attributes")?.take();
+    for (name, of_line) in [("message", "body"), ("level", "severity_text"), ("trace_id", "trace_id")] {
+        fields[name] = line[of_line].take();
+    }
+    Some(fields)
 }
 
 /// Sends a signal to a process that this test started.

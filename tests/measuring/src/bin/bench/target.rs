@@ -196,7 +196,7 @@ fn address(bus: Bus) -> Result<String, Error> {
 /// Where a bridge listens, according to its log.
 fn listens(log: &[String], what: &str) -> Option<SocketAddr> {
     let line = log.iter().find(|line| line.contains(what))?;
-    serde_json::from_str::<serde_json::Value>(line).ok()?["listen"].as_str()?.parse().ok()
+    serde_json::from_str::<serde_json::Value>(line).ok()?["attributes"]["listen"].as_str()?.parse().ok()
 }
 
 fn kept_by_log(reader: SocketAddr) -> Result<u64, Error> {
