@@ -1,7 +1,8 @@
 //! The commands: reads the command line, loads the configuration once, and passes each command what it needs.
 //!
 //! - `args`: the command line; `load`: the configuration; `failure`: exit codes
-//! - `serve`: runs the bridge; `reload`: applies a changed configuration; `private`: no core dumps, private files
+//! - `serve`: runs the bridge; `reload`: applies a changed configuration; `notify`: tells systemd how it is going;
+//!   `private`: no core dumps, private files
 //! - `check`, `send`, `health`: check the configuration, send deliveries, check health; `asyncapi` only prints what the
 //!   module of that name makes
 //! - `log`: what is in a directory of the log; `memory`: what a configuration lets the bridge take
@@ -32,6 +33,7 @@ mod health;
 mod load;
 mod log;
 mod memory;
+mod notify;
 mod pretty;
 mod private;
 mod reading;

@@ -13,6 +13,7 @@ use tokio::signal::unix::Signal;
 use tokio_util::sync::CancellationToken;
 
 use super::load::{self, Loaded};
+use super::notify::Notifier;
 use crate::admin::Admin;
 use crate::asyncapi;
 use crate::bus::{Bus, embedded};
@@ -41,6 +42,7 @@ pub(super) struct Parts {
     /// They reread their files by themselves; SIGHUP makes them do it at once.
     pub(super) certificates: Vec<Certificates>,
     pub(super) metrics: Metrics,
+    pub(super) notifier: Notifier,
 }
 
 impl Parts {
@@ -84,7 +86,7 @@ pub(super) fn start(mut reload: Reload, hangup: Signal, stop: CancellationToken)
     let serve = move || {
         loop {
             match asked.recv_timeout(REREAD_EVERY) {
-                Ok(()) => reload.reload(),
+                Ok(()) => reload.notified_reload(),
                 Err(RecvTimeoutError::Timeout) => reload.reread_secrets(),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -107,6 +109,12 @@ async fn pass_on(mut hangup: Signal, asks: SyncSender<()>, stop: CancellationTok
 impl Reload {
     pub(super) fn new(resolved: Resolved, routes: Arc<RouteTable>, file: Option<PathBuf>, parts: Parts) -> Self {
         Self { file, resolved, routes, parts, reads: TimedReads::default() }
+    }
+
+    fn notified_reload(&mut self) {
+        self.parts.notifier.reloading();
+        self.reload();
+        self.parts.notifier.ready();
     }
 
     fn reload(&mut self) {

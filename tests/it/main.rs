@@ -33,6 +33,7 @@
 //! - `replay`: messages brought back from a bus or a file; dead letters; finding a delivery
 //! - `readme`: everything that the READMEs show
 //! - `reload`: SIGHUP while deliveries arrive
+//! - `notify`: what systemd is told
 //! - `rotation`: secrets that change on disk
 //! - `plans`, `verdicts`: how the faults program (`tests/breaking`) plans from a seed, and judges a run
 //! - `advertised`: Kafka brokers that advertise a wrong address
@@ -73,6 +74,7 @@ mod large;
 mod links;
 mod metrics;
 mod monitoring;
+mod notify;
 mod order;
 mod outage;
 mod overload;

@@ -59,6 +59,12 @@ impl Ports {
             reader,
         })
     }
+
+    /// Where the admin listener really listens: its port may be any free one.
+    pub(super) fn admin(&self, config: &config::Admin) -> config::Admin {
+        let listen = self.admin.local_addr().unwrap_or(config.listen);
+        config::Admin { listen, ..config.clone() }
+    }
 }
 
 fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {

@@ -1,8 +1,9 @@
 //! `serve`: opens the bus, then the ports, and runs until a signal. Wires all other modules together, and decides
 //! nothing itself.
 //!
-//! `opened` is what deliveries use, `listeners` where they arrive, `asking` how commands ask, `directories` what metrics
-//! show of disks, `signals` and `shutdown` how the bridge ends, and `error` why it could not start.
+//! `opened` is what deliveries use, `listeners` where they arrive, `watchdog` tells systemd that they are served, `asking`
+//! is how commands ask, `directories` what metrics show of disks, `signals` and `shutdown` are how the bridge ends, and
+//! `error` is why it could not start.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,9 +19,11 @@ mod listeners;
 mod opened;
 mod shutdown;
 mod signals;
+mod watchdog;
 
 use super::load::Loaded;
 use super::memory::{self, Bound};
+use super::notify::Notifier;
 use super::reload::{self, Parts, Reload};
 use crate::admin::Admin;
 use crate::bus::ConnectionState;
@@ -50,7 +53,7 @@ pub(super) async fn run(loaded: Loaded, file: Option<PathBuf>, hangup: Signal) -
     if let Some(advice) = Bound::of(config).above(memory::limit()) {
         tracing::warn!(remedy = advice.remedy, "{} {}", advice.about, advice.says);
     }
-    let mut signals = Signals::new().map_err(StartError::Signals)?;
+    let (mut signals, notifier) = (Signals::new().map_err(StartError::Signals)?, Notifier::of_environment());
     let tls = Tls::load(config)?;
     let opened = Opened::open(config, &routes, &telemetry, tls.all())?;
     let ports = Ports::bind(config)?;
@@ -68,12 +71,17 @@ pub(super) async fn run(loaded: Loaded, file: Option<PathBuf>, hangup: Signal) -
         filter: telemetry.filter(),
         certificates: tls.all(),
         metrics: opened.metrics.clone(),
+        notifier: notifier.clone(),
     };
     parts.describe(&config.bus, &routes);
+    let admin = ports.admin(&config.admin);
     let mut serving = Serving::start(config, ports, &tls, &opened, parts.admin.clone(), &stop);
     reload::start(Reload::new(resolved, routes, file, parts), hangup, stop.clone()).map_err(StartError::Reload)?;
+    notifier.ready();
+    tokio::spawn(watchdog::ping(notifier.clone(), serving.deliveries.abort_handle(), admin));
 
-    let ended = ended(&mut signals, &opened).await;
+    let ended = ended(&mut signals, &opened, &notifier).await;
+    notifier.stopping();
     stop.cancel();
     if let Some(api) = &opened.api {
         // A following reader would otherwise never end.
@@ -89,13 +97,13 @@ pub(super) async fn run(loaded: Loaded, file: Option<PathBuf>, hangup: Signal) -
 }
 
 /// Returns at a signal. An error if the bus or the spool stopped first.
-async fn ended(signals: &mut Signals, opened: &Opened) -> Result<(), StartError> {
+async fn ended(signals: &mut Signals, opened: &Opened, notifier: &Notifier) -> Result<(), StartError> {
     let error = tokio::select! {
         signal = signals.next() => {
             tracing::info!(signal, "draining: no new connections, running requests finish");
             return Ok(());
         }
-        () = follow(opened.bus.connection(), opened.metrics.clone()) => StartError::BusEnded,
+        () = follow(opened.bus.connection(), &opened.metrics, notifier) => StartError::BusEnded,
         () = end_of(opened.spool.clone()) => StartError::SpoolEnded,
     };
     tracing::error!("{error}");
@@ -111,10 +119,16 @@ fn warn_of(ignored: &[Ignored]) {
     }
 }
 
-/// Keeps the bus gauge current; returns when the adapter has ended.
-async fn follow(mut connection: watch::Receiver<ConnectionState>, metrics: Metrics) {
+/// Keeps the bus gauge and systemd's status current; returns when the adapter has ended.
+async fn follow(mut connection: watch::Receiver<ConnectionState>, metrics: &Metrics, notifier: &Notifier) {
     loop {
-        metrics.bus(*connection.borrow_and_update() == ConnectionState::Up);
+        let state = *connection.borrow_and_update();
+        metrics.bus(state == ConnectionState::Up);
+        notifier.status(match state {
+            ConnectionState::Waiting => "Serving; the bus was not reached yet",
+            ConnectionState::Up => "Serving; the bus is up",
+            ConnectionState::Away => "Serving; the bus is away",
+        });
         if connection.changed().await.is_err() {
             return;
         }
