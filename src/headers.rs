@@ -9,12 +9,13 @@ use jiff::Timestamp;
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
 use crate::attribute::attribute_value;
+use crate::trace::{TRACE_PARENT, TRACE_STATE, TraceParent};
 
 static TRACE_ID: HeaderName = HeaderName::from_static("x-terra-trace-id");
 static REFERENCE: HeaderName = HeaderName::from_static("terra-reference");
 static ORDERING_TIMESTAMP: HeaderName = HeaderName::from_static("x-terra-ordering-timestamp");
-static TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
-static TRACE_STATE: HeaderName = HeaderName::from_static("tracestate");
+static PARENT: HeaderName = HeaderName::from_static(TRACE_PARENT);
+static STATE: HeaderName = HeaderName::from_static(TRACE_STATE);
 
 /// Bytes of a header that are kept as text; all others are percent-encoded.
 const NOT_TEXT: &AsciiSet = CONTROLS;
@@ -89,24 +90,15 @@ fn ordering_timestamp(value: &HeaderValue) -> Option<Timestamp> {
     Timestamp::from_millisecond(milliseconds).ok()
 }
 
-/// `00-<trace id>-<parent id>-<flags>` in lower-case hex, no id only zeros; the one version that there is.
+/// Several are as good as none.
 fn trace_parent(headers: &HeaderMap) -> Option<String> {
-    let mut lines = headers.get_all(&TRACE_PARENT).iter();
+    let mut lines = headers.get_all(&PARENT).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else { return None };
-    let line = line.to_str().ok()?;
-    let parts: Vec<&str> = line.split('-').collect();
-    let is_hex = |part: &str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    let is_id = |part: &str| is_hex(part) && part.bytes().any(|byte| byte != b'0');
-    match parts[..] {
-        ["00", trace, parent, flags] if [trace.len(), parent.len(), flags.len()] == [32, 16, 2] => {
-            (is_id(trace) && is_id(parent) && is_hex(flags)).then(|| line.to_owned())
-        }
-        _ => None,
-    }
+    TraceParent::read(line).map(|parent| parent.text.to_owned())
 }
 
 fn trace_state(headers: &HeaderMap) -> Option<String> {
-    let lines: Result<Vec<_>, _> = headers.get_all(&TRACE_STATE).iter().map(HeaderValue::to_str).collect();
+    let lines: Result<Vec<_>, _> = headers.get_all(&STATE).iter().map(HeaderValue::to_str).collect();
     let joined = lines.ok()?.join(",");
     (!joined.is_empty() && joined.len() <= MAX_TRACE_STATE && !joined.contains('\t')).then_some(joined)
 }

@@ -17,9 +17,9 @@
 //!
 //! Besides that path: `cli` (one file or folder per command; `serve` wires everything together), `config`, `admin`
 //! (health and metrics), `admin_socket` (for the commands), `asyncapi` (the topics as a document), `metrics`, `telemetry`
-//! (logs). Foundations: `log` (the durable log under the embedded bus and the spool), `attribute` (CloudEvents' names),
-//! `certificate` (when one expires), `clock`, `payload`, `record`, `vocabulary` (Terra's event types),
-//! `samples`.
+//! (logs and spans). Foundations: `log` (the durable log under the embedded bus and the spool), `attribute` (CloudEvents'
+//! names), `certificate` (when one expires), `clock`, `payload`, `record`, `samples`, `trace` (W3C Trace Context), `trust`
+//! (of servers), `vocabulary` (Terra's event types).
 
 pub mod server;
 pub mod relay;
@@ -51,4 +51,6 @@ mod log;
 pub mod payload;
 mod record;
 pub mod samples;
+pub mod trace;
+mod trust;
 pub mod vocabulary;

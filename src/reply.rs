@@ -64,7 +64,7 @@ impl Outcome {
     }
 
     /// `rejected` is the endpoint's choice: 401, or 503 if its sender treats other 4xx as final.
-    fn status(&self, rejected: StatusCode) -> StatusCode {
+    pub(crate) fn status(&self, rejected: StatusCode) -> StatusCode {
         let final_at_their_end = rejected == StatusCode::SERVICE_UNAVAILABLE;
         match self {
             Self::Kept(_) | Self::Duplicate(_) | Self::Spooled(_) => StatusCode::OK,

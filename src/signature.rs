@@ -14,6 +14,7 @@ use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use crate::config::{Endpoint, Secret};
 use crate::headers::UnsignedHeaders;
 use crate::payload::Payload;
+use crate::trace::Trace;
 
 /// Two names for the same value: the vendor's platform sends the second one.
 static HEADERS: [HeaderName; 2] =
@@ -33,6 +34,7 @@ pub struct Delivery {
     received_at: Timestamp,
     secret: u32,
     payload: Payload,
+    trace: Option<Trace>,
 }
 
 impl Delivery {
@@ -69,6 +71,15 @@ impl Delivery {
 
     pub fn payload(&self) -> &Payload {
         &self.payload
+    }
+
+    /// The trace that the bridge adds spans to; `None` if it exports none.
+    pub fn trace(&self) -> Option<&Trace> {
+        self.trace.as_ref()
+    }
+
+    pub(crate) fn set_trace(&mut self, trace: Trace) {
+        self.trace = Some(trace);
     }
 
     pub fn into_payload(self) -> Payload {
@@ -213,7 +224,8 @@ impl Verifier {
         }
         in_time(signed_at, now, self.endpoint.max_age, self.endpoint.max_skew)?;
         let headers = UnsignedHeaders::read(&headers, latest(signed_at, self.endpoint.max_skew));
-        Ok(Delivery { endpoint: self.endpoint, headers, t, signed_at, received_at: now, secret, payload })
+        let endpoint = self.endpoint;
+        Ok(Delivery { endpoint, headers, t, signed_at, received_at: now, secret, payload, trace: None })
     }
 }
 
@@ -275,6 +287,7 @@ pub(crate) mod tests {
             received_at: signed_at,
             secret: 0,
             payload: Payload::unbudgeted(body.to_vec()),
+            trace: None,
         }
     }
 

@@ -81,6 +81,7 @@ impl<'a> Messages<'a> {
         let mut properties: Map<_, _> = attributes.map(|attribute| self.described(attribute)).chain(further).collect();
         let content_types = json!({ "type": "string", "enum": [JSON, OCTETS], "description": "of the payload" });
         properties.insert("content-type".to_owned(), content_types);
+        properties.extend(headers::of_trace());
         let event = filled(json!({
             "contentType": JSON,
             "headers": { "type": "object", "required": required, "properties": properties },

@@ -126,6 +126,21 @@ pub(super) fn count<T: TryFrom<u64>>(least: u64, most: u64) -> Format<T> {
     })
 }
 
+/// A part of a whole.
+pub(super) fn share() -> Format<f64> {
+    Format::new("a number from 0 to 1", Notation::Bare, |raw, context| {
+        let (written, number) = match raw {
+            Value::Float(number) => (number.to_string(), Some(*number)),
+            Value::Integer(number) => (number.to_string(), Some(*number as f64)),
+            Value::String(text) if context.lenient => (text.clone(), text.parse().ok()),
+            _ => return Err(wrong_type(raw).into()),
+        };
+        let number = number.filter(|number| (0.0..=1.0).contains(number));
+        let number = number.ok_or_else(|| which(&written, "is not from 0 to 1"))?;
+        shown_as(number, format_args!("{number:?}"))
+    })
+}
+
 /// The status for a rejected delivery.
 pub(super) fn rejected_status() -> Format<StatusCode> {
     let number = count::<u16>(401, 503);

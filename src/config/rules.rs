@@ -13,7 +13,7 @@ use super::units;
 /// Adds the mistakes of all rules.
 pub(super) fn check(draft: &mut Draft) {
     let mut found = Vec::new();
-    for rule in [bus, limits, pairs, ports, paths, dedupe, kafka_login, nats_login, embedded_token] {
+    for rule in [bus, limits, pairs, ports, paths, dedupe, kafka_login, nats_login, embedded_token, otlp] {
         rule(draft, &mut found);
     }
     draft.mistakes.extend(found);
@@ -157,6 +157,18 @@ fn nats_login(draft: &Draft, found: &mut Vec<Mistake>) {
         let wrong = format!("is a second way to log in, beside {} ({})", first.key, first.source);
         let remedy = format!("keep one of {}", ways.join(", "));
         found.push(Mistake::new(&second.key, &second.source, wrong).remedy(remedy));
+    }
+}
+
+fn otlp(draft: &Draft, found: &mut Vec<Mistake>) {
+    const HEADERS: &str = "otlp.headers";
+    for key in [HEADERS, "otlp.ca"] {
+        found.extend(lone(draft, key, "otlp.endpoint"));
+    }
+    let is_odd = draft.config.otlp.as_ref().is_some_and(|otlp| otlp.header_pairs().is_none());
+    if let Some(line) = draft.line(HEADERS).filter(|_| is_odd) {
+        let mistake = Mistake::new(HEADERS, &line.source, "is no list of headers");
+        found.push(mistake.allowed("name=value, with commas between them; a value may be percent-encoded"));
     }
 }
 

@@ -13,6 +13,7 @@ use super::buses::Bus;
 use super::declaration::*;
 use super::format::*;
 use super::key::Keys;
+use super::otlp::Otlp;
 use super::secret::Secret;
 use super::section_reader::SectionReader;
 use super::texts::{ADDRESS, DIRECTORY, FILTER, HOST, NETWORK, PATH, PROXY, TEMPLATE, TOPIC};
@@ -36,6 +37,8 @@ pub struct Config {
     pub spool: Option<Spool>,
     pub admin: Admin,
     pub log: Log,
+    /// `None`: no spans.
+    pub otlp: Option<Otlp>,
 }
 
 impl Section for Config {
@@ -51,6 +54,7 @@ impl Section for Config {
             bus: Bus::read(bus, keys),
             admin: keys.field("admin", "", table),
             log: keys.field("log", "", table),
+            otlp: keys.field("otlp", "", table_if(&["endpoint"])),
         }
     }
 }

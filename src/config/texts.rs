@@ -19,6 +19,7 @@ pub(super) const BROKER: Form<()> = ("an address such as \"localhost:9092\"", ho
 pub(super) const SASL_MECHANISM: Form<()> =
     ("\"PLAIN\" or \"SCRAM-SHA-256\" or \"SCRAM-SHA-512\" or \"OAUTHBEARER\"", sasl_mechanism);
 pub(super) const TOKEN_URL: Form<()> = ("a URL such as \"https://login.example.com/oauth2/token\"", token_url);
+pub(super) const COLLECTOR: Form<()> = ("a URL such as \"http://localhost:4318\"", collector);
 pub(super) const CLIENT_ID: Form<()> = ("a text that is not empty, without a colon", client_id);
 pub(super) const SASL_EXTENSION: Form<()> =
     ("a name of letters and its value, such as \"logicalCluster=lkc-abc123\"", sasl_extension);
@@ -124,6 +125,14 @@ fn token_url(text: &str) -> Result<(), &'static str> {
         _ => return Err("is not https://"),
     };
     demand(is_safe, "is not https://: whoever listens would read the client's secret")
+}
+
+fn collector(text: &str) -> Result<(), &'static str> {
+    demand(!text.contains('@'), "has credentials in it: they belong in otlp.headers")?;
+    let url: Uri = text.parse().map_err(|_| "is not a URL")?;
+    demand(matches!(url.scheme_str(), Some("http" | "https")), "is neither http:// nor https://")?;
+    demand(!text.contains(['?', '#']), "has more than a path after its host")?;
+    demand(!url.path().ends_with("/v1/traces"), "ends in /v1/traces, which the bridge adds")
 }
 
 fn is_loopback(host: &str) -> bool {

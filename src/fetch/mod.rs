@@ -1,13 +1,11 @@
 //! Fetches what a link leads to, byte for byte, over HTTPS. Connects only to the allowed hosts, and to no private
 //! network. Parses no JSON; logs nothing of the link.
 //!
-//! `allowed_hosts` and `resolver` decide where a link may lead, `trust` which certificates count, and
-//! `connect_timeout` how long connecting may take.
+//! `allowed_hosts` and `resolver` decide where a link may lead, and `connect_timeout` how long connecting may take.
 
 mod resolver;
 mod connect_timeout;
 mod allowed_hosts;
-mod trust;
 
 use std::error::Error;
 use std::sync::Arc;
@@ -27,12 +25,12 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 pub use allowed_hosts::AllowedHosts;
-pub use trust::TrustError;
 
 use crate::config;
 use crate::event::Link;
 use crate::payload::{Budget, Payload};
 use crate::server::{Body, BodyError, BodyLimits, has_content_encoding};
+use crate::trust::{self, TrustError};
 use connect_timeout::ConnectTimeout;
 use resolver::{NotAllowed, PublicResolver};
 
@@ -139,7 +137,7 @@ impl Fetcher {
         plain.set_nodelay(true);
         plain.enforce_http(false);
         plain.set_connect_timeout(Some(CONNECTED_WITHIN));
-        let https = HttpsConnectorBuilder::new().with_tls_config(trust::client(config.ca.as_deref())?);
+        let https = HttpsConnectorBuilder::new().with_tls_config(trust::client("s3.ca", config.ca.as_deref())?);
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_FOR)

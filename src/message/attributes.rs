@@ -7,6 +7,7 @@ use std::ops::Range;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use crate::attribute::{Attribute, attribute_value};
+use crate::trace::{TRACE_PARENT, TRACE_STATE};
 
 pub(super) const CONTENT_TYPE: &str = "content-type";
 /// The NATS binding's; HTTP's and Kafka's have the content type alone.
@@ -28,7 +29,13 @@ pub(super) struct Attributes {
     /// The values that differ in their line, as they are.
     unencoded: String,
     places: Vec<Place>,
+    /// Where `traceparent` and `tracestate` have their values in `lines`; empty if they are absent.
+    trace: [Range<u32>; 2],
 }
+
+/// W3C Trace Context's own headers, which are the same on every bus. Their values are printable ASCII, and stand as they
+/// are.
+const TRACE_HEADERS: [&str; 2] = [TRACE_PARENT, TRACE_STATE];
 
 /// Where the value of an attribute is.
 #[derive(Clone)]
@@ -47,11 +54,35 @@ impl Attributes {
             lines.extend(utf8_percent_encode(&content_type, ENCODED));
             lines.push_str("\r\n");
         }
-        Self { content_type, lines, unencoded: String::new(), places: Vec::with_capacity(USUAL_COUNT) }
+        let (places, trace) = (Vec::with_capacity(USUAL_COUNT), [0..0, 0..0]);
+        Self { content_type, lines, unencoded: String::new(), places, trace }
     }
 
     pub(super) fn content_type(&self) -> &str {
         &self.content_type
+    }
+
+    /// Adds the trace that consumers continue, before any attribute.
+    pub(super) fn add_trace(&mut self, write_parent: impl FnOnce(&mut String), state: Option<&str>) {
+        self.trace[0] = self.add_trace_line(TRACE_PARENT, write_parent);
+        if let Some(state) = state {
+            self.trace[1] = self.add_trace_line(TRACE_STATE, |line| line.push_str(state));
+        }
+    }
+
+    fn add_trace_line(&mut self, name: &str, write: impl FnOnce(&mut String)) -> Range<u32> {
+        begin_line(&mut self.lines, name);
+        let begin = self.lines.len();
+        write(&mut self.lines);
+        let value = place(begin..self.lines.len());
+        self.lines.push_str("\r\n");
+        value
+    }
+
+    /// The headers of that trace.
+    pub(super) fn trace(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let values = self.trace.iter().map(|value| &self.lines[range(value)]);
+        TRACE_HEADERS.into_iter().zip(values).filter(|(_, value)| !value.is_empty())
     }
 
     /// Adds an attribute. A value that CloudEvents does not allow is replaced by its digest.
@@ -82,7 +113,7 @@ impl Attributes {
         self.lines.push_str("\r\n");
     }
 
-    /// The lines of the NATS binding, content types first.
+    /// The lines of the NATS binding: content types, trace, attributes.
     pub(super) fn lines(&self) -> &str {
         &self.lines
     }

@@ -18,6 +18,7 @@ use crate::payload::Payload;
 use crate::record::Record;
 use crate::route::Topic;
 use crate::signature::Delivery;
+use crate::trace::{TRACE_PARENT, TRACE_STATE};
 use crate::vocabulary::{SOURCE_PREFIX, TYPE_PREFIX};
 pub(crate) use attributes::DATA_CONTENT_TYPE;
 use attributes::{Attributes, CONTENT_TYPE, encoded};
@@ -88,18 +89,23 @@ impl Message {
         headers: impl IntoIterator<Item = (String, String)>,
         payload: Bytes,
     ) -> Option<Self> {
-        let (mut read, mut content_type) = (Vec::new(), None);
+        let (mut read, mut content_type, mut trace) = (Vec::new(), None, (None, None));
+        let decoded = |value: &str| Some(percent_decode_str(value).decode_utf8().ok()?.into_owned());
         for (name, value) in headers {
-            let value = percent_decode_str(&value).decode_utf8().ok()?.into_owned();
             match name.as_str() {
-                CONTENT_TYPE => content_type = Some(value),
+                CONTENT_TYPE => content_type = Some(decoded(&value)?),
                 DATA_CONTENT_TYPE | SET_ASIDE => {}
-                name => read.push((Attribute::of_nats_header(name)?, value)),
+                TRACE_PARENT => trace.0 = Some(value),
+                TRACE_STATE => trace.1 = Some(value),
+                name => read.push((Attribute::of_nats_header(name)?, decoded(&value)?)),
             }
         }
         let (_, id) = read.iter().find(|(attribute, _)| *attribute == Attribute::Id)?;
         let identity = Identity::of_id(id)?;
         let mut attributes = Attributes::new(content_type?.into());
+        if let (Some(parent), state) = trace {
+            attributes.add_trace(|line| line.push_str(&parent), state.as_deref());
+        }
         for (attribute, value) in &read {
             attributes.add(*attribute, value);
         }
@@ -175,19 +181,21 @@ impl Message {
         self.payload.bytes()
     }
 
-    /// Headers of CloudEvents' Kafka binding: `ce_…` and `content-type`, values in UTF-8.
+    /// Headers of CloudEvents' Kafka binding: `ce_…` and `content-type`, values in UTF-8; and those of the trace.
     pub fn kafka_headers(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let attributes = self.attributes.iter().map(|(attribute, value)| (attribute.kafka_header(), value));
-        std::iter::once((CONTENT_TYPE, self.attributes.content_type())).chain(attributes)
+        let content_type = (CONTENT_TYPE, self.attributes.content_type());
+        std::iter::once(content_type).chain(self.attributes.trace()).chain(attributes)
     }
 
     /// Headers of CloudEvents' NATS binding (1.0.3-wip): `ce-…`, `content-type` and
-    /// `ce-datacontenttype`, values percent-encoded.
+    /// `ce-datacontenttype`, values percent-encoded; and those of the trace.
     pub fn nats_headers(&self) -> impl Iterator<Item = (&'static str, Cow<'_, str>)> {
         let content_types = [CONTENT_TYPE, DATA_CONTENT_TYPE].map(|name| (name, self.attributes.content_type()));
         let content_types = content_types.into_iter().map(|(name, value)| (name, encoded(value)));
-        let attributes = self.attributes.encoded();
-        content_types.chain(attributes.map(|(attribute, value)| (attribute.nats_header(), value.into())))
+        let (trace, attributes) = (self.attributes.trace(), self.attributes.encoded());
+        let trace = trace.map(|(name, value)| (name, value.into()));
+        content_types.chain(trace).chain(attributes.map(|(attribute, value)| (attribute.nats_header(), value.into())))
     }
 
     /// The same as one block of lines, `name: value\r\n` each.
@@ -248,6 +256,7 @@ impl log::Entry for Message {
 /// Adds the attributes of every message.
 fn add_common(attributes: &mut Attributes, delivery: &Delivery, id: DeliveryId, event_type: &str, key: &str) {
     let headers = delivery.headers();
+    add_trace(attributes, delivery);
     attributes.add(Attribute::SpecVersion, "1.0");
     attributes.add_written(Attribute::Id, |line| id.write_hex(line));
     attributes.add_written(Attribute::Source, |line| line.extend([SOURCE_PREFIX, &delivery.endpoint().name]));
@@ -264,6 +273,16 @@ fn add_common(attributes: &mut Attributes, delivery: &Delivery, id: DeliveryId, 
     attributes.add_if_some(Attribute::TerraTraceId, headers.trace_id());
     if let Some((_, number)) = headers.trace_id().and_then(chunk) {
         attributes.add_written(Attribute::TerraChunk, |line| write(line, format_args!("{number}")));
+    }
+}
+
+/// Adds the bridge's own span, or, where it exports none, passes the sender's on.
+fn add_trace(attributes: &mut Attributes, delivery: &Delivery) {
+    let headers = delivery.headers();
+    match (delivery.trace(), headers.trace_parent()) {
+        (Some(trace), _) => attributes.add_trace(|line| trace.write_parent(line), headers.trace_state()),
+        (None, Some(parent)) => attributes.add_trace(|line| line.push_str(parent), headers.trace_state()),
+        (None, None) => {}
     }
 }
 
@@ -439,7 +458,17 @@ mod tests {
     fn the_block_of_lines_has_every_header_of_the_nats_binding_and_survives_the_disk() {
         for id in ["u", "a b", "\u{e9}%", "\\u0007", &"x".repeat(2000)] {
             let body = format!(r#"{{"type":"t","event_id":"{id}","user":{{"user_id":"{id}"}}}}"#);
-            let message = message(&body, headers(&[("x-terra-trace-id", b"t:chunk:3"), ("terra-reference", b"\xff")]));
+            let message = message(
+                &body,
+                headers(&[
+                    ("x-terra-trace-id", b"t:chunk:3"),
+                    ("terra-reference", b"\xff"),
+                    ("traceparent", b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+                    ("tracestate", b"a=1, b=\"%41\""),
+                ]),
+            );
+            assert_eq!(nats(&message, "tracestate"), kafka(&message, "tracestate"), "as it was sent");
+            assert_eq!(kafka(&message, "tracestate").as_deref(), Some("a=1, b=\"%41\""));
             let lines = message.nats_headers().map(|(name, value)| format!("{name}: {value}\r\n")).collect::<String>();
             assert_eq!(message.nats_header_lines(), lines);
             let read = lines.lines().map(|line| line.split_once(": ").unwrap());

@@ -47,6 +47,7 @@ pub(super) fn log(access: Access, endpoint: &str, ended: &Ended, took: Duration)
         terra_trace_id = summary.terra_trace_id.as_ref().map(|id| tracing::field::display(Cleaned(id))),
         bytes = summary.bytes,
         milliseconds = took.as_millis() as u64,
+        trace_id = summary.trace_id().map(tracing::field::display),
         left_out = (left_out > 0).then_some(left_out),
         "delivery"
     );

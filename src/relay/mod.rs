@@ -4,7 +4,7 @@
 //! `pipeline` holds what every delivery uses. `authenticate`, `prepare` (read and route), `fetch_link` and `deliver`
 //! (bus and spool) are steps in files of their own; the other steps are here. `outliving` keeps a delivery going without
 //! its client. `report` logs and counts outcomes, `access_log` writes the line of each delivery with what `summary` knows
-//! of it, and `signature_log` logs signatures that match no secret.
+//! of it, `spans` are the same for a tracing system, and `signature_log` logs signatures that match no secret.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -25,6 +25,7 @@ mod pipeline;
 mod prepare;
 mod report;
 mod signature_log;
+mod spans;
 mod summary;
 
 use crate::bus::Refusal;
@@ -105,13 +106,14 @@ async fn relay(
     active: &ActiveEndpoint,
     request: Request<Incoming>,
     arrival: Arrival,
-    summary: Summary,
+    mut summary: Summary,
 ) -> Ended {
     let deadline = arrival.at + pipeline.limits.deadline;
-    let delivery = match authenticate(pipeline, active, request, arrival, deadline).await {
+    let mut delivery = match authenticate(pipeline, active, request, arrival, deadline).await {
         Ok(delivery) => delivery,
         Err(outcome) => return summary.ended(outcome),
     };
+    spans::begin(pipeline, &mut delivery, &mut summary);
     // From here on the event is worth keeping even if its client disconnects.
     outliving(pipeline.clone(), delivery, arrival.at, deadline, summary).await
 }
@@ -141,7 +143,12 @@ async fn keep(pipeline: Arc<Pipeline>, delivery: Delivery, deadline: Instant, su
     let endpoint = delivery.endpoint().clone();
     summary.bytes = Some(delivery.payload().bytes().len());
     match first(&pipeline, delivery, deadline, summary).await {
-        Ok((prepared, ticket)) => deliver(&pipeline, &endpoint, prepared, deadline, ticket).await,
+        Ok((prepared, ticket)) => {
+            let (started, attributes) = (Instant::now(), spans::of_message(&pipeline, &prepared.message));
+            let outcome = deliver(&pipeline, &endpoint, prepared, deadline, ticket).await;
+            spans::producer(&pipeline, summary, attributes, &outcome, started.elapsed());
+            outcome
+        }
         Err(outcome) => outcome,
     }
 }
@@ -158,9 +165,12 @@ async fn first(
     let ticket = deduplicate(pipeline, &content, deadline).await?;
     let prepared = match content {
         Content::Message(prepared) => Ok(prepared),
-        // Boxed, so that the future of every other delivery is small.
         Content::Link(link) => {
+            let started = Instant::now();
+            // Boxed, so that the future of every other delivery is small.
             let prepared = Box::pin(fetch_link(pipeline, link, deadline)).await;
+            let is_fetched = prepared.as_ref().is_ok_and(|prepared| prepared.link.is_some());
+            spans::fetch(pipeline, summary, is_fetched, started.elapsed());
             if let Ok(prepared) = &prepared {
                 summary.add_message(&prepared.message);
             }

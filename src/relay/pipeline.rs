@@ -21,6 +21,7 @@ use crate::route::RouteTable;
 use crate::server::BodyLimits;
 use crate::signature::Rejection;
 use crate::spool::Spool;
+use crate::telemetry::traces::Tracing;
 
 /// The time that must be left for the bus when the body is complete; a later body is too slow.
 const LEAST_FOR_THE_BUS: Duration = Duration::from_secs(1);
@@ -35,6 +36,8 @@ pub struct Stages {
     pub spool: Option<Spool>,
     pub budget: Budget,
     pub metrics: Metrics,
+    /// `None`: no spans.
+    pub tracing: Option<Tracing>,
 }
 
 /// Cloning shares everything except what comes from the configuration alone.
@@ -49,6 +52,7 @@ pub(super) struct Pipeline {
     pub(super) limits: config::Server,
     pub(super) access: Access,
     pub(super) metrics: Metrics,
+    pub(super) tracing: Option<Tracing>,
     /// Authenticated deliveries that have no outcome yet.
     pub(super) deliveries: TaskTracker,
 }
@@ -68,7 +72,7 @@ pub(super) struct ActiveEndpoint {
 
 impl Pipeline {
     pub(super) fn new(config: &Config, stages: Stages) -> Self {
-        let Stages { routes, fetcher, dedupe, bus, spool, budget, metrics } = stages;
+        let Stages { routes, fetcher, dedupe, bus, spool, budget, metrics, tracing } = stages;
         let spool_time = config.server.publish_timeout - config.bus_timeout();
         let words = words(fetcher.is_some());
         Self {
@@ -87,6 +91,7 @@ impl Pipeline {
             limits: config.server.clone(),
             access: config.log.access,
             metrics,
+            tracing,
             deliveries: TaskTracker::new(),
         }
     }

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use super::access_log;
 use super::pipeline::Pipeline;
+use super::spans;
 use super::summary::Ended;
 use crate::bus::Refusal;
 use crate::event::Unreadable;
 use crate::fetch::FetchError;
-use crate::metrics::{EndpointMetrics, Metrics};
+use crate::metrics::EndpointMetrics;
 use crate::reply::Outcome;
 use crate::signature::Rejection;
 use crate::telemetry::{LOG_EVERY, Throttles};
@@ -67,6 +68,7 @@ pub(super) fn report(pipeline: &Pipeline, metrics: &EndpointMetrics, endpoint: &
         _ => {}
     }
     access_log::log(pipeline.access, endpoint, ended, took);
+    spans::server(pipeline, endpoint, ended, took);
     if let Some(line) = line(outcome) {
         line.log(Some(endpoint));
     }

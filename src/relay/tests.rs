@@ -36,7 +36,7 @@ fn pipeline_with(spool: Option<config::Spool>) -> (Arc<SlowBus>, Arc<Pipeline>) 
     let routes = Arc::new(RouteTable::of(&config).unwrap());
     let (bus, dedupe) = (Arc::new(SlowBus::default()), Dedupe::new(Duration::from_secs(60), 10, Clock::system()));
     let (budget, metrics) = (Budget::new(1 << 20), Metrics::new(Readings::default()));
-    let stages = Stages { routes, fetcher: None, dedupe, bus: bus.clone(), spool, budget, metrics };
+    let stages = Stages { routes, fetcher: None, dedupe, bus: bus.clone(), spool, budget, metrics, tracing: None };
     let relay = Relay::new(&config, stages);
     (bus, relay.pipeline())
 }

@@ -1,5 +1,6 @@
 //! Writes log lines to standard output, through a bounded writer that never blocks the bridge. Strangers may read any
-//! line, so none contains a payload, user id, reference id, URL or secret.
+//! line, so none contains a payload, user id, reference id, URL or secret. `json` is their form for machines; `traces`
+//! exports spans.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -18,6 +19,7 @@ use crate::config::{Log, LogFormat};
 use json::Json;
 
 mod json;
+pub mod traces;
 
 /// The most lines that wait for a slow reader; further ones are dropped and counted.
 const WAITING_LINES: usize = 8192;

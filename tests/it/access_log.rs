@@ -13,6 +13,7 @@ use crate::support::until;
 const LOGGED_WITHIN: Duration = Duration::from_secs(10);
 
 const TRACE: &str = "5e0c-1a:chunk:3";
+const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 fn lines(bridge: &Bridge, count: usize) -> Vec<Value> {
     until("a line for each", LOGGED_WITHIN, || {
@@ -42,7 +43,7 @@ fn a_refused_delivery_has_a_line_and_a_kept_one_has_none() {
     assert_eq!(told(&lines(&bridge, 1)[0]), expected);
 
     let (bus, bridge) = Bus::embedded_with(&[("EMBEDDED__RESERVE", "100000 TiB")]);
-    let refused = Attempt::of(BODY).header("x-terra-trace-id", TRACE);
+    let refused = Attempt::of(BODY).header("x-terra-trace-id", TRACE).header("traceparent", PARENT);
     assert_eq!(refused.post(bridge.deliveries).status, 503);
     let mut line = told(&lines(&bridge, 1)[0]);
     let id = line.as_object_mut().expect("fields").remove("id").expect("an id");
@@ -50,6 +51,7 @@ fn a_refused_delivery_has_a_line_and_a_kept_one_has_none() {
     let expected = json!({
         "endpoint": "terra", "type": "daily", "outcome": "refused", "reason": "transient",
         "topic": bus.topic("daily"), "terra_trace_id": TRACE, "bytes": BODY.len(),
+        "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
     });
     assert_eq!(line, expected);
 }

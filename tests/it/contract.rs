@@ -7,7 +7,7 @@ use std::time::Duration;
 use terra_bridge::samples::SAMPLES;
 
 use crate::support::bridge::Bridge;
-use crate::support::consumers::Bus;
+use crate::support::consumers::{Bus, Got};
 use crate::support::expected::Sent;
 use crate::support::http::Connection;
 use crate::support::terra::{Attempt, now};
@@ -83,7 +83,13 @@ fn the_trace_context_of_a_request_reaches_the_consumer(bus: &Bus) {
     let mut contexts: Vec<_> =
         got.iter().map(|got| (got.attribute("traceparent"), got.attribute("tracestate"))).collect();
     contexts.sort();
-    assert_eq!(contexts, [(None, None), (Some(PARENT.to_owned()), Some("a=1,b=2".to_owned()))]);
+    let expected = [(None, None), (Some(PARENT.to_owned()), Some("a=1,b=2".to_owned()))];
+    assert_eq!(contexts, expected);
+    // And as the header that instrumented clients read: the bridge itself exports no span.
+    let header = |got: &Got, name: &str| got.headers.get(name).cloned();
+    let mut contexts: Vec<_> = got.iter().map(|got| (header(got, "traceparent"), header(got, "tracestate"))).collect();
+    contexts.sort();
+    assert_eq!(contexts, expected);
 }
 
 fn bodies_of_all_sizes_arrive_byte_for_byte(bus: &Bus) {

@@ -39,6 +39,7 @@
 //! - `advertised`: Kafka brokers that advertise a wrong address
 //! - `secured`: brokers that require TLS and a login, and refuse the wrong one
 //! - `tokens`: Kafka brokers that let in who has a token of an OIDC server
+//! - `traces`: spans at a collector, and the trace that consumers continue
 //! - `compression`: how Kafka's messages are compressed
 //! - `costs`: allocations and system calls of a delivery
 //! - `imports`: which source file imports which, without circles
@@ -92,6 +93,7 @@ mod spool;
 mod streams;
 mod time;
 mod tokens;
+mod traces;
 mod unconfirmed;
 #[path = "../breaking/bodies.rs"]
 mod bodies;

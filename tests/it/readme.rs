@@ -262,6 +262,7 @@ fn every_configuration_has_no_mistake() {
         "config/README.md#topics 1",
         "config/README.md#topics 2",
         "config/README.md#spool 1",
+        "config/README.md#traces 1",
         "config/README.md#kafka 1",
         "config/README.md#nats 1",
         "config/README.md#embedded-log 1",

@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 
 use crate::bus::OpenError;
-use crate::fetch::TrustError;
 use crate::server::CertificateError;
+use crate::telemetry::traces::CollectorError;
+use crate::trust::TrustError;
 
 #[derive(Debug, thiserror::Error)]
 pub(in crate::cli) enum StartError {
@@ -16,6 +17,8 @@ pub(in crate::cli) enum StartError {
     Certificate(#[from] CertificateError),
     #[error("{0}")]
     Trust(#[from] TrustError),
+    #[error("{0}")]
+    Collector(#[from] CollectorError),
     #[error("cannot wait for signals: {0}")]
     Signals(std::io::Error),
     #[error("no thread to reload the configuration: {0}; allow more processes")]

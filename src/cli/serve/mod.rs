@@ -87,7 +87,7 @@ pub(super) async fn run(loaded: Loaded, file: Option<PathBuf>, hangup: Signal) -
         // A following reader would otherwise never end.
         api.drain();
     }
-    let drained = drain(config, &mut serving.deliveries, &opened.relay, drainer, opened.bus.as_ref());
+    let drained = drain(config, &mut serving.deliveries, &opened, drainer);
     tokio::select! {
         () = drained => tracing::info!("stopped"),
         signal = signals.next() => tracing::warn!(signal, "second signal: stopped at once"),

@@ -20,6 +20,7 @@ use crate::route::RouteTable;
 use crate::server::Certificates;
 use crate::spool::Spool;
 use crate::telemetry::Telemetry;
+use crate::telemetry::traces::Tracing;
 
 /// Bytes of a file: far more than any chain needs.
 const LARGEST_CERTIFICATE: u64 = 4 << 20;
@@ -33,6 +34,7 @@ pub(super) struct Opened {
     pub(super) spool: Option<Spool>,
     pub(super) dedupe: Dedupe<Outcome>,
     pub(super) metrics: Metrics,
+    pub(super) tracing: Option<Tracing>,
 }
 
 impl Opened {
@@ -64,6 +66,8 @@ impl Opened {
             certificates: certificates(config, served),
             ..readings(&budget, telemetry, &dedupe, spool.clone())
         });
+        let start = |otlp| Tracing::start(otlp, messaging_system(&config.bus));
+        let tracing = config.otlp.as_ref().map(start).transpose()?;
         let stages = Stages {
             routes: routes.clone(),
             fetcher,
@@ -72,8 +76,18 @@ impl Opened {
             spool: spool.clone(),
             budget,
             metrics: metrics.clone(),
+            tracing: tracing.clone(),
         };
-        Ok(Self { relay: Relay::new(config, stages), bus, api, spool, dedupe, metrics })
+        Ok(Self { relay: Relay::new(config, stages), bus, api, spool, dedupe, metrics, tracing })
+    }
+}
+
+/// OpenTelemetry's name, where it has one.
+fn messaging_system(bus: &config::Bus) -> &'static str {
+    match bus {
+        config::Bus::Kafka(_) => "kafka",
+        config::Bus::Nats(_) => "nats",
+        config::Bus::Embedded(_) => "terra_bridge",
     }
 }
 

@@ -7,9 +7,9 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::opened::Opened;
 use crate::bus::Bus;
 use crate::config::Config;
-use crate::relay::Relay;
 use crate::spool::{self, Spool};
 
 /// The time that bus and spool may each take beyond the drain timeout to close.
@@ -49,14 +49,14 @@ impl Drainer {
     }
 }
 
-/// Connections first, then publishes whose clients disconnected, then the spool, then the bus.
+/// Connections first, then publishes whose clients disconnected, then the spool, then the bus, then the last spans.
 pub(super) async fn drain(
     config: &Config,
     deliveries: &mut JoinHandle<usize>,
-    relay: &Relay,
+    opened: &Opened,
     drainer: Option<Drainer>,
-    bus: &dyn Bus,
 ) {
+    let Opened { relay, bus, tracing, .. } = opened;
     let end = Instant::now() + config.server.drain_timeout;
     match deliveries.await {
         Ok(0) => {}
@@ -71,5 +71,9 @@ pub(super) async fn drain(
     }
     if tokio::time::timeout_at(end + CLOSE_WITHIN, bus.close()).await.is_err() {
         tracing::warn!("the bus did not close in time");
+    }
+    if let Some(tracing) = tracing.clone() {
+        let within = (end + CLOSE_WITHIN).saturating_duration_since(Instant::now());
+        let _ = tokio::task::spawn_blocking(move || tracing.shutdown(within)).await;
     }
 }

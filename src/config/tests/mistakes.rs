@@ -268,6 +268,29 @@ fn each_mistake_in_a_file_has_its_text() {
              make it at most nats.max_age: NATS refuses it otherwise",
         ),
         (
+            "[otlp]\nendpoint = \"http://u:hunter2@h\"",
+            "otlp.endpoint (t.toml:2) is a text, which has credentials in it: they belong in otlp.headers; \
+             allowed: a URL such as \"http://localhost:4318\"",
+        ),
+        (
+            "[otlp]\nendpoint = \"http://h:1/v1/traces\"",
+            "otlp.endpoint (t.toml:2) is \"http://h:1/v1/traces\", which ends in /v1/traces, which the bridge adds; \
+             allowed: a URL such as \"http://localhost:4318\"",
+        ),
+        (
+            "[otlp]\nendpoint = \"http://h\"\nheaders = \"env:TERRA_SIGNING_SECRET\"",
+            "otlp.headers (t.toml:3) is no list of headers; \
+             allowed: name=value, with commas between them; a value may be percent-encoded",
+        ),
+        (
+            "[otlp]\nheaders = \"env:TERRA_SIGNING_SECRET\"",
+            "otlp.headers (t.toml:2) is given without otlp.endpoint; set otlp.endpoint, or remove it",
+        ),
+        (
+            "[otlp]\nsampling = 1.5",
+            "otlp.sampling (t.toml:2) is \"1.5\", which is not from 0 to 1; allowed: a number from 0 to 1",
+        ),
+        (
             "[log]\nfilter = \"a=b=c\"",
             "log.filter (t.toml:2) is \"a=b=c\", which is not a filter; allowed: a filter such as \"info\" or \
              \"info,terra_bridge::relay=debug\"",

@@ -5,6 +5,7 @@ pub mod bridge;
 pub mod brokers;
 pub mod certificates;
 pub mod changing;
+pub mod collector;
 pub mod consumers;
 pub mod crowd;
 pub mod expected;

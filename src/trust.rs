@@ -1,4 +1,4 @@
-//! Which root certificates are trusted for the stores: those of a PEM file, or this machine's.
+//! Which root certificates a client of the bridge trusts: those of a PEM file, or this machine's.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,21 +16,24 @@ const LARGEST: u64 = 4 << 20;
 
 /// Why no certificate could be trusted, with the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`s3.ca`: {0}")]
-pub struct TrustError(String);
+#[error("`{key}`: {what}")]
+pub struct TrustError {
+    key: &'static str,
+    what: String,
+}
 
-/// Trusts the authorities in the file; without a file, the machine's own.
-pub(super) fn client(ca: Option<&Path>) -> Result<ClientConfig, TrustError> {
+/// Trusts the authorities in the file that `key` names; without a file, the machine's own.
+pub(crate) fn client(key: &'static str, ca: Option<&Path>) -> Result<ClientConfig, TrustError> {
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("ring speaks them");
     let config = match ca {
-        Some(ca) => config.with_root_certificates(Arc::new(authorities(ca)?)),
+        Some(ca) => config.with_root_certificates(Arc::new(authorities(key, ca)?)),
         None => match config.clone().with_native_roots() {
             Ok(config) => config,
             Err(_) => {
-                let remedy = "install ca-certificates, or set `s3.ca`";
-                tracing::warn!(remedy, "this machine has no root certificates: no link can be fetched");
+                let remedy = format!("install ca-certificates, or set `{key}`");
+                tracing::warn!(remedy, "this machine has no root certificates: no server's is trusted");
                 config.with_root_certificates(RootCertStore::empty())
             }
         },
@@ -38,8 +41,8 @@ pub(super) fn client(ca: Option<&Path>) -> Result<ClientConfig, TrustError> {
     Ok(config.with_no_client_auth())
 }
 
-fn authorities(ca: &Path) -> Result<RootCertStore, TrustError> {
-    let trust_error = |what: String| TrustError(format!("{} {what}", ca.display()));
+fn authorities(key: &'static str, ca: &Path) -> Result<RootCertStore, TrustError> {
+    let trust_error = |what: String| TrustError { key, what: format!("{} {what}", ca.display()) };
     let pem = read_regular(ca, LARGEST).map_err(|error| trust_error(format!("cannot be read: {error}")))?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     let certificates = certificates.map_err(|error| trust_error(format!("is no PEM: {error}")))?;
@@ -61,9 +64,9 @@ mod tests {
     fn a_file_without_an_authority_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("ca.pem");
-        let error = || client(Some(&file)).unwrap_err().to_string();
+        let error = || client("s3.ca", Some(&file)).unwrap_err().to_string();
         assert!(error().contains("s3.ca") && error().contains("cannot be read"), "{}", error());
-        let endless = client(Some(Path::new("/dev/zero"))).unwrap_err().to_string();
+        let endless = client("s3.ca", Some(Path::new("/dev/zero"))).unwrap_err().to_string();
         assert!(endless.contains("is not a regular file"), "{endless}");
         for (pem, says) in [
             ("", "no certificate in it"),
@@ -75,6 +78,6 @@ mod tests {
         }
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         std::fs::write(&file, made.cert.pem()).unwrap();
-        assert!(client(Some(&file)).is_ok());
+        assert!(client("s3.ca", Some(&file)).is_ok());
     }
 }
