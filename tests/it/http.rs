@@ -302,7 +302,7 @@ fn a_bridge_whose_lines_nobody_reads_answers_counts_what_it_drops_and_ends_in_ti
     const ENOUGH: usize = 20_000;
     const WITHIN: Duration = Duration::from_secs(20);
     let dropped_type = ("ROUTES__TYPES", r#"{ "processing" = false }"#);
-    let (bus, mut bridge) = Bus::embedded_with(&[("LOG__FILTER", "trace"), dropped_type]);
+    let (bus, mut bridge) = Bus::embedded_with(&[("LOG__ACCESS", "all"), dropped_type]);
     bridge.leave_unread();
     let dropped = |bridge: &Bridge| {
         let metrics = bridge.metrics();

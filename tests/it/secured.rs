@@ -30,7 +30,7 @@ pub fn delivery() -> Attempt {
 
 /// With the most verbose logging.
 fn talkative(environment: &Environment) -> Environment {
-    with(environment.clone(), &[("TERRA_BRIDGE_LOG__FILTER", "trace")])
+    with(environment.clone(), &[("TERRA_BRIDGE_LOG__FILTER", "trace"), ("TERRA_BRIDGE_LOG__ACCESS", "all")])
 }
 
 /// A delivery is kept, `tail` with the same configuration shows it, and nothing prints the secret.
@@ -51,7 +51,7 @@ pub fn gets_in(environment: &Environment, topic: &str) {
     assert!(tail.status.success(), "{}", String::from_utf8_lossy(&tail.stderr));
     assert!(shown.contains(&id), "{shown}");
     let said = bridge.log() + &String::from_utf8_lossy(&tail.stderr);
-    assert!(said.contains("\"DEBUG\""), "it is talkative");
+    assert!(said.contains("\"body\":\"delivery\""), "it is talkative");
     let secrets = environment.iter().filter(|(name, _)| name == "SECRET");
     secrets.for_each(|(_, secret)| assert!(!said.contains(secret), "the secret is shown"));
 }
