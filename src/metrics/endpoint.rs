@@ -4,9 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use prometheus_client::metrics::histogram::Histogram;
-
 use super::counts::Counts;
+use super::histogram::Histogram;
 use super::time::LastTime;
 
 /// Bucket bounds in seconds: from a local acknowledgement to the deadline.
@@ -50,9 +49,9 @@ impl EndpointMetrics {
             fetches: Counts::new(&words.fetches),
             ordering_timestamps_ignored: AtomicU64::new(0),
             last_kept: LastTime::default(),
-            whole: Histogram::new(TIMES),
-            receive: Histogram::new(TIMES),
-            verify: Histogram::new(VERIFY_TIMES),
+            whole: Histogram::new(&TIMES),
+            receive: Histogram::new(&TIMES),
+            verify: Histogram::new(&VERIFY_TIMES),
             secrets: RwLock::new(Arc::new([])),
         }
     }
@@ -60,7 +59,7 @@ impl EndpointMetrics {
     /// One request ended.
     pub fn ended(&self, outcome: &'static str, took: Duration) {
         self.outcomes.add(outcome);
-        self.whole.observe(took.as_secs_f64());
+        self.whole.observe(took);
     }
 
     /// A delivery is now on the bus or in the spool.
@@ -74,12 +73,12 @@ impl EndpointMetrics {
 
     /// A body was received whole, so long after the first byte of its request.
     pub fn received(&self, took: Duration) {
-        self.receive.observe(took.as_secs_f64());
+        self.receive.observe(took);
     }
 
     /// A body was hashed and its signature compared in so much time.
     pub fn verified(&self, took: Duration) {
-        self.verify.observe(took.as_secs_f64());
+        self.verify.observe(took);
     }
 
     /// A link was fetched, or the fetch failed.

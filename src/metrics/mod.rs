@@ -2,8 +2,9 @@
 //! configuration, and every series is there from the start.
 //!
 //! `values` is what is counted: `endpoint` by a delivery, `counts` by the words of a label, `named` where a reload can
-//! change it, `time` when something last happened. `readings` is what others tell at the scrape, `process` what the
-//! system tells. `scrape` names everything, and `text` writes it.
+//! change it, `time` when something last happened, `histogram` how long it took. `readings` is what others tell at the
+//! scrape, `process` what the system tells. `scrape` names everything, and `text` writes it. `sample` is for the status
+//! page.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
@@ -18,9 +19,11 @@ use values::Values;
 
 mod counts;
 mod endpoint;
+mod histogram;
 mod named;
 mod process;
 mod readings;
+mod sample;
 mod scrape;
 mod text;
 mod time;
@@ -28,23 +31,26 @@ mod values;
 
 pub use counts::Counts;
 pub use endpoint::{EndpointMetrics, EndpointWords, SecretCounts};
+pub use histogram::Distribution;
 pub use readings::{DedupeGauges, DirectoryGauges, ReaderGauges, Reading, Readings, SpoolGauges};
+pub use sample::{EndpointSample, Sample};
 pub use values::Reloaded;
 
 /// All metrics of the process. Cloning shares them.
 #[derive(Clone)]
 pub struct Metrics {
     values: Arc<Values>,
+    readings: Arc<Readings>,
     registry: Arc<Registry>,
 }
 
 impl Metrics {
     pub fn new(readings: Readings) -> Self {
-        let (mut registry, values) = (Registry::default(), Arc::new(Values::new()));
-        let scrape = Scrape { values: values.clone(), readings };
+        let (mut registry, values, readings) = (Registry::default(), Arc::new(Values::new()), Arc::new(readings));
+        let scrape = Scrape { values: values.clone(), readings: readings.clone() };
         registry.sub_registry_with_prefix("terra_bridge").register_collector(Box::new(scrape));
         registry.register_collector(Box::new(Process::default()));
-        Self { values, registry: Arc::new(registry) }
+        Self { values, readings, registry: Arc::new(registry) }
     }
 
     /// The metrics of this endpoint, which begin at 0 with these words.
@@ -70,7 +76,7 @@ impl Metrics {
 
     /// The bus answered in this time, or the publish timed out.
     pub fn published(&self, took: Duration) {
-        self.values.publish.observe(took.as_secs_f64());
+        self.values.publish.observe(took);
     }
 
     /// The delivery was already kept, or another attempt at it is in flight.
@@ -84,7 +90,9 @@ impl Metrics {
     }
 
     pub fn bus(&self, up: bool) {
-        self.values.bus_up.store(up, Relaxed);
+        if self.values.bus_up.swap(up, Relaxed) != up {
+            self.values.bus_changed.set_to_now();
+        }
     }
 
     pub fn reloaded(&self, result: Reloaded) {
@@ -103,6 +111,15 @@ impl Metrics {
     /// The messages that the bus has not answered.
     pub(crate) fn publishes(&self) -> &Arc<AtomicI64> {
         &self.values.publishes
+    }
+
+    /// What is counted and measured now.
+    pub fn sample(&self) -> Sample {
+        Sample::of(&self.values)
+    }
+
+    pub fn readings(&self) -> &Readings {
+        &self.readings
     }
 
     /// The text that Prometheus scrapes, in the OpenMetrics format.

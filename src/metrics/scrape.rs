@@ -19,7 +19,7 @@ use super::values::Values;
 
 pub(super) struct Scrape {
     pub(super) values: Arc<Values>,
-    pub(super) readings: Readings,
+    pub(super) readings: Arc<Readings>,
 }
 
 /// Endpoints, topics or listeners, by name.
@@ -71,11 +71,11 @@ fn deliveries(text: &mut Text<'_>, all: &All<EndpointMetrics>) -> fmt::Result {
 /// How long deliveries take; waiting for the bus is measured for all endpoints together.
 fn stages(text: &mut Text<'_>, all: &All<EndpointMetrics>) -> fmt::Result {
     let help = "From the first byte of a request to its answer";
-    text.family("delivery", SECONDS, help, all.iter().map(|(name, one)| (of(name), one.whole.clone())))?;
+    text.family("delivery", SECONDS, help, all.iter().map(|(name, one)| (of(name), one.whole.read())))?;
     let help = "From the first byte of a request to the last of its body";
-    text.family("receive", SECONDS, help, all.iter().map(|(name, one)| (of(name), one.receive.clone())))?;
+    text.family("receive", SECONDS, help, all.iter().map(|(name, one)| (of(name), one.receive.read())))?;
     let help = "Hashing a body and comparing its signature";
-    text.family("verify", SECONDS, help, all.iter().map(|(name, one)| (of(name), one.verify.clone())))
+    text.family("verify", SECONDS, help, all.iter().map(|(name, one)| (of(name), one.verify.read())))
 }
 
 impl Scrape {
@@ -83,7 +83,7 @@ impl Scrape {
         let values = &self.values;
         let help = "Messages handed to the bus, by topic and result";
         text.family("published", None, help, counted(&values.topics.all(), "topic", "result", |one| one))?;
-        text.one("publish", SECONDS, "From a message's publish to the bus's answer", values.publish.clone())?;
+        text.one("publish", SECONDS, "From a message's publish to the bus's answer", values.publish.read())?;
         let up = ConstGauge::new(u64::from(values.bus_up.load(Relaxed)));
         text.one("bus_up", None, "1 while the bus is reached", up)?;
         let publishes = ConstGauge::new(values.publishes.load(Relaxed));

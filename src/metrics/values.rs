@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 
-use prometheus_client::metrics::histogram::Histogram;
 use strum::{IntoStaticStr, VariantNames};
 
 use super::counts::Counts;
 use super::endpoint::{EndpointMetrics, TIMES};
+use super::histogram::Histogram;
 use super::named::Named;
 use super::time::LastTime;
 
@@ -31,6 +31,8 @@ pub(super) struct Values {
     pub(super) connections: Arc<AtomicI64>,
     pub(super) publishes: Arc<AtomicI64>,
     pub(super) bus_up: AtomicBool,
+    /// When that last changed; the start counts.
+    pub(super) bus_changed: LastTime,
     pub(super) reloads: Counts,
     pub(super) last_reload_successful: AtomicBool,
     pub(super) last_reload_success: LastTime,
@@ -43,12 +45,13 @@ impl Values {
             endpoints: Named::default(),
             topics: Named::default(),
             listeners: Named::default(),
-            publish: Histogram::new(TIMES),
+            publish: Histogram::new(&TIMES),
             dedupe_hits: AtomicU64::new(0),
             unknown_paths: AtomicU64::new(0),
             connections: Arc::default(),
             publishes: Arc::default(),
             bus_up: AtomicBool::new(false),
+            bus_changed: LastTime::now(),
             reloads: Counts::new(Reloaded::VARIANTS),
             last_reload_successful: AtomicBool::new(true),
             last_reload_success: LastTime::now(),
