@@ -16,10 +16,10 @@
 //! ```
 //!
 //! Besides that path: `cli` (one file or folder per command; `serve` wires everything together), `config`, `admin`
-//! (health and metrics), `admin_socket` (for the commands), `asyncapi` (the topics as a document), `metrics`, `telemetry`
-//! (logs and spans). Foundations: `log` (the durable log under the embedded bus and the spool), `attribute` (CloudEvents'
-//! names), `certificate` (when one expires), `clock`, `payload`, `record`, `samples`, `trace` (W3C Trace Context), `trust`
-//! (of servers), `vocabulary` (Terra's event types).
+//! (health, metrics and the status page), `admin_socket` (for the commands), `asyncapi` (the topics as a document),
+//! `metrics`, `status` (what the page shows), `telemetry` (logs and spans). Foundations: `log` (the durable log under the
+//! embedded bus and the spool), `attribute` (CloudEvents' names), `certificate` (when one expires), `clock`, `payload`,
+//! `record`, `samples`, `trace` (W3C Trace Context), `trust` (of servers), `vocabulary` (Terra's event types).
 
 pub mod server;
 pub mod relay;
@@ -42,6 +42,7 @@ pub mod asyncapi;
 pub mod cli;
 pub mod config;
 pub mod metrics;
+pub mod status;
 pub mod telemetry;
 
 pub mod attribute;

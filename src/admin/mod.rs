@@ -1,45 +1,41 @@
-//! Health, metrics and the topics' document, for operators. On a loopback address it answers only requests with a
-//! loopback `Host`.
+//! Health, metrics, status and the topics' document, for operators. On a loopback address it answers only requests
+//! with a loopback `Host`.
 
+use std::io;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE};
+use futures_util::StreamExt;
+use http::header::ALLOW;
 use http::{HeaderValue, Method, Request, StatusCode};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Frame, Incoming};
 use serde_json::{Value, json};
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
+
+mod answer;
+mod page;
 
 use crate::asyncapi;
-use crate::bus::ConnectionState;
 use crate::metrics::Metrics;
 use crate::server::{self, Arrival, Reply, Service, is_loopback, loopback_host};
+use crate::status::Status;
+use answer::{describe, text};
 
 /// What the admin listener reports on.
 #[derive(Clone)]
 pub struct Admin {
-    connection: watch::Receiver<ConnectionState>,
+    status: Status,
     metrics: Metrics,
-    stop: CancellationToken,
-    ready_needs_bus: bool,
     loopback_only: bool,
     document: Arc<RwLock<Bytes>>,
 }
 
 /// What it answers.
-const PATHS: [&str; 4] = ["/livez", "/readyz", "/metrics", "/asyncapi"];
+const PATHS: [&str; 7] = ["/", "/status", "/status/events", "/livez", "/readyz", "/metrics", "/asyncapi"];
 
 impl Admin {
-    pub fn new(
-        connection: watch::Receiver<ConnectionState>,
-        metrics: Metrics,
-        stop: CancellationToken,
-        config: &crate::config::Admin,
-    ) -> Self {
-        let loopback_only = is_loopback(config.listen.ip());
-        let (ready_needs_bus, document) = (config.ready_needs_bus, Arc::default());
-        Self { connection, metrics, stop, ready_needs_bus, loopback_only, document }
+    pub fn new(status: Status, metrics: Metrics, config: &crate::config::Admin) -> Self {
+        Self { status, metrics, loopback_only: is_loopback(config.listen.ip()), document: Arc::default() }
     }
 
     /// Serves this AsyncAPI document from now on.
@@ -52,6 +48,9 @@ impl Admin {
             return server::json(StatusCode::FORBIDDEN, &json!({"reason": "the Host is no loopback name"}));
         }
         let answer: fn(&Self) -> Reply = match request.uri().path() {
+            "/" => |_| page::page(),
+            "/status" => Self::status,
+            "/status/events" => Self::events,
             "/livez" => |_| server::json(StatusCode::OK, &json!({"status": "live"})),
             "/readyz" => Self::ready,
             "/metrics" => Self::metrics,
@@ -66,27 +65,23 @@ impl Admin {
         answer(self)
     }
 
-    /// A later outage keeps the bridge ready: a sidecar that turns unready takes its whole pod out of service, and
-    /// Terra retries whatever gets a 503.
     fn ready(&self) -> Reply {
-        let connection = *self.connection.borrow();
-        let bus = match connection {
-            ConnectionState::Waiting => "waiting",
-            ConnectionState::Up => "up",
-            ConnectionState::Away => "away",
+        let readiness = self.status.readiness();
+        let status = if readiness.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        server::json(status, &json!({"status": readiness.as_str(), "bus": readiness.bus()}))
+    }
+
+    fn status(&self) -> Reply {
+        text(self.status.json(), HeaderValue::from_static("application/json"))
+    }
+
+    fn events(&self) -> Reply {
+        let Some(events) = self.status.events() else {
+            let reason = "as many watch as may at once; close another status page";
+            return server::json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "reason": reason }));
         };
-        let draining = self.stop.is_cancelled();
-        let reached =
-            connection == ConnectionState::Up || (connection == ConnectionState::Away && !self.ready_needs_bus);
-        let status = if reached && !draining { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        let word = if draining {
-            "draining"
-        } else if reached {
-            "ready"
-        } else {
-            "not ready"
-        };
-        server::json(status, &json!({"status": word, "bus": bus}))
+        let frames = StreamBody::new(events.map(|event| Ok::<_, io::Error>(Frame::data(event))));
+        describe(http::Response::new(frames.boxed_unsync()), HeaderValue::from_static("text/event-stream"))
     }
 
     fn metrics(&self) -> Reply {
@@ -98,12 +93,6 @@ impl Admin {
         let document = self.document.read().unwrap_or_else(PoisonError::into_inner).clone();
         text(document, HeaderValue::from_static(asyncapi::CONTENT_TYPE))
     }
-}
-
-fn text(text: impl Into<Bytes>, content_type: HeaderValue) -> Reply {
-    let mut reply = http::Response::new(server::full(text));
-    reply.headers_mut().insert(CONTENT_TYPE, content_type);
-    reply
 }
 
 impl Service for Admin {

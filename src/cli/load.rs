@@ -40,8 +40,13 @@ pub(crate) fn load_without(
 ) -> Result<Loaded, Mistakes> {
     let draft = config::read(Purpose::Serve, file, environment, is_terminal)?;
     let (resolved, routes) = checked(draft, left_out)?;
-    let effective = resolved.effective(adapters::is_printable);
+    let effective = effective(&resolved);
     Ok(Loaded { config: resolved.config().clone(), effective, resolved, routes })
+}
+
+/// Every key with its value and its source; of a secret, only that it is set.
+pub(super) fn effective(resolved: &Resolved) -> Effective {
+    resolved.effective(adapters::is_printable)
 }
 
 /// The same for [`Purpose::ReadBus`]: only the bus, and what is stored there.

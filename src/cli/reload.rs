@@ -23,6 +23,7 @@ use crate::metrics::{Metrics, Reloaded};
 use crate::relay::Relay;
 use crate::route::RouteTable;
 use crate::server::Certificates;
+use crate::status::Status;
 use crate::telemetry::Filter;
 
 /// The interval between two reads of the secret files; a value found by two reads in a row is applied.
@@ -43,6 +44,7 @@ pub(super) struct Parts {
     pub(super) certificates: Vec<Certificates>,
     pub(super) metrics: Metrics,
     pub(super) notifier: Notifier,
+    pub(super) status: Status,
 }
 
 impl Parts {
@@ -142,6 +144,7 @@ impl Reload {
         };
         self.routes = Arc::new(routes);
         self.parts.apply(self.resolved.config(), &self.routes);
+        self.parts.status.set_configuration(&load::effective(&self.resolved));
         for certificates in &self.parts.certificates {
             if let Err(error) = certificates.reload() {
                 tracing::error!(%error, "the new certificate and key cannot be used; the old pair stays in use");
@@ -175,6 +178,7 @@ impl Reload {
         let SecretChanges { rotated, lost, timed_out } = self.resolved.reread_secrets();
         if !rotated.is_empty() {
             self.parts.apply(self.resolved.config(), &self.routes);
+            self.parts.status.set_configuration(&load::effective(&self.resolved));
         }
         let advice = self.resolved.advice();
         for key in rotated {

@@ -11,6 +11,7 @@
 //! - `large`: deliveries larger than the bus's message limit
 //! - `directories`: the directories of log and spool removed, moved or open to others
 //! - `metrics`: names, series that are there from the start, and what they count
+//! - `status`: the status page: its JSON, its stream, and what a browser may do with it
 //! - `monitoring`: the alerts and the dashboard of `deploy/monitoring`
 //! - `readers`: readers of the embedded log that take nothing
 //! - `streams`: NATS streams that others created or changed
@@ -90,6 +91,7 @@ mod shapes;
 mod silence;
 mod slow;
 mod spool;
+mod status;
 mod streams;
 mod time;
 mod tokens;

@@ -97,7 +97,7 @@ fn every_ending(bridge: &Bridge) -> String {
 }
 
 fn everything_said(bridge: &Bridge) -> String {
-    let admin = ["/metrics", "/readyz", "/livez", "/asyncapi", &format!("/{PATH}?{QUERY}")]
+    let admin = ["/metrics", "/readyz", "/livez", "/asyncapi", "/status", &format!("/{PATH}?{QUERY}")]
         .map(|path| String::from_utf8_lossy(&http::get(bridge.admin, path).body).into_owned());
     admin.join("\n") + &bridge.log()
 }

@@ -152,7 +152,10 @@ pub(super) fn announce(config: &Config, file: Option<&Path>, ports: &Ports) {
         let listen = address(&ports.deliveries);
         tracing::info!(listen, endpoint = &*endpoint.name, "listening for deliveries");
     }
-    tracing::info!(listen = address(&ports.admin), "listening for /livez, /readyz, /metrics and /asyncapi");
+    tracing::info!(
+        listen = address(&ports.admin),
+        "listening for /livez, /readyz, /metrics, /asyncapi, and browsers at /"
+    );
     if let Some(reader) = &ports.reader {
         tracing::info!(listen = address(reader), "listening for readers of the embedded log at /topics");
     }

@@ -27,9 +27,10 @@ use super::notify::Notifier;
 use super::reload::{self, Parts, Reload};
 use crate::admin::Admin;
 use crate::bus::ConnectionState;
-use crate::config::Ignored;
+use crate::config::{Config, Effective, Ignored};
 use crate::metrics::Metrics;
 use crate::spool::Spool;
+use crate::status::{Readiness, Status};
 use crate::telemetry;
 pub(super) use error::StartError;
 pub(super) use listeners::Tls;
@@ -63,15 +64,17 @@ pub(super) async fn run(loaded: Loaded, file: Option<PathBuf>, hangup: Signal) -
     let drainer = opened.spool.clone().map(drain_spool);
     asking::start(config, &opened, &routes, &stop);
     announce(config, resolved.file(), &ports);
+    let status = status(config, &effective, &opened, &stop);
     let parts = Parts {
         relay: opened.relay.clone(),
         bus: opened.bus.clone(),
         api: opened.api.clone(),
-        admin: Admin::new(opened.bus.connection(), opened.metrics.clone(), stop.clone(), &config.admin),
+        admin: Admin::new(status.clone(), opened.metrics.clone(), &config.admin),
         filter: telemetry.filter(),
         certificates: tls.all(),
         metrics: opened.metrics.clone(),
         notifier: notifier.clone(),
+        status,
     };
     parts.describe(&config.bus, &routes);
     let admin = ports.admin(&config.admin);
@@ -94,6 +97,15 @@ pub(super) async fn run(loaded: Loaded, file: Option<PathBuf>, hangup: Signal) -
     }
     serving.end().await;
     ended
+}
+
+/// Begins its history now.
+fn status(config: &Config, effective: &Effective, opened: &Opened, stop: &CancellationToken) -> Status {
+    let (connection, stop, needs_bus) = (opened.bus.connection(), stop.clone(), config.admin.ready_needs_bus);
+    let status = Status::new(config.bus.name(), Readiness { connection, stop, needs_bus }, opened.metrics.clone());
+    status.set_configuration(effective);
+    tokio::spawn(status.clone().keep_history());
+    status
 }
 
 /// Returns at a signal. An error if the bus or the spool stopped first.
