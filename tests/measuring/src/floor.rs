@@ -1,6 +1,7 @@
 //! The least that a bridge can do: reads the body, proves the signature, reads type and user, publishes, waits for the
-//! acknowledgement. On Kafka the user is the key, which keeps a user's events in order, and so a batch is of one
-//! partition for it as for the bridge. No limits, deadlines, ids, dedupe or metrics: what terra-bridge costs beyond this is its own.
+//! acknowledgement. On Kafka the user is the key, which keeps a user's events in order: so its messages go to as many
+//! partitions at once as the bridge's. No limits, deadlines, ids, dedupe or metrics: what terra-bridge costs beyond this
+//! is its own.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
