@@ -229,6 +229,12 @@ pub(super) enum Command {
         after_help = "Example:\n  terra-bridge completions bash > ~/.local/share/bash-completion/completions/terra-bridge"
     )]
     Completions { shell: Shell },
+    /// Write the manual pages into a directory, one for each command
+    #[command(after_help = "Example:\n  terra-bridge man ~/.local/share/man/man1")]
+    Man {
+        #[arg(value_hint = ValueHint::DirPath)]
+        dir: PathBuf,
+    },
     /// Ask the bridge on this machine whether it is alive, for a container's health check
     ///
     /// GETs /livez on `admin.listen`, within two seconds. Reads nothing else of the configuration.

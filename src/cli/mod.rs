@@ -135,6 +135,7 @@ fn execute(cli: Cli) -> Result<(), Failure> {
         }
         Command::Log(LogCommand::Verify { dir }) => log::run(&dir),
         Command::Completions { shell } => completions(shell),
+        Command::Man { dir } => manual(&dir),
         Command::Health => finish(health::run(&config::read_admin(file, std::env::vars_os()).map_err(mistaken)?)),
     }
 }
@@ -161,4 +162,11 @@ fn completions(shell: Shell) -> Result<(), Failure> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "terra-bridge", &mut script);
     terminal::print(&String::from_utf8_lossy(&script))
+}
+
+fn manual(dir: &Path) -> Result<(), Failure> {
+    // Whatever is built in, the pages are the same.
+    let command = Cli::command().version(env!("CARGO_PKG_VERSION"));
+    let failed = |error| format!("cannot write manual pages into {}: {error}", dir.display());
+    clap_mangen::generate_to(command, dir).map_err(|error| Failure::Running(failed(error)))
 }

@@ -381,6 +381,25 @@ fn nothing_that_listens_and_wrong_usage_have_their_exit_codes() {
 }
 
 #[test]
+fn every_command_has_a_manual_page() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().to_str().expect("UTF-8");
+    assert_eq!(run(&["man", path], &[]).status.code(), Some(0));
+    let help = out(&run(&["--help"], &[]));
+    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let commands: Vec<_> = commands.filter_map(|line| line.strip_prefix("  ")?.split(' ').next()).collect();
+    assert!(commands.contains(&"serve") && commands.contains(&"man"), "{commands:?}");
+    for command in commands.into_iter().filter(|command| !command.is_empty() && *command != "help") {
+        let page = dir.path().join(format!("terra-bridge-{command}.1"));
+        let page = std::fs::read_to_string(&page).unwrap_or_else(|error| panic!("{}: {error}", page.display()));
+        assert!(page.contains(".SH DESCRIPTION"), "{command}: {page}");
+    }
+    let nowhere = run(&["man", "/nowhere"], &[]);
+    assert_eq!(nowhere.status.code(), Some(1));
+    assert!(err(&nowhere).contains("/nowhere"), "{}", err(&nowhere));
+}
+
+#[test]
 fn a_tail_of_a_topic_that_is_none_says_so() {
     let bus = Bus::embedded().expect("needs no broker");
     let bridge = Bridge::ready(&bus.environment());
