@@ -35,6 +35,7 @@ const ONLY_PARSED: &[(&str, &str)] = &[
     ("README.md#terra-bridge 1", "is a drawing"),
     ("README.md#install 1", "installs packages, and builds for minutes"),
     ("README.md#connect-terra 1", "needs a tunnel through the internet"),
+    ("deploy/README.md#install 1", "installs a package and a unit; deploy/check looks into the package"),
     ("deploy/README.md#commands 1", "needs Docker; deploy/check checks the compose file"),
     ("deploy/README.md#kubernetes 1", "needs a cluster; deploy/check renders the chart and validates it"),
     ("deploy/README.md#reload 1", "needs systemd; `reload` sends the signal"),
