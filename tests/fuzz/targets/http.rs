@@ -74,6 +74,7 @@ static BRIDGE: LazyLock<SocketAddr> = LazyLock::new(|| {
                 spool: None,
                 budget: Budget::new(64 << 20),
                 metrics,
+                tracing: None,
             };
             let relay = Relay::new(&config, stages);
             let limits = Limits::from(&config.server);
