@@ -107,12 +107,12 @@ fn lowest_limit(root: &Path, cgroups: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::load;
+    use crate::cli::load_without;
 
     fn bound(variables: &[(&str, &str)]) -> Bound {
         let secret = [("TERRA_SIGNING_SECRET", "a signing secret")];
         let environment = secret.iter().chain(variables).map(|(name, value)| ((*name).into(), (*value).into()));
-        Bound::of(&load(None, environment, false).expect("a valid configuration").config)
+        Bound::of(&load_without(&[], None, environment, false).expect("a valid configuration").config)
     }
 
     const KAFKA: [(&str, &str); 2] = [("TERRA_BRIDGE_BUS", "kafka"), ("TERRA_BRIDGE_KAFKA__BROKERS", "host:9092")];
