@@ -1,4 +1,4 @@
-//! The requests of the commands: what the spool holds, sending it, and discarding of it.
+//! The requests of the commands: what the spool holds, sending it, and discarding some of it.
 
 use std::io;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! What is known of a request when it has ended, for the access log and the spans. Holds nothing that the log may not show, and
-//! copies nothing until a line is written.
+//! What is known of a request when it has ended, for the access log and the spans. Holds nothing that the log may not
+//! show, and copies nothing until a line is written.
 
 use http::{HeaderMap, HeaderValue};
 use opentelemetry::trace::TraceId;

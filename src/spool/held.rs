@@ -1,5 +1,5 @@
 //! What the spool holds, for the people who look after it: lists it, sends what was set aside now instead of within
-//! minutes, and discards of it what somebody names.
+//! minutes, and discards what somebody names.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;

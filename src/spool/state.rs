@@ -35,7 +35,7 @@ pub(super) struct Inner {
     pub(super) oldest: AtomicI64,
     pub(super) drained: AtomicU64,
     pub(super) tries: Tries,
-    /// Held while somebody goes through what is set aside: sends it, or discards of it.
+    /// Held while somebody goes through what is set aside: sends it, or discards some of it.
     pub(super) passing: tokio::sync::Mutex<()>,
     /// A message was spooled.
     pub(super) wake: Notify,
